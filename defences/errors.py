@@ -1,0 +1,24 @@
+"""What can go wrong below the service, each class one sentence saying when.
+
+HauberkError
+├── StageFailure             a stage of the data path raised: the request fails, no defence is skipped
+└── InvalidInput            something a person or a client gave cannot be used; the message says what was expected and what to do
+    ├── InvalidParameter    a defence was asked for with a parameter outside its domain
+    └── InvalidBundle       a bundle is missing, altered, incomplete, or of another format
+"""
+
+from models.errors import HauberkError, InvalidBundle, InvalidInput
+
+__all__ = ["HauberkError", "InvalidBundle", "InvalidInput", "InvalidParameter", "StageFailure"]
+
+
+class InvalidParameter(InvalidInput, ValueError):
+    """A defence was asked for with a parameter outside its domain."""
+
+
+class StageFailure(HauberkError):
+    """A stage of the data path raised; `stage` says which, the cause is chained. The request fails, no defence is skipped."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"stage {stage} failed")
+        self.stage = stage

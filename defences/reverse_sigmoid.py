@@ -1,0 +1,97 @@
+"""Blur the returned probabilities so that a thief's copy learns from misleading targets, without ever changing the label.
+
+Paper: Lee et al. 2018, arXiv:1806.00054, section 4. Patents: US 11,023,593 and 11,853,436 (IBM).
+Known to beat it: label-only thieves, and thieves who invert it per class (docs/defences/reverse_sigmoid.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.errors import InvalidParameter
+from models.classifier import Probabilities
+
+_TINY = 1e-9
+# The winner keeps at least this share of its lead over every other class.
+_LEAD_KEPT = 0.05
+# The paper's beta was measured on ten classes: nine losers share what the winner gives up.
+_REFERENCE_LOSERS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReverseSigmoid:
+    """Subtract a reversed sigmoid of every probability's own logit and renormalise:
+
+        r_i = beta_k * (sigmoid(gamma * logit(y_i)) - 1/2),     y' = normalise(clip(y - r, 0, 1))
+
+    As published this is not argmax-preserving: a top probability under about .376 (gamma .1) can lose. Here beta is shrunk in such
+    a row, by the closed form of the largest factor with which the winner keeps a twentieth of its lead over each other class.
+    beta_k = beta * min(1, 9 / (k - 1)): the mass handed to the losers grows with their number and would drown the winner.
+
+    Args:
+        beta: in (0, 1], the magnitude of the perturbation at ten classes or fewer.
+        gamma: > 0, the steepness.
+
+    Shapes: probabilities float32 [n, k], or [n, 1] for the positive class of a binary one -> the same. A row of zeros (a refusal)
+    comes back as zeros. Computed in float64.   Cost: no model calls.   Raises: InvalidParameter on construction.
+
+    >>> ReverseSigmoid()(np.array([[0.98, 0.01, 0.01]], np.float32)).round(2).tolist()
+    [[0.6299999952316284, 0.1899999976158142, 0.1899999976158142]]
+    """
+
+    beta: float = 1.0
+    gamma: float = 0.1
+
+    name = "reverse_sigmoid"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta <= 1:
+            raise InvalidParameter(f"reverse_sigmoid: expected beta in (0, 1], got {self.beta!r}")
+        if not (math.isfinite(self.gamma) and self.gamma > 0):
+            raise InvalidParameter(f"reverse_sigmoid: expected gamma > 0, got {self.gamma!r}")
+
+    def __call__(self, probabilities: Probabilities) -> Probabilities:
+        return self.obscure(probabilities)[0]
+
+    def obscure(self, probabilities: Probabilities) -> tuple[Probabilities, NDArray[np.bool_]]:
+        """The obscured rows, and which rows [n] the argmax guard had to act on."""
+        if probabilities.shape[1] == 1:
+            both, guarded = self.obscure(np.concatenate([1 - probabilities, probabilities], axis=1))
+            return both[:, 1:], guarded
+        y = probabilities.astype(np.float64)
+        answered = y.sum(axis=1) > 0
+        perturbation = self._perturbation(y)
+        share = _largest_share(y, perturbation)
+        obscured = np.clip(y - share[:, None] * perturbation, 0.0, 1.0)
+        obscured /= np.where(answered, obscured.sum(axis=1), 1.0)[:, None]
+        result = obscured.astype(np.float32)
+        # float32 can merge a lead that float64 still saw: such a row goes out as it came in.
+        merged = result.argmax(axis=1) != probabilities.argmax(axis=1)
+        kept = merged | ~answered
+        result[kept] = probabilities[kept]
+        return result, ((share < 1) | merged) & answered
+
+    def _perturbation(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        beta = self.beta * min(1.0, _REFERENCE_LOSERS / (y.shape[1] - 1))
+        safe = np.clip(y, _TINY, 1 - _TINY)
+        logit = np.log(safe) - np.log1p(-safe)
+        return beta * (1 / (1 + np.exp(-self.gamma * logit)) - 0.5)
+
+
+def _largest_share(y: NDArray[np.float64], perturbation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest s in [0, 1] per row such that the lead of the winner w of y over every i keeps its twentieth:
+
+    (y_w - s r_w) - (y_i - s r_i) >= 0.05 (y_w - y_i)   <=>   s <= 0.95 (y_w - y_i) / (r_w - r_i)  where r_w > r_i
+    """
+    rows = np.arange(len(y))
+    winner = y.argmax(axis=1)
+    lead = y[rows, winner][:, None] - y
+    loss = perturbation[rows, winner][:, None] - perturbation
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound = np.where(loss > 0, (1 - _LEAD_KEPT) * lead / loss, np.inf)
+    share: NDArray[np.float64] = np.minimum(bound.min(axis=1), 1.0)
+    return share

@@ -1,0 +1,275 @@
+"""The primal-dual loop of total variation minimisation, compiled; `total_variation.py` is its public face.
+
+Chambolle & Pock 2011 (doi:10.1007/s10851-010-0251-1), algorithm 1 with the extrapolation on the dual side, on
+
+    min_z  D(m * (z - x)) + weight * TV(z)
+
+    dual    p <- project(p + sigma * grad z),         project = clip or L2-ball of radius `weight`
+    primal  v <- u - tau * grad^T (2 p_new - p_old),  u <- shrink(v) on kept pixels, u = v elsewhere;   z = x + u
+
+Layout: a block of L planes (one channel of one image each) lies as [h, w * L] with the plane index innermost, so that every loop
+below runs over a contiguous row, and the difference to the right neighbour is an offset of L. Small images fill the SIMD lanes
+with other images; a large one (L = 1) fills them with its own pixels. A plane never reads another plane's numbers: what an image
+gets does not depend on its batch-mates.
+
+The data term couples a whole plane, so one sweep over the rows needs the shrink factor of the sweep before: only x, v, p, q are
+streamed from memory (z and the extrapolated duals live in row buffers), which is what makes 224 x 224 planes stay in the L2 cache.
+The row loops are kept apart on purpose: a loop over more arrays exceeds LLVM's alias-check budget and is left scalar.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+ANISOTROPIC, GROUPED, ISOTROPIC = 0, 1, 2
+NORM, SQUARED = 0, 1
+
+_FASTMATH = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@njit(inline="always")
+def splitmix64(state: Any) -> Any:
+    """The SplitMix64 output function (Steele, Lea & Flood 2014): one well-mixed word per counter value."""
+    z = state
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _shrink(acc: Any, gain: Any, w: int, lanes: int, tau: Any, data_term: int) -> None:
+    """Fill `gain` with what is *taken off* v on kept pixels: 1 - max(0, 1 - tau / ||v||), or tau / (1 + tau) when squared."""
+    one = np.float32(1)
+    for lane in range(lanes):
+        total = np.float32(0)
+        for j in range(w):
+            total += acc[j * lanes + lane]
+        if data_term == SQUARED:
+            taken = tau / (one + tau)
+        else:
+            taken = min(one, tau / max(np.sqrt(total), np.float32(1e-20)))
+        for j in range(w):
+            gain[j * lanes + lane] = taken
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _advance(v_row: Any, x_row: Any, keep_row: Any, gain: Any, u_row: Any, z_row: Any) -> None:
+    if keep_row is None:
+        for k in range(u_row.size):
+            u_row[k] = v_row[k] - gain[k] * v_row[k]
+    else:
+        for k in range(u_row.size):
+            u_row[k] = v_row[k] - keep_row[k] * gain[k] * v_row[k]
+    for k in range(u_row.size):
+        z_row[k] = u_row[k] + x_row[k]
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _dual(dual: Any, extrapolated: Any, ahead: Any, here: Any, weight: Any, sigma: Any) -> None:
+    two = np.float32(2)
+    for k in range(dual.size):
+        old = dual[k]
+        new = min(max(old + sigma * (ahead[k] - here[k]), -weight), weight)
+        dual[k] = new
+        extrapolated[k] = two * new - old
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _scaled_dual(dual: Any, extrapolated: Any, ahead: Any, here: Any, scale: Any, sigma: Any) -> None:
+    two = np.float32(2)
+    for k in range(dual.size):
+        old = dual[k]
+        new = scale[k] * (old + sigma * (ahead[k] - here[k]))
+        dual[k] = new
+        extrapolated[k] = two * new - old
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _ascent_squares(total: Any, dual: Any, ahead: Any, here: Any, sigma: Any) -> None:
+    for k in range(total.size):
+        ascent = dual[k] + sigma * (ahead[k] - here[k])
+        total[k] += ascent * ascent
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _ball_scale(squares: Any, weight: Any) -> None:
+    """Turn squared norms into the factor that projects on the ball of radius `weight`."""
+    one = np.float32(1)
+    for k in range(squares.size):
+        squares[k] = min(one, weight / max(np.sqrt(squares[k]), np.float32(1e-20)))
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _pool_lanes(squares: Any, w: int, lanes: int) -> None:
+    for lane in range(lanes):
+        total = np.float32(0)
+        for j in range(w):
+            total += squares[j * lanes + lane]
+        for j in range(w):
+            squares[j * lanes + lane] = total
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _column_scale(x: Any, v: Any, q: Any, keep: Any, gain: Any, rows: Any, scale: Any, lanes: int, weight: Any, sigma: Any) -> None:
+    """For GROUPED TV the right differences of one column share a ball: its norm is needed before the sweep."""
+    width = gain.size
+    scale[:] = np.float32(0)
+    for i in range(x.shape[0]):
+        _advance(v[i], x[i], None if keep is None else keep[i], gain, rows[0, :width], rows[1, :width])
+        _ascent_squares(scale[: width - lanes], q[i, : width - lanes], rows[1, lanes:width], rows[1, :width], sigma)
+    _ball_scale(scale, weight)
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _descend(v_row: Any, u_row: Any, down: Any, up: Any, right: Any, left: Any, keep_row: Any, acc: Any, tau: Any) -> None:
+    for k in range(v_row.size):
+        v_row[k] = u_row[k] + tau * (down[k] - up[k] + right[k] - left[k])
+    if keep_row is None:
+        for k in range(v_row.size):
+            acc[k] += v_row[k] * v_row[k]
+    else:
+        for k in range(v_row.size):
+            acc[k] += keep_row[k] * v_row[k] * v_row[k]
+
+
+@njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
+def _iterate(
+    x: Any, keep: Any, w: int, lanes: int, weight: Any, tau: Any, sigma: Any, iterations: int, tv: int, data_term: int
+) -> Any:
+    """Run the loop on one block `x` [h, w * lanes]; returns u = z - x."""
+    h, width = x.shape
+    edge = width - lanes
+    v, p, q = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
+    gain, acc = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    scale_p, scale_q = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    z_here, z_below = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    u_here, u_below = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    down, up = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    sideways = np.zeros(width + lanes, np.float32)  # its first and last `lanes` entries stay zero: no neighbour there
+    scratch = np.zeros((2, width), np.float32)
+    right, left = sideways[lanes:], sideways[:width]
+    for _ in range(iterations):
+        acc[:] = np.float32(0)
+        up[:] = np.float32(0)
+        if tv == GROUPED:
+            _column_scale(x, v, q, keep, gain, scratch, scale_q, lanes, weight, sigma)
+        _advance(v[0], x[0], None if keep is None else keep[0], gain, u_here, z_here)
+        for i in range(h):
+            last = i == h - 1
+            if not last:
+                _advance(v[i + 1], x[i + 1], None if keep is None else keep[i + 1], gain, u_below, z_below)
+            else:
+                down[:] = np.float32(0)
+            if tv == ANISOTROPIC:
+                if not last:
+                    _dual(p[i], down, z_below, z_here, weight, sigma)
+                _dual(q[i, :edge], right[:edge], z_here[lanes:], z_here, weight, sigma)
+            else:
+                scale_p[:] = np.float32(0)
+                if not last:
+                    _ascent_squares(scale_p, p[i], z_below, z_here, sigma)
+                if tv == GROUPED:
+                    _pool_lanes(scale_p, w, lanes)
+                else:
+                    _ascent_squares(scale_p[:edge], q[i, :edge], z_here[lanes:], z_here, sigma)
+                _ball_scale(scale_p, weight)
+                if not last:
+                    _scaled_dual(p[i], down, z_below, z_here, scale_p, sigma)
+                _scaled_dual(q[i, :edge], right[:edge], z_here[lanes:], z_here, scale_q if tv == GROUPED else scale_p, sigma)
+            _descend(v[i], u_here, down, up, right, left, None if keep is None else keep[i], acc, tau)
+            z_here, z_below = z_below, z_here
+            u_here, u_below = u_below, u_here
+            down, up = up, down
+        _shrink(acc, gain, w, lanes, tau, data_term)
+    for i in range(h):
+        _advance(v[i], x[i], None if keep is None else keep[i], gain, u_here, z_here)
+        v[i] = u_here
+    return v
+
+
+@njit(nogil=True)
+def _gather(planes: Any, start: int, lanes: int, block: Any) -> None:
+    for i in range(planes.shape[1]):
+        row = block[i]
+        for lane in range(lanes):
+            pixels, strided = planes[start + lane, i], row[lane:]
+            for j in range(pixels.size):
+                strided[j * lanes] = pixels[j]
+
+
+@njit(nogil=True, fastmath=_FASTMATH)
+def _scatter(x: Any, u: Any, start: int, lanes: int, planes: Any) -> None:
+    """Write z = x + u back, clipped to [0, 1]."""
+    zero, one = np.float32(0), np.float32(1)
+    for i in range(x.shape[0]):
+        x_row, u_row = x[i], u[i]
+        for k in range(x_row.size):
+            u_row[k] = min(max(x_row[k] + u_row[k], zero), one)
+        for lane in range(lanes):
+            pixels, strided = planes[start + lane, i], u_row[lane:]
+            for j in range(pixels.size):
+                pixels[j] = strided[j * lanes]
+
+
+@njit(nogil=True)
+def _keyed_keep(seeds: Any, start: int, w: int, lanes: int, keep_probability: float, block: Any) -> None:
+    """Bernoulli(keep) per pixel: pixel number n of the plane with seed s is kept when SplitMix64(s + n * golden) is small enough."""
+    threshold = np.uint64(keep_probability * 9007199254740992.0)  # 2**53
+    for i in range(block.shape[0]):
+        for j in range(w):
+            for lane in range(lanes):
+                word = splitmix64(seeds[start + lane] + np.uint64(i * w + j + 1) * _GOLDEN)
+                block[i, j * lanes + lane] = np.float32(1) if (word >> np.uint64(11)) < threshold else np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def keyed_masks(seeds: Any, shape: Any, keep_probability: float) -> Any:
+    """The masks `minimise` draws for these plane seeds: float32 [planes, h, w], 1 = kept."""
+    h, w = shape
+    masks = np.ones((seeds.size, h, w), np.float32)
+    block = np.empty((h, w), np.float32)
+    if keep_probability < 1.0:
+        for plane in range(seeds.size):
+            _keyed_keep(seeds, plane, w, 1, keep_probability, block)
+            masks[plane] = block
+    return masks
+
+
+@njit(nogil=True, cache=True)
+def minimise(
+    planes: Any,
+    seeds: Any,
+    keep_probability: float,
+    lanes_at_most: int,
+    weight: float,
+    tau: float,
+    sigma: float,
+    iterations: int,
+    tv: int,
+    data_term: int,
+) -> Any:
+    """Minimise every plane of float32 [planes, h, w] in blocks of at most `lanes_at_most`; returns an array of the same shape."""
+    count, h, w = planes.shape
+    result = np.empty_like(planes)
+    for start in range(0, count, lanes_at_most):
+        lanes = min(lanes_at_most, count - start)
+        x = np.empty((h, w * lanes), np.float32)
+        _gather(planes, start, lanes, x)
+        if keep_probability < 1.0:
+            keep = np.empty((h, w * lanes), np.float32)
+            _keyed_keep(seeds, start, w, lanes, keep_probability, keep)
+            u = _iterate(
+                x, keep, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term
+            )
+        else:
+            u = _iterate(
+                x, None, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term
+            )
+        _scatter(x, u, start, lanes, result)
+    return result
