@@ -75,12 +75,16 @@ class Strip:
     def __post_init__(self) -> None:
         n = len(self.overlays)
         if self.overlays.ndim != 4 or self.overlays.dtype != np.uint8 or n == 0:
-            raise InvalidParameter(f"strip: expected overlays uint8 [N, h, w, c], got {self.overlays.dtype} {self.overlays.shape}")
+            raise InvalidParameter(
+                f"strip: expected overlays uint8 [N, h, w, c], got {self.overlays.dtype} {self.overlays.shape}"
+            )
         increasing = all(a < b for a, b in zip(self.stages, self.stages[1:], strict=False))
         if not self.stages or self.stages[0] < 1 or not increasing or self.stages[-1] != n:
             raise InvalidParameter(f"strip: expected increasing stages that end at the {n} overlays, got {self.stages}")
         if len(self.slack) != len(self.stages) or min(self.slack) < 0 or self.slack[-1] != 0:
-            raise InvalidParameter(f"strip: expected one slack >= 0 per stage, the last 0, got {self.slack} for stages {self.stages}")
+            raise InvalidParameter(
+                f"strip: expected one slack >= 0 per stage, the last 0, got {self.slack} for stages {self.stages}"
+            )
         if self.blend not in ("add", "mix"):
             raise InvalidParameter(f'strip: expected blend "add" or "mix", got {self.blend!r}')
         if not (0 < self.weight and (self.blend == "add" or self.weight <= 1)):

@@ -116,7 +116,9 @@ def _pool_lanes(squares: Any, w: int, lanes: int) -> None:
 
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
-def _column_scale(x: Any, v: Any, q: Any, keep: Any, gain: Any, rows: Any, scale: Any, lanes: int, weight: Any, sigma: Any) -> None:
+def _column_scale(
+    x: Any, v: Any, q: Any, keep: Any, gain: Any, rows: Any, scale: Any, lanes: int, weight: Any, sigma: Any
+) -> None:
     """For GROUPED TV the right differences of one column share a ball: its norm is needed before the sweep."""
     width = gain.size
     scale[:] = np.float32(0)
@@ -264,12 +266,8 @@ def minimise(
         if keep_probability < 1.0:
             keep = np.empty((h, w * lanes), np.float32)
             _keyed_keep(seeds, start, w, lanes, keep_probability, keep)
-            u = _iterate(
-                x, keep, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term
-            )
+            u = _iterate(x, keep, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term)
         else:
-            u = _iterate(
-                x, None, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term
-            )
+            u = _iterate(x, None, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term)
         _scatter(x, u, start, lanes, result)
     return result

@@ -1,0 +1,53 @@
+# `make help` lists what there is. Everything installs into .venv from requirements.lock; a second call needs no network.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PYTHON_FILES := attacks benchmarks defences hauberk models service tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check bench bundle lock format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv and install everything
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hauberk needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m hauberk.compile
+	touch $@
+
+serve: $(INSTALLED) ## serve the bundled MNIST classifier at http://127.0.0.1:3000, every defence on
+	@$(BIN)/hauberk serve
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## what CI runs: format, lint, types, tests
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/mypy $(PYTHON_FILES)
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED) ## measure against ART, about 30 minutes; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+bundle: $(INSTALLED) ## train and calibrate the bundled MNIST classifier again
+	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist.keras
+	$(BIN)/hauberk calibrate --classifier build/mnist.keras --data models/data/mnist.npz --rows 55000:60000 \
+	  --confidence 0.95 --out models/bundles/mnist
+
+lock: ## resolve requirements.lock again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header --quiet pyproject.toml -o requirements.lock
+
+format: $(INSTALLED) ## format and sort imports
+	$(BIN)/ruff format $(PYTHON_FILES)
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+
+clean: ## remove .venv and what was built
+	rm -rf $(VENV) build *.egg-info

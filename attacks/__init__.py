@@ -1,0 +1,1 @@
+"""Adversaries, offline: what the defences are tested against."""

@@ -1,0 +1,149 @@
+"""Turn a bundle's settings into a defended classifier. The tables below are where a new defence is entered."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+
+from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
+from defences.errors import InvalidBundle, InvalidInput
+from defences.reverse_sigmoid import ReverseSigmoid
+from defences.strip import Strip
+from defences.total_variation import TotalVariation
+from models.bundle import Bundle
+from models.classifier import Classifier
+
+PREPROCESSORS: dict[str, type[Any]] = {TotalVariation.name: TotalVariation}
+DETECTORS: dict[str, type[Any]] = {Strip.name: Strip}
+POSTPROCESSORS: dict[str, type[Any]] = {ReverseSigmoid.name: ReverseSigmoid}
+NAMES = (*PREPROCESSORS, *DETECTORS, *POSTPROCESSORS)
+"""Every defence, in the order of the data path."""
+
+# Which parameters come from calibration.npz and which from the machine, not from hauberk.toml.
+_CALIBRATED = {"overlays", "threshold", "slack"}
+_LOCAL = {"threads"}
+
+
+def assemble(
+    bundle: Bundle,
+    classifier: Classifier,
+    *,
+    secret: bytes,
+    modes: Mapping[str, Mode] | None = None,
+    threads: int = 1,
+) -> DefendedClassifier:
+    """The bundle's classifier in its coat.
+
+    Args:
+        secret: keys the randomness, at most 64 bytes.
+        modes: replaces the bundle's mode of a defence, by name.
+        threads: for the purifier.
+
+    Raises: InvalidBundle: an unknown defence or parameter, shapes that do not fit. InvalidInput: a mode for a defence the bundle lacks,
+    or modes under which a calibration does not hold.
+    """
+    declared = _with_modes(bundle, modes or {})
+    _check_calibration(bundle, declared)
+    preprocessors = [
+        Step[Preprocessor](_build(bundle, d, PREPROCESSORS, threads), d["mode"]) for d in _of(declared, PREPROCESSORS)
+    ]
+    detectors = [Step[Detector](_build(bundle, d, DETECTORS, threads), d["mode"]) for d in _of(declared, DETECTORS)]
+    postprocessors = [
+        Step[Postprocessor](_build(bundle, d, POSTPROCESSORS, threads), d["mode"]) for d in _of(declared, POSTPROCESSORS)
+    ]
+    return DefendedClassifier(
+        classifier, preprocessors=preprocessors, detectors=detectors, postprocessors=postprocessors, secret=secret
+    )
+
+
+def parse_modes(text: str) -> dict[str, Mode]:
+    """Read "strip=monitor,reverse_sigmoid=off". Raises: InvalidInput, one sentence."""
+    modes: dict[str, Mode] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, mode = (part.strip() for part in item.partition("="))
+        if mode not in get_args(Mode):
+            raise InvalidInput(f"expected modes like strip=monitor with one of {', '.join(get_args(Mode))}, got {item!r}")
+        if name not in NAMES:
+            raise InvalidInput(f"expected a mode for one of {', '.join(NAMES)}, got one for {name!r}")
+        modes[name] = mode  # type: ignore[assignment]  # checked against the literal's own values
+    return modes
+
+
+def purifier_in_force(declared: list[dict[str, Any]]) -> str:
+    """What the detectors see, as text: the parameters of every preprocessor that is enforced."""
+    enforced = [{k: v for k, v in d.items() if k != "mode"} for d in _of(declared, PREPROCESSORS) if d["mode"] == "enforce"]
+    return json.dumps(enforced, sort_keys=True)
+
+
+def _of(declared: list[dict[str, Any]], table: Mapping[str, type[Any]]) -> list[dict[str, Any]]:
+    return [defence for defence in declared if defence["name"] in table]
+
+
+def _with_modes(bundle: Bundle, modes: Mapping[str, Mode]) -> list[dict[str, Any]]:
+    declared = [dict(defence) for defence in bundle.settings["defences"]]
+    names = [defence["name"] for defence in declared]
+    for name in names:
+        if name not in NAMES:
+            raise InvalidBundle(f"{bundle.directory / 'hauberk.toml'}: unknown defence {name!r}; known are {', '.join(NAMES)}")
+        if names.count(name) > 1:
+            raise InvalidBundle(f"{bundle.directory / 'hauberk.toml'}: defence {name!r} is declared twice")
+    for name, mode in modes.items():
+        if name not in names:
+            raise InvalidInput(
+                f"a mode is set for {name}, but bundle {bundle.name} declares only {', '.join(names) or 'no defences'}"
+            )
+        declared[names.index(name)]["mode"] = mode
+    return declared
+
+
+def _check_calibration(bundle: Bundle, declared: list[dict[str, Any]]) -> None:
+    active = [defence["name"] for defence in _of(declared, DETECTORS) if defence["mode"] != "off"]
+    if active and str(bundle.calibration.get("purifier")) != purifier_in_force(declared):
+        raise InvalidInput(
+            f"{active[0]} in bundle {bundle.name} was calibrated with other preprocessors than would be enforced now, "
+            f"so its threshold means nothing; run hauberk calibrate again, or set {active[0]}=off as well"
+        )
+
+
+def _build(bundle: Bundle, declared: dict[str, Any], table: Mapping[str, type[Any]], threads: int) -> Any:
+    name = declared["name"]
+    defence: Callable[..., Any] = table[name]
+    accepted = {field.name for field in fields(table[name]) if not field.name.startswith("_")}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in declared.items() if key not in ("name", "mode")
+    }
+    place = bundle.directory / "hauberk.toml"
+    for key in given:
+        if key not in accepted - _CALIBRATED - _LOCAL:
+            raise InvalidBundle(
+                f"{place}: {name}: unknown key {key!r}; known are {', '.join(sorted(accepted - _CALIBRATED - _LOCAL))}"
+            )
+    given |= _calibrated(bundle, name, accepted & _CALIBRATED)
+    if "threads" in accepted:
+        given["threads"] = threads
+    try:
+        built = defence(**given)
+    except (InvalidInput, TypeError) as failure:
+        raise InvalidBundle(f"{place}: {failure}") from failure
+    overlays = given.get("overlays")
+    if overlays is not None and overlays.shape[1:] != bundle.input_shape:
+        raise InvalidBundle(f"calibration.npz: expected {name} overlays of shape {bundle.input_shape}, got {overlays.shape[1:]}")
+    return built
+
+
+def _calibrated(bundle: Bundle, name: str, wanted: set[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in wanted:
+        array = bundle.calibration.get(f"{name}_{key}")
+        if array is None:
+            raise InvalidBundle(f"{bundle.directory / 'calibration.npz'}: {name}_{key} is missing; run hauberk calibrate again")
+        found[key] = array if key == "overlays" else (array.tolist() if array.ndim == 0 else tuple(array.tolist()))
+    if "threshold" in found and (not isinstance(found["threshold"], float) or math.isnan(found["threshold"])):
+        raise InvalidBundle(
+            f"{bundle.directory / 'calibration.npz'}: {name}_threshold is not a number; run hauberk calibrate again"
+        )
+    return found

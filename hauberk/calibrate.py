@@ -1,0 +1,274 @@
+"""hauberk calibrate: a trained Keras classifier and clean data in, a bundle that `hauberk serve` protects out."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from defences.assembly import DETECTORS, assemble, purifier_in_force
+from defences.calibration import PurifierChoice, Split, StripChoice, calibrate_strip, choose_purifier
+from defences.calibration import split as split_data
+from defences.defended_classifier import DefendedClassifier
+from defences.keyed import image_keys
+from defences.reverse_sigmoid import ReverseSigmoid
+from hauberk.classifier_options import open_classifier
+from hauberk.options import processors, progress_bar, read_data
+from models.bundle import FORMAT, MODEL, Bundle, write_bundle
+from models.classifier import Images
+from models.datasets import Dataset
+from models.errors import InvalidInput
+from models.keras_classifier import KerasClassifier
+from models.training import save
+
+# An example request of more numbers than this is no longer something to paste.
+_EXAMPLE_NUMBERS_AT_MOST = 20_000
+_KEPT_DECIMALS = 4
+
+
+def calibrate(
+    classifier: Annotated[Path, typer.Option(help="A trained Keras classifier, NAME.keras.")],
+    data: Annotated[Path, typer.Option(help="Clean data it was not trained on, .npz; at least 300 images.")],
+    out: Annotated[Path, typer.Option(help="Directory of the bundle to write.")],
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called on the wire; the directory's name when not given.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which half of a file with x_train and x_test: train or test.")] = "train",
+    rows: Annotated[str | None, typer.Option(help="Only the rows START:STOP.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")] = None,
+    input_range: Annotated[str | None, typer.Option(help="What 0 and 1 are at the model's input: 0,1 or 0,255 or -1,1.")] = None,
+    outputs: Annotated[str | None, typer.Option(help="logits or probabilities; seen from the outputs when not given.")] = None,
+    detectors: Annotated[str, typer.Option(help="Which detectors, with commas between.")] = "strip",
+    false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
+    confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the overlays and their order.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads; all processors when not given.")] = None,
+) -> None:
+    """Fit the defences to a classifier on clean data and write a bundle.
+
+    Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
+    """
+    wanted = [detector.strip() for detector in detectors.split(",") if detector.strip()]
+    if wanted != ["strip"]:
+        raise InvalidInput(f"expected --detectors from {', '.join(DETECTORS)}, got {detectors!r}")
+    used = threads or processors()
+    _check_target(out)
+    clean = read_data(data, split, rows)
+    parts = split_data(clean, rate=false_abstention_rate, confidence=confidence, seed=seed)
+    model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
+    with progress_bar() as report:
+        purifier = choose_purifier(model, clean, threads=used, progress=report)
+        strip = calibrate_strip(
+            model,
+            parts,
+            _as_served(purifier),
+            rate=false_abstention_rate,
+            confidence=confidence,
+            seed=seed,
+            progress=report,
+        )
+    fitted = _Fitted(model, purifier, strip, parts)
+    provenance = {
+        "data": {
+            "file": data.name,
+            "sha256": _sha256(data),
+            "split": split,
+            "rows": rows or f"0:{len(clean)}",
+            "images": len(clean),
+        },
+        "false_abstention_rate": false_abstention_rate,
+        "confidence": confidence,
+        "seed": seed,
+    }
+    test = _other_half(data, split)
+    bundle, measured = _write(fitted, out, name or out.resolve().name, provenance, test, used)
+    _summarise(bundle, fitted, measured)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What calibration found."""
+
+    model: KerasClassifier
+    purifier: PurifierChoice
+    strip: StripChoice
+    parts: Split
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """hauberk.toml."""
+        low, high = self.model.input_range
+        purifier, strip = self.purifier.purifier, self.strip.strip
+        return {
+            "format": FORMAT,
+            "name": name,
+            "classifier": {
+                "file": MODEL,
+                "outputs": self.model.outputs,
+                "input_range": [low, high],
+                "input_shape": list(self.model.input_shape),
+                "labels": list(self.model.labels),
+            },
+            "defences": [
+                {
+                    "name": purifier.name,
+                    "mode": self.purifier.mode,
+                    "weight": purifier.weight,
+                    "keep_probability": purifier.keep_probability,
+                    "norm": purifier.norm,
+                    "iterations": purifier.iterations,
+                },
+                {
+                    "name": strip.name,
+                    "mode": self.strip.mode,
+                    "blend": strip.blend,
+                    "weight": strip.weight,
+                    "stages": list(strip.stages),
+                },
+                {"name": ReverseSigmoid.name, "mode": "enforce", "beta": ReverseSigmoid().beta, "gamma": ReverseSigmoid().gamma},
+            ],
+        }
+
+    def arrays(self, settings: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        """calibration.npz."""
+        strip = self.strip.strip
+        return {
+            "purifier": np.array(purifier_in_force(settings["defences"])),
+            "strip_overlays": strip.overlays,
+            "strip_threshold": np.float64(strip.threshold),
+            "strip_slack": np.asarray(strip.slack),
+            "strip_clean_scores": self.strip.scores,
+        }
+
+    def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+        """card.json, all but the digests."""
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hauberk": version("hauberk"),
+            "input_shape": list(self.model.input_shape),
+            "bounds": [0.0, 1.0],
+            "labels": list(self.model.labels),
+            "parameters": self.model.model.count_params(),
+            "calibration": provenance,
+            "purifier": {
+                "mode": self.purifier.mode,
+                "reason": self.purifier.reason,
+                "undefended_accuracy": self.purifier.undefended_accuracy,
+                "trials": [asdict(trial) for trial in self.purifier.trials],
+            },
+            "strip": {
+                "mode": self.strip.mode,
+                "reason": self.strip.reason,
+                "threshold_bits": self.strip.strip.threshold,
+                "held_images": len(self.strip.scores),
+                "mean_overlays": self.strip.mean_overlays,
+                "chosen": asdict(self.strip.chosen),
+                "trials": [asdict(trial) for trial in self.strip.trials],
+            },
+            "measured": measured,
+        }
+
+
+def _as_served(choice: PurifierChoice) -> Any:
+    def purify(images: Images) -> Images:
+        return choice.purifier(images, image_keys(images, b"")) if choice.mode == "enforce" else images
+
+    return purify
+
+
+def _write(
+    fitted: _Fitted, out: Path, name: str, provenance: dict[str, Any], test: Dataset | None, threads: int
+) -> tuple[Bundle, dict[str, Any]]:
+    """Write beside the target, read back, measure, and only then move into place: a half-written bundle is never seen."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        draft = Path(scratch) / "bundle"
+        draft.mkdir()
+        save(fitted.model.model, draft / MODEL)
+        settings = fitted.settings(name)
+        arrays = fitted.arrays(settings)
+        unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(provenance, {}))
+        defended = assemble(unmeasured, fitted.model, secret=b"", threads=threads)
+        measured = {"calibration_images": _measure(defended, fitted.model, fitted.parts.holding)}
+        if test is not None:
+            measured["test_split"] = _measure(defended, fitted.model, test)
+        card = fitted.card(provenance, measured)
+        write_bundle(
+            draft, settings=settings, calibration=arrays, card=card, example=_example(defended, test or fitted.parts.holding)
+        )
+        if out.exists():
+            shutil.rmtree(out)
+        draft.replace(out)
+    from models.bundle import read_bundle
+
+    return read_bundle(out), measured
+
+
+def _measure(defended: DefendedClassifier, classifier: KerasClassifier, data: Dataset) -> dict[str, Any]:
+    decisions = defended.classify(data.images)
+    hits = decisions.labels == data.labels
+    answered = ~decisions.abstained
+    return {
+        "images": len(data),
+        "undefended_accuracy": float((classifier.predict(data.images).argmax(axis=1) == data.labels).mean()),
+        "accuracy_on_answered": float(hits[answered].mean()) if answered.any() else None,
+        "accuracy_abstention_counted_wrong": float(hits.mean()),
+        "abstained": float(decisions.abstained.mean()),
+        "mean_overlays": float(np.mean([d.overlays.mean() for d in decisions.trace.detections]))
+        if decisions.trace.detections
+        else 0.0,
+    }
+
+
+def _example(defended: DefendedClassifier, data: Dataset) -> dict[str, Any] | None:
+    """A request body with the first image that is answered, and answered rightly."""
+    if np.prod(defended.input_shape) > _EXAMPLE_NUMBERS_AT_MOST:
+        return None
+    few = data.take(slice(0, 64))
+    right = np.flatnonzero(defended.classify(few.images).labels == few.labels)
+    image = few.images[right[0] if right.size else 0].astype(np.float64).round(_KEPT_DECIMALS)
+    return {"images": [(image[..., 0] if image.shape[2] == 1 else image).tolist()]}
+
+
+def _check_target(out: Path) -> None:
+    if out.exists() and not (out / "card.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInput(f"expected --out to be a new directory or a bundle to replace, got {out}, which holds something else")
+
+
+def _other_half(path: Path, split: str) -> Dataset | None:
+    """The test half of a file calibrated on its train half: for measuring only."""
+    if split != "train":
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        if "images" in archive.files or "x_test" not in archive.files:
+            return None
+    return read_data(path, "test", None)
+
+
+def _summarise(bundle: Bundle, fitted: _Fitted, measured: dict[str, Any]) -> None:
+    print(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}")
+    print(f"  total_variation  {fitted.purifier.mode}: weight {fitted.purifier.purifier.weight:g}; {fitted.purifier.reason}")
+    strip = fitted.strip.strip
+    print(f"  strip            {fitted.strip.mode}: {strip.blend} {strip.weight:g}, stages {strip.stages}; {fitted.strip.reason}")
+    print("  reverse_sigmoid  enforce")
+    for where, numbers in measured.items():
+        answered = numbers["accuracy_on_answered"]
+        print(
+            f"  {where.replace('_', ' ')} ({numbers['images']:,}): accuracy {100 * numbers['undefended_accuracy']:.2f} % undefended, "
+            + (f"{100 * answered:.2f} % on answered, " if answered is not None else "")
+            + f"{100 * numbers['abstained']:.2f} % abstained, {numbers['mean_overlays']:.1f} overlays per image"
+        )
+    print(f"serve it: hauberk serve --bundle {bundle.directory}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

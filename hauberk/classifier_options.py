@@ -1,0 +1,102 @@
+"""From --labels, --input-range and --outputs to a classifier that is known to read the data rightly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from models.datasets import Dataset
+from models.errors import InvalidInput
+from models.keras_classifier import KerasClassifier, Outputs, load_model
+
+_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
+_LOOKED_AT = 512
+# Another input range that scores this much better is what the classifier was trained with.
+_CLEARLY_BETTER = 0.1
+_SUM_TOLERANCE = 1e-2
+
+
+def open_classifier(
+    path: Path, data: Dataset, *, labels: str | None, input_range: str | None, outputs: str | None, threads: int
+) -> KerasClassifier:
+    """The classifier in `path`, fitted to the images of `data`. Raises: InvalidInput, one sentence."""
+    if outputs not in (None, "probabilities", "logits"):
+        raise InvalidInput(f"expected --outputs logits or probabilities, got {outputs!r}")
+    model = load_model(path, threads=threads)
+    h, w, c = data.images.shape[1:]
+    options: dict[str, Any] = {"input_shape": (h, w, c), "labels": _names(labels)}
+    given = _range(input_range)
+    look = data.take(slice(0, _LOOKED_AT))
+    seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, cast(Outputs | None, outputs))
+    classifier = KerasClassifier(model, input_range=given or _RANGES[0], outputs=seen, **options)
+    if int(data.labels.max()) >= len(classifier.labels):
+        raise InvalidInput(
+            f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
+        )
+    if given is None:
+        _check_range(model, look, seen, options)
+    return classifier
+
+
+def _names(labels: str | None) -> list[str] | None:
+    if labels is None:
+        return None
+    file = Path(labels)
+    names = file.read_text().splitlines() if file.is_file() else labels.split(",")
+    names = [name.strip() for name in names if name.strip()]
+    if len(set(names)) != len(names):
+        raise InvalidInput(f"expected --labels to be different names, got {labels!r}")
+    return names
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise InvalidInput(f"expected --input-range LOW,HIGH such as 0,255, got {text!r}")
+    return low, high
+
+
+def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
+    """Whether the model ends in probabilities or logits, from what it says about some images."""
+    raw = classifier.predict(look.images)
+    if not np.isfinite(raw).all():
+        raise InvalidInput("expected finite outputs from the classifier, got NaN or infinity on the given images")
+    within = bool(raw.min() >= -_SUM_TOLERANCE and raw.max() <= 1 + _SUM_TOLERANCE)
+    sums_to_one = bool(np.abs(raw.sum(axis=1) - 1).max() <= _SUM_TOLERANCE)
+    if asked == "logits":
+        if within and sums_to_one:
+            raise InvalidInput("expected logits, but every output is a distribution already; say --outputs probabilities")
+        return "logits"
+    if within and sums_to_one:
+        return "probabilities"
+    if asked == "probabilities":
+        raise InvalidInput(
+            "expected every output row to be a distribution that sums to 1, which they do not; say --outputs logits"
+        )
+    if within:
+        raise InvalidInput(
+            "expected probabilities that sum to 1 or logits, got numbers within 0..1 that do not sum to 1: "
+            "independent sigmoids are not one classification; say --outputs logits if they are logits after all"
+        )
+    return "logits"
+
+
+def _check_range(model: Any, look: Dataset, outputs: Outputs, options: dict[str, Any]) -> None:
+    """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
+    accuracies = {}
+    for low, high in _RANGES:
+        classifier = KerasClassifier(model, input_range=(low, high), outputs=outputs, **options)
+        accuracies[low, high] = float((classifier.predict(look.images).argmax(axis=1) == look.labels).mean())
+    best = max(accuracies, key=accuracies.__getitem__)
+    if accuracies[best] > accuracies[_RANGES[0]] + _CLEARLY_BETTER:
+        raise InvalidInput(
+            f"the classifier is right on {100 * accuracies[_RANGES[0]]:.0f} % of the images in the range 0,1 but on "
+            f"{100 * accuracies[best]:.0f} % in {best[0]:g},{best[1]:g}; say --input-range={best[0]:g},{best[1]:g} (or =0,1 to insist)"
+        )

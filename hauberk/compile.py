@@ -1,0 +1,24 @@
+"""python -m hauberk.compile: compile the Numba kernels into their cache, so that the first start need not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from defences.strip import Strip
+from defences.total_variation import TotalVariation
+
+
+def compile_kernels() -> None:
+    """Run every compiled function once on the types that serving uses."""
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    keys = np.zeros(2, np.uint64)
+    for keep in (0.5, 1.0):
+        purifier = TotalVariation(weight=0.1, keep_probability=keep)
+        purifier(images, keys)
+        purifier.masks((2, 8, 8, 1), keys)
+    strip = Strip(overlays=np.zeros((2, 8, 8, 1), np.uint8), threshold=0.0, stages=(2,), slack=(0.0,))
+    strip.begin(images, keys).probe()
+
+
+if __name__ == "__main__":
+    compile_kernels()

@@ -1,0 +1,54 @@
+"""The `hauberk` command. Each command is a module of its own; this one wires them and turns errors into exit codes.
+
+0 fine · 1 internal · 2 bad input, with one clear line · 3 a finding over its limit · 130 interrupted
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib.metadata import version as installed_version
+
+import click
+import typer
+
+from hauberk.calibrate import calibrate
+from hauberk.serve import serve
+from hauberk.train import train
+from models.errors import InvalidInput
+
+app = typer.Typer(
+    name="hauberk",
+    help="A model-serving gateway with defence middleware for image classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (serve, train, calibrate):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        print(installed_version("hauberk"))
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except click.ClickException as mistake:
+        mistake.show()
+        code = 2
+    except InvalidInput as mistake:
+        print(f"hauberk: {mistake}", file=sys.stderr)
+        code = 2
+    except Exception:  # noqa: BLE001  # the last resort: say that it is ours, and how to tell us
+        traceback.print_exc()
+        print("hauberk: internal error; please report it with the lines above", file=sys.stderr)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,53 @@
+"""Parsing what several commands take, and the progress bar of all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from defences.calibration import Progress as Report
+from models.datasets import Dataset, Split, load_dataset
+from models.errors import InvalidInput
+
+
+def read_data(path: Path, split: str, rows: str | None) -> Dataset:
+    """The data in `path`, or its rows START:STOP."""
+    if split not in ("train", "test"):
+        raise InvalidInput(f"expected --split train or test, got {split!r}")
+    data = load_dataset(path, split=cast(Split, split))
+    if rows is None:
+        return data
+    start, separator, stop = rows.partition(":")
+    try:
+        chosen = slice(int(start or 0), int(stop or len(data)))
+    except ValueError:
+        chosen = slice(0, 0)
+    if not separator or not 0 <= chosen.start < chosen.stop <= len(data):
+        raise InvalidInput(f"expected --rows START:STOP within 0:{len(data)}, got {rows!r}")
+    return data.take(chosen)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A bar on stderr that follows reports of (what, done, of)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, int] = {}
+
+        def report(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=of)
+            bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's TaskID is an int
+
+        yield report

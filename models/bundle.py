@@ -1,0 +1,197 @@
+"""Bundles: what calibration writes and serving loads.
+
+    hauberk.toml      format = 1; the classifier, the ordered defences with parameters and modes
+    model.keras       the classifier
+    calibration.npz   what was measured on clean data: STRIP's overlays, clean scores, slack, threshold; the purifier they hold for
+    card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
+
+The digest of a bundle is the sha256 of card.json, which covers the rest. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import InvalidBundle
+
+FORMAT = 1
+SETTINGS, CARD, CALIBRATION, MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras"
+_REQUIRED = (SETTINGS, MODEL, CALIBRATION)
+_SIZE = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _ClassifierSettings(_Strict):
+    file: Literal["model.keras"]
+    outputs: Literal["probabilities", "logits"]
+    input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3)]
+    labels: Annotated[list[str], Field(min_length=2)]
+
+
+class _DefenceSettings(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str
+    mode: Literal["enforce", "monitor", "off"]
+
+
+class _Settings(_Strict):
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    classifier: _ClassifierSettings
+    defences: list[_DefenceSettings]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        name: what the model is called on the wire.
+        digest: sha256 of card.json, hex; `version` is its first 12 digits.
+        settings: hauberk.toml.
+        calibration: the arrays of calibration.npz.
+        card: card.json.
+    """
+
+    directory: Path
+    digest: str
+    settings: dict[str, Any]
+    calibration: dict[str, NDArray[Any]]
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["name"])
+
+    @property
+    def version(self) -> str:
+        return self.digest[:12]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        h, w, c = self.settings["classifier"]["input_shape"]
+        return h, w, c
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.settings["classifier"]["labels"])
+
+
+def default_bundle_directory() -> Path:
+    """The MNIST bundle that ships with the project."""
+    return Path(__file__).parent / "bundles" / "mnist"
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """Read a bundle and verify it. Raises: InvalidBundle, one sentence that says what is wrong and where."""
+    if not directory.is_dir():
+        raise InvalidBundle(f"expected a bundle directory, got {directory}, which does not exist; hauberk calibrate writes one")
+    digest, card = _read_card(directory)
+    settings = _read_settings(directory / SETTINGS)
+    try:
+        with np.load(directory / CALIBRATION, allow_pickle=False) as archive:
+            calibration = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as failure:
+        raise InvalidBundle(
+            f"{directory / CALIBRATION} cannot be read as an .npz archive; run hauberk calibrate again"
+        ) from failure
+    return Bundle(directory, digest, settings, calibration, card)
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    settings: Mapping[str, Any],
+    calibration: Mapping[str, NDArray[Any]],
+    card: Mapping[str, Any],
+    example: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Write all but the model (which must lie in `directory` already) and read the result back.
+
+    Args:
+        settings: hauberk.toml as nested dicts and lists.
+        calibration: arrays for calibration.npz.
+        card: what card.json says beside the digests.
+        example: a request body that is answered, for people to try.
+    """
+    (directory / SETTINGS).write_text(_toml(settings))
+    np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
+    names = [*_REQUIRED]
+    if example is not None:
+        (directory / "example.json").write_text(json.dumps(example))
+        names.append("example.json")
+    digests = {name: _sha256(directory / name) for name in names}
+    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
+    return read_bundle(directory)
+
+
+def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
+    path = directory / CARD
+    try:
+        text = path.read_bytes()
+        card = json.loads(text)
+        digests = dict(card["files"])
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        raise InvalidBundle(
+            f"expected {path} to be a bundle's card with a list of files; run hauberk calibrate again"
+        ) from failure
+    for name in _REQUIRED:
+        if name not in digests:
+            raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
+    for name, expected in digests.items():
+        file = directory / str(name)
+        if file.parent != directory or not file.is_file():
+            raise InvalidBundle(f"expected {file}, which {path} lists, but it does not exist; copy the whole bundle")
+        found = _sha256(file)
+        if found != expected:
+            raise InvalidBundle(
+                f"{file} is not the file {path} was written for: expected sha256 {str(expected)[:12]}..., got {found[:12]}...; "
+                "copy the bundle again, or run hauberk calibrate"
+            )
+    return hashlib.sha256(text).hexdigest(), card
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as failure:
+        raise InvalidBundle(f"{path} cannot be read as TOML: {failure}") from failure
+    if settings.get("format") != FORMAT:
+        raise InvalidBundle(
+            f"expected {path} to begin with format = {FORMAT}, got {settings.get('format')!r}; run hauberk calibrate again"
+        )
+    try:
+        return _Settings.model_validate(settings).model_dump()
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InvalidBundle(f"{path}: {place}: {first['msg']}; run hauberk calibrate again") from failure
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _toml(settings: Mapping[str, Any]) -> str:
+    """hauberk.toml: scalars, then [classifier], then [[defences]]. JSON scalars and arrays are TOML scalars and arrays."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, dict | list)]
+    sections = [("[classifier]", settings["classifier"]), *(("[[defences]]", defence) for defence in settings["defences"])]
+    for header, values in sections:
+        lines += ["", header, *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,93 @@
+"""Data files: `.npz` with `images` and `labels`, or the Keras convention x_train, y_train, x_test, y_test. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.classifier import Images
+from models.errors import InvalidInput
+
+Split = Literal["train", "test"]
+
+MNIST = Path(__file__).parent / "data" / "mnist.npz"
+MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images float32 [n, h, w, c] in [0, 1] and their class indices int64 [n]."""
+
+    images: Images
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> Dataset:
+        """The samples at `rows`, in that order."""
+        return Dataset(self.images[rows], self.labels[rows])
+
+
+def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
+    """Read a data file; `split` chooses between train and test where the file has both.
+
+    Raises: InvalidInput, one sentence: no such file, not an npz, arrays missing, wrong type, shape, length or range.
+    """
+    arrays = _read(path)
+    names = ("images", "labels") if "images" in arrays else (f"x_{split}", f"y_{split}")
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InvalidInput(f"expected {path.name} to hold images and labels (or x_{split}, y_{split}), got {sorted(arrays)}")
+    images, labels = (arrays[name] for name in names)
+    labels = _labels(labels, path)
+    images = _images(images, path)
+    if len(images) != len(labels):
+        raise InvalidInput(f"expected one label per image in {path.name}, got {len(images)} images and {len(labels)} labels")
+    if not len(images):
+        raise InvalidInput(f"expected at least one image in {path.name}, got none")
+    return Dataset(images, labels)
+
+
+def as_images(pictures: NDArray[np.uint8]) -> Images:
+    """uint8 0..255, [n, h, w] or [n, h, w, c], as float32 [n, h, w, c] in [0, 1]."""
+    scaled = pictures.astype(np.float32) / np.float32(255)
+    return scaled[..., None] if scaled.ndim == 3 else scaled
+
+
+def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+    if not path.is_file():
+        raise InvalidInput(f"expected a data file, got {path}, which does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as failure:
+        raise InvalidInput(f"expected an .npz archive of plain arrays, but {path.name} cannot be read as one") from failure
+
+
+def _labels(labels: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
+    if labels.ndim == 2 and labels.shape[1] == 1:  # the CIFAR files of Keras
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InvalidInput(f"expected integer labels [n] in {path.name}, got {labels.dtype} {list(labels.shape)}")
+    if len(labels) and int(labels.min()) < 0:
+        raise InvalidInput(f"expected labels from 0 in {path.name}, got {int(labels.min())}")
+    return labels.astype(np.int64)
+
+
+def _images(images: NDArray[np.generic], path: Path) -> Images:
+    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        raise InvalidInput(f"expected images [n, h, w] or [n, h, w, c] in {path.name}, got {list(images.shape)}")
+    if images.dtype == np.uint8:
+        return as_images(images.astype(np.uint8))
+    if images.dtype.kind != "f":
+        raise InvalidInput(f"expected images uint8 0..255 or float 0..1 in {path.name}, got {images.dtype}")
+    scaled = images.astype(np.float32)
+    if not np.isfinite(scaled).all() or (scaled.size and (scaled.min() < 0 or scaled.max() > 1)):
+        raise InvalidInput(f"expected float images within 0..1 in {path.name}; divide by 255, or store uint8")
+    return scaled[..., None] if scaled.ndim == 3 else scaled

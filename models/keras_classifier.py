@@ -1,0 +1,160 @@
+"""A trained Keras model behind the `Classifier` protocol. TensorFlow is imported only when one is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from models.classifier import Images, Probabilities
+from models.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+Outputs = Literal["probabilities", "logits"]
+
+
+def import_tensorflow(threads: int | None = None) -> Any:
+    """TensorFlow, quiet, with explicit thread counts (the first caller's hold: TensorFlow cannot change them later)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    import tensorflow as tf
+
+    if threads is not None and not tf.config.threading.get_intra_op_parallelism_threads():
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:  # the runtime already runs, with the counts it was started with
+            pass
+    return tf
+
+
+class KerasClassifier:
+    """Compiled once for any batch size: one tf.function with an open batch dimension, so that nothing is retraced.
+
+    The model's own input range, its missing channel axis or flat input, logits, and a single sigmoid output are all mapped inside the
+    graph: outside, images are float32 [n, h, w, c] in [0, 1] and outputs are float32 [n, k] with k >= 2.
+
+    Args:
+        model: a Keras model with one input and one output.
+        labels: the class names; ("0", "1", ...) when not given.
+        input_shape: (h, w, c); needed only when the model leaves a dimension open or takes flat input.
+        input_range: (low, high), what 0 and 1 become at the model's input.
+        outputs: whether the model ends in probabilities or in logits.
+        batch_size: at most this many images a forward call; larger batches are split, so that memory stays bounded.
+
+    Raises: InvalidInput: a model whose input or output cannot be read as one image in, one class distribution out.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        labels: Sequence[str] | None = None,
+        input_shape: tuple[int, int, int] | None = None,
+        input_range: tuple[float, float] = (0.0, 1.0),
+        outputs: Outputs = "probabilities",
+        batch_size: int = 512,
+    ) -> None:
+        tf = import_tensorflow()
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise InvalidInput(f"expected a model with 1 input and 1 output, got {len(model.inputs)} and {len(model.outputs)}")
+        own = tuple(model.inputs[0].shape[1:])
+        self.input_shape = _image_shape(own, input_shape)
+        columns = _columns(model)
+        self.labels = tuple(labels) if labels is not None else tuple(map(str, range(max(columns, 2))))
+        if len(self.labels) != max(columns, 2):
+            raise InvalidInput(f"expected {max(columns, 2)} labels, one per class of the model, got {len(self.labels)}")
+        self.model, self.input_range, self.outputs, self.batch_size = model, input_range, outputs, batch_size
+        low, high = input_range
+        model_shape = [-1, *(size if size is not None else wanted for size, wanted in zip(own, self.input_shape, strict=False))]
+
+        def forward(images: Any) -> Any:
+            scaled = images * (high - low) + low if (low, high) != (0.0, 1.0) else images
+            raw = tf.cast(model(tf.reshape(scaled, model_shape), training=False), tf.float32)
+            if columns == 1:
+                positive = tf.sigmoid(raw) if outputs == "logits" else raw
+                return tf.concat([1 - positive, positive], axis=1)
+            return tf.nn.softmax(raw) if outputs == "logits" else raw
+
+        self.forward = tf.function(forward, input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32)])
+        self._run = self.forward.get_concrete_function()
+        self._constant = tf.constant
+
+    @classmethod
+    def load(cls, path: Path, *, threads: int | None = None, **options: Any) -> KerasClassifier:
+        """Read a `.keras` file in safe mode (no code in it is run). Raises InvalidInput when it cannot be read."""
+        return cls(load_model(path, threads=threads), **options)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:
+        """The classifier a bundle declares."""
+        settings = bundle.settings["classifier"]
+        low, high = settings["input_range"]
+        return cls.load(
+            bundle.directory / settings["file"],
+            threads=threads,
+            labels=bundle.labels,
+            input_shape=bundle.input_shape,
+            input_range=(low, high),
+            outputs=settings["outputs"],
+        )
+
+    def predict(self, images: Images) -> Probabilities:
+        """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]."""
+        if len(images) <= self.batch_size:
+            return self._forward(images)
+        parts = [self._forward(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)]
+        return np.concatenate(parts)
+
+    def _forward(self, images: Images) -> Probabilities:
+        outputs: Probabilities = self._run(self._constant(images)).numpy()
+        return outputs
+
+
+def load_model(path: Path, *, threads: int | None = None) -> Any:
+    """The Keras model in a `.keras` file, without its optimiser. Raises InvalidInput with one sentence."""
+    if not path.is_file():
+        raise InvalidInput(
+            f"expected a Keras model file, got {path}, which does not exist; save one with model.save('name.keras')"
+        )
+    if path.suffix != ".keras":
+        raise InvalidInput(f"expected a model in the .keras format, got {path.name}; save it again with model.save('name.keras')")
+    import_tensorflow(threads)
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as failure:
+        reason = str(failure).strip().split("\n")[0][:200]
+        raise InvalidInput(f"expected a Keras model that loads in safe mode, but {path.name} does not: {reason}") from failure
+
+
+def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """(h, w, c) of what a model with input `own` classifies, given what the data or the bundle says about it."""
+    if len(own) == 3 and None not in own:
+        shape: tuple[Any, ...] = own
+    elif len(own) == 2 and None not in own:
+        shape = (*own, 1)
+    elif wanted is not None and len(own) == 1 and own[0] == int(np.prod(wanted)):
+        return wanted
+    elif wanted is not None and len(own) == 3 and all(a in (None, b) for a, b in zip(own, wanted, strict=True)):
+        return wanted
+    else:
+        raise InvalidInput(
+            f"expected a model whose input is one image (h, w, c), (h, w) or (h * w * c), got {own} for images {wanted}"
+        )
+    if wanted is not None and shape != wanted:
+        raise InvalidInput(f"expected images of the model's shape {shape}, got {wanted}")
+    return shape
+
+
+def _columns(model: Any) -> int:
+    shape = model.outputs[0].shape
+    if len(shape) != 2 or shape[1] is None:
+        raise InvalidInput(f"expected a model whose output is [n, classes], got {tuple(shape)}")
+    return int(shape[1])

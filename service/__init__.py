@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: the BentoML service around a defended classifier."""

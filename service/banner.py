@@ -1,0 +1,57 @@
+"""What `hauberk serve` says once the service is ready."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from defences.defended_classifier import DefendedClassifier
+from models.bundle import Bundle
+
+
+def banner(bundle: Bundle, defended: DefendedClassifier, url: str, *, example: Path | None = None) -> str:
+    """Where it listens, what it serves, which defences are on with their parameters, and one request to try.
+
+    Args:
+        url: such as http://127.0.0.1:3000.
+        example: a file with a request body that will be answered; without one no request is shown.
+    """
+    h, w, c = bundle.input_shape
+    lines = [
+        f"Hauberk serves {bundle.name} {bundle.version} at {url}",
+        "",
+        f"  bundle    {bundle.directory}",
+        f"            sha256 {bundle.digest}",
+        f"  images    {h} x {w} x {c}, {len(bundle.labels)} classes",
+        *_defences(defended),
+    ]
+    if example is not None:
+        lines += ["", "  Try it:", "", f"  curl -s {url}/predict -H 'content-type: application/json' -d @{example}"]
+    return "\n".join([*lines, "", f"  API {url}/docs.json   health {url}/readyz", ""])
+
+
+def _defences(defended: DefendedClassifier) -> Iterator[str]:
+    steps = [*defended.preprocessors, *defended.detectors, *defended.postprocessors]
+    for i, step in enumerate(steps):
+        yield f"  {'defences' if i == 0 else '':<8}  {step.defence.name} ({step.mode}): {_parameters(step.defence)}"
+    if not steps:
+        yield "  defences  none is on"
+
+
+def _parameters(defence: Any) -> str:
+    shown = [(field.name, getattr(defence, field.name)) for field in dataclasses.fields(defence) if not field.name.startswith("_")]
+    return ", ".join(f"{name} {_short(value)}" for name, value in shown)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return str(len(value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_short, value)) + ")"
+    return str(value)

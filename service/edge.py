@@ -1,0 +1,320 @@
+"""The outermost layer of ours, plain ASGI: what holds for every request, whatever its path.
+
+    request id -> known path (404) -> method (405) -> media type, encoding (415) -> body cap (413) -> endpoint -> log, metrics
+
+Every answer carries X-Request-ID, every refusal is a problem document, no exception gets past, and a request whose client has left
+is given up. What a path does is in `endpoints.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from service.errors import (
+    MEDIA_TYPE,
+    BodyTooLarge,
+    Headers,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Problem,
+    SlowBody,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+)
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+T = TypeVar("T")
+
+UNKNOWN = "other"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_CLIENT_LEFT = 499  # nginx's number for it; only in logs and metrics, nobody is there to read it
+# Most answers are out before this: only who waits longer is asked whether he is still there.
+_PATIENCE_S = 0.05
+# After a 413 the rest of the body is read and dropped, so that a client that sends first and reads later gets its answer.
+_DRAIN_FACTOR, _DRAIN_S = 8, 5.0
+
+
+class ClientLeft(Exception):
+    """The connection is gone: there is nobody to answer."""
+
+
+class RequestObserver(Protocol):
+    """Is told of every request."""
+
+    def began(self) -> None: ...
+
+    def ended(self, route: str, status: int, seconds: float) -> None: ...
+
+    def rejected(self, code: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a path takes. `reads`: the media types of its body, none for a path without one."""
+
+    endpoint: Callable[[Exchange], Awaitable[None]]
+    methods: frozenset[str] = frozenset(("GET", "HEAD"))
+    reads: frozenset[bytes] = frozenset()
+    body_at_most: int = 0
+
+
+@dataclass
+class Site:
+    """What the edge serves. The middleware is made before the service: until `open`, every path is 503."""
+
+    routes: Mapping[str, Route] = field(default_factory=dict)
+    observer: RequestObserver | None = None
+    log: Callable[..., None] | None = None
+    body_timeout_s: float = 10.0
+
+    def open(
+        self, routes: Mapping[str, Route], observer: RequestObserver, log: Callable[..., None] | None, body_timeout_s: float
+    ) -> None:
+        """Begin to serve."""
+        self.routes, self.observer, self.log, self.body_timeout_s = routes, observer, log, body_timeout_s
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body_timeout_s: float) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self.started = time.perf_counter()
+        self.status = 0
+        self.images = self.abstained = 0
+        self.body_at_most, self._body_timeout_s = 0, body_timeout_s
+        self.media_type = self.encoding = b""
+        self.declared = b""
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                self.media_type = value.partition(b";")[0].strip().lower()
+            elif name == b"content-length":
+                self.declared = value
+            elif name == b"content-encoding":
+                self.encoding = value.strip().lower()
+            elif name == b"x-request-id":
+                given = value
+        self.id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
+
+    @property
+    def request_id(self) -> str:
+        return self.id.decode()
+
+    async def read(self) -> bytes:
+        """The body. Raises: BodyTooLarge, SlowBody, ClientLeft."""
+        if self.declared.isdigit() and int(self.declared) > self.body_at_most:
+            raise BodyTooLarge
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                message = await self._next_part()
+                body: bytes = message.get("body", b"")
+                if not message.get("more_body") and len(body) <= self.body_at_most:
+                    return body
+                parts = bytearray(body)
+                while len(parts) <= self.body_at_most and message.get("more_body"):
+                    message = await self._next_part()
+                    parts += message.get("body", b"")
+        except TimeoutError:
+            raise SlowBody from None
+        if len(parts) > self.body_at_most:
+            raise BodyTooLarge
+        return bytes(parts)
+
+    async def _next_part(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        return message
+
+    async def respond(self, status: int, media_type: bytes, body: bytes, headers: Headers = (), *, more: bool = False) -> None:
+        """Send the whole answer; `more` leaves it open for `finish`."""
+        self.status = status
+        length = str(len(body)).encode()
+        own = [(b"content-type", media_type), (b"content-length", length), (b"x-request-id", self.id), *headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": own})
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem document."""
+        body = problem.body(self.request_id)
+        if not isinstance(problem, BodyTooLarge):
+            await self.respond(problem.status, MEDIA_TYPE, body, problem.headers)
+            return
+        await self.respond(problem.status, MEDIA_TYPE, body, problem.headers, more=True)
+        await self._drain(_DRAIN_FACTOR * self.body_at_most)
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _drain(self, most: int) -> None:
+        dropped = 0
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while dropped <= most:
+                    message = await self._next_part()
+                    dropped += len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
+        except (TimeoutError, ClientLeft):
+            return
+
+    async def unless_client_leaves(self, work: Awaitable[T]) -> T:
+        """Await `work`; cancel it when the client goes first. Only after the body was read. Raises: ClientLeft."""
+        task = asyncio.current_task()
+        assert task is not None
+        watch = _Watch(self.receive, task)
+        timer = task.get_loop().call_later(_PATIENCE_S, watch.begin)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if watch.left:
+                task.uncancel()
+                raise ClientLeft from None
+            raise
+        finally:
+            timer.cancel()
+            watch.end()
+
+
+class _Watch:
+    """Waits for the client to leave, and cancels a task then."""
+
+    def __init__(self, receive: Receive, task: asyncio.Task[Any]) -> None:
+        self._receive, self._task = receive, task
+        self._waiting: asyncio.Task[None] | None = None
+        self.left = False
+
+    def begin(self) -> None:
+        self._waiting = asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        self._task.cancel()
+
+    def end(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+
+class Edge:
+    """The ASGI middleware.
+
+    Args:
+        app: what BentoML puts behind it.
+        site: what to serve; a route's endpoint may hand a request on to `app`, see `pass_on`.
+    """
+
+    def __init__(self, app: App, *, site: Site) -> None:
+        self.app, self._site = app, site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            self._step_in_front(scope.get("app"))
+            await self.app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    def _step_in_front(self, application: Any) -> None:
+        """Let requests come here first, not through the tracing and the timeout that BentoML puts before any middleware of ours.
+
+        They cost a tenth of the throughput (a task, a future and a timer per request, the timer alive long after the answer), and
+        their own refusals carry no request id. Starlette keeps the stack it built in an attribute and names itself in the scope;
+        should that end, the edge works from where it is.
+        """
+        if hasattr(application, "middleware_stack"):
+            application.middleware_stack = self
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        site = self._site
+        exchange = Exchange(scope, receive, send, site.body_timeout_s)
+        exchange.scope["hauberk.app"] = self.app
+        route = scope["path"] if scope["path"] in site.routes else UNKNOWN
+        if site.observer is not None:
+            site.observer.began()
+        try:
+            await self._answer(exchange, site.routes.get(route))
+        finally:
+            self._note(exchange, route, exchange.status or _CLIENT_LEFT)
+
+    async def _answer(self, exchange: Exchange, route: Route | None) -> None:
+        """Let the endpoint answer, or refuse."""
+        try:
+            await _checked(exchange, route, self._site)(exchange)
+        except Problem as problem:
+            await self._refuse(exchange, problem)
+        except ClientLeft:
+            return
+        except Exception:
+            logger.exception("a request failed", extra={"fields": {"request_id": exchange.request_id}})
+            await self._refuse(exchange, InternalError())
+
+    async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
+        if exchange.status:
+            return  # the answer had begun: uvicorn closes the connection, so that the client sees it is cut
+        if self._site.observer is not None:
+            self._site.observer.rejected(problem.code)
+        await exchange.refuse(problem)
+
+    def _note(self, exchange: Exchange, route: str, status: int) -> None:
+        seconds = time.perf_counter() - exchange.started
+        site = self._site
+        if site.observer is not None:
+            site.observer.ended(route, status, seconds)
+        if site.log is not None:
+            site.log(
+                request_id=exchange.request_id,
+                method=exchange.scope["method"],
+                route=route,
+                status=status,
+                duration_s=round(seconds, 6),
+                images=exchange.images,
+                abstained=exchange.abstained,
+            )
+
+
+def _checked(exchange: Exchange, route: Route | None, site: Site) -> Callable[[Exchange], Awaitable[None]]:
+    """The endpoint, once everything that can be said from the head of the request is said."""
+    if not site.routes:
+        raise NotReady
+    if route is None:
+        raise NotFound
+    if exchange.scope["method"] not in route.methods:
+        raise MethodNotAllowed(", ".join(sorted(route.methods)))
+    if route.reads:
+        if exchange.media_type and exchange.media_type not in route.reads:
+            raise UnsupportedMediaType(b", ".join(sorted(route.reads)).decode())
+        if exchange.encoding not in (b"", b"identity"):
+            raise UnsupportedEncoding
+        exchange.body_at_most = route.body_at_most
+    return route.endpoint
+
+
+async def pass_on(exchange: Exchange) -> None:
+    """An endpoint that leaves the answer to BentoML and adds the request id to it."""
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.id)]
+        await exchange.send(message)
+
+    app: App = exchange.scope["hauberk.app"]
+    await app(exchange.scope, exchange.receive, send)

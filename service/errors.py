@@ -1,0 +1,233 @@
+"""Everything a client can be refused with, each class one sentence saying when.
+
+Problem                           an answer with a 4xx or 5xx status, as application/problem+json (RFC 9457)
+├── MalformedJson          400    the body is not one JSON text (RFC 8259), or names a key twice
+├── NotFound               404    no such path
+├── MethodNotAllowed       405    the path exists, the method does not
+├── SlowBody               408    the body did not arrive in time
+├── BodyTooLarge           413    the body is longer than the limit, as declared or as sent
+├── UnsupportedMediaType   415    the body is declared to be something this path does not read
+├── UnsupportedEncoding    415    the body is compressed
+├── Unprocessable          422    well-formed JSON that is not a batch of images; `errors` says where, five places at most
+│   ├── WrongDocument             the root is no object with the one key "images"
+│   ├── NoImages                  the batch is empty
+│   ├── TooManyImages             the batch is larger than one request may be
+│   ├── WrongShape                ragged, or of another shape than the classifier's input
+│   ├── WrongType                 something among the numbers is none
+│   └── OutOfRange                a number is outside [0, 1]
+├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
+├── NotReady               503    still starting
+├── QueueFull              503    more images wait than the queue takes
+├── Stopping               503    shutting down, no new work is taken
+└── DeadlineExceeded       504    not answered within the deadline
+
+The texts are constants: what a client sent never comes back to it, and nothing of what the defences saw reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import orjson
+
+MEDIA_TYPE = b"application/problem+json"
+PLACES_AT_MOST = 5
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One thing that is wrong with a document: where, as a JSON pointer (RFC 6901), and what."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Exception):
+    """An answer with a 4xx or 5xx status, as application/problem+json (RFC 9457)."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    detail: ClassVar[str]
+    headers: Headers = ()
+    places: Sequence[Place] = ()
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """The members of the problem document."""
+        document: dict[str, Any] = {
+            "type": f"urn:hauberk:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if self.places:
+            document["errors"] = [{"pointer": place.pointer, "detail": place.detail} for place in self.places]
+        return document
+
+    def body(self, request_id: str) -> bytes:
+        """The problem document as it goes out."""
+        return orjson.dumps(self.document(request_id))
+
+
+class MalformedJson(Problem):
+    """The body is not one JSON text (RFC 8259), or names a key twice."""
+
+    status, code = 400, "malformed_json"
+    detail = "The body is not one JSON text (RFC 8259): see that it is complete, in UTF-8, without NaN, Infinity or a repeated key."
+
+
+class NotFound(Problem):
+    """No such path."""
+
+    status, code = 404, "not_found"
+    detail = "There is nothing at this path; /docs.json lists what there is."
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, the method does not."""
+
+    status, code = 405, "method_not_allowed"
+    detail = "This path does not take this method; the Allow header says which it takes."
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(self.code)
+        self.headers = ((b"allow", allow.encode()),)
+
+
+class SlowBody(Problem):
+    """The body did not arrive in time."""
+
+    status, code = 408, "slow_body"
+    detail = "The body did not arrive in time."
+    headers = ((b"connection", b"close"),)
+
+
+class BodyTooLarge(Problem):
+    """The body is longer than the limit, as declared or as sent."""
+
+    status, code = 413, "body_too_large"
+    detail = "The body is longer than this server takes; send fewer images per request, or numbers with fewer digits."
+    headers = ((b"connection", b"close"),)
+
+
+class UnsupportedMediaType(Problem):
+    """The body is declared to be something this path does not read."""
+
+    status, code = 415, "unsupported_media_type"
+    detail = "This path does not read that media type; the Accept header says which it reads."
+
+    def __init__(self, accept: str) -> None:
+        super().__init__(self.code)
+        self.headers = ((b"accept", accept.encode()),)
+
+
+class UnsupportedEncoding(Problem):
+    """The body is compressed."""
+
+    status, code = 415, "unsupported_encoding"
+    detail = "Send the body as it is, without Content-Encoding."
+    headers = ((b"accept-encoding", b"identity"),)
+
+
+class Unprocessable(Problem):
+    """Well-formed JSON that is not a batch of images; `errors` says where, five places at most."""
+
+    status = 422
+
+    def __init__(self, places: Sequence[Place] = ()) -> None:
+        super().__init__(self.code)
+        self.places = tuple(places[:PLACES_AT_MOST])
+
+
+class WrongDocument(Unprocessable):
+    """The root is no object with the one key "images"."""
+
+    code = "wrong_document"
+    detail = 'Expected an object with the one key "images".'
+
+
+class NoImages(Unprocessable):
+    """The batch is empty."""
+
+    code = "no_images"
+    detail = 'Expected at least one image in "images".'
+
+
+class TooManyImages(Unprocessable):
+    """The batch is larger than one request may be."""
+
+    code = "too_many_images"
+    detail = "More images than one request may hold; /docs.json says how many it may."
+
+
+class WrongShape(Unprocessable):
+    """Ragged, or of another shape than the classifier's input."""
+
+    code = "wrong_shape"
+    detail = "The images do not have the shape that the classifier takes; /docs.json says which that is."
+
+
+class WrongType(Unprocessable):
+    """Something among the numbers is none."""
+
+    code = "wrong_type"
+    detail = "Every pixel has to be a number: no strings, booleans or nulls."
+
+
+class OutOfRange(Unprocessable):
+    """A number is outside [0, 1]."""
+
+    code = "out_of_range"
+    detail = "Every pixel has to be in [0, 1]."
+
+
+class InternalError(Problem):
+    """A stage of the data path failed, or there is a mistake of ours."""
+
+    status, code = 500, "internal_error"
+    detail = "The request failed inside the server; its log says why under this request id."
+
+
+class NotReady(Problem):
+    """Still starting."""
+
+    status, code = 503, "not_ready"
+    detail = "The server is still starting; try again shortly."
+    headers = ((b"retry-after", b"2"),)
+
+
+class QueueFull(Problem):
+    """More images wait than the queue takes."""
+
+    status, code = 503, "queue_full"
+    detail = "The server has as much work as it takes; try again shortly."
+    headers = ((b"retry-after", b"1"),)
+
+
+class Stopping(Problem):
+    """Shutting down, no new work is taken."""
+
+    status, code = 503, "stopping"
+    detail = "The server is shutting down; try again, another one may answer."
+    headers = ((b"retry-after", b"1"), (b"connection", b"close"))
+
+
+class DeadlineExceeded(Problem):
+    """Not answered within the deadline."""
+
+    status, code = 504, "deadline_exceeded"
+    detail = "The request was not answered within the deadline; try again, or send fewer images at once."
+
+
+def every_problem(root: type[Problem] = Problem) -> Iterator[type[Problem]]:
+    """All the classes a client can be refused with, in the order of the tree above."""
+    for problem in root.__subclasses__():
+        if "code" in vars(problem):
+            yield problem
+        yield from every_problem(problem)

@@ -1,0 +1,189 @@
+"""The service, top to bottom: what is checked before it starts, how it starts, the request path, how it ends.
+
+    bytes -> edge -> admission -> batcher -> DefendedClassifier -> wire -> bytes
+
+BentoML runs the processes, packs the Bento and describes the service in /schema.json; `edge.py` stands before its routes and answers
+every path of ours. Neither TensorFlow nor Numba is imported on top: BentoML's parent process imports this module too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+# Before BentoML is imported: nothing about this server leaves the machine, and no request is traced for nobody.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+
+import bentoml
+
+from models.bundle import read_bundle
+from models.errors import HauberkError, InvalidInput
+from service import logs, metrics_directory
+from service.banner import banner
+from service.edge import Edge, Site
+from service.settings import read_settings
+from service.wire import Answer
+
+if TYPE_CHECKING:
+    from service.endpoints import Endpoints
+    from service.startup import Warm
+
+logger = logging.getLogger(__name__)
+
+SITE = Site()
+# It guards BentoML's own routes only; ours have a deadline of their own.
+_BENTOML_TIMEOUT_S = 60
+
+# n×h×w or n×h×w×c; admission is the one to check it.
+Batch = list[list[list[float | list[float]]]]
+
+
+@bentoml.service(
+    name="hauberk",
+    workers=1,
+    traffic={"timeout": _BENTOML_TIMEOUT_S},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": ".*"},
+)
+class Gateway:
+    """Classify images behind defences: purified on the way in, refused when suspicious, blurred on the way out."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """In the parent process, before there is a worker: an operator's mistake ends the server here, with one line."""
+        try:
+            read_bundle(read_settings().bundle)
+        except InvalidInput as mistake:
+            print(f"hauberk: {mistake}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    def __init__(self) -> None:
+        """Open the site: from now on every path answers, those that need the classifier with 503."""
+        logs.configure()
+        metrics_directory.settle(_workers())
+        self.settings = read_settings()
+        self.bundle = read_bundle(self.settings.bundle)
+        self.access_log = logs.AccessLog(logs.write_to_stderr)
+        self.endpoints = self._endpoints()
+        routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
+        self.endpoints.metrics.show_routes(routes)
+        SITE.open(
+            routes,
+            self.endpoints.metrics,
+            self.access_log.add if self.settings.access_log else None,
+            self.settings.deadline_s,
+        )
+
+    @bentoml.on_startup
+    async def begin(self) -> None:
+        """Get ready beside the event loop, which answers health checks meanwhile."""
+        self.starting = asyncio.create_task(self._get_ready())
+
+    @bentoml.api(route="/predict")
+    async def predict(self, images: Batch) -> Answer:
+        """Classify a batch of images, numbers in [0, 1].
+
+        Over HTTP the edge answers this path from the bytes; this is for callers in the same process, and for /schema.json.
+        """
+        admitted = self.endpoints.admission.images_in({"images": images})
+        decisions = await self.endpoints.classify(admitted)
+        return Answer.model_validate_json(self.endpoints.wire.answer(os.urandom(16).hex(), decisions))
+
+    @bentoml.on_shutdown
+    async def end(self) -> None:
+        """Finish what was accepted; uvicorn has closed the listener by now."""
+        self.endpoints.stopping = True
+        self.starting.cancel()
+        if self.endpoints.batcher is not None:
+            await self.endpoints.batcher.stop()
+        logger.info("stopped")
+        self.access_log.flush()
+
+    def _endpoints(self) -> Endpoints:
+        from service.endpoints import Endpoints, is_loopback
+        from service.metrics import Metrics, new_registry
+        from service.startup import software_version
+
+        software = software_version()
+        build = (software, self.bundle.name, self.bundle.version)
+        return Endpoints(
+            bundle=self.bundle,
+            metrics=Metrics(new_registry(), labels=self.bundle.labels, build=build),
+            software=software,
+            images_at_most=self.settings.max_images,
+            listens_on_loopback=is_loopback(_host()),
+        )
+
+    async def _get_ready(self) -> None:
+        from service import startup
+
+        loop = asyncio.get_running_loop()
+        try:
+            warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle)
+        except HauberkError as mistake:
+            _give_up(str(mistake))
+        except Exception:
+            logger.exception("the start failed")
+            _give_up("the start failed, see above")
+        else:
+            self._open_for_work(warm)
+
+    def _open_for_work(self, warm: Warm) -> None:
+        from service import startup
+        from service.batching import Batcher
+
+        settings, endpoints = self.settings, self.endpoints
+        batcher = Batcher(
+            warm.defended.waves,
+            endpoints.metrics,
+            queue_images=settings.queue_images,
+            batch_images=settings.batch_images,
+            deadline_s=settings.deadline_s,
+        )
+        endpoints.metrics.watch(lambda: batcher.waiting)
+        endpoints.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
+        endpoints.limit(warm.max_images)
+        startup.freeze()
+        endpoints.batcher = batcher
+        fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": Gateway.url}
+        logger.info("ready", extra={"fields": fields})
+        if settings.announce:
+            announce(self, warm)
+
+
+def announce(gateway: Any, warm: Warm) -> None:
+    """Print what is served to stdout."""
+    example = gateway.bundle.directory / "example.json"
+    text = banner(gateway.bundle, warm.defended, Gateway.url or "", example=example if example.is_file() else None)
+    print(text, flush=True)
+
+
+def _give_up(reason: str) -> None:
+    """End the whole server: BentoML's parent would start a worker that failed over and over."""
+    logger.critical(reason)
+    supervised = bentoml.server_context.worker_index is not None
+    os.kill(os.getppid() if supervised else os.getpid(), signal.SIGTERM)
+
+
+def _workers() -> int:
+    """How many there are, by BentoML's configuration: ours, or what an operator put over it."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    return int(BentoMLContainer.config.get()["services"][Gateway.name]["workers"] or 1)
+
+
+def _host() -> str:
+    """The address this server listens on; "" when unknown, and a name when it is every address."""
+    from urllib.parse import urlsplit
+
+    return urlsplit(Gateway.url or "").hostname or ""
+
+
+Gateway.add_asgi_middleware(Edge, site=SITE)

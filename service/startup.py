@@ -1,0 +1,100 @@
+"""From settings to a warm classifier, before the first request: whatever can go wrong or be slow the first time does so here."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from defences.assembly import assemble
+from defences.defended_classifier import DefendedClassifier
+from models.bundle import Bundle
+from models.classifier import Classifier
+from models.errors import InvalidInput
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A classifier in its coat, warm, and how many images a request may hold."""
+
+    defended: DefendedClassifier
+    max_images: int
+
+
+def load(settings: Settings, bundle: Bundle) -> Warm:
+    """Load, assemble, measure, warm up: seconds of work, not for the event loop. Raises: InvalidInput, one sentence."""
+    from models.keras_classifier import KerasClassifier  # TensorFlow comes with it
+
+    if settings.secret_is_random:
+        logger.warning(
+            "no HAUBERK_SECRET_FILE is set: a random secret was drawn, so answers change with a restart and differ between replicas"
+        )
+    classifier = KerasClassifier.from_bundle(bundle, threads=settings.threads)
+    defended = assemble(bundle, classifier, secret=settings.secret, modes=settings.modes, threads=settings.threads)
+    max_images = fitting_images(settings, defended, _seconds_per_call(classifier, settings.batch_images))
+    warm_up(defended, settings.batch_images)
+    return Warm(defended, max_images)
+
+
+def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per_call: float) -> int:
+    """How many images a request may hold so that the worst case, where each needs every probe, meets the deadline.
+
+    Raises: InvalidInput when the operator asked for more, or when not even one image fits.
+    """
+    per_image = defended.calls_at_most * seconds_per_call
+    fitting = math.floor(settings.deadline_s / per_image)
+    if fitting >= settings.max_images:
+        return settings.max_images
+    worst = f"an image can take {defended.calls_at_most} model calls of {seconds_per_call * 1000:.2g} ms"
+    if fitting < 1 or not settings.max_images_is_default:
+        raise InvalidInput(
+            f"{worst}, so {settings.max_images} images can take {settings.max_images * per_image:.0f} s and the deadline is "
+            f"{settings.deadline_s:g} s; lower HAUBERK_MAX_IMAGES to {max(1, fitting)} or raise HAUBERK_DEADLINE_S"
+        )
+    logger.warning("%s, so that a request may hold %d images, not %d", worst, fitting, settings.max_images)
+    return fitting
+
+
+def warm_up(defended: DefendedClassifier, batch_images: int) -> None:
+    """Run the whole path at the sizes traffic has, so that nothing compiles under it."""
+    rng = np.random.default_rng(0)
+    size = 1
+    while size <= batch_images:
+        for _ in range(_ROUNDS):
+            defended.classify(rng.random((size, *defended.input_shape), np.float32))
+        size *= 2
+
+
+def freeze() -> None:
+    """Take what start-up left out of the garbage collector's sight: a full collection under load would visit all of TensorFlow."""
+    gc.collect()
+    gc.freeze()
+
+
+def software_version() -> str:
+    """The version of this software, "unknown" where it runs without being installed."""
+    try:
+        return version("hauberk")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _seconds_per_call(classifier: Classifier, batch_images: int) -> float:
+    """What one row costs in a large batch, the best of three: the first also compiles."""
+    rows = np.zeros((batch_images, *classifier.input_shape), np.float32)
+    seconds = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        classifier.predict(rows)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / batch_images

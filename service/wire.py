@@ -1,0 +1,56 @@
+"""What goes over the wire as an answer to `/predict`."""
+
+from __future__ import annotations
+
+import orjson
+from pydantic import BaseModel, Field
+
+from defences.defended_classifier import Decisions
+
+JSON = b"application/json"
+
+
+class Prediction(BaseModel):
+    """The answer to one image."""
+
+    label: str | None = Field(description="The class; null where the defences abstained.")
+    probabilities: list[float] | None = Field(description="One per class, in the order of the labels; null where they abstained.")
+    abstained: bool = Field(description="Whether the image was refused as suspicious.")
+
+
+class Answer(BaseModel):
+    """The answer to one request."""
+
+    model: str
+    model_version: str = Field(description="The first twelve hex digits of the bundle's digest.")
+    request_id: str
+    predictions: list[Prediction] = Field(description="One per image, in their order.")
+
+
+class Wire:
+    """Writes answers of one model.
+
+    Args:
+        model, model_version: as in every answer.
+        labels: the class names.
+    """
+
+    def __init__(self, model: str, model_version: str, labels: tuple[str, ...]) -> None:
+        self._model, self._version, self._labels = model, model_version, labels
+
+    def answer(self, request_id: str, decisions: Decisions) -> bytes:
+        """The JSON text of an `Answer`; probabilities are written with as many digits as a float32 has."""
+        labels, probabilities = decisions.labels.tolist(), decisions.probabilities
+        predictions = [
+            {"label": None, "probabilities": None, "abstained": True}
+            if abstained
+            else {"label": self._labels[labels[i]], "probabilities": probabilities[i], "abstained": False}
+            for i, abstained in enumerate(decisions.abstained.tolist())
+        ]
+        document = {
+            "model": self._model,
+            "model_version": self._version,
+            "request_id": request_id,
+            "predictions": predictions,
+        }
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
