@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
-
 
 from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
 from defences.errors import InvalidBundle, InvalidInput
@@ -43,8 +42,8 @@ def assemble(
         modes: replaces the bundle's mode of a defence, by name.
         threads: for the purifier.
 
-    Raises: InvalidBundle: an unknown defence or parameter, shapes that do not fit. InvalidInput: a mode for a defence the bundle lacks,
-    or modes under which a calibration does not hold.
+    Raises: InvalidBundle: an unknown defence or parameter, shapes that do not fit, a detector with other parameters than it was
+    calibrated with. InvalidInput: a mode for a defence the bundle lacks.
     """
     declared = _with_modes(bundle, modes or {})
     _check_calibration(bundle, declared)
@@ -73,13 +72,12 @@ def parse_modes(text: str) -> dict[str, Mode]:
     return modes
 
 
-def purifier_in_force(declared: list[dict[str, Any]]) -> str:
-    """What the detectors see, as text: the parameters of every preprocessor that is enforced."""
-    enforced = [{k: v for k, v in d.items() if k != "mode"} for d in _of(declared, PREPROCESSORS) if d["mode"] == "enforce"]
-    return json.dumps(enforced, sort_keys=True)
+def calibrated_for(declared: Mapping[str, Any]) -> str:
+    """The parameters of a detector that its threshold depends on, as text to compare."""
+    return json.dumps({key: value for key, value in declared.items() if key != "mode"}, sort_keys=True)
 
 
-def _of(declared: list[dict[str, Any]], table: Mapping[str, type[Any]]) -> list[dict[str, Any]]:
+def _of(declared: Sequence[Mapping[str, Any]], table: Mapping[str, type[Any]]) -> list[Mapping[str, Any]]:
     return [defence for defence in declared if defence["name"] in table]
 
 
@@ -100,16 +98,16 @@ def _with_modes(bundle: Bundle, modes: Mapping[str, Mode]) -> list[dict[str, Any
     return declared
 
 
-def _check_calibration(bundle: Bundle, declared: list[dict[str, Any]]) -> None:
-    active = [defence["name"] for defence in _of(declared, DETECTORS) if defence["mode"] != "off"]
-    if active and str(bundle.calibration.get("purifier")) != purifier_in_force(declared):
-        raise InvalidInput(
-            f"{active[0]} in bundle {bundle.name} was calibrated with other preprocessors than would be enforced now, "
-            f"so its threshold means nothing; run hauberk calibrate again, or set {active[0]}=off as well"
-        )
+def _check_calibration(bundle: Bundle, declared: Sequence[Mapping[str, Any]]) -> None:
+    for detector in _of(declared, DETECTORS):
+        if str(bundle.calibration.get(f"{detector['name']}_calibrated_for")) != calibrated_for(detector):
+            raise InvalidBundle(
+                f"{bundle.directory / 'hauberk.toml'}: {detector['name']} was calibrated with other parameters than are declared, "
+                "so its threshold means nothing; run hauberk calibrate again"
+            )
 
 
-def _build(bundle: Bundle, declared: dict[str, Any], table: Mapping[str, type[Any]], threads: int) -> Any:
+def _build(bundle: Bundle, declared: Mapping[str, Any], table: Mapping[str, type[Any]], threads: int) -> Any:
     name = declared["name"]
     defence: Callable[..., Any] = table[name]
     accepted = {field.name for field in fields(table[name]) if not field.name.startswith("_")}
@@ -129,9 +127,9 @@ def _build(bundle: Bundle, declared: dict[str, Any], table: Mapping[str, type[An
         built = defence(**given)
     except (InvalidInput, TypeError) as failure:
         raise InvalidBundle(f"{place}: {failure}") from failure
-    overlays = given.get("overlays")
-    if overlays is not None and overlays.shape[1:] != bundle.input_shape:
-        raise InvalidBundle(f"calibration.npz: expected {name} overlays of shape {bundle.input_shape}, got {overlays.shape[1:]}")
+    if "overlays" in given and built.overlays.shape[1:] != bundle.input_shape:
+        found = built.overlays.shape[1:]
+        raise InvalidBundle(f"{place}: expected {name} overlays of shape {bundle.input_shape} in calibration.npz, got {found}")
     return built
 
 

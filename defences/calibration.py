@@ -1,4 +1,4 @@
-"""Fit the defences to a classifier on clean data: the purifier first, then STRIP with the purifier as chosen.
+"""Fit the defences to a classifier on clean data.
 
 The data is split once: what is *chosen* (purifier, overlay weight, slack, stages) is chosen on one part, and the threshold is read off
 the other, so that the conformal guarantee holds for it (`defences/conformal.py`).
@@ -215,7 +215,6 @@ class StripChoice:
 def calibrate_strip(
     classifier: Classifier,
     parts: Split,
-    purify: Callable[[Images], Images],
     *,
     rate: float,
     confidence: float | None = None,
@@ -225,7 +224,6 @@ def calibrate_strip(
     """Choose overlay weight, stages and slack on one part of the data, and the threshold on the other.
 
     Args:
-        purify: what images go through before STRIP sees them, as serving will do it.
         rate: of clean images that may be refused; `confidence` as in `conformal_rank`.
 
     Cost: up to 96 model calls per image of either part for each overlay tried; most held images leave early.
@@ -233,14 +231,14 @@ def calibrate_strip(
     rng = np.random.default_rng(seed)
     count = min(OVERLAYS_AT_MOST, len(parts.choosing) // 2)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
-    choosing = purify(parts.choosing.images[count:])
+    choosing = parts.choosing.images[count:]
     drafts: list[_Draft] = []
     for number, (blend, weight) in enumerate(_OVERLAYS):
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend)
         done = _Told(progress, "overlays", number, len(_OVERLAYS))
         drafts += _drafts(strip, _entropies(strip, classifier, choosing, rng, done), rate)
     best = _best(drafts)
-    held = purify(parts.holding.images)
+    held = parts.holding.images
     rank = conformal_rank(len(held), rate, confidence)
     scores = _staged_scores(best.strip, classifier, held, rank, rng, _Told(progress, "threshold", 0, 1))
     return _concluded(best, scores, rate, confidence, tuple(draft.trial for draft in drafts))
@@ -269,7 +267,8 @@ class _Draft:
 
     def means(self) -> NDArray[np.float64]:
         seen = np.asarray(self.strip.stages)
-        return np.cumsum(self.entropies, axis=1)[:, seen - 1] / seen
+        means: NDArray[np.float64] = np.cumsum(self.entropies, axis=1)[:, seen - 1] / seen
+        return means
 
     def scores(self) -> NDArray[np.float64]:
         """The staged statistic max_j (mean_{n_j} - slack_j)."""

@@ -2,7 +2,7 @@
 
     purify    images = fold(preprocessors, images, keys)          once per image
     predict   probabilities = classifier.predict(images)          raw: they never leave this object
-    abstain   refused = any(detector decides so); the first probes ride in the forward call of the images
+    abstain   refused = any(detector decides so about the images as they came); first probes ride in the forward call of the images
     obscure   fold(postprocessors, probabilities) on answered rows only
 
 A defended classifier is a classifier: attacks, evaluation and nesting take either.
@@ -52,7 +52,10 @@ class DetectorSession(Protocol):
 
 
 class Detector(Protocol):
-    """Decides which images to refuse, by probing the classifier."""
+    """Decides which images to refuse, by probing the classifier with variants of them.
+
+    It sees the images as they came: a purifier weakens a trigger, and a weakened one is missed (docs/decisions/0003).
+    """
 
     @property
     def name(self) -> str: ...
@@ -203,7 +206,7 @@ class _Pass:
         with self._stage("purify"):
             purified, distance = self._purify(keys)
         with self._stage("abstain"):
-            sessions = [step.defence.begin(purified, keys) for step in self._defended.detectors]
+            sessions = [step.defence.begin(self._images, keys) for step in self._defended.detectors]
         raw = self._forward(purified, sessions)
         pending = np.arange(len(purified))
         while True:

@@ -79,11 +79,12 @@ class ReverseSigmoid:
         beta = self.beta * min(1.0, _REFERENCE_LOSERS / (y.shape[1] - 1))
         safe = np.clip(y, _TINY, 1 - _TINY)
         logit = np.log(safe) - np.log1p(-safe)
-        return beta * (1 / (1 + np.exp(-self.gamma * logit)) - 0.5)
+        perturbation: NDArray[np.float64] = beta * (1 / (1 + np.exp(-self.gamma * logit)) - 0.5)
+        return perturbation
 
 
 def _largest_share(y: NDArray[np.float64], perturbation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest s in [0, 1] per row such that the lead of the winner w of y over every i keeps its twentieth:
+    """Largest s in [0, 1] per row such that the winner w keeps a twentieth of its lead over every i:
 
     (y_w - s r_w) - (y_i - s r_i) >= 0.05 (y_w - y_i)   <=>   s <= 0.95 (y_w - y_i) / (r_w - r_i)  where r_w > r_i
     """

@@ -87,7 +87,7 @@ class Strip:
             )
         if self.blend not in ("add", "mix"):
             raise InvalidParameter(f'strip: expected blend "add" or "mix", got {self.blend!r}')
-        if not (0 < self.weight and (self.blend == "add" or self.weight <= 1)):
+        if not (self.weight > 0 and (self.blend == "add" or self.weight <= 1)):
             raise InvalidParameter(f"strip: expected weight > 0 (and <= 1 when mixing), got {self.weight!r}")
         if np.isnan(self.threshold):
             raise InvalidParameter("strip: expected a threshold in bits, got NaN")
@@ -104,7 +104,7 @@ class Strip:
         return np.minimum(self.threshold + np.asarray(self.slack), np.float64(self.stages[-1]) * self.threshold / seen)
 
     def begin(self, images: Images, keys: Keys) -> StripSession:
-        """Start deciding on images [n, h, w, c] (already purified)."""
+        """Start deciding on images [n, h, w, c] as they came."""
         return StripSession(self, images, keyed_permutations(keys, len(self.overlays)))
 
     def superimpose(self, images: Images, order: NDArray[np.int32]) -> Images:

@@ -50,10 +50,7 @@ def _shrink(acc: Any, gain: Any, w: int, lanes: int, tau: Any, data_term: int) -
         total = np.float32(0)
         for j in range(w):
             total += acc[j * lanes + lane]
-        if data_term == SQUARED:
-            taken = tau / (one + tau)
-        else:
-            taken = min(one, tau / max(np.sqrt(total), np.float32(1e-20)))
+        taken = tau / (one + tau) if data_term == SQUARED else min(one, tau / max(np.sqrt(total), np.float32(1e-20)))
         for j in range(w):
             gain[j * lanes + lane] = taken
 

@@ -15,16 +15,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from defences.assembly import DETECTORS, assemble, purifier_in_force
+from defences.assembly import DETECTORS, assemble, calibrated_for
 from defences.calibration import PurifierChoice, Split, StripChoice, calibrate_strip, choose_purifier
 from defences.calibration import split as split_data
 from defences.defended_classifier import DefendedClassifier
-from defences.keyed import image_keys
 from defences.reverse_sigmoid import ReverseSigmoid
 from hauberk.classifier_options import open_classifier
 from hauberk.options import processors, progress_bar, read_data
-from models.bundle import FORMAT, MODEL, Bundle, write_bundle
-from models.classifier import Images
+from models.bundle import FORMAT, MODEL, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
@@ -70,7 +68,6 @@ def calibrate(
         strip = calibrate_strip(
             model,
             parts,
-            _as_served(purifier),
             rate=false_abstention_rate,
             confidence=confidence,
             seed=seed,
@@ -141,9 +138,9 @@ class _Fitted:
         """calibration.npz."""
         strip = self.strip.strip
         return {
-            "purifier": np.array(purifier_in_force(settings["defences"])),
+            "strip_calibrated_for": np.array(calibrated_for(settings["defences"][1])),
             "strip_overlays": strip.overlays,
-            "strip_threshold": np.float64(strip.threshold),
+            "strip_threshold": np.array(strip.threshold),
             "strip_slack": np.asarray(strip.slack),
             "strip_clean_scores": self.strip.scores,
         }
@@ -177,13 +174,6 @@ class _Fitted:
         }
 
 
-def _as_served(choice: PurifierChoice) -> Any:
-    def purify(images: Images) -> Images:
-        return choice.purifier(images, image_keys(images, b"")) if choice.mode == "enforce" else images
-
-    return purify
-
-
 def _write(
     fitted: _Fitted, out: Path, name: str, provenance: dict[str, Any], test: Dataset | None, threads: int
 ) -> tuple[Bundle, dict[str, Any]]:
@@ -207,8 +197,6 @@ def _write(
         if out.exists():
             shutil.rmtree(out)
         draft.replace(out)
-    from models.bundle import read_bundle
-
     return read_bundle(out), measured
 
 

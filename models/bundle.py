@@ -2,7 +2,7 @@
 
     hauberk.toml      format = 1; the classifier, the ordered defences with parameters and modes
     model.keras       the classifier
-    calibration.npz   what was measured on clean data: STRIP's overlays, clean scores, slack, threshold; the purifier they hold for
+    calibration.npz   what was measured on clean data: STRIP's overlays, clean scores, slack, threshold, what they hold for
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
 The digest of a bundle is the sha256 of card.json, which covers the rest. Nothing in it is ever unpickled.

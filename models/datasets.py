@@ -1,4 +1,4 @@
-"""Data files: `.npz` with `images` and `labels`, or the Keras convention x_train, y_train, x_test, y_test. Nothing is unpickled."""
+"""Data files: `.npz` with `images` and `labels`, or Keras's x_train, y_train, x_test, y_test. Nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -140,9 +140,7 @@ def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | Non
         shape: tuple[Any, ...] = own
     elif len(own) == 2 and None not in own:
         shape = (*own, 1)
-    elif wanted is not None and len(own) == 1 and own[0] == int(np.prod(wanted)):
-        return wanted
-    elif wanted is not None and len(own) == 3 and all(a in (None, b) for a, b in zip(own, wanted, strict=True)):
+    elif wanted is not None and _fits(own, wanted):
         return wanted
     else:
         raise InvalidInput(
@@ -151,6 +149,11 @@ def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | Non
     if wanted is not None and shape != wanted:
         raise InvalidInput(f"expected images of the model's shape {shape}, got {wanted}")
     return shape
+
+
+def _fits(own: tuple[int | None, ...], wanted: tuple[int, int, int]) -> bool:
+    flat = len(own) == 1 and own[0] == int(np.prod(wanted))
+    return flat or (len(own) == 3 and all(a in (None, b) for a, b in zip(own, wanted, strict=True)))
 
 
 def _columns(model: Any) -> int:

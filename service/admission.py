@@ -6,9 +6,14 @@ tests hold them to the same answers:
 - the plain document (what clients send) is parsed, checked and converted in one compiled pass, `admission_kernel.py`;
 - whatever that pass does not take is parsed by orjson and looked at value by value, which costs more and can say what is wrong.
 
-Which problem is reported, by example: text that is no JSON, NaN, 1e400, nested 100,000 deep, or a key named twice: 400
-malformed_json. `[]`, `{}`, another key than "images": 422 wrong_document. Strings, booleans and nulls for numbers: 422 wrong_type.
-Ragged, or another shape: 422 wrong_shape. Outside [0, 1]: 422 out_of_range. None or too many: 422 no_images, too_many_images.
+Which problem is reported, by example:
+
+    400 malformed_json                 text that is no JSON, NaN, 1e400, nested 100,000 deep, a key named twice
+    422 wrong_document                 [], {}, another key than "images"
+    422 wrong_type                     strings, booleans and nulls for numbers
+    422 wrong_shape                    ragged, or another shape
+    422 out_of_range                   outside [0, 1]
+    422 no_images, too_many_images     none, or more than a request may hold
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _quotient(mantissa: Any, power: Any) -> Any:
 
 @njit(nogil=True, forceinline=True)
 def _number(text: Any, at: Any) -> Any:
-    """(value in [0, 1] as float32, place after it) of the number at `at`; the place is UNUSUAL when this is none, or not plain."""
+    """(value in [0, 1] as float32, place after it) of the number at `at`; the place is UNUSUAL when it is none, or not plain."""
     mantissa, start, power = np.uint64(0), at, 0
     while text[at] >= _ZERO and text[at] <= _NINE and at - start < _DIGITS_AT_MOST:
         mantissa = mantissa * np.uint64(10) + np.uint64(text[at] - _ZERO)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from defences.defended_classifier import DefendedClassifier
+from defences.defended_classifier import DefendedClassifier, Step
 from models.bundle import Bundle
 
 
@@ -35,7 +35,7 @@ def banner(bundle: Bundle, defended: DefendedClassifier, url: str, *, example: P
 
 
 def _defences(defended: DefendedClassifier) -> Iterator[str]:
-    steps = [*defended.preprocessors, *defended.detectors, *defended.postprocessors]
+    steps: list[Step[Any]] = [*defended.preprocessors, *defended.detectors, *defended.postprocessors]
     for i, step in enumerate(steps):
         yield f"  {'defences' if i == 0 else '':<8}  {step.defence.name} ({step.mode}): {_parameters(step.defence)}"
     if not steps:
@@ -43,8 +43,8 @@ def _defences(defended: DefendedClassifier) -> Iterator[str]:
 
 
 def _parameters(defence: Any) -> str:
-    shown = [(field.name, getattr(defence, field.name)) for field in dataclasses.fields(defence) if not field.name.startswith("_")]
-    return ", ".join(f"{name} {_short(value)}" for name, value in shown)
+    names = [field.name for field in dataclasses.fields(defence) if not field.name.startswith("_")]
+    return ", ".join(f"{name} {_short(getattr(defence, name))}" for name in names)
 
 
 def _short(value: Any) -> str:

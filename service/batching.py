@@ -160,10 +160,9 @@ class Batcher:
             for rows, decisions in self._waves(images):
                 self._tell(self._observer.decided, decisions)
                 self._hand_out(jobs, starts, rows, decisions)
-            if any(job.undecided for job in jobs):
-                raise RuntimeError("the waves ended before every row was decided")
+            _check_complete(jobs)
         except Exception as failure:
-            logger.error("a batch of %d requests failed", len(jobs), exc_info=failure)
+            logger.exception("a batch of %d requests failed", len(jobs))
             self._tell(self._observer.failed, failure)
             return failure
         return None
@@ -220,6 +219,11 @@ class _Job:
         self.decided[rows] = True
         self.undecided = self.count - int(self.decided.sum())
         return self.undecided == 0
+
+
+def _check_complete(jobs: list[_Job]) -> None:
+    if any(job.undecided for job in jobs):
+        raise RuntimeError("the waves ended before every row was decided")
 
 
 def _answer(jobs: list[_Job]) -> None:

@@ -2,8 +2,8 @@
 
     request id -> known path (404) -> method (405) -> media type, encoding (415) -> body cap (413) -> endpoint -> log, metrics
 
-Every answer carries X-Request-ID, every refusal is a problem document, no exception gets past, and a request whose client has left
-is given up. What a path does is in `endpoints.py`.
+Every answer carries X-Request-ID, every refusal is a problem document, no exception gets past, and a request whose client has
+left is given up. What a path does is in `endpoints.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
+from models.errors import HauberkError
 from service.errors import (
     MEDIA_TYPE,
     BodyTooLarge,
@@ -49,7 +50,7 @@ _PATIENCE_S = 0.05
 _DRAIN_FACTOR, _DRAIN_S = 8, 5.0
 
 
-class ClientLeft(Exception):
+class ClientLeft(HauberkError):
     """The connection is gone: there is nobody to answer."""
 
 
@@ -65,12 +66,13 @@ class RequestObserver(Protocol):
 
 @dataclass(frozen=True)
 class Route:
-    """What a path takes. `reads`: the media types of its body, none for a path without one."""
+    """What a path takes. `reads`: the media types of its body, none for a path without one. `logged`: in the access log."""
 
     endpoint: Callable[[Exchange], Awaitable[None]]
     methods: frozenset[str] = frozenset(("GET", "HEAD"))
     reads: frozenset[bytes] = frozenset()
     body_at_most: int = 0
+    logged: bool = True
 
 
 @dataclass
@@ -174,8 +176,7 @@ class Exchange:
 
     async def unless_client_leaves(self, work: Awaitable[T]) -> T:
         """Await `work`; cancel it when the client goes first. Only after the body was read. Raises: ClientLeft."""
-        task = asyncio.current_task()
-        assert task is not None
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         watch = _Watch(self.receive, task)
         timer = task.get_loop().call_later(_PATIENCE_S, watch.begin)
         try:
@@ -246,13 +247,14 @@ class Edge:
         site = self._site
         exchange = Exchange(scope, receive, send, site.body_timeout_s)
         exchange.scope["hauberk.app"] = self.app
-        route = scope["path"] if scope["path"] in site.routes else UNKNOWN
+        name = scope["path"] if scope["path"] in site.routes else UNKNOWN
+        route = site.routes.get(name)
         if site.observer is not None:
             site.observer.began()
         try:
-            await self._answer(exchange, site.routes.get(route))
+            await self._answer(exchange, route)
         finally:
-            self._note(exchange, route, exchange.status or _CLIENT_LEFT)
+            self._note(exchange, name, exchange.status or _CLIENT_LEFT, logged=route is None or route.logged)
 
     async def _answer(self, exchange: Exchange, route: Route | None) -> None:
         """Let the endpoint answer, or refuse."""
@@ -273,12 +275,12 @@ class Edge:
             self._site.observer.rejected(problem.code)
         await exchange.refuse(problem)
 
-    def _note(self, exchange: Exchange, route: str, status: int) -> None:
+    def _note(self, exchange: Exchange, route: str, status: int, *, logged: bool) -> None:
         seconds = time.perf_counter() - exchange.started
         site = self._site
         if site.observer is not None:
             site.observer.ended(route, status, seconds)
-        if site.log is not None:
+        if site.log is not None and logged:
             site.log(
                 request_id=exchange.request_id,
                 method=exchange.scope["method"],

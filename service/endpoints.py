@@ -63,9 +63,9 @@ class Endpoints:
         """All paths; a new one is a line here and a method below."""
         return {
             "/predict": Route(self.predict, frozenset(("POST",)), frozenset((JSON,)), body_at_most),
-            "/livez": Route(self.livez),
-            "/readyz": Route(self.readyz),
-            "/metrics": Route(self.metrics_text),
+            "/livez": Route(self.livez, logged=False),
+            "/readyz": Route(self.readyz, logged=False),
+            "/metrics": Route(self.metrics_text, logged=False),
             "/docs.json": Route(self.docs),
             "/schema.json": Route(pass_on),
             "/": Route(self.index),

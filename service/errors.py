@@ -33,6 +33,8 @@ from typing import Any, ClassVar
 
 import orjson
 
+from models.errors import HauberkError
+
 MEDIA_TYPE = b"application/problem+json"
 PLACES_AT_MOST = 5
 
@@ -47,7 +49,7 @@ class Place:
     detail: str
 
 
-class Problem(Exception):
+class Problem(HauberkError):
     """An answer with a 4xx or 5xx status, as application/problem+json (RFC 9457)."""
 
     status: ClassVar[int]
@@ -79,7 +81,7 @@ class MalformedJson(Problem):
     """The body is not one JSON text (RFC 8259), or names a key twice."""
 
     status, code = 400, "malformed_json"
-    detail = "The body is not one JSON text (RFC 8259): see that it is complete, in UTF-8, without NaN, Infinity or a repeated key."
+    detail = "The body is not one JSON text (RFC 8259): complete, in UTF-8, without NaN, Infinity or a repeated key."
 
 
 class NotFound(Problem):

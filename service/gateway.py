@@ -2,8 +2,8 @@
 
     bytes -> edge -> admission -> batcher -> DefendedClassifier -> wire -> bytes
 
-BentoML runs the processes, packs the Bento and describes the service in /schema.json; `edge.py` stands before its routes and answers
-every path of ours. Neither TensorFlow nor Numba is imported on top: BentoML's parent process imports this module too.
+BentoML runs the processes, packs the Bento and describes the service in /schema.json; `edge.py` stands before its routes and
+answers every path of ours. Neither TensorFlow nor Numba is imported on top: BentoML's parent process imports this module too.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Gateway:
         endpoints.limit(warm.max_images)
         startup.freeze()
         endpoints.batcher = batcher
-        fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": Gateway.url}
+        fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
         logger.info("ready", extra={"fields": fields})
         if settings.announce:
             announce(self, warm)
@@ -161,29 +161,30 @@ class Gateway:
 def announce(gateway: Any, warm: Warm) -> None:
     """Print what is served to stdout."""
     example = gateway.bundle.directory / "example.json"
-    text = banner(gateway.bundle, warm.defended, Gateway.url or "", example=example if example.is_file() else None)
+    text = banner(gateway.bundle, warm.defended, SERVICE.url or "", example=example if example.is_file() else None)
     print(text, flush=True)
 
 
 def _give_up(reason: str) -> None:
-    """End the whole server: BentoML's parent would start a worker that failed over and over."""
+    """End the whole server: BentoML's parent process would start a worker that cannot work over and over."""
     logger.critical(reason)
-    supervised = bentoml.server_context.worker_index is not None
-    os.kill(os.getppid() if supervised else os.getpid(), signal.SIGTERM)
+    if bentoml.server_context.worker_index is not None:
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _workers() -> int:
     """How many there are, by BentoML's configuration: ours, or what an operator put over it."""
     from bentoml._internal.configuration.containers import BentoMLContainer
 
-    return int(BentoMLContainer.config.get()["services"][Gateway.name]["workers"] or 1)
+    return int(BentoMLContainer.config.get()["services"][SERVICE.name]["workers"] or 1)
 
 
 def _host() -> str:
     """The address this server listens on; "" when unknown, and a name when it is every address."""
     from urllib.parse import urlsplit
 
-    return urlsplit(Gateway.url or "").hostname or ""
+    return urlsplit(SERVICE.url or "").hostname or ""
 
 
-Gateway.add_asgi_middleware(Edge, site=SITE)
+SERVICE: Any = Gateway  # BentoML's decorator leaves a service here, not a class
+SERVICE.add_asgi_middleware(Edge, site=SITE)

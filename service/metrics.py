@@ -63,7 +63,7 @@ class Metrics:
         self._images_metrics(registry, labels)
         self._work_metrics(registry)
         Gauge(
-            "hauberk_start_time_seconds", "When the process started serving, in Unix time.", registry=registry, multiprocess_mode="min"
+            "hauberk_start_time_seconds", "When it started serving, in Unix time.", registry=registry, multiprocess_mode="min"
         ).set(time.time())
         Gauge(
             "hauberk_build_info",
@@ -100,7 +100,7 @@ class Metrics:
         self._entropy = Histogram(
             "hauberk_strip_entropy_bits", "Mean entropy under the overlays seen, per image.", registry=registry, buckets=_BITS
         )
-        self._overlays = Histogram("hauberk_strip_overlays", "Overlays seen, per image.", registry=registry, buckets=_POWERS_OF_TWO)
+        self._overlays = Histogram("hauberk_strip_overlays", "Overlays per image.", registry=registry, buckets=_POWERS_OF_TWO)
         self._distance = Histogram(
             "hauberk_purification_distance", "L2 distance the purifier moved an image.", registry=registry, buckets=_DISTANCES
         )
@@ -195,5 +195,5 @@ class Metrics:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()
-        MultiProcessCollector(together)
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]  # the package leaves it without types
         return generate_latest(together)

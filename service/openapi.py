@@ -86,7 +86,7 @@ def _prediction(labels: tuple[str, ...]) -> Document:
         "label": {"enum": [*labels, None], "description": "null where the defences abstained"},
         "probabilities": {
             "oneOf": [_array({"type": "number", "minimum": 0, "maximum": 1}, k, k), {"type": "null"}],
-            "description": f"in this order: {', '.join(labels[:20])}{', ...' if k > 20 else ''}; null where the defences abstained",
+            "description": f"of {', '.join(labels[:20])}{', ...' if k > 20 else ''}; null where the defences abstained",
         },
         "abstained": {"type": "boolean"},
     }
@@ -111,7 +111,7 @@ def _problem() -> Document:
 def _predict() -> Document:
     return {
         "operationId": "predict",
-        "summary": "Classify a batch of images, each purified, checked and answered with blurred probabilities, or abstained from.",
+        "summary": "Classify images, each purified, checked and answered with blurred probabilities, or abstained from.",
         "tags": ["prediction"],
         "parameters": [
             {"name": "X-Request-ID", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}},
@@ -144,7 +144,8 @@ def _refusals(*statuses: int) -> Document:
 
 
 def _refusal(problems: list[type[Problem]]) -> Document:
-    response = _response("; ".join(f"{p.code}: {(p.__doc__ or '').strip()}" for p in problems), "application/problem+json", "Problem")
+    description = "; ".join(f"{problem.code}: {(problem.__doc__ or '').strip()}" for problem in problems)
+    response = _response(description, "application/problem+json", "Problem")
     if any(name == b"retry-after" for problem in problems for name, _ in problem.headers):
         response["headers"]["Retry-After"] = {"description": "In seconds.", "schema": {"type": "integer"}}
     return response

@@ -35,7 +35,7 @@ class Default(NamedTuple):
 DEFAULTS = (
     Default("HAUBERK_BUNDLE", "the MNIST bundle that ships with the project", "directory of the bundle to serve"),
     Default("HAUBERK_SECRET_FILE", "", "file with 16 to 64 bytes that key the defences' randomness; give every replica the same"),
-    Default("HAUBERK_SECRET", "", "the same as text, where no file can be mounted; with neither a random secret is drawn at start"),
+    Default("HAUBERK_SECRET", "", "the same as text; with neither a random secret is drawn at start"),
     Default("HAUBERK_MODES", "", "replaces the bundle's modes: strip=monitor,reverse_sigmoid=off (enforce, monitor, off)"),
     Default("HAUBERK_MAX_IMAGES", "64", "images per request, at most"),
     Default(
@@ -106,14 +106,10 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _check_together(settings: Settings) -> None:
-    if settings.max_images > settings.batch_images:
-        raise InvalidInput(
-            f"expected HAUBERK_BATCH_IMAGES to be at least HAUBERK_MAX_IMAGES, got {settings.batch_images} and {settings.max_images}"
-        )
-    if settings.max_images > settings.queue_images:
-        raise InvalidInput(
-            f"expected HAUBERK_QUEUE_IMAGES to be at least HAUBERK_MAX_IMAGES, got {settings.queue_images} and {settings.max_images}"
-        )
+    most = settings.max_images
+    for name, images in (("HAUBERK_BATCH_IMAGES", settings.batch_images), ("HAUBERK_QUEUE_IMAGES", settings.queue_images)):
+        if images < most:
+            raise InvalidInput(f"expected {name} to be at least HAUBERK_MAX_IMAGES, got {images} and {most}")
 
 
 def _secret(given: Mapping[str, str]) -> bytes | None:

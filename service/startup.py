@@ -37,7 +37,7 @@ def load(settings: Settings, bundle: Bundle) -> Warm:
 
     if settings.secret_is_random:
         logger.warning(
-            "no HAUBERK_SECRET_FILE is set: a random secret was drawn, so answers change with a restart and differ between replicas"
+            "no HAUBERK_SECRET_FILE is set: a random secret was drawn; answers change with a restart and between replicas"
         )
     classifier = KerasClassifier.from_bundle(bundle, threads=settings.threads)
     defended = assemble(bundle, classifier, secret=settings.secret, modes=settings.modes, threads=settings.threads)
@@ -58,7 +58,7 @@ def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per
     worst = f"an image can take {defended.calls_at_most} model calls of {seconds_per_call * 1000:.2g} ms"
     if fitting < 1 or not settings.max_images_is_default:
         raise InvalidInput(
-            f"{worst}, so {settings.max_images} images can take {settings.max_images * per_image:.0f} s and the deadline is "
+            f"{worst}, so {settings.max_images} images can take {settings.max_images * per_image:.2g} s and the deadline is "
             f"{settings.deadline_s:g} s; lower HAUBERK_MAX_IMAGES to {max(1, fitting)} or raise HAUBERK_DEADLINE_S"
         )
     logger.warning("%s, so that a request may hold %d images, not %d", worst, fitting, settings.max_images)
@@ -76,7 +76,7 @@ def warm_up(defended: DefendedClassifier, batch_images: int) -> None:
 
 
 def freeze() -> None:
-    """Take what start-up left out of the garbage collector's sight: a full collection under load would visit all of TensorFlow."""
+    """Take what the start left out of the garbage collector's sight: a full collection would visit all of TensorFlow."""
     gc.collect()
     gc.freeze()
 
