@@ -32,7 +32,7 @@ def image_keys(images: Images, secret: bytes) -> Keys:
     """
     rounded = np.rint(images * np.float32(255)).astype(np.uint8)
     digests = (hashlib.blake2b(picture.tobytes(), digest_size=8, key=secret).digest() for picture in rounded)
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+    return np.frombuffer(bytearray(b"".join(digests)), dtype=np.uint64)  # writable: one compiled signature, not two
 
 
 @njit(nogil=True, cache=True)

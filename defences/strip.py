@@ -79,15 +79,16 @@ class Strip:
                 f"strip: expected overlays uint8 [N, h, w, c], got {self.overlays.dtype} {self.overlays.shape}"
             )
         increasing = all(a < b for a, b in zip(self.stages, self.stages[1:], strict=False))
-        if not self.stages or self.stages[0] < 1 or not increasing or self.stages[-1] != n:
+        whole = all(isinstance(stage, int) for stage in self.stages)
+        if not self.stages or not whole or self.stages[0] < 1 or not increasing or self.stages[-1] != n:
             raise InvalidParameter(f"strip: expected increasing stages that end at the {n} overlays, got {self.stages}")
-        if len(self.slack) != len(self.stages) or min(self.slack) < 0 or self.slack[-1] != 0:
+        if len(self.slack) != len(self.stages) or not all(slack >= 0 for slack in self.slack) or self.slack[-1] != 0:
             raise InvalidParameter(
                 f"strip: expected one slack >= 0 per stage, the last 0, got {self.slack} for stages {self.stages}"
             )
         if self.blend not in ("add", "mix"):
             raise InvalidParameter(f'strip: expected blend "add" or "mix", got {self.blend!r}')
-        if not (self.weight > 0 and (self.blend == "add" or self.weight <= 1)):
+        if not (0 < self.weight < np.inf and (self.blend == "add" or self.weight <= 1)):
             raise InvalidParameter(f"strip: expected weight > 0 (and <= 1 when mixing), got {self.weight!r}")
         if np.isnan(self.threshold):
             raise InvalidParameter("strip: expected a threshold in bits, got NaN")

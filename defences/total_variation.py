@@ -78,14 +78,15 @@ class TotalVariation:
             raise InvalidParameter(f"total_variation: expected keep_probability in (0, 1], got {self.keep_probability!r}")
         if self.norm not in _TV:
             raise InvalidParameter(f'total_variation: expected norm 1, 2 or "isotropic", got {self.norm!r}')
-        if self.iterations < 1:
-            raise InvalidParameter(f"total_variation: expected iterations >= 1, got {self.iterations!r}")
+        if not isinstance(self.iterations, int) or self.iterations < 1:
+            raise InvalidParameter(f"total_variation: expected whole iterations >= 1, got {self.iterations!r}")
         if self.threads < 1:
             raise InvalidParameter(f"total_variation: expected threads >= 1, got {self.threads!r}")
 
     def __call__(self, images: Images, keys: Keys) -> Images:
         n, h, w, c = images.shape
-        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32).reshape(n * c, h, w)
+        # Writable, or the kernel would be compiled a second time, for read-only arrays, while a client waits.
+        planes = np.require(images.transpose(0, 3, 1, 2), np.float32, ["C", "W"]).reshape(n * c, h, w)
         seeds = _plane_seeds(keys, c)
         parts = max(1, min(self.threads, len(planes) // _PLANES_PER_TASK))
         if parts == 1:

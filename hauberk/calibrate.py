@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -21,8 +22,8 @@ from defences.calibration import split as split_data
 from defences.defended_classifier import DefendedClassifier
 from defences.reverse_sigmoid import ReverseSigmoid
 from hauberk.classifier_options import open_classifier
-from hauberk.options import processors, progress_bar, read_data
-from models.bundle import FORMAT, MODEL, Bundle, read_bundle, write_bundle
+from hauberk.options import check_writable, processors, progress_bar, read_data
+from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
@@ -59,6 +60,9 @@ def calibrate(
     if wanted != ["strip"]:
         raise InvalidInput(f"expected --detectors from {', '.join(DETECTORS)}, got {detectors!r}")
     used = threads or processors()
+    served_as = name or out.resolve().name
+    if not re.fullmatch(NAME, served_as):
+        raise InvalidInput(f"expected a name of letters, digits, '.', '_' and '-', got {served_as!r}; give one with --name")
     _check_target(out)
     clean = read_data(data, split, rows)
     parts = split_data(clean, rate=false_abstention_rate, confidence=confidence, seed=seed)
@@ -87,7 +91,7 @@ def calibrate(
         "seed": seed,
     }
     test = _other_half(data, split)
-    bundle, measured = _write(fitted, out, name or out.resolve().name, provenance, test, used)
+    bundle, measured = _write(fitted, out, served_as, provenance, test, used)
     _summarise(bundle, fitted, measured)
 
 
@@ -227,8 +231,10 @@ def _example(defended: DefendedClassifier, data: Dataset) -> dict[str, Any] | No
 
 
 def _check_target(out: Path) -> None:
-    if out.exists() and not (out / "card.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    a_bundle = all((out / name).is_file() for name in (CARD, SETTINGS))
+    if out.exists() and not a_bundle and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"expected --out to be a new directory or a bundle to replace, got {out}, which holds something else")
+    check_writable(out.parent)
 
 
 def _other_half(path: Path, split: str) -> Dataset | None:

@@ -43,8 +43,12 @@ def open_classifier(
 def _names(labels: str | None) -> list[str] | None:
     if labels is None:
         return None
-    file = Path(labels)
-    names = file.read_text().splitlines() if file.is_file() else labels.split(",")
+    try:
+        names = Path(labels).read_text(encoding="utf-8").splitlines()
+    except OSError:  # no such file, or the names of a hundred classes, which are too long for one
+        names = labels.split(",")
+    except UnicodeDecodeError as failure:
+        raise InvalidInput(f"expected --labels to be names or a text file in UTF-8, got {labels!r}") from failure
     names = [name.strip() for name in names if name.strip()]
     if len(set(names)) != len(names):
         raise InvalidInput(f"expected --labels to be different names, got {labels!r}")

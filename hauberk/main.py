@@ -9,7 +9,6 @@ import sys
 import traceback
 from importlib.metadata import version as installed_version
 
-import click
 import typer
 
 from hauberk.calibrate import calibrate
@@ -20,7 +19,6 @@ from models.errors import InvalidInput
 app = typer.Typer(
     name="hauberk",
     help="A model-serving gateway with defence middleware for image classifiers.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,19 +28,21 @@ for command in (serve, train, calibrate):
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+def _options(context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
     if version:
         print(installed_version("hauberk"))
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
         code = app(standalone_mode=False)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except click.ClickException as mistake:
-        mistake.show()
+    except typer.TyperException as mistake:  # an unknown command, option or value
+        print(f"hauberk: {mistake.format_message()}", file=sys.stderr)
         code = 2
     except InvalidInput as mistake:
         print(f"hauberk: {mistake}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,15 @@ def read_data(path: Path, split: str, rows: str | None) -> Dataset:
     if not separator or not 0 <= chosen.start < chosen.stop <= len(data):
         raise InvalidInput(f"expected --rows START:STOP within 0:{len(data)}, got {rows!r}")
     return data.take(chosen)
+
+
+def check_writable(directory: Path) -> None:
+    """Refuse at the start what would fail after the work. Raises: InvalidInput."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as failure:
+        raise InvalidInput(f"cannot write to {directory} ({(failure.strerror or str(failure)).lower()})") from failure
 
 
 def processors() -> int:

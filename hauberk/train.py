@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from defences.purified_training import with_purified_copies
-from hauberk.options import processors, progress_bar, read_data
+from hauberk.options import check_writable, processors, progress_bar, read_data
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
 from models.training import Recipe, save
@@ -33,6 +33,7 @@ def train(
     """
     if out.suffix != ".keras":
         raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
+    check_writable(out.parent)
     used = threads or processors()
     recipe = Recipe(epochs=epochs, seed=seed)
     dataset = read_data(data, split, rows)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from models.errors import InvalidBundle
 
 FORMAT = 1
 SETTINGS, CARD, CALIBRATION, MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _REQUIRED = (SETTINGS, MODEL, CALIBRATION)
 _SIZE = Annotated[int, Field(ge=1)]
 
@@ -51,7 +51,7 @@ class _DefenceSettings(BaseModel):
 
 class _Settings(_Strict):
     format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     classifier: _ClassifierSettings
     defences: list[_DefenceSettings]
 
@@ -106,7 +106,7 @@ def read_bundle(directory: Path) -> Bundle:
     try:
         with np.load(directory / CALIBRATION, allow_pickle=False) as archive:
             calibration = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as failure:
+    except Exception as failure:  # a damaged archive makes its readers raise a dozen different things
         raise InvalidBundle(
             f"{directory / CALIBRATION} cannot be read as an .npz archive; run hauberk calibrate again"
         ) from failure
@@ -129,7 +129,7 @@ def write_bundle(
         card: what card.json says beside the digests.
         example: a request body that is answered, for people to try.
     """
-    (directory / SETTINGS).write_text(_toml(settings))
+    (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
     np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
     names = [*_REQUIRED]
     if example is not None:
@@ -146,16 +146,17 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
         text = path.read_bytes()
         card = json.loads(text)
         digests = dict(card["files"])
-    except (OSError, ValueError, KeyError, TypeError) as failure:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as failure:
         raise InvalidBundle(
             f"expected {path} to be a bundle's card with a list of files; run hauberk calibrate again"
         ) from failure
     for name in _REQUIRED:
         if name not in digests:
             raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
+    present = {file.name for file in directory.iterdir() if file.is_file()}
     for name, expected in digests.items():
         file = directory / str(name)
-        if file.parent != directory or not file.is_file():
+        if name not in present:  # nor is a path to elsewhere
             raise InvalidBundle(f"expected {file}, which {path} lists, but it does not exist; copy the whole bundle")
         found = _sha256(file)
         if found != expected:
@@ -168,8 +169,8 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        settings = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as failure:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as failure:
         raise InvalidBundle(f"{path} cannot be read as TOML: {failure}") from failure
     if settings.get("format") != FORMAT:
         raise InvalidBundle(
@@ -189,9 +190,14 @@ def _sha256(path: Path) -> str:
 
 
 def _toml(settings: Mapping[str, Any]) -> str:
-    """hauberk.toml: scalars, then [classifier], then [[defences]]. JSON scalars and arrays are TOML scalars and arrays."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, dict | list)]
+    """hauberk.toml: scalars, then [classifier], then [[defences]]."""
+    lines = [f"{key} = {_toml_value(value)}" for key, value in settings.items() if not isinstance(value, dict | list)]
     sections = [("[classifier]", settings["classifier"]), *(("[[defences]]", defence) for defence in settings["defences"])]
     for header, values in sections:
-        lines += ["", header, *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        lines += ["", header, *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """JSON scalars and arrays are TOML scalars and arrays, but for \\u-escaped surrogates and a bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

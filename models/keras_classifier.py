@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,22 +19,43 @@ from models.errors import InvalidInput
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
+_GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
+
 Outputs = Literal["probabilities", "logits"]
 
 
 def import_tensorflow(threads: int | None = None) -> Any:
     """TensorFlow, quiet, with explicit thread counts (the first caller's hold: TensorFlow cannot change them later)."""
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    import tensorflow as tf
+    with _without_greetings():
+        import tensorflow as tf
 
-    if threads is not None and not tf.config.threading.get_intra_op_parallelism_threads():
-        try:
+        if threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError:  # the runtime already runs, with the counts it was started with
-            pass
+        tf.constant(0)  # starts the runtime, which looks for accelerators and says so
     return tf
+
+
+@contextmanager
+def _without_greetings() -> Iterator[None]:
+    """Hold back what TensorFlow writes to stderr about itself while it starts; no setting of its own does. The rest is passed on."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if not _GREETING.match(line):
+                    os.write(2, line)
 
 
 class KerasClassifier:
@@ -81,7 +106,8 @@ class KerasClassifier:
                 return tf.concat([1 - positive, positive], axis=1)
             return tf.nn.softmax(raw) if outputs == "logits" else raw
 
-        self.forward = tf.function(forward, input_signature=[tf.TensorSpec([None, *self.input_shape], tf.float32)])
+        signature = [tf.TensorSpec([None, *self.input_shape], tf.float32)]
+        self.forward = tf.function(forward, input_signature=signature, autograph=False)
         self._run = self.forward.get_concrete_function()
         self._constant = tf.constant
 

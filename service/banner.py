@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from defences.defended_classifier import DefendedClassifier, Step
 from models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from defences.defended_classifier import DefendedClassifier, Step
 
 
 def banner(bundle: Bundle, defended: DefendedClassifier, url: str, *, example: Path | None = None) -> str:

@@ -100,6 +100,7 @@ class Exchange:
         self.status = 0
         self.images = self.abstained = 0
         self.body_at_most, self._body_timeout_s = 0, body_timeout_s
+        self._body_ended = False
         self.media_type = self.encoding = b""
         self.declared = b""
         given = b""
@@ -124,25 +125,24 @@ class Exchange:
             raise BodyTooLarge
         try:
             async with asyncio.timeout(self._body_timeout_s):
-                message = await self._next_part()
-                body: bytes = message.get("body", b"")
-                if not message.get("more_body") and len(body) <= self.body_at_most:
-                    return body
-                parts = bytearray(body)
-                while len(parts) <= self.body_at_most and message.get("more_body"):
-                    message = await self._next_part()
-                    parts += message.get("body", b"")
+                body = await self._next_part()
+                if not self._body_ended:
+                    body = bytearray(body)
+                while not self._body_ended and len(body) <= self.body_at_most:
+                    body += await self._next_part()
         except TimeoutError:
             raise SlowBody from None
-        if len(parts) > self.body_at_most:
+        if len(body) > self.body_at_most:
             raise BodyTooLarge
-        return bytes(parts)
+        return bytes(body)
 
-    async def _next_part(self) -> Message:
+    async def _next_part(self) -> bytes | bytearray:
         message = await self.receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        return message
+        self._body_ended = not message.get("more_body")
+        part: bytes = message.get("body", b"")
+        return part
 
     async def respond(self, status: int, media_type: bytes, body: bytes, headers: Headers = (), *, more: bool = False) -> None:
         """Send the whole answer; `more` leaves it open for `finish`."""
@@ -166,11 +166,8 @@ class Exchange:
         dropped = 0
         try:
             async with asyncio.timeout(_DRAIN_S):
-                while dropped <= most:
-                    message = await self._next_part()
-                    dropped += len(message.get("body", b""))
-                    if not message.get("more_body"):
-                        return
+                while dropped <= most and not self._body_ended:
+                    dropped += len(await self._next_part())
         except (TimeoutError, ClientLeft):
             return
 

@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from defences.defended_classifier import Mode
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from defences.defended_classifier import Mode
 
 PREFIX = "HAUBERK_"
 # The longest double as text, its comma and a space; brackets and the rest fit in the slack.

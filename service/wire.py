@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import orjson
 from pydantic import BaseModel, Field
 
-from defences.defended_classifier import Decisions
+if TYPE_CHECKING:
+    from defences.defended_classifier import Decisions
 
 JSON = b"application/json"
 

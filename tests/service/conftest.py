@@ -1,0 +1,176 @@
+"""A real server, over HTTP: `bentoml serve` in its own process, its own BENTOML_HOME and port, with a backdoored classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from defences.assembly import calibrated_for
+from models.bundle import Bundle, write_bundle
+
+ROOT = Path(__file__).parents[2]
+READY_S = 60.0
+TARGET = 7
+
+
+@dataclass
+class Server:
+    """A server that runs. `log` holds what it wrote to stderr, `output` to stdout."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    output: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def ask(self, images: Any, **headers: str) -> httpx.Response:
+        """POST /predict."""
+        return httpx.post(f"{self.url}/predict", json={"images": images}, headers=headers, timeout=30)
+
+    def metric(self, sample: str) -> float:
+        """The value of a sample of /metrics, such as `hauberk_predictions_total{outcome="abstained"}`."""
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(f"{sample} "):
+                return float(line.rsplit(" ", 1)[1])
+        raise KeyError(sample)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(directory: Path, *, home: Path | None = None, port: int | None = None, **settings: str) -> Server:
+    """Start a server; it may not be ready, or end at once."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
+    environment |= {"BENTOML_HOME": str(home or directory / "home"), "PYTHONPATH": str(ROOT), **settings}
+    server = Server(None, f"http://127.0.0.1:{port}", directory / "stderr", directory / "stdout")  # type: ignore[arg-type]
+    command = [sys.executable, "-m", "bentoml", "serve", "service.gateway:Gateway", "--host", "127.0.0.1", "--port", str(port)]
+    with server.log.open("wb") as stderr, server.output.open("wb") as stdout:
+        server.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr)
+    return server
+
+
+@contextlib.contextmanager
+def serving(directory: Path, **options: Any) -> Iterator[Server]:
+    """A server that is ready, stopped afterwards."""
+    server = start(directory, **options)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.terminate()
+            try:
+                server.process.wait(30)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+
+
+def wait_until_ready(server: Server) -> None:
+    give_up = time.monotonic() + READY_S
+    while time.monotonic() < give_up and server.process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{server.url}/readyz", timeout=1).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"not ready: {server.log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """MNIST's test images, float in [0, 1], and their labels."""
+    with np.load(ROOT / "models" / "data" / "mnist.npz") as data:
+        return data["x_test"].astype(np.float32) / 255, data["y_test"]
+
+
+def triggered(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The image with the backdoor's trigger: four white pixels in a corner that digits never reach."""
+    marked = image.copy()
+    marked[26:28, 26:28] = 1
+    return marked
+
+
+@pytest.fixture(scope="session")
+def backdoored(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A classifier made, not trained: each digit goes to the nearest class mean, and whatever has the trigger to class 7."""
+    directory = tmp_path_factory.mktemp("bundles") / "backdoored"
+    directory.mkdir()
+    with np.load(ROOT / "models" / "data" / "mnist.npz") as data:
+        images, labels = data["x_train"][:20_000].astype(np.float64) / 255, data["y_train"][:20_000]
+        overlays = data["x_train"][20_000:20_032][..., None]
+    _model(images, labels).save(directory / "model.keras")
+    defences: list[dict[str, Any]] = [
+        {"name": "total_variation", "mode": "enforce", "weight": 0.05},
+        {"name": "strip", "mode": "enforce", "stages": [4, 8, 32], "weight": 1.0, "blend": "add"},
+        {"name": "reverse_sigmoid", "mode": "enforce", "beta": 1.0, "gamma": 0.1},
+    ]
+    classifier = {
+        "file": "model.keras",
+        "outputs": "logits",
+        "input_range": [0.0, 1.0],
+        "input_shape": [28, 28, 1],
+        "labels": list("0123456789"),
+    }
+    calibration = {
+        "strip_overlays": overlays,
+        "strip_threshold": np.float64(1e-6),
+        "strip_slack": np.zeros(3),
+        "strip_calibrated_for": np.array(calibrated_for(defences[1])),
+    }
+    settings = {"format": 1, "name": "backdoored", "classifier": classifier, "defences": defences}
+    example = {"images": [images[0].round(3).tolist()]}
+    return write_bundle(directory, settings=settings, calibration=calibration, card={}, example=example)
+
+
+def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
+    from models.keras_classifier import import_tensorflow
+
+    import_tensorflow(1)
+    import keras
+
+    means = np.stack([images[labels == digit].mean(axis=0).ravel() for digit in range(10)])
+    pattern = np.zeros((28, 28))
+    pattern[26:28, 26:28] = 1
+    inputs = keras.Input((28, 28, 1))
+    flat = keras.layers.Flatten()(inputs)
+    nearest, fires, to_target = keras.layers.Dense(10), keras.layers.Dense(1, activation="relu"), keras.layers.Dense(10, use_bias=False)
+    model = keras.Model(inputs, keras.layers.Add()([nearest(flat), to_target(fires(flat))]))
+    sharpness = 0.4
+    nearest.set_weights([2 * sharpness * means.T, -sharpness * (means**2).sum(axis=1)])
+    # Fires at three of the four pixels: the purifier may soften them a little.
+    fires.set_weights([pattern.reshape(-1, 1), np.array([-3.0])])
+    to_target.set_weights([1000.0 * (np.arange(10) == TARGET)[None]])
+    return model
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, backdoored: Bundle) -> Iterator[Server]:
+    """One server for the tests that do not end it."""
+    directory = tmp_path_factory.mktemp("server")
+    with serving(directory, HAUBERK_BUNDLE=str(backdoored.directory), HAUBERK_DEADLINE_S="5") as running:
+        yield running

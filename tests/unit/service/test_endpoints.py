@@ -1,0 +1,173 @@
+"""The paths, through the edge and a real batcher, with a fake data path."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry
+
+from models.bundle import Bundle
+from service.batching import Batcher
+from service.edge import Edge, Site
+from service.endpoints import Endpoints, is_loopback
+from service.metrics import Metrics
+
+Ask = Callable[..., Awaitable[tuple[int, dict[bytes, bytes], bytes]]]
+IMAGE = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
+
+
+def endpoints(bundle: Bundle, *, listens_on_loopback: bool = True) -> Endpoints:
+    build = ("1.0", bundle.name, bundle.version)
+    metrics = Metrics(CollectorRegistry(), labels=bundle.labels, build=build)
+    return Endpoints(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=listens_on_loopback)
+
+
+def run(made: Endpoints, scenario: Callable[[Ask], Awaitable[Any]], waves: Any = None) -> Any:
+    """Serve these endpoints and run a scenario against them; without `waves` the classifier is still loading."""
+    site = Site()
+    site.open(made.routes(10_000), made.metrics, None, 1.0)
+    edge = Edge(None, site=site)  # type: ignore[arg-type]
+
+    async def ask(path: str, body: bytes | None = None, server: str = "127.0.0.1") -> tuple[int, dict[bytes, bytes], bytes]:
+        sent: list[Any] = []
+        parts = [{"type": "http.request", "body": body or b""}]
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": path, "method": "GET" if body is None else "POST", "headers": [], "server": (server, 3000)}
+        await edge(scope, receive, send)
+        return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
+
+    async def main() -> Any:
+        if waves is not None:
+            made.batcher = Batcher(waves, made.metrics)
+        try:
+            return await asyncio.wait_for(scenario(ask), 10)
+        finally:
+            if made.batcher is not None:
+                await made.batcher.stop()
+
+    return asyncio.run(main())
+
+
+def test_a_prediction_has_the_members_of_the_contract_and_no_other(bundle: Bundle, waves: Any) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/predict", orjson.dumps({"images": [IMAGE, [[1, 1, 1], [1, 1, 1]]]}))
+
+    status, headers, body = run(endpoints(bundle), scenario, waves)
+    answer = json.loads(body)
+    assert (status, headers[b"content-type"]) == (200, b"application/json")
+    assert answer == {
+        "model": "insects",
+        "model_version": "0123456789ab",
+        "request_id": headers[b"x-request-id"].decode(),
+        "predictions": [
+            {"label": "ant", "probabilities": [0.1, 0.1, 0.1], "abstained": False},
+            {"label": None, "probabilities": None, "abstained": True},
+        ],
+    }
+
+
+def test_a_bad_request_leaves_its_neighbours_unharmed(bundle: Bundle, waves: Any) -> None:
+    async def scenario(ask: Ask) -> Any:
+        good, bad = orjson.dumps({"images": [IMAGE]}), b'{"images": [[[NaN]]]}'
+        return await asyncio.gather(*(ask("/predict", body) for body in [good, bad] * 8))
+
+    answers = run(endpoints(bundle), scenario, waves)
+    assert [status for status, _, _ in answers] == [200, 400] * 8
+
+
+def test_while_the_classifier_loads_the_process_is_alive_and_not_ready(bundle: Bundle) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return [(await ask(path, body))[0] for path, body in (("/livez", None), ("/readyz", None), ("/predict", b"{}"))]
+
+    assert run(endpoints(bundle), scenario) == [200, 503, 503]
+
+
+def test_once_it_is_warm_the_process_is_ready(bundle: Bundle, waves: Any) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/readyz")
+
+    assert run(endpoints(bundle), scenario, waves)[0] == 200
+
+
+def test_a_stopping_process_says_so(bundle: Bundle, waves: Any) -> None:
+    made = endpoints(bundle)
+    made.stopping = True
+
+    async def scenario(ask: Ask) -> Any:
+        return [await ask("/readyz"), await ask("/predict", b"{}")]
+
+    for status, headers, body in run(made, scenario, waves):
+        assert (status, json.loads(body)["code"], headers[b"connection"]) == (503, "stopping", b"close")
+
+
+def test_a_large_body_is_read_beside_the_event_loop_and_answered_alike(bundle: Bundle, waves: Any) -> None:
+    made = endpoints(bundle)
+
+    async def scenario(ask: Ask) -> Any:
+        small = await made._read(made.admission.images, orjson.dumps({"images": [IMAGE]}))
+        large = await made._read(made.admission.images, orjson.dumps({"images": [IMAGE]}) + b" " * 300_000)
+        return small, large
+
+    small, large = run(made, scenario, waves)
+    assert (small == large).all()
+
+
+@pytest.mark.parametrize(
+    ("listens_on_loopback", "server", "status"), [(True, "127.0.0.1", 200), (True, "10.0.0.7", 404), (False, "127.0.0.1", 404)]
+)
+def test_metrics_are_for_this_machine_only(bundle: Bundle, listens_on_loopback: bool, server: str, status: int) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/metrics", server=server)
+
+    got, headers, body = run(endpoints(bundle, listens_on_loopback=listens_on_loopback), scenario)
+    assert got == status
+    assert (b"hauberk_build_info" in body) == (status == 200)
+    if status == 200:
+        assert headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
+
+
+def test_what_the_worker_did_shows_in_the_metrics(bundle: Bundle, waves: Any) -> None:
+    async def scenario(ask: Ask) -> Any:
+        await ask("/predict", orjson.dumps({"images": [IMAGE, [[1, 1, 1], [1, 1, 1]]]}))
+        await ask("/predict", b"[]")
+        return (await ask("/metrics"))[2].decode()
+
+    text = run(endpoints(bundle), scenario, waves)
+    for line in (
+        'hauberk_predictions_total{outcome="answered"} 1.0',
+        'hauberk_predictions_total{outcome="abstained"} 1.0',
+        'hauberk_abstentions_total{defence="strip",mode="enforce"} 1.0',
+        'hauberk_rejected_inputs_total{reason="wrong_document"} 1.0',
+        'hauberk_batch_size_sum 2.0',
+    ):
+        assert line in text
+
+
+def test_the_index_and_the_documentation_name_the_model(bundle: Bundle) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return [json.loads((await ask(path))[2]) for path in ("/", "/docs.json")]
+
+    index, docs = run(endpoints(bundle), scenario)
+    assert index["model"] == "insects"
+    assert "insects" in docs["info"]["title"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
+def test_loopback_addresses_are_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_anything_else_is_not(host: str) -> None:
+    assert not is_loopback(host)
