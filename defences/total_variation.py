@@ -31,7 +31,8 @@ _STEP_PRODUCT = 4 / 3
 # Measured over weight .002 to .5, keep .3 to 1, 28x28 to 224x224 (docs/decisions/0002-primal-dual-tv.md).
 _STEP_RATIO: dict[Norm, float] = {1: 0.12, 2: 0.4, "isotropic": 0.12}
 _BLOCK_BYTES = 1 << 17  # x, v, p, q of one block: stays in a core's L2 cache
-_PLANES_PER_TASK = 64  # below this, handing work to another thread costs more than it saves
+_LANES_AT_MOST = 8
+_PIXELS_PER_TASK = 1 << 16  # below this, handing work to another thread costs more than it saves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +85,13 @@ class TotalVariation:
             raise InvalidParameter(f"total_variation: expected threads >= 1, got {self.threads!r}")
 
     def __call__(self, images: Images, keys: Keys) -> Images:
+        images = np.ascontiguousarray(images, np.float32)
         n, h, w, c = images.shape
-        # Writable, or the kernel would be compiled a second time, for read-only arrays, while a client waits.
-        planes = np.require(images.transpose(0, 3, 1, 2), np.float32, ["C", "W"]).reshape(n * c, h, w)
-        seeds = _plane_seeds(keys, c)
-        parts = max(1, min(self.threads, len(planes) // _PLANES_PER_TASK))
+        parts = max(1, min(self.threads, n * c * h * w // _PIXELS_PER_TASK))
         if parts == 1:
-            purified = self._minimise(planes, seeds)
-        else:
-            work = zip(np.array_split(planes, parts), np.array_split(seeds, parts), strict=True)
-            purified = np.concatenate(list(_pool(self.threads).map(lambda part: self._minimise(*part), work)))
-        return np.ascontiguousarray(purified.reshape(n, c, h, w).transpose(0, 2, 3, 1))
+            return self._minimise(images, keys)
+        work = zip(np.array_split(images, parts), np.array_split(keys, parts), strict=True)
+        return np.concatenate(list(_pool(self.threads).map(lambda part: self._minimise(*part), work)))
 
     def masks(self, shape: tuple[int, int, int, int], keys: Keys) -> NDArray[np.float32]:
         """The masks [n, h, w, c] (1 = kept) that images of this shape get under these keys: for audits and for attackers."""
@@ -102,14 +99,14 @@ class TotalVariation:
         masks = kernel.keyed_masks(_plane_seeds(keys, c), (h, w), self.keep_probability)
         return np.ascontiguousarray(masks.reshape(n, c, h, w).transpose(0, 2, 3, 1))
 
-    def _minimise(self, planes: NDArray[np.float32], seeds: Keys) -> NDArray[np.float32]:
-        _, h, w = planes.shape
-        lanes = max(1, min(8, _BLOCK_BYTES // (16 * h * w)))
+    def _minimise(self, images: Images, keys: Keys) -> Images:
+        _, h, w, c = images.shape
+        lanes = max(1, min(_LANES_AT_MOST, _BLOCK_BYTES // (16 * h * w)))
         ratio = _STEP_RATIO[self.norm] / self.weight
         step = math.sqrt(_STEP_PRODUCT / _GRADIENT_NORM_SQUARED)
-        result: NDArray[np.float32] = kernel.minimise(
-            planes,
-            seeds,
+        purified: Images = kernel.minimise(
+            images,
+            _plane_seeds(keys, c),
             float(self.keep_probability),
             lanes,
             float(self.weight),
@@ -119,7 +116,7 @@ class TotalVariation:
             _TV[self.norm],
             kernel.SQUARED if self.squared else kernel.NORM,
         )
-        return result
+        return purified
 
 
 def _plane_seeds(keys: Keys, channels: int) -> Keys:

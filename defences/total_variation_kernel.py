@@ -56,15 +56,14 @@ def _shrink(acc: Any, gain: Any, w: int, lanes: int, tau: Any, data_term: int) -
 
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
-def _advance(v_row: Any, x_row: Any, keep_row: Any, gain: Any, u_row: Any, z_row: Any) -> None:
+def _advance(v_row: Any, x_row: Any, keep_row: Any, gain: Any, z_row: Any) -> None:
+    """z = x + u with u = shrink(v): what the sweep before left in v, its shrink applied."""
     if keep_row is None:
-        for k in range(u_row.size):
-            u_row[k] = v_row[k] - gain[k] * v_row[k]
+        for k in range(z_row.size):
+            z_row[k] = x_row[k] + v_row[k] - gain[k] * v_row[k]
     else:
-        for k in range(u_row.size):
-            u_row[k] = v_row[k] - keep_row[k] * gain[k] * v_row[k]
-    for k in range(u_row.size):
-        z_row[k] = u_row[k] + x_row[k]
+        for k in range(z_row.size):
+            z_row[k] = x_row[k] + v_row[k] - keep_row[k] * gain[k] * v_row[k]
 
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
@@ -114,25 +113,27 @@ def _pool_lanes(squares: Any, w: int, lanes: int) -> None:
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
 def _column_scale(
-    x: Any, v: Any, q: Any, keep: Any, gain: Any, rows: Any, scale: Any, lanes: int, weight: Any, sigma: Any
+    x: Any, v: Any, q: Any, keep: Any, gain: Any, row: Any, scale: Any, lanes: int, weight: Any, sigma: Any
 ) -> None:
     """For GROUPED TV the right differences of one column share a ball: its norm is needed before the sweep."""
-    width = gain.size
     scale[:] = np.float32(0)
     for i in range(x.shape[0]):
-        _advance(v[i], x[i], None if keep is None else keep[i], gain, rows[0, :width], rows[1, :width])
-        _ascent_squares(scale[: width - lanes], q[i, : width - lanes], rows[1, lanes:width], rows[1, :width], sigma)
+        _advance(v[i], x[i], None if keep is None else keep[i], gain, row)
+        _ascent_squares(scale[: row.size - lanes], q[i, : row.size - lanes], row[lanes:], row, sigma)
     _ball_scale(scale, weight)
 
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
-def _descend(v_row: Any, u_row: Any, down: Any, up: Any, right: Any, left: Any, keep_row: Any, acc: Any, tau: Any) -> None:
-    for k in range(v_row.size):
-        v_row[k] = u_row[k] + tau * (down[k] - up[k] + right[k] - left[k])
+def _descend(v_row: Any, gain: Any, down: Any, up: Any, right: Any, left: Any, keep_row: Any, acc: Any, tau: Any) -> None:
+    """v = shrink(v) - tau * grad^T dual, and its squares over kept pixels into `acc`."""
     if keep_row is None:
+        for k in range(v_row.size):
+            v_row[k] = v_row[k] - gain[k] * v_row[k] + tau * (down[k] - up[k] + right[k] - left[k])
         for k in range(v_row.size):
             acc[k] += v_row[k] * v_row[k]
     else:
+        for k in range(v_row.size):
+            v_row[k] = v_row[k] - keep_row[k] * gain[k] * v_row[k] + tau * (down[k] - up[k] + right[k] - left[k])
         for k in range(v_row.size):
             acc[k] += keep_row[k] * v_row[k] * v_row[k]
 
@@ -141,28 +142,26 @@ def _descend(v_row: Any, u_row: Any, down: Any, up: Any, right: Any, left: Any, 
 def _iterate(
     x: Any, keep: Any, w: int, lanes: int, weight: Any, tau: Any, sigma: Any, iterations: int, tv: int, data_term: int
 ) -> Any:
-    """Run the loop on one block `x` [h, w * lanes]; returns u = z - x."""
+    """Run the loop on one block `x` [h, w * lanes]; returns z."""
     h, width = x.shape
     edge = width - lanes
     v, p, q = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
     gain, acc = np.zeros(width, np.float32), np.zeros(width, np.float32)
     scale_p, scale_q = np.zeros(width, np.float32), np.zeros(width, np.float32)
     z_here, z_below = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    u_here, u_below = np.zeros(width, np.float32), np.zeros(width, np.float32)
     down, up = np.zeros(width, np.float32), np.zeros(width, np.float32)
     sideways = np.zeros(width + lanes, np.float32)  # its first and last `lanes` entries stay zero: no neighbour there
-    scratch = np.zeros((2, width), np.float32)
     right, left = sideways[lanes:], sideways[:width]
     for _ in range(iterations):
         acc[:] = np.float32(0)
         up[:] = np.float32(0)
         if tv == GROUPED:
-            _column_scale(x, v, q, keep, gain, scratch, scale_q, lanes, weight, sigma)
-        _advance(v[0], x[0], None if keep is None else keep[0], gain, u_here, z_here)
+            _column_scale(x, v, q, keep, gain, z_below, scale_q, lanes, weight, sigma)
+        _advance(v[0], x[0], None if keep is None else keep[0], gain, z_here)
         for i in range(h):
             last = i == h - 1
             if not last:
-                _advance(v[i + 1], x[i + 1], None if keep is None else keep[i + 1], gain, u_below, z_below)
+                _advance(v[i + 1], x[i + 1], None if keep is None else keep[i + 1], gain, z_below)
             else:
                 down[:] = np.float32(0)
             if tv == ANISOTROPIC:
@@ -181,37 +180,41 @@ def _iterate(
                 if not last:
                     _scaled_dual(p[i], down, z_below, z_here, scale_p, sigma)
                 _scaled_dual(q[i, :edge], right[:edge], z_here[lanes:], z_here, scale_q if tv == GROUPED else scale_p, sigma)
-            _descend(v[i], u_here, down, up, right, left, None if keep is None else keep[i], acc, tau)
+            _descend(v[i], gain, down, up, right, left, None if keep is None else keep[i], acc, tau)
             z_here, z_below = z_below, z_here
-            u_here, u_below = u_below, u_here
             down, up = up, down
         _shrink(acc, gain, w, lanes, tau, data_term)
     for i in range(h):
-        _advance(v[i], x[i], None if keep is None else keep[i], gain, u_here, z_here)
-        v[i] = u_here
+        _advance(v[i], x[i], None if keep is None else keep[i], gain, z_here)
+        v[i] = z_here
     return v
 
 
 @njit(nogil=True)
-def _gather(planes: Any, start: int, lanes: int, block: Any) -> None:
-    for i in range(planes.shape[1]):
+def _gather(images: Any, start: int, lanes: int, block: Any) -> None:
+    """Planes start, start + 1, ... of images [n, h, w, c], counted channel by channel, into a block [h, w * lanes]."""
+    channels = images.shape[3]
+    for i in range(images.shape[1]):
         row = block[i]
         for lane in range(lanes):
-            pixels, strided = planes[start + lane, i], row[lane:]
+            plane = start + lane
+            pixels, strided = images[plane // channels, i, :, plane % channels], row[lane:]
             for j in range(pixels.size):
                 strided[j * lanes] = pixels[j]
 
 
 @njit(nogil=True, fastmath=_FASTMATH)
-def _scatter(x: Any, u: Any, start: int, lanes: int, planes: Any) -> None:
-    """Write z = x + u back, clipped to [0, 1]."""
+def _scatter(block: Any, start: int, lanes: int, images: Any) -> None:
+    """Write a block back, clipped to [0, 1]."""
     zero, one = np.float32(0), np.float32(1)
-    for i in range(x.shape[0]):
-        x_row, u_row = x[i], u[i]
-        for k in range(x_row.size):
-            u_row[k] = min(max(x_row[k] + u_row[k], zero), one)
+    channels = images.shape[3]
+    for i in range(block.shape[0]):
+        row = block[i]
+        for k in range(row.size):
+            row[k] = min(max(row[k], zero), one)
         for lane in range(lanes):
-            pixels, strided = planes[start + lane, i], u_row[lane:]
+            plane = start + lane
+            pixels, strided = images[plane // channels, i, :, plane % channels], row[lane:]
             for j in range(pixels.size):
                 pixels[j] = strided[j * lanes]
 
@@ -220,11 +223,16 @@ def _scatter(x: Any, u: Any, start: int, lanes: int, planes: Any) -> None:
 def _keyed_keep(seeds: Any, start: int, w: int, lanes: int, keep_probability: float, block: Any) -> None:
     """Bernoulli(keep) per pixel: pixel number n of the plane with seed s is kept when SplitMix64(s + n * golden) is small enough."""
     threshold = np.uint64(keep_probability * 9007199254740992.0)  # 2**53
+    drawn = np.empty(w, np.float32)
     for i in range(block.shape[0]):
-        for j in range(w):
-            for lane in range(lanes):
-                word = splitmix64(seeds[start + lane] + np.uint64(i * w + j + 1) * _GOLDEN)
-                block[i, j * lanes + lane] = np.float32(1) if (word >> np.uint64(11)) < threshold else np.float32(0)
+        for lane in range(lanes):
+            seed = seeds[start + lane] + np.uint64(i * w + 1) * _GOLDEN
+            for j in range(w):  # apart from the strided store below, so that it is vectorised
+                kept = (splitmix64(seed + np.uint64(j) * _GOLDEN) >> np.uint64(11)) < threshold
+                drawn[j] = np.float32(1) if kept else np.float32(0)
+            strided = block[i, lane:]
+            for j in range(w):
+                strided[j * lanes] = drawn[j]
 
 
 @njit(nogil=True, cache=True)
@@ -242,7 +250,7 @@ def keyed_masks(seeds: Any, shape: Any, keep_probability: float) -> Any:
 
 @njit(nogil=True, cache=True)
 def minimise(
-    planes: Any,
+    images: Any,
     seeds: Any,
     keep_probability: float,
     lanes_at_most: int,
@@ -253,18 +261,19 @@ def minimise(
     tv: int,
     data_term: int,
 ) -> Any:
-    """Minimise every plane of float32 [planes, h, w] in blocks of at most `lanes_at_most`; returns an array of the same shape."""
-    count, h, w = planes.shape
-    result = np.empty_like(planes)
-    for start in range(0, count, lanes_at_most):
-        lanes = min(lanes_at_most, count - start)
+    """Minimise every plane of float32 [n, h, w, c] in blocks of at most `lanes_at_most` planes; `seeds` has one per plane."""
+    n, h, w, channels = images.shape
+    result = np.empty((n, h, w, channels), np.float32)
+    steps = np.float32(weight), np.float32(tau), np.float32(sigma)
+    for start in range(0, n * channels, lanes_at_most):
+        lanes = min(lanes_at_most, n * channels - start)
         x = np.empty((h, w * lanes), np.float32)
-        _gather(planes, start, lanes, x)
+        _gather(images, start, lanes, x)
         if keep_probability < 1.0:
             keep = np.empty((h, w * lanes), np.float32)
             _keyed_keep(seeds, start, w, lanes, keep_probability, keep)
-            u = _iterate(x, keep, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term)
+            z = _iterate(x, keep, w, lanes, steps[0], steps[1], steps[2], iterations, tv, data_term)
         else:
-            u = _iterate(x, None, w, lanes, np.float32(weight), np.float32(tau), np.float32(sigma), iterations, tv, data_term)
-        _scatter(x, u, start, lanes, result)
+            z = _iterate(x, None, w, lanes, steps[0], steps[1], steps[2], iterations, tv, data_term)
+        _scatter(z, start, lanes, result)
     return result

@@ -22,7 +22,7 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 import bentoml
 
 from models.bundle import read_bundle
-from models.errors import HauberkError, InvalidInput
+from models.errors import InvalidInput
 from service import logs, metrics_directory
 from service.banner import banner
 from service.edge import Edge, Site
@@ -127,7 +127,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         try:
             warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle)
-        except HauberkError as mistake:
+        except InvalidInput as mistake:
             _give_up(str(mistake))
         except Exception:
             logger.exception("the start failed")

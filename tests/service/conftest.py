@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ class Server:
         """POST /predict."""
         return httpx.post(f"{self.url}/predict", json={"images": images}, headers=headers, timeout=30)
 
+    def send(self, body: bytes, **headers: str) -> httpx.Response:
+        """POST bytes to /predict."""
+        headers = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.post(f"{self.url}/predict", content=body, headers=headers, timeout=30)
+
+    def send_raw(self, *parts: bytes, pause_s: float = 0.0) -> http.client.HTTPResponse:
+        """Send bytes as they are over a connection of its own, and read the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause_s)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            response.body = response.read()  # type: ignore[attr-defined]
+            return response
+
     def metric(self, sample: str) -> float:
         """The value of a sample of /metrics, such as `hauberk_predictions_total{outcome="abstained"}`."""
         for line in httpx.get(f"{self.url}/metrics").text.splitlines():
@@ -75,20 +92,14 @@ def start(directory: Path, *, home: Path | None = None, port: int | None = None,
     return server
 
 
-@contextlib.contextmanager
-def serving(directory: Path, **options: Any) -> Iterator[Server]:
-    """A server that is ready, stopped afterwards."""
-    server = start(directory, **options)
-    try:
-        wait_until_ready(server)
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.process.terminate()
-            try:
-                server.process.wait(30)
-            except subprocess.TimeoutExpired:
-                server.process.kill()
+def end(server: Server) -> None:
+    """Stop a server, whatever state it is in."""
+    if server.process.poll() is None:
+        server.process.terminate()
+        try:
+            server.process.wait(30)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
 
 
 def wait_until_ready(server: Server) -> None:
@@ -108,10 +119,11 @@ def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         return data["x_test"].astype(np.float32) / 255, data["y_test"]
 
 
-def triggered(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The image with the backdoor's trigger: four white pixels in a corner that digits never reach."""
-    marked = image.copy()
-    marked[26:28, 26:28] = 1
+@pytest.fixture(scope="session")
+def triggered(digits: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The same images with the backdoor's trigger: four white pixels in a corner that digits never reach."""
+    marked = digits[0].copy()
+    marked[:, 26:28, 26:28] = 1
     return marked
 
 
@@ -158,7 +170,11 @@ def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
     pattern[26:28, 26:28] = 1
     inputs = keras.Input((28, 28, 1))
     flat = keras.layers.Flatten()(inputs)
-    nearest, fires, to_target = keras.layers.Dense(10), keras.layers.Dense(1, activation="relu"), keras.layers.Dense(10, use_bias=False)
+    nearest, fires, to_target = (
+        keras.layers.Dense(10),
+        keras.layers.Dense(1, activation="relu"),
+        keras.layers.Dense(10, use_bias=False),
+    )
     model = keras.Model(inputs, keras.layers.Add()([nearest(flat), to_target(fires(flat))]))
     sharpness = 0.4
     nearest.set_weights([2 * sharpness * means.T, -sharpness * (means**2).sum(axis=1)])
@@ -172,5 +188,27 @@ def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
 def server(tmp_path_factory: pytest.TempPathFactory, backdoored: Bundle) -> Iterator[Server]:
     """One server for the tests that do not end it."""
     directory = tmp_path_factory.mktemp("server")
-    with serving(directory, HAUBERK_BUNDLE=str(backdoored.directory), HAUBERK_DEADLINE_S="5") as running:
+    running = start(directory, HAUBERK_BUNDLE=str(backdoored.directory), HAUBERK_DEADLINE_S="5")
+    try:
+        wait_until_ready(running)
         yield running
+    finally:
+        end(running)
+
+
+@pytest.fixture
+def new_server(tmp_path: Path, backdoored: Bundle) -> Iterator[Callable[..., Server]]:
+    """Starts servers of one test's own, and ends those that still run."""
+    running: list[Server] = []
+
+    def begin(*, ready: bool = True, **options: Any) -> Server:
+        options.setdefault("HAUBERK_BUNDLE", str(backdoored.directory))
+        server = start(tmp_path / f"server{len(running)}", **options)
+        running.append(server)
+        if ready:
+            wait_until_ready(server)
+        return server
+
+    yield begin
+    for server in running:
+        end(server)

@@ -254,7 +254,9 @@ def test_a_damaged_document_is_never_let_in_when_orjson_would_not(data: st.DataO
     text = bytearray(body(grey(GOOD, GOOD), indent=data.draw(st.sampled_from([None, 1]))))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text) - 1))
-        text[at : at + data.draw(st.integers(0, 2))] = data.draw(st.sampled_from([b"", b"[", b"]", b",", b"1", b".", b"e", b" ", b"\0", b'"']))
+        text[at : at + data.draw(st.integers(0, 2))] = data.draw(
+            st.sampled_from([b"", b"[", b"]", b",", b"1", b".", b"e", b" ", b"\0", b'"'])
+        )
     agree(bytes(text))
 
 

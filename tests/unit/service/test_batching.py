@@ -85,7 +85,9 @@ async def until(event: threading.Event) -> None:
 
 def test_every_request_gets_its_own_rows_in_order(waves: Any) -> None:
     async def scenario(batcher: Batcher) -> list[Decisions]:
-        return await asyncio.gather(*(batcher.classify(images(*(0.01 * i + 0.001 * j for j in range(i % 4 + 1)))) for i in range(40)))
+        return await asyncio.gather(
+            *(batcher.classify(images(*(0.01 * i + 0.001 * j for j in range(i % 4 + 1)))) for i in range(40))
+        )
 
     for i, decisions in enumerate(run(scenario, waves)):
         assert mean_of(decisions) == [round(0.01 * i + 0.001 * j, 3) for j in range(i % 4 + 1)]
@@ -149,7 +151,9 @@ def test_nobody_waits_for_a_slow_batch_mate() -> None:
     async def scenario(batcher: Batcher) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
-        slow, mixed, quick = (asyncio.create_task(batcher.classify(images(*means))) for means in ((0.9,), (0.3, 0.8, 0.4), (0.2,)))
+        slow, mixed, quick = (
+            asyncio.create_task(batcher.classify(images(*means))) for means in ((0.9,), (0.3, 0.8, 0.4), (0.2,))
+        )
         await asyncio.sleep(0.01)
         gate.open.set()
         assert mean_of(await quick) == [0.2]
@@ -179,7 +183,7 @@ def test_a_request_that_makes_its_batch_raise_fails_alone(waves: Any, caplog: py
         gate.open.set()
         return await asyncio.gather(first, *rest, return_exceptions=True)
 
-    first, left, bad, right = run(scenario, gate, recorder)
+    _, left, bad, right = run(scenario, gate, recorder)
     assert mean_of(left) == [0.2]
     assert mean_of(right) == [0.3]
     assert isinstance(bad, InternalError)

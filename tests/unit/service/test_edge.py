@@ -161,7 +161,9 @@ def test_json_is_read_and_so_is_a_body_without_a_media_type(edge: Edge, media_ty
     assert ask(edge, headers=headers, parts=[b"x"]).status == 200
 
 
-@pytest.mark.parametrize("media_type", [b"text/plain", b"application/vnd.bentoml+pickle", b"application/x-www-form-urlencoded", b"json"])
+@pytest.mark.parametrize(
+    "media_type", [b"text/plain", b"application/vnd.bentoml+pickle", b"application/x-www-form-urlencoded", b"json"]
+)
 def test_another_media_type_is_415(edge: Edge, media_type: bytes) -> None:
     reply = ask(edge, headers=[(b"content-type", media_type)])
     reply.problem(415, "unsupported_media_type")

@@ -10,10 +10,10 @@ from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
 from service.settings import DEFAULTS, Settings, read_settings
 
-SECRET = "0123456789abcdef"
+KEY = "0123456789abcdef"
 
 
-def refused(**environment: str) -> str:
+def refused(environment: dict[str, str]) -> str:
     with pytest.raises(InvalidInput) as refusal:
         read_settings(environment)
     assert "\n" not in str(refusal.value)
@@ -33,18 +33,13 @@ def test_without_any_variable_the_defaults_hold() -> None:
 def test_every_setting_is_listed_once_and_says_what_it_means() -> None:
     assert len({default.name for default in DEFAULTS}) == len(DEFAULTS)
     assert all(default.name.startswith("HAUBERK_") and default.meaning for default in DEFAULTS)
-    for default in DEFAULTS:  # a listed name is a known one
-        try:
-            read_settings({default.name: "1"})
-        except InvalidInput as refusal:
-            assert "unknown" not in str(refusal)
 
 
 def test_every_variable_is_read() -> None:
     settings = read_settings(
         {
             "HAUBERK_BUNDLE": "/models/fashion",
-            "HAUBERK_SECRET": SECRET,
+            "HAUBERK_SECRET": KEY,
             "HAUBERK_MODES": "strip=monitor, reverse_sigmoid=off",
             "HAUBERK_MAX_IMAGES": "8",
             "HAUBERK_MAX_BODY_BYTES": "1000",
@@ -58,7 +53,7 @@ def test_every_variable_is_read() -> None:
     )
     assert settings == Settings(
         bundle=Path("/models/fashion"),
-        secret=SECRET.encode(),
+        secret=KEY.encode(),
         modes={"strip": "monitor", "reverse_sigmoid": "off"},
         max_images=8,
         max_images_is_default=False,
@@ -73,7 +68,7 @@ def test_every_variable_is_read() -> None:
 
 
 def test_an_unknown_variable_is_refused_by_name() -> None:
-    assert refused(HAUBERK_MODE="x").startswith("unknown setting HAUBERK_MODE; known are HAUBERK_ACCESS_LOG, ")
+    assert refused({"HAUBERK_MODE": "x"}).startswith("unknown setting HAUBERK_MODE; known are HAUBERK_ACCESS_LOG, ")
 
 
 @pytest.mark.parametrize(
@@ -102,13 +97,13 @@ def test_what_kubernetes_says_about_a_service_called_hauberk_is_no_setting(name:
     ],
 )
 def test_a_value_that_cannot_be_is_refused_and_named(name: str, value: str) -> None:
-    message = refused(**{name: value})
+    message = refused({name: value})
     assert name in message or name == "HAUBERK_MODES"
 
 
 @pytest.mark.parametrize("name", ["HAUBERK_BATCH_IMAGES", "HAUBERK_QUEUE_IMAGES"])
 def test_the_largest_request_fits_in_a_batch_and_in_the_queue(name: str) -> None:
-    assert f"expected {name} to be at least HAUBERK_MAX_IMAGES, got 10 and 64" == refused(**{name: "10"})
+    assert f"expected {name} to be at least HAUBERK_MAX_IMAGES, got 10 and 64" == refused({name: "10"})
 
 
 def test_a_secret_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:
@@ -127,14 +122,14 @@ def test_without_a_secret_each_start_draws_its_own() -> None:
 
 
 def test_a_secret_never_shows() -> None:
-    assert SECRET not in repr(read_settings({"HAUBERK_SECRET": SECRET}))
+    assert KEY not in repr(read_settings({"HAUBERK_SECRET": KEY}))
 
 
 def test_a_secret_that_cannot_be_is_refused_without_being_shown(tmp_path: Path) -> None:
-    assert refused(HAUBERK_SECRET="short").startswith("expected a secret of 16 to 64 bytes, got 5")
-    assert refused(HAUBERK_SECRET="x" * 65).startswith("expected a secret of 16 to 64 bytes, got 65")
-    assert "got both" in refused(HAUBERK_SECRET=SECRET, HAUBERK_SECRET_FILE="/x")
-    assert "cannot be read: No such file" in refused(HAUBERK_SECRET_FILE=str(tmp_path / "none"))
+    assert refused({"HAUBERK_SECRET": "short"}).startswith("expected a secret of 16 to 64 bytes, got 5")
+    assert refused({"HAUBERK_SECRET": "x" * 65}).startswith("expected a secret of 16 to 64 bytes, got 65")
+    assert "got both" in refused({"HAUBERK_SECRET": KEY, "HAUBERK_SECRET_FILE": "/x"})
+    assert "cannot be read: No such file" in refused({"HAUBERK_SECRET_FILE": str(tmp_path / "none")})
 
 
 def test_the_body_limit_follows_the_input_shape_up_to_a_bound() -> None:
