@@ -35,7 +35,7 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED) ## measure against ART, about 30 minutes; writes docs/benchmarks.md
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -W ignore -m benchmarks
 
 bundle: $(INSTALLED) ## train and calibrate the bundled MNIST classifier again
 	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist.keras

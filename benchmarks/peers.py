@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from models.classifier import Images
 from models.keras_classifier import KerasClassifier, import_tensorflow
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # ART draws bars for everything
 logging.getLogger("art").setLevel(logging.ERROR)
 
 

@@ -59,10 +59,13 @@ class ReverseSigmoid:
 
     def obscure(self, probabilities: Probabilities) -> tuple[Probabilities, NDArray[np.bool_]]:
         """The obscured rows, and which rows [n] the argmax guard had to act on."""
-        if probabilities.shape[1] == 1:
-            both, guarded = self.obscure(np.concatenate([1 - probabilities, probabilities], axis=1))
-            return both[:, 1:], guarded
         y = probabilities.astype(np.float64)
+        if y.shape[1] > 1:
+            return self._obscure(y)
+        both, guarded = self._obscure(np.concatenate([1 - y, y], axis=1))
+        return both[:, 1:], guarded
+
+    def _obscure(self, y: NDArray[np.float64]) -> tuple[Probabilities, NDArray[np.bool_]]:
         answered = y.sum(axis=1) > 0
         perturbation = self._perturbation(y)
         share = _largest_share(y, perturbation)
@@ -70,16 +73,16 @@ class ReverseSigmoid:
         obscured /= np.where(answered, obscured.sum(axis=1), 1.0)[:, None]
         result = obscured.astype(np.float32)
         # float32 can merge a lead that float64 still saw: such a row goes out as it came in.
-        merged = result.argmax(axis=1) != probabilities.argmax(axis=1)
+        merged = result.argmax(axis=1) != y.argmax(axis=1)
         kept = merged | ~answered
-        result[kept] = probabilities[kept]
+        result[kept] = y[kept]
         return result, ((share < 1) | merged) & answered
 
     def _perturbation(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         beta = self.beta * min(1.0, _REFERENCE_LOSERS / (y.shape[1] - 1))
         safe = np.clip(y, _TINY, 1 - _TINY)
         logit = np.log(safe) - np.log1p(-safe)
-        perturbation: NDArray[np.float64] = beta * (1 / (1 + np.exp(-self.gamma * logit)) - 0.5)
+        perturbation: NDArray[np.float64] = beta * np.tanh(0.5 * self.gamma * logit) / 2  # sigmoid(x) - 1/2, without overflow
         return perturbation
 
 

@@ -37,7 +37,7 @@ _OPEN, _CLOSE, _BEGIN, _END = 91, 93, 123, 125
 _UPPER_E, _LOWER_E = 69, 101
 
 
-@njit(nogil=True, forceinline=True)
+@njit(forceinline=True)
 def _skip(text: Any, at: Any) -> Any:
     """The place of the next byte that is not white space; `text` ends in a byte that is none."""
     while text[at] <= _SPACE and (text[at] == _SPACE or text[at] == _LF or text[at] == _CR or text[at] == _TAB):
@@ -45,7 +45,7 @@ def _skip(text: Any, at: Any) -> Any:
     return at
 
 
-@njit(nogil=True, forceinline=True)
+@njit(forceinline=True)
 def _past_key(text: Any) -> Any:
     """The place after `{"images":`, or UNUSUAL."""
     at = _skip(text, 0)
@@ -61,7 +61,7 @@ def _past_key(text: Any) -> Any:
     return _skip(text, at + 1) if text[at] == _COLON else UNUSUAL
 
 
-@njit(nogil=True, forceinline=True)
+@njit(forceinline=True)
 def _exponent(text: Any, at: Any) -> Any:
     """(value, place after it) of what follows an `e`; the place is UNUSUAL when it is no short number."""
     negative = text[at] == _MINUS
@@ -74,7 +74,7 @@ def _exponent(text: Any, at: Any) -> Any:
     return (-value if negative else value), (at if 0 < at - start < 4 else UNUSUAL)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(forceinline=True)
 def _quotient(mantissa: Any, power: Any) -> Any:
     """mantissa / 10^power in [0, 1] as float32, or -1 when that is not certain to be what correct rounding gives, or outside."""
     unusual = np.float32(-1)
@@ -95,7 +95,7 @@ def _quotient(mantissa: Any, power: Any) -> Any:
     return np.float32(value)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(forceinline=True)
 def _number(text: Any, at: Any) -> Any:
     """(value in [0, 1] as float32, place after it) of the number at `at`; the place is UNUSUAL when it is none, or not plain."""
     mantissa, start, power = np.uint64(0), at, 0
@@ -126,7 +126,7 @@ def _number(text: Any, at: Any) -> Any:
     return value, (at if value >= 0 else UNUSUAL)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(forceinline=True)
 def _brackets(text: Any, at: Any) -> Any:
     """How deep the array that starts at `at` goes before its first number: at most 5 are counted."""
     depth = 0
@@ -136,15 +136,28 @@ def _brackets(text: Any, at: Any) -> Any:
     return depth
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
 def parse(text: Any, shape: Any, images: Any) -> int:
     """Read `text` into `images`; returns how many there are, or UNUSUAL.
+
+    Holds the interpreter: for a short document, giving it away and waiting to get it back takes longer than reading.
 
     Args:
         text: uint8 [bytes], the document followed by one NUL, which no rule of the grammar takes: no loop runs past the end.
         shape: (h, w, c) of an image; where c is 1 the innermost brackets may be missing.
         images: float32 [most, h * w * c], to write to.
     """
+    return _parse(text, shape, images)
+
+
+@njit(nogil=True, cache=True)
+def parse_aside(text: Any, shape: Any, images: Any) -> int:
+    """`parse` for a long document: other threads go on meanwhile."""
+    return _parse(text, shape, images)
+
+
+@njit(forceinline=True)
+def _parse(text: Any, shape: Any, images: Any) -> int:
     h, w, c = shape
     at = _past_key(text)
     if at == UNUSUAL:

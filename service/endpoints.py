@@ -14,7 +14,7 @@ import orjson
 from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
-from service.admission import Admission
+from service.admission import SHORT_BYTES, Admission
 from service.batching import Batcher
 from service.edge import Exchange, Route, pass_on
 from service.errors import NotFound, NotReady, Stopping
@@ -24,8 +24,6 @@ from service.openapi import document
 from service.wire import JSON, Wire
 
 TEXT = b"text/plain; charset=utf-8"
-# Reading this many bytes of JSON takes less than handing them to another thread and back.
-_INLINE_BYTES = 1 << 18
 
 
 @dataclass
@@ -119,7 +117,7 @@ class Endpoints:
         return self.batcher
 
     async def _read(self, read: Callable[[bytes], Images], body: bytes) -> Images:
-        if len(body) <= _INLINE_BYTES:
+        if len(body) <= SHORT_BYTES:
             return read(body)
         return await asyncio.get_running_loop().run_in_executor(self._reader, read, body)
 

@@ -126,6 +126,7 @@ class Gateway:
 
         loop = asyncio.get_running_loop()
         try:
+            await loop.run_in_executor(None, self.endpoints.admission.warm_up)
             warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle)
         except InvalidInput as mistake:
             _give_up(str(mistake))

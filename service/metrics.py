@@ -70,6 +70,7 @@ class Metrics:
     ) -> None:
         self._registry = registry
         self._waiting: Callable[[], int] = lambda: 0
+        self._detectors: dict[tuple[str, str], Counter] = {}
         self._requests_metrics(registry)
         self._images_metrics(registry, labels)
         self._work_metrics(registry)
@@ -143,8 +144,7 @@ class Metrics:
 
     def show_detectors(self, detectors: Iterable[tuple[str, str]]) -> None:
         """Show these detectors, (name, mode), at zero before they first refuse something."""
-        for name, mode in detectors:
-            self._abstentions.labels(name, mode)
+        self._detectors |= {(name, mode): self._abstentions.labels(name, mode) for name, mode in detectors}
 
     def began(self) -> None:
         """A request begins."""
@@ -188,7 +188,7 @@ class Metrics:
             self._detected(detection)
 
     def _detected(self, detection: Detection) -> None:
-        self._abstentions.labels(detection.name, detection.mode).inc(int(np.count_nonzero(detection.abstained)))
+        self._detectors[detection.name, detection.mode].inc(int(np.count_nonzero(detection.abstained)))
         if detection.name == "strip":
             for overlays, entropy in zip(detection.overlays.tolist(), detection.entropy_bits.tolist(), strict=True):
                 self._overlays.observe(overlays)

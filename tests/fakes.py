@@ -17,7 +17,8 @@ Shape = tuple[int, int, int]
 def softmax(logits: NDArray[np.float64]) -> Probabilities:
     """Rows that sum to one, float32."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    rows: Probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 @dataclass
@@ -52,7 +53,7 @@ def linear(input_shape: Shape, classes: int, *, seed: int = 0, sharpness: float 
 
 def constant(row: list[float], input_shape: Shape) -> FakeClassifier:
     """The perfect backdoor: nothing changes its mind."""
-    return FakeClassifier(lambda images: np.tile(np.float32(row), (len(images), 1)), input_shape, len(row))
+    return FakeClassifier(lambda images: np.tile(np.array(row, np.float32), (len(images), 1)), input_shape, len(row))
 
 
 def noise(n: int, shape: Shape, seed: int) -> Images:

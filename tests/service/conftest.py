@@ -185,10 +185,16 @@ def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, backdoored: Bundle) -> Iterator[Server]:
+def key() -> str:
+    """What keys the session's server."""
+    return "0123456789abcdef" * 2
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, backdoored: Bundle, key: str) -> Iterator[Server]:
     """One server for the tests that do not end it."""
     directory = tmp_path_factory.mktemp("server")
-    running = start(directory, HAUBERK_BUNDLE=str(backdoored.directory), HAUBERK_DEADLINE_S="5")
+    running = start(directory, HAUBERK_BUNDLE=str(backdoored.directory), HAUBERK_DEADLINE_S="5", HAUBERK_SECRET=key)
     try:
         wait_until_ready(running)
         yield running

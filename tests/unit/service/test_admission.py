@@ -163,6 +163,13 @@ def test_a_caller_in_the_same_process_cannot_bring_nan_in() -> None:
     assert refusal.value.code == "out_of_range"
 
 
+def test_warming_up_leaves_nothing_to_compile() -> None:
+    Admission(GREY, 4).warm_up()
+    Admission(COLOUR, 4).warm_up()
+    for parse in (kernel.parse, kernel.parse_aside):
+        assert len(parse.signatures) == 1
+
+
 def test_a_short_body_never_makes_a_large_array() -> None:
     images = Admission((224, 224, 3), 64)
     with pytest.raises(MalformedJson):
@@ -184,8 +191,11 @@ def slowly(text: bytes, shape: tuple[int, int, int], most: int) -> Any:
 
 def compiled(text: bytes, shape: tuple[int, int, int], most: int) -> Any:
     """What the compiled pass makes of it: images, or None when it leaves it to the slow path."""
-    images = np.full((most, int(np.prod(shape))), np.nan, np.float32)
-    count = kernel.parse(np.frombuffer(text + b"\0", np.uint8), shape, images)
+    images, aside = (np.full((most, int(np.prod(shape))), np.nan, np.float32) for _ in range(2))
+    document = np.frombuffer(text + b"\0", np.uint8)
+    count = kernel.parse(document, shape, images)
+    assert count == kernel.parse_aside(document, shape, aside)
+    assert np.array_equal(images, aside, equal_nan=True)
     return None if count == kernel.UNUSUAL else images[:count].reshape(count, *shape)
 
 

@@ -310,7 +310,7 @@ def test_the_edge_steps_in_front_of_the_application_that_contains_it(edge: Edge)
     inner = Edge(lifespan, site=Site())
     asyncio.run(inner({"type": "lifespan", "app": application}, None, None))  # type: ignore[arg-type]
     assert application.middleware_stack is inner
-    asyncio.run(inner({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(inner({"type": "lifespan"}, None, None))
     assert started == ["lifespan", "lifespan"]
 
 

@@ -43,7 +43,7 @@ def run(made: Endpoints, scenario: Callable[[Ask], Awaitable[Any]], waves: Any =
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "path": path,
             "method": "GET" if body is None else "POST",

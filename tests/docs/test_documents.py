@@ -1,0 +1,91 @@
+"""The documents say what the code does: settings, metrics, error codes, commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from defences.assembly import NAMES
+from service.errors import every_problem
+from service.metrics import Metrics
+from service.settings import DEFAULTS
+
+ROOT = Path(__file__).parents[2]
+OPERATING = (ROOT / "docs" / "settings.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("setting", DEFAULTS, ids=lambda setting: setting.name)
+def test_every_setting_is_documented_with_its_default(setting: object) -> None:
+    name, default, _ = setting  # type: ignore[misc]  # a NamedTuple of three texts
+    row = next(line for line in OPERATING.splitlines() if line.startswith(f"| `{name}` |"))
+    assert row.split("|")[2].strip() == default
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    documented = set(re.findall(r"^\| `(HAUBERK_\w+)`", OPERATING, re.MULTILINE))
+    assert documented == {setting.name for setting in DEFAULTS}
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry, labels=("a", "b"), build=("0", "m", "v"))
+    exported = set()
+    for family in registry.collect():
+        exported.add(family.name + ("_total" if family.type == "counter" else ""))
+    documented = set(re.findall(r"^\| `(hauberk_\w+)` \|", OPERATING, re.MULTILINE))
+    assert documented == exported
+
+
+def test_every_error_code_is_documented() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", OPERATING, re.MULTILINE)
+    documented = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert documented == {(problem.status, problem.code) for problem in every_problem()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_defence_has_a_page_that_says_what_beats_it(name: str) -> None:
+    page = (ROOT / "docs" / "defences" / f"{name}.md").read_text()
+    assert "**What beats it**" in page
+    assert "**What it costs**" in page
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_make_target_the_documents_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\bmake ([a-z-]+)[`\n]", document.read_text()):
+            assert target in targets, f"{document.name}: make {target}"
+
+
+def test_the_curl_of_the_readme_returns_the_answer_it_shows(bundled_server: str) -> None:
+    command = next(line for line in README.splitlines() if line.startswith("curl "))
+    here = command.replace("http://127.0.0.1:3000", bundled_server)
+    answer = json.loads(subprocess.run(here, shell=True, cwd=ROOT, check=True, capture_output=True, text=True).stdout)  # noqa: S602
+    shown = json.loads(README.split("```json\n")[1].split("```")[0])
+    for told in (answer, shown):
+        del told["request_id"]
+    assert answer.pop("predictions")[0]["label"] == shown.pop("predictions")[0]["label"]
+    assert answer == shown
+
+
+def test_the_python_of_the_readme_runs(bundled_server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = README.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:3000", bundled_server)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102  # our own README
+    assert "predictions" in capsys.readouterr().out
+
+
+def test_the_served_openapi_names_the_routes_the_documents_name(bundled_server: str) -> None:
+    documented = set(re.findall(r"`(?:GET|POST) (/[\w.]+)`", OPERATING))
+    assert set(httpx.get(f"{bundled_server}/docs.json").json()["paths"]) <= documented

@@ -1,0 +1,121 @@
+"""Laws of a classifier in any coat of defences."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from defences.defended_classifier import Decisions, DefendedClassifier, Step
+from defences.reverse_sigmoid import ReverseSigmoid
+from models.classifier import Classifier, Images
+from tests.fakes import Shape, linear
+from tests.property.strategies import cut, defended, images, seeds, shuffled, strip
+
+SHAPE: Shape = (5, 7, 3)
+
+
+def assert_same(found: Decisions, expected: Decisions) -> None:
+    np.testing.assert_array_equal(found.abstained, expected.abstained)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found.trace.purification_distance, expected.trace.purification_distance, atol=1e-4)
+    for one, other in zip(found.trace.detections, expected.trace.detections, strict=True):
+        np.testing.assert_array_equal(one.abstained, other.abstained)
+        np.testing.assert_array_equal(one.overlays, other.overlays)
+        np.testing.assert_allclose(one.entropy_bits, other.entropy_bits, atol=1e-5)
+
+
+def rows_of(decisions: Decisions, order: NDArray[np.int64]) -> Decisions:
+    trace = decisions.trace
+    distance = trace.purification_distance[order] if trace.purification_distance.size else trace.purification_distance
+    detections = tuple(
+        type(d)(d.name, d.mode, d.abstained[order], d.overlays[order], d.entropy_bits[order]) for d in trace.detections
+    )
+    return Decisions(
+        decisions.probabilities[order],
+        decisions.abstained[order],
+        decisions.labels[order],
+        type(trace)(trace.seconds, trace.model_calls, distance, detections),
+    )
+
+
+@given(coat=defended(), pictures=images(SHAPE))
+def test_a_row_is_answered_with_its_label_or_refused_with_zeros(coat: DefendedClassifier, pictures: Images) -> None:
+    found = coat.classify(pictures)
+    n = len(pictures)
+    assert found.probabilities.shape == (n, 4)
+    assert found.probabilities.dtype == np.float32
+    assert found.labels.dtype == np.int64
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), np.where(found.abstained, 0, 1), atol=1e-5)
+    np.testing.assert_array_equal(found.labels, np.where(found.abstained, -1, found.probabilities.argmax(axis=1)))
+
+
+@given(data=st.data(), coat=defended(), pictures=images(SHAPE))
+def test_what_an_image_gets_does_not_depend_on_its_batch_mates(
+    data: st.DataObject, coat: DefendedClassifier, pictures: Images
+) -> None:
+    together = coat.classify(pictures)
+    order = shuffled(len(pictures), data.draw(seeds))
+    assert_same(coat.classify(pictures[order]), rows_of(together, order))
+    at = data.draw(cut(len(pictures)))
+    for part in (slice(0, at), slice(at, None)):
+        rows = np.arange(len(pictures))[part]
+        alone = coat.classify(pictures[part])
+        if len(rows):
+            assert_same(alone, rows_of(together, rows))
+
+
+@given(coat=defended(), pictures=images(SHAPE))
+def test_waves_decide_every_image_once_and_as_classify_does(coat: DefendedClassifier, pictures: Images) -> None:
+    together = coat.classify(pictures)
+    seen: list[int] = []
+    calls = 0
+    for rows, decisions in coat.waves(pictures):
+        assert rows.size
+        assert_same(decisions, rows_of(together, rows))
+        seen += rows.tolist()
+        calls += decisions.trace.model_calls
+    assert sorted(seen) == list(range(len(pictures)))
+    assert calls == together.trace.model_calls <= len(pictures) * coat.calls_at_most
+
+
+@given(coat=defended(), pictures=images(SHAPE))
+def test_the_given_images_stay_as_they_are(coat: DefendedClassifier, pictures: Images) -> None:
+    writable = pictures.copy()
+    coat.classify(writable)
+    np.testing.assert_array_equal(writable, pictures)
+
+
+@given(coat=defended(), pictures=images(SHAPE))
+def test_a_coat_over_a_coat_is_a_classifier_too(coat: DefendedClassifier, pictures: Images) -> None:
+    assert isinstance(coat, Classifier)
+    outer = DefendedClassifier(coat, secret=b"outer")
+    np.testing.assert_array_equal(outer.predict(pictures), coat.predict(pictures))
+
+
+@given(coat=defended())
+def test_an_empty_batch_gets_empty_decisions(coat: DefendedClassifier) -> None:
+    found = coat.classify(np.empty((0, *SHAPE), np.float32))
+    assert found.probabilities.shape == (0, 4)
+    assert found.probabilities.dtype == np.float32
+    assert len(found.labels) == len(found.abstained) == 0
+    assert found.trace.model_calls == 0
+
+
+@given(pictures=images(SHAPE))
+def test_a_batch_may_be_refused_altogether(pictures: Images) -> None:
+    coat = DefendedClassifier(
+        linear(SHAPE, 4), detectors=[Step(strip(SHAPE, threshold=10.0))], postprocessors=[Step(ReverseSigmoid())]
+    )
+    found = coat.classify(pictures)
+    assert found.abstained.all()
+    np.testing.assert_array_equal(found.probabilities, np.zeros((len(pictures), 4)))
+    np.testing.assert_array_equal(found.labels, -1)
+
+
+@given(pictures=images(SHAPE), secrets=st.lists(st.binary(min_size=1, max_size=64), min_size=2, max_size=2, unique=True))
+def test_the_secret_decides_the_keys(pictures: Images, secrets: list[bytes]) -> None:
+    one, other = (DefendedClassifier(linear(SHAPE, 4), secret=secret).keys(pictures) for secret in secrets)
+    assert (one != other).all()

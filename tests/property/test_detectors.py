@@ -1,0 +1,98 @@
+"""Laws of everything that refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from defences.defended_classifier import Detector
+from defences.keyed import Keys
+from models.classifier import Classifier, Images
+from tests.fakes import Shape, constant, linear
+from tests.property.strategies import DETECTORS, cut, images, keys_for, seeds, shuffled, thresholds
+
+SHAPE: Shape = (5, 7, 3)
+CLASSIFIER = linear(SHAPE, 4, sharpness=2.0)
+NEVER, ALWAYS = -np.inf, 10.0
+
+
+def decisions(
+    detector: Detector, pictures: Images, keys: Keys, classifier: Classifier = CLASSIFIER
+) -> tuple[NDArray[np.float64], ...]:
+    """Run a detector to its end: per image whether it was refused, the mean entropy and the overlays seen, all as numbers."""
+    session = detector.begin(pictures, keys)
+    while session.undecided.size:
+        session.decide(classifier.predict(session.probe()))
+    return session.abstained.astype(np.float64), session.mean_entropy, session.overlays_seen.astype(np.float64)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@given(data=st.data(), pictures=images(SHAPE), threshold=thresholds)
+def test_the_decision_on_an_image_does_not_depend_on_its_batch_mates(
+    name: str, data: st.DataObject, pictures: Images, threshold: float
+) -> None:
+    detector, keys = DETECTORS[name](SHAPE, threshold), data.draw(keys_for(len(pictures)))
+    together = decisions(detector, pictures, keys)
+    at = data.draw(cut(len(pictures)))
+    parts = decisions(detector, pictures[:at], keys[:at]), decisions(detector, pictures[at:], keys[at:])
+    order = shuffled(len(pictures), data.draw(seeds))
+    reordered = decisions(detector, pictures[order], keys[order])
+    for whole, first, second, mixed in zip(together, *parts, reordered, strict=True):
+        np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
+        np.testing.assert_allclose(mixed, whole[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@given(data=st.data(), pictures=images(SHAPE), threshold=thresholds)
+def test_the_same_keys_give_the_same_decision(name: str, data: st.DataObject, pictures: Images, threshold: float) -> None:
+    detector, keys = DETECTORS[name](SHAPE, threshold), data.draw(keys_for(len(pictures)))
+    for first, second in zip(decisions(detector, pictures, keys), decisions(detector, pictures, keys), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@given(data=st.data(), pictures=images(SHAPE), threshold=thresholds)
+def test_probes_are_images_and_no_more_of_them_than_stated(
+    name: str, data: st.DataObject, pictures: Images, threshold: float
+) -> None:
+    detector, writable = DETECTORS[name](SHAPE, threshold), pictures.copy()
+    session = detector.begin(writable, data.draw(keys_for(len(pictures))))
+    calls = 0
+    while session.undecided.size:
+        probes = session.probe()
+        assert probes.dtype == np.float32
+        assert probes.shape[1:] == SHAPE
+        assert len(probes) % len(session.undecided) == 0
+        assert probes.min() >= 0
+        assert probes.max() <= 1
+        calls += len(probes)
+        session.decide(CLASSIFIER.predict(probes))
+    assert calls == session.overlays_seen.sum()
+    assert session.overlays_seen.max() <= detector.calls_at_most
+    np.testing.assert_array_equal(writable, pictures)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@given(data=st.data(), pictures=images(SHAPE))
+def test_a_prediction_that_nothing_changes_is_refused_at_every_threshold_from_zero(
+    name: str, data: st.DataObject, pictures: Images
+) -> None:
+    perfect = constant([0, 1, 0, 0], SHAPE)
+    keys = data.draw(keys_for(len(pictures)))
+    assert decisions(DETECTORS[name](SHAPE, 0.0), pictures, keys, perfect)[0].all()
+    assert not decisions(DETECTORS[name](SHAPE, NEVER), pictures, keys, perfect)[0].any()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@given(data=st.data(), pictures=images(SHAPE), low=thresholds, high=thresholds)
+def test_a_higher_threshold_refuses_whatever_a_lower_one_does(
+    name: str, data: st.DataObject, pictures: Images, low: float, high: float
+) -> None:
+    keys = data.draw(keys_for(len(pictures)))
+    low, high = sorted((low, high))
+    at_low, at_high = (decisions(DETECTORS[name](SHAPE, threshold), pictures, keys)[0] for threshold in (low, high))
+    assert (at_low <= at_high).all()
+    assert decisions(DETECTORS[name](SHAPE, ALWAYS), pictures, keys)[0].all()
