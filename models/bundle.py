@@ -104,7 +104,7 @@ def read_bundle(directory: Path) -> Bundle:
     digest, card = _read_card(directory)
     settings = _read_settings(directory / SETTINGS)
     try:
-        with np.load(directory / CALIBRATION, allow_pickle=False) as archive:
+        with (directory / CALIBRATION).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             calibration = {name: archive[name] for name in archive.files}
     except Exception as failure:  # a damaged archive makes its readers raise a dozen different things
         raise InvalidBundle(

@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise InvalidInput(f"expected a data file, got {path}, which does not exist")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as failure:  # a damaged archive makes the zip, deflate and npy readers raise a dozen different things
         raise InvalidInput(f"expected an .npz archive of plain arrays, but {path.name} cannot be read as one") from failure

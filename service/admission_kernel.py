@@ -136,28 +136,8 @@ def _brackets(text: Any, at: Any) -> Any:
     return depth
 
 
-@njit(cache=True)
-def parse(text: Any, shape: Any, images: Any) -> int:
-    """Read `text` into `images`; returns how many there are, or UNUSUAL.
-
-    Holds the interpreter: for a short document, giving it away and waiting to get it back takes longer than reading.
-
-    Args:
-        text: uint8 [bytes], the document followed by one NUL, which no rule of the grammar takes: no loop runs past the end.
-        shape: (h, w, c) of an image; where c is 1 the innermost brackets may be missing.
-        images: float32 [most, h * w * c], to write to.
-    """
-    return _parse(text, shape, images)
-
-
-@njit(nogil=True, cache=True)
-def parse_aside(text: Any, shape: Any, images: Any) -> int:
-    """`parse` for a long document: other threads go on meanwhile."""
-    return _parse(text, shape, images)
-
-
 @njit(forceinline=True)
-def _parse(text: Any, shape: Any, images: Any) -> int:
+def _parse(text: Any, shape: Any, images: Any) -> Any:
     h, w, c = shape
     at = _past_key(text)
     if at == UNUSUAL:
@@ -202,3 +182,23 @@ def _parse(text: Any, shape: Any, images: Any) -> int:
     if text[at] != _END:
         return UNUSUAL
     return counts[0] if _skip(text, at + 1) == text.size - 1 else UNUSUAL
+
+
+@njit(cache=True)
+def parse(text: Any, shape: Any, images: Any) -> Any:
+    """Read `text` into `images`; returns how many there are, or UNUSUAL.
+
+    Holds the interpreter: for a short document, giving it away and waiting to get it back takes longer than reading.
+
+    Args:
+        text: uint8 [bytes], the document followed by one NUL, which no rule of the grammar takes: no loop runs past the end.
+        shape: (h, w, c) of an image; where c is 1 the innermost brackets may be missing.
+        images: float32 [most, h * w * c], to write to.
+    """
+    return _parse(text, shape, images)
+
+
+@njit(nogil=True, cache=True)
+def parse_aside(text: Any, shape: Any, images: Any) -> Any:
+    """`parse` for a long document: other threads go on meanwhile."""
+    return _parse(text, shape, images)

@@ -71,7 +71,7 @@ class Batcher:
         self._carried: _Job | None = None
         # Each has one writer, the event loop and the worker: no lock is needed.
         self._submitted, self._taken = 0, 0
-        self._stopping = False
+        self._stopping = self._told_of_observer = False
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name="hauberk-worker", daemon=True)
         self._worker.start()
@@ -183,7 +183,9 @@ class Batcher:
         try:
             tell(*what)
         except Exception:
-            logger.exception("an observer failed")
+            if not self._told_of_observer:  # it will fail again and again: once is enough for the log
+                logger.exception("an observer failed")
+            self._told_of_observer = True
 
 
 class _Job:

@@ -188,7 +188,10 @@ class Metrics:
             self._detected(detection)
 
     def _detected(self, detection: Detection) -> None:
-        self._detectors[detection.name, detection.mode].inc(int(np.count_nonzero(detection.abstained)))
+        counter = self._detectors.get((detection.name, detection.mode)) or self._abstentions.labels(
+            detection.name, detection.mode
+        )
+        counter.inc(int(np.count_nonzero(detection.abstained)))
         if detection.name == "strip":
             for overlays, entropy in zip(detection.overlays.tolist(), detection.entropy_bits.tolist(), strict=True):
                 self._overlays.observe(overlays)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Decisions
 
 JSON = b"application/json"
 
+# BentoML drops the null of an optional list from its schema, and its client then fails to iterate over a null. A list of types it
+# leaves alone.
+NullableNumbers = Annotated[list[float] | None, WithJsonSchema({"type": ["array", "null"], "items": {"type": "number"}})]
+
 
 class Prediction(BaseModel):
     """The answer to one image."""
 
     label: str | None = Field(description="The class; null where the defences abstained.")
-    probabilities: list[float] | None = Field(description="One per class, in the order of the labels; null where they abstained.")
+    probabilities: NullableNumbers = Field(description="One per class, in the order of the labels; null where they abstained.")
     abstained: bool = Field(description="Whether the image was refused as suspicious.")
 
 

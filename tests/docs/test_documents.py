@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -80,12 +81,12 @@ def test_the_curl_of_the_readme_returns_the_answer_it_shows(bundled_server: str)
     assert answer == shown
 
 
-def test_the_python_of_the_readme_runs(bundled_server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_readme_runs(bundled_server: str) -> None:
     code = README.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:3000", bundled_server)
-    exec(compile(code, "README.md", "exec"), {})  # noqa: S102  # our own README
-    assert "predictions" in capsys.readouterr().out
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "predictions" in printed
 
 
 def test_the_served_openapi_names_the_routes_the_documents_name(bundled_server: str) -> None:
-    documented = set(re.findall(r"`(?:GET|POST) (/[\w.]+)`", OPERATING))
+    documented = set(re.findall(r"`(?:GET|POST) (/[\w.]*)`", OPERATING))
     assert set(httpx.get(f"{bundled_server}/docs.json").json()["paths"]) <= documented

@@ -1,0 +1,167 @@
+"""Bundles: what is written is read back, and whatever was altered refuses to load and says where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.bundle import Bundle, read_bundle
+from models.errors import InvalidBundle
+from tests import bundles
+
+FILES = ("hauberk.toml", "model.keras", "calibration.npz")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return bundles.write(tmp_path / "animals")
+
+
+def refused(directory: Path, sentence: str) -> None:
+    with pytest.raises(InvalidBundle, match=sentence) as refusal:
+        read_bundle(directory)
+    assert "\n" not in str(refusal.value).strip()
+
+
+def test_what_is_written_is_read_back(bundle: Bundle) -> None:
+    again = read_bundle(bundle.directory)
+    assert again.settings == bundles.settings(bundles.TOTAL_VARIATION, bundles.STRIP, bundles.REVERSE_SIGMOID)
+    assert again.name == "animals"
+    assert again.input_shape == bundles.SHAPE
+    assert again.labels == ("ant", "bee", "cat", "dog")
+    for name, array in bundles.calibration().items():
+        np.testing.assert_array_equal(again.calibration[name], array)
+
+
+def test_the_digest_is_that_of_the_card_which_holds_those_of_the_files(bundle: Bundle) -> None:
+    card = bundle.directory / "card.json"
+    assert bundle.digest == hashlib.sha256(card.read_bytes()).hexdigest()
+    assert bundle.version == bundle.digest[:12]
+    assert json.loads(card.read_text())["files"] == {
+        name: hashlib.sha256((bundle.directory / name).read_bytes()).hexdigest() for name in FILES
+    }
+
+
+def test_hauberk_toml_begins_with_the_format(bundle: Bundle) -> None:
+    assert (bundle.directory / "hauberk.toml").read_text().startswith("format = 1\n")
+
+
+def test_labels_may_be_any_text(tmp_path: Path) -> None:
+    labels = ["naïve", 'a "quote"', "back\\slash", "tab\tand\nnewline", "\U0001f600", "\x7f", "名前"]
+    assert bundles.write(tmp_path, labels=labels).labels == tuple(labels)
+
+
+def test_an_example_is_covered_by_the_card_too(bundle: Bundle) -> None:
+    bundles.replace_file(bundle.directory, "example.json", b"{}")
+    assert "example.json" in read_bundle(bundle.directory).card["files"]
+    (bundle.directory / "example.json").write_text("{ }")
+    refused(bundle.directory, "example.json is not the file")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_altered_file_is_named(bundle: Bundle, name: str) -> None:
+    path = bundle.directory / name
+    path.write_bytes(path.read_bytes() + b" ")
+    refused(bundle.directory, f"{re.escape(name)} is not the file")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(bundle: Bundle, name: str) -> None:
+    (bundle.directory / name).unlink()
+    refused(bundle.directory, f"{re.escape(name)}, which .* does not exist")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_card_has_to_list_every_file(bundle: Bundle, name: str) -> None:
+    card = dict(bundle.card, files={n: d for n, d in bundle.card["files"].items() if n != name})
+    (bundle.directory / "card.json").write_text(json.dumps(card))
+    refused(bundle.directory, f"the digest of {re.escape(name)}")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "hello", "[]", "3", "{}", '{"files": 3}', '{"files": [1]}', '{"files": null}', "[" * 100_000]
+)
+def test_what_is_no_card_is_refused(bundle: Bundle, content: str) -> None:
+    (bundle.directory / "card.json").write_text(content)
+    refused(bundle.directory, "card.json")
+
+
+def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "to be a bundle's card")
+    refused(tmp_path / "none", "which does not exist; hauberk calibrate writes one")
+
+
+@pytest.mark.parametrize(
+    "trick", ["../secret", "./model.keras/../../secret", "sub/../../secret", "sub/file", ".", "..", "x" * 5000, ""]
+)
+def test_a_card_cannot_point_outside_its_directory(bundle: Bundle, trick: str) -> None:
+    secret = bundle.directory.parent / "secret"
+    secret.write_text("secret")
+    (bundle.directory / "sub").mkdir()
+    (bundle.directory / "sub" / "file").write_text("secret")
+    listed = {**bundle.card["files"], trick: hashlib.sha256(b"secret").hexdigest()}
+    (bundle.directory / "card.json").write_text(json.dumps({**bundle.card, "files": listed}))
+    refused(bundle.directory, "does not exist")
+
+
+def test_an_absolute_path_in_a_card_is_refused(bundle: Bundle) -> None:
+    secret = bundle.directory.parent / "secret"
+    secret.write_text("secret")
+    listed = {**bundle.card["files"], str(secret): hashlib.sha256(b"secret").hexdigest()}
+    (bundle.directory / "card.json").write_text(json.dumps({**bundle.card, "files": listed}))
+    refused(bundle.directory, "does not exist")
+
+
+TOML: dict[str, tuple[str, str, str]] = {
+    "another format": ("format = 1", "format = 2", "format = 1, got 2"),
+    "no format": ("format = 1\n", "", "format = 1, got None"),
+    "a format in quotes": ("format = 1", 'format = "1"', "format = 1, got '1'"),
+    "an unknown key": ("format = 1", "format = 1\nthreads = 4", "threads: Extra inputs"),
+    "an unknown key of the classifier": ("[classifier]", "[classifier]\nseed = 1", r"classifier\.seed: Extra inputs"),
+    "another file": ('file = "model.keras"', 'file = "../model.keras"', r"classifier\.file"),
+    "unknown outputs": ('outputs = "probabilities"', 'outputs = "scores"', r"classifier\.outputs"),
+    "a number as text": ("input_shape = [5, 7, 3]", 'input_shape = [5, 7, "3"]', r"classifier\.input_shape\.2"),
+    "a shape of two": ("input_shape = [5, 7, 3]", "input_shape = [5, 7]", r"classifier\.input_shape"),
+    "a shape without pixels": ("input_shape = [5, 7, 3]", "input_shape = [5, 0, 3]", r"classifier\.input_shape\.1"),
+    "a range of one": ("input_range = [0.0, 1.0]", "input_range = [0.0]", r"classifier\.input_range"),
+    "one label": ('labels = ["ant", "bee", "cat", "dog"]', 'labels = ["ant"]', r"classifier\.labels"),
+    "an unknown mode": ('mode = "enforce"', 'mode = "observe"', r"defences\.0\.mode"),
+    "a defence without a name": ('name = "total_variation"\n', "", r"defences\.0\.name"),
+    "a name with a path in it": ('name = "animals"', 'name = "../animals"', "name: String should match"),
+    "broken TOML": ("format = 1", "format = ", "cannot be read as TOML"),
+    "endless TOML": ("format = 1", "format = " + "[" * 100_000, "cannot be read as TOML"),
+}
+
+
+@pytest.mark.parametrize("what", TOML)
+def test_settings_that_do_not_fit_are_refused_with_their_place(bundle: Bundle, what: str) -> None:
+    before, after, sentence = TOML[what]
+    text = (bundle.directory / "hauberk.toml").read_text()
+    assert before in text
+    bundles.replace_file(bundle.directory, "hauberk.toml", text.replace(before, after, 1).encode())
+    refused(bundle.directory, sentence)
+
+
+def test_settings_in_another_encoding_are_refused(bundle: Bundle) -> None:
+    bundles.replace_file(bundle.directory, "hauberk.toml", 'format = 1\nname = "é"'.encode("latin-1"))
+    refused(bundle.directory, "cannot be read as TOML")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
+def test_a_calibration_that_is_no_archive_is_refused(bundle: Bundle, content: bytes) -> None:
+    bundles.replace_file(bundle.directory, "calibration.npz", content)
+    refused(bundle.directory, "calibration.npz cannot be read")
+
+
+def test_pickled_arrays_in_a_calibration_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "objects.npz"
+    objects: Any = np.array([{"a": 1}], object)
+    np.savez(path, strip_threshold=objects)
+    bundles.replace_file(bundle.directory, "calibration.npz", path.read_bytes())
+    refused(bundle.directory, "calibration.npz cannot be read")
