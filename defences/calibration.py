@@ -359,8 +359,8 @@ def _staged_scores(
     order = keyed_permutations(_random_keys(len(images), rng), len(draft.overlays))
     survivors = 4 * rank + 50
     while True:
-        scores, lowest_left_out = _raced(draft, classifier, images, order, survivors, progress)
-        if rank == 0 or float(np.partition(scores, rank - 1)[rank - 1]) <= lowest_left_out:
+        scores, finalists, lowest_left_out = _raced(draft, classifier, images, order, survivors, progress)
+        if rank == 0 or float(np.partition(scores[finalists], rank - 1)[rank - 1]) <= lowest_left_out:
             return scores
         survivors *= 4
 
@@ -372,7 +372,7 @@ def _raced(
     order: NDArray[np.int32],
     survivors: int,
     progress: Callable[[int, int], None],
-) -> tuple[NDArray[np.float64], float]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
     total, scores = np.zeros(len(images)), np.full(len(images), -np.inf)
     racing, lowest_left_out, seen = np.arange(len(images)), np.inf, 0
     for stage, slack in zip(draft.stages, draft.slack, strict=True):
@@ -389,7 +389,7 @@ def _raced(
             lowest_left_out = min(lowest_left_out, float(scores[ranked[survivors]]))
             racing = np.sort(ranked[:survivors])
     progress(seen, seen)
-    return scores, lowest_left_out
+    return scores, racing, lowest_left_out
 
 
 def _concluded(

@@ -85,7 +85,8 @@ class TotalVariation:
             raise InvalidParameter(f"total_variation: expected threads >= 1, got {self.threads!r}")
 
     def __call__(self, images: Images, keys: Keys) -> Images:
-        images = np.ascontiguousarray(images, np.float32)
+        # Writable, or the kernel would be compiled a second time, for read-only arrays, while a client waits.
+        images = np.require(images, np.float32, ["C", "W"])
         n, h, w, c = images.shape
         parts = max(1, min(self.threads, n * c * h * w // _PIXELS_PER_TASK))
         if parts == 1:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, Trace
 from models.classifier import Images
-from service.errors import DeadlineExceeded, InternalError, QueueFull, Stopping
+from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Batcher:
         if self.waiting + len(images) > self._queue_images:
             raise QueueFull
         job = _Job(images, self._loop.create_future())
-        timer = self._loop.call_later(self._deadline_s, _fail, job, DeadlineExceeded)
+        timer = self._loop.call_later(self._deadline_s, _refuse, job, DeadlineExceeded())
         self._submitted += len(images)
         self._queue.put(job)
         try:
@@ -144,11 +144,20 @@ class Batcher:
         failure = self._decide(jobs)
         if failure is None:
             return
-        again = [job for job in jobs if job.undecided]
-        if len(jobs) > 1:
-            again = [job for job in again if not job.future.done() and self._decide([job]) is not None]
-        for job in again:
-            self._loop.call_soon_threadsafe(_fail, job, InternalError)
+        if len(jobs) == 1:
+            self._fail(jobs[0], failure)
+            return
+        logger.warning("a batch of %d requests failed (%s): running them again one by one", len(jobs), failure)
+        for job in jobs:
+            if job.undecided and not job.future.done():
+                alone = self._decide([job])
+                if alone is not None:
+                    self._fail(job, alone)
+
+    def _fail(self, job: _Job, failure: Exception) -> None:
+        problem = InternalError()
+        problem.__cause__ = failure
+        self._loop.call_soon_threadsafe(_refuse, job, problem)
 
     def _decide(self, jobs: list[_Job]) -> Exception | None:
         """Run one batch and hand out its rows as they are decided; returns what it raised, if it did."""
@@ -161,8 +170,7 @@ class Batcher:
                 self._tell(self._observer.decided, decisions)
                 self._hand_out(jobs, starts, rows, decisions)
             _check_complete(jobs)
-        except Exception as failure:
-            logger.exception("a batch of %d requests failed", len(jobs))
+        except Exception as failure:  # noqa: BLE001  # whatever it is, it goes on as the cause of an InternalError
             self._tell(self._observer.failed, failure)
             return failure
         return None
@@ -234,6 +242,6 @@ def _answer(jobs: list[_Job]) -> None:
             job.future.set_result(job.answer)
 
 
-def _fail(job: _Job, problem: type[DeadlineExceeded] | type[InternalError]) -> None:
+def _refuse(job: _Job, problem: Problem) -> None:
     if not job.future.done():
-        job.future.set_exception(problem())
+        job.future.set_exception(problem)

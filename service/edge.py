@@ -260,6 +260,8 @@ class Edge:
         try:
             await _checked(exchange, route, self._site)(exchange)
         except Problem as problem:
+            if isinstance(problem, InternalError):
+                logger.exception("a request failed", extra={"fields": {"request_id": exchange.request_id}})
             await self._refuse(exchange, problem)
         except ClientLeft:
             return

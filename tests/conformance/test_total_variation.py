@@ -100,7 +100,7 @@ ROUNDING = 1e-5
 @pytest.mark.parametrize("kind", ["clean", "noisy"])
 @pytest.mark.parametrize("norm", [1, 2])
 def test_ten_iterations_get_no_higher_than_those_of_art(norm: Norm, kind: str, digits: Dataset) -> None:
-    x = digits.images[:8]
+    x = digits.images[:20]
     if kind == "noisy":
         x = np.clip(x + np.random.default_rng(0).choice(np.array([-0.15, 0.15], np.float32), x.shape), 0, 1)
     keys = image_keys(x, b"conformance")

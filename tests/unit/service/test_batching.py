@@ -187,6 +187,7 @@ def test_a_request_that_makes_its_batch_raise_fails_alone(waves: Any, caplog: py
     assert mean_of(left) == [0.2]
     assert mean_of(right) == [0.3]
     assert isinstance(bad, InternalError)
+    assert str(bad.__cause__) == "poison"
     assert [str(failure) for failure in recorder.failures] == ["poison", "poison"]
     assert waves.batches == [1, 1, 1]
     assert "poison" in caplog.text

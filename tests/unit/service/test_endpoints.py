@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
+from defences.errors import StageFailure
 from models.bundle import Bundle
 from service.batching import Batcher
 from service.edge import Edge, Site
 from service.endpoints import Endpoints, is_loopback
 from service.metrics import Metrics
 
-Ask = Callable[..., Awaitable[tuple[int, dict[bytes, bytes], bytes]]]
+Ask = Callable[..., Coroutine[Any, Any, tuple[int, dict[bytes, bytes], bytes]]]
 IMAGE = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
 
 
@@ -90,6 +92,44 @@ def test_a_bad_request_leaves_its_neighbours_unharmed(bundle: Bundle, waves: Any
 
     answers = run(endpoints(bundle), scenario, waves)
     assert [status for status, _, _ in answers] == [200, 400] * 8
+
+
+def test_a_stage_that_raises_is_a_500_and_the_log_says_why_under_the_request_id(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(images: Any) -> Any:
+        yield from ()
+        raise StageFailure("purify") from ValueError("no memory")
+
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/predict", orjson.dumps({"images": [IMAGE]}))
+
+    status, headers, body = run(endpoints(bundle), scenario, broken)
+    assert (status, json.loads(body)["code"]) == (500, "internal_error")
+    assert b"memory" not in body
+    (record,) = caplog.records
+    assert "no memory" in caplog.text
+    assert record.fields == {"request_id": headers[b"x-request-id"].decode()}  # type: ignore[attr-defined]
+
+
+def test_a_passed_deadline_is_a_504_and_a_full_queue_a_503(bundle: Bundle, waves: Any) -> None:
+    made = endpoints(bundle)
+    open_gate = threading.Event()
+
+    def slow(images: Any) -> Any:
+        open_gate.wait(10)
+        yield from waves(images)
+
+    async def scenario(ask: Ask) -> Any:
+        made.batcher = Batcher(slow, made.metrics, queue_images=2, deadline_s=0.1)
+        body = orjson.dumps({"images": [IMAGE]})
+        first = asyncio.create_task(ask("/predict", body))
+        await asyncio.sleep(0.03)  # the worker has it
+        answers = await asyncio.gather(first, *(ask("/predict", body) for _ in range(3)))
+        open_gate.set()
+        return [(status, json.loads(body)["code"]) for status, _, body in answers]
+
+    assert run(made, scenario) == [(504, "deadline_exceeded")] * 3 + [(503, "queue_full")]
 
 
 def test_while_the_classifier_loads_the_process_is_alive_and_not_ready(bundle: Bundle) -> None:
