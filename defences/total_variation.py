@@ -29,7 +29,7 @@ _GRADIENT_NORM_SQUARED = 8.0
 _STEP_PRODUCT = 4 / 3
 # sqrt(tau / sigma) = ratio / weight: the dual variable has to travel `weight`, the image a distance that does not depend on it.
 # Measured over weight .002 to .5, keep .3 to 1, 28x28 to 224x224 (docs/decisions/0002-primal-dual-tv.md).
-_STEP_RATIO: dict[Norm, float] = {1: 0.12, 2: 0.4, "isotropic": 0.12}
+_STEP_RATIO: dict[Norm, float] = {1: 0.07, 2: 0.4, "isotropic": 0.07}
 _BLOCK_BYTES = 1 << 17  # x, v, p, q of one block: stays in a core's L2 cache
 _LANES_AT_MOST = 8
 _PIXELS_PER_TASK = 1 << 16  # below this, handing work to another thread costs more than it saves

@@ -22,7 +22,7 @@ from defences.calibration import split as split_data
 from defences.defended_classifier import DefendedClassifier
 from defences.reverse_sigmoid import ReverseSigmoid
 from hauberk.classifier_options import open_classifier
-from hauberk.options import check_writable, processors, progress_bar, read_data
+from hauberk.options import SEED_AT_MOST, check_writable, processors, progress_bar, read_data
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput
@@ -49,8 +49,8 @@ def calibrate(
     detectors: Annotated[str, typer.Option(help="Which detectors, with commas between.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the overlays and their order.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads; all processors when not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_AT_MOST, help="Of the split, the overlays and their order.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
 ) -> None:
     """Fit the defences to a classifier on clean data and write a bundle.
 

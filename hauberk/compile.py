@@ -6,6 +6,7 @@ import numpy as np
 
 from defences.strip import Strip
 from defences.total_variation import TotalVariation
+from service.admission import Admission
 
 
 def compile_kernels() -> None:
@@ -18,6 +19,7 @@ def compile_kernels() -> None:
         purifier.masks((2, 8, 8, 1), keys)
     strip = Strip(overlays=np.zeros((2, 8, 8, 1), np.uint8), threshold=0.0, stages=(2,), slack=(0.0,))
     strip.begin(images, keys).probe()
+    Admission((1, 1, 1), 1).warm_up()
 
 
 if __name__ == "__main__":

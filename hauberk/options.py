@@ -16,6 +16,9 @@ from defences.calibration import Progress as Report
 from models.datasets import Dataset, Split, load_dataset
 from models.errors import InvalidInput
 
+SEED_AT_MOST = 2**32 - 1
+"""What every random generator in use takes."""
+
 
 def read_data(path: Path, split: str, rows: str | None) -> Dataset:
     """The data in `path`, or its rows START:STOP."""

@@ -32,6 +32,9 @@ def serve(
     if bundle is not None:
         os.environ["HAUBERK_BUNDLE"] = str(bundle.resolve())
     os.environ["HAUBERK_BANNER"] = "on"
+    # BentoML reports usage before it imports anything of ours; nothing about this server leaves the machine.
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    os.environ.setdefault("OTEL_SDK_DISABLED", "true")
     address = _address(host)
     settings = read_settings()
     read_bundle(settings.bundle)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from defences.purified_training import with_purified_copies
-from hauberk.options import check_writable, processors, progress_bar, read_data
+from hauberk.options import SEED_AT_MOST, check_writable, processors, progress_bar, read_data
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
 from models.training import Recipe, save
@@ -21,11 +21,13 @@ def train(
     split: Annotated[str, typer.Option(help="Which half of a file with x_train and x_test: train or test.")] = "train",
     rows: Annotated[str | None, typer.Option(help="Only the rows START:STOP.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 8,
-    seed: Annotated[int, typer.Option(help="The same seed, data and --threads give the same weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=SEED_AT_MOST, help="The same seed, data and --threads give the same weights.")
+    ] = 0,
     purified: Annotated[
         bool, typer.Option(help="Train on a purified copy of every image beside it, so that purifying costs less.")
     ] = True,
-    threads: Annotated[int | None, typer.Option(help="Threads; all processors when not given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
 ) -> None:
     """Train the reference network.
 

@@ -132,6 +132,8 @@ class KerasClassifier:
 
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]."""
+        if not len(images):  # some graphs of TensorFlow cannot run on no rows
+            return np.empty((0, len(self.labels)), np.float32)
         if len(images) <= self.batch_size:
             return self._forward(images)
         parts = [self._forward(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)]

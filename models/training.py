@@ -89,6 +89,9 @@ def train(
 
 
 def save(model: Any, path: Path) -> None:
-    """Write the model without its optimiser state."""
+    """Write the model without its optimiser state, which a `.keras` file holds whatever `include_optimizer` says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    model.save(path, include_optimizer=False)
+    if model.compiled:
+        trained, model = model, type(model).from_config(model.get_config())
+        model.set_weights(trained.get_weights())
+    model.save(path)

@@ -49,5 +49,5 @@ def keras_model() -> Any:
 def keras_file(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small network as a file."""
     path = tmp_path_factory.mktemp("keras") / "squares.keras"
-    keras_model.save(path, include_optimizer=False)
+    keras_model.save(path)
     return path

@@ -10,6 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from defences.keyed import image_keys
 from defences.total_variation import Norm, TotalVariation
@@ -100,7 +101,7 @@ ROUNDING = 1e-5
 @pytest.mark.parametrize("kind", ["clean", "noisy"])
 @pytest.mark.parametrize("norm", [1, 2])
 def test_ten_iterations_get_no_higher_than_those_of_art(norm: Norm, kind: str, digits: Dataset) -> None:
-    x = digits.images[:20]
+    x = digits.images[:60]
     if kind == "noisy":
         x = np.clip(x + np.random.default_rng(0).choice(np.array([-0.15, 0.15], np.float32), x.shape), 0, 1)
     keys = image_keys(x, b"conformance")
@@ -108,7 +109,8 @@ def test_ten_iterations_get_no_higher_than_those_of_art(norm: Norm, kind: str, d
         defence = TotalVariation(weight=weight, keep_probability=keep, norm=norm)
         masks = defence.masks(x.shape, keys)
         peer = TotalVarMin(prob=keep, norm=norm, lamb=weight, max_iter=defence.iterations)
-        theirs = np.stack([peer._minimize(*pair) for pair in zip(x.astype(np.float64), masks.astype(int), strict=True)])
+        with threadpool_limits(1):  # several BLAS threads only slow ART down
+            theirs = np.stack([peer._minimize(*pair) for pair in zip(x.astype(np.float64), masks.astype(int), strict=True)])
         ours = objectives(defence(x, keys), x, masks, defence).mean()
         allowed = ALMOST_OPTIMAL.get((norm, kind, keep, weight), ROUNDING)
         assert ours <= objectives(theirs, x, masks, defence).mean() * (1 + allowed), (keep, weight)

@@ -1,0 +1,208 @@
+"""hauberk calibrate: what it refuses, and a colour model end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from defences.assembly import assemble
+from models.bundle import Bundle, read_bundle
+from models.keras_classifier import KerasClassifier
+from tests.fakes import squares
+from tests.unit.hauberk.conftest import Command, Ran, process
+from tests.unit.hauberk.test_main import assert_refused
+
+
+@pytest.fixture(scope="module")
+def calibrated(keras_file: Path, clean_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
+    """A bundle calibrated by a process of its own."""
+    out = tmp_path_factory.mktemp("bundles") / "squares-v1"
+    options = ["--labels", "red,green,blue", "--false-abstention-rate", "0.05", "--threads", "2"]
+    return process("calibrate", "--classifier", keras_file, "--data", clean_data, "--out", out, *options), out
+
+
+@pytest.fixture(scope="module")
+def bundle(calibrated: tuple[Ran, Path]) -> Bundle:
+    return read_bundle(calibrated[1])
+
+
+def test_a_colour_model_is_calibrated_and_the_summary_says_how(calibrated: tuple[Ran, Path], bundle: Bundle) -> None:
+    ran, out = calibrated
+    assert ran.code == 0, ran.errors
+    assert f"bundle squares-v1 {bundle.version} written to {out}" in ran.output
+    assert f"serve it: hauberk serve --bundle {out}" in ran.output
+    for line in ("  total_variation  ", "  strip            ", "  reverse_sigmoid  enforce", "  test split (60): "):
+        assert line in ran.output
+
+
+def test_the_bundle_declares_the_classifier_and_all_defences(bundle: Bundle) -> None:
+    assert bundle.input_shape == (16, 16, 3)
+    assert bundle.labels == ("red", "green", "blue")
+    assert bundle.settings["classifier"]["outputs"] == "probabilities"
+    assert [defence["name"] for defence in bundle.settings["defences"]] == ["total_variation", "strip", "reverse_sigmoid"]
+
+
+def test_the_bundle_serves_what_the_card_says_it_measured(bundle: Bundle) -> None:
+    classifier = KerasClassifier.from_bundle(bundle)
+    test = squares(60, seed=11)
+    found = assemble(bundle, classifier, secret=b"").classify(test.images)
+    measured = bundle.card["measured"]["test_split"]
+    assert measured["images"] == 60
+    assert measured["undefended_accuracy"] == pytest.approx(
+        (classifier.predict(test.images).argmax(axis=1) == test.labels).mean()
+    )
+    assert measured["abstained"] == pytest.approx(found.abstained.mean())
+    assert measured["accuracy_abstention_counted_wrong"] == pytest.approx((found.labels == test.labels).mean())
+    assert measured["accuracy_on_answered"] > 0.9
+
+
+def test_the_card_holds_every_number_the_choices_rest_on(bundle: Bundle, clean_data: Path) -> None:
+    card = bundle.card
+    assert card["calibration"]["data"]["sha256"] == hashlib.sha256(clean_data.read_bytes()).hexdigest()
+    assert card["calibration"]["data"]["images"] == 420
+    assert (card["calibration"]["false_abstention_rate"], card["calibration"]["confidence"]) == (0.05, None)
+    assert card["purifier"]["trials"]
+    assert card["strip"]["trials"]
+    assert card["strip"]["held_images"] == 280 == len(bundle.calibration["strip_clean_scores"])
+    threshold = float(bundle.calibration["strip_threshold"])
+    assert card["strip"]["threshold_bits"] == threshold
+    assert (bundle.calibration["strip_clean_scores"] <= threshold).mean() <= 0.05
+
+
+def test_the_model_in_the_bundle_answers_as_the_one_given(bundle: Bundle, keras_model: Any) -> None:
+    images = squares(30, seed=12).images
+    np.testing.assert_allclose(
+        KerasClassifier.from_bundle(bundle).predict(images), KerasClassifier(keras_model).predict(images), atol=1e-6
+    )
+
+
+def test_the_example_is_an_image_that_is_answered(bundle: Bundle) -> None:
+    example = np.array(json.loads((bundle.directory / "example.json").read_text())["images"], np.float32)
+    assert example.shape == (1, 16, 16, 3)
+    assert not assemble(bundle, KerasClassifier.from_bundle(bundle), secret=b"").classify(example).abstained.any()
+
+
+def test_calibrating_again_replaces_a_bundle_and_leaves_nothing_beside_it(
+    hauberk: Command, keras_file: Path, clean_data: Path, calibrated: tuple[Ran, Path], tmp_path: Path
+) -> None:
+    out = shutil.copytree(calibrated[1], tmp_path / "squares-v1")
+    options = ["--name", "other", "--false-abstention-rate", "0.05", "--confidence", "0.9", "--rows", "20:420"]
+    ran = hauberk("calibrate", "--classifier", keras_file, "--data", clean_data, "--out", out, *options)
+    assert ran.code == 0, ran.errors
+    assert read_bundle(out).name == "other"
+    assert read_bundle(out).card["calibration"]["confidence"] == 0.9
+    assert os.listdir(out.parent) == [out.name]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, keras_file: Path, clean_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a model and data under short names."""
+    (tmp_path / "squares.keras").symlink_to(keras_file)
+    (tmp_path / "squares.npz").symlink_to(clean_data)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def calibrate(hauberk: Command, **changes: Any) -> Ran:
+    options = {"classifier": "squares.keras", "data": "squares.npz", "out": "bundle"} | changes
+    return hauberk("calibrate", *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no classifier": ({"classifier": "none.keras"}, "none.keras, which does not exist; save one with model.save('name.keras')"),
+    "another format": ({"classifier": "squares.npz"}, "expected a model in the .keras format, got squares.npz"),
+    "a model that does not load": ({"classifier": "broken.keras"}, "loads in safe mode, but broken.keras does not"),
+    "no data": ({"data": "none.npz"}, "none.npz, which does not exist"),
+    "too few labels": ({"labels": "red,green"}, "expected 3 labels, one per class of the model, got 2"),
+    "a label twice": ({"labels": "red,green,red"}, "expected --labels to be different names"),
+    "labels from no text file": ({"labels": "broken.keras"}, "expected --labels to be names or a text file in UTF-8"),
+    "hundreds of labels": ({"labels": ",".join(f"class number {i}" for i in range(100))}, "expected 3 labels"),
+    "a range upside down": ({"input_range": "1,0"}, "expected --input-range LOW,HIGH such as 0,255, got '1,0'"),
+    "a range in words": ({"input_range": "bytes"}, "expected --input-range LOW,HIGH"),
+    "a range of three": ({"input_range": "0,1,2"}, "expected --input-range LOW,HIGH"),
+    "a range to infinity": ({"input_range": "0,inf"}, "expected --input-range LOW,HIGH"),
+    "unknown outputs": ({"outputs": "scores"}, "expected --outputs logits or probabilities, got 'scores'"),
+    "logits that are none": ({"outputs": "logits"}, "every output is a distribution already; say --outputs probabilities"),
+    "too few images": ({"rows": "0:299"}, "expected at least 300 clean images to calibrate on, got 299"),
+    "too few for the promise": ({"confidence": 0.95}, "expected at least 449 clean images"),
+    "no share": ({"false_abstention_rate": 1.5}, "expected a false abstention rate in (0, 1), got 1.5"),
+    "no confidence": ({"confidence": 1}, "expected a confidence in (0, 1), got 1.0"),
+    "an unknown detector": ({"detectors": "strip,moat"}, "expected --detectors from strip, got 'strip,moat'"),
+    "no detector": ({"detectors": ""}, "expected --detectors from strip"),
+    "a directory of somebody else": ({"out": "theirs"}, "theirs, which holds something else"),
+    "a file in the way": ({"out": "squares.npz"}, "squares.npz, which holds something else"),
+    "nowhere to write": ({"out": "squares.npz/bundle"}, "cannot write to squares.npz"),
+    "a name that is no name": ({"out": "my bundle"}, "got 'my bundle'; give one with --name"),
+    "a name with a path": ({"name": "../mnist"}, "expected a name of letters"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_calibrate_refuses_in_one_line(hauberk: Command, workplace: Path, what: str) -> None:
+    changes, sentence = REFUSED[what]
+    (workplace / "broken.keras").write_bytes(b"\xff\xfe no model")
+    (workplace / "theirs").mkdir()
+    (workplace / "theirs" / "card.json").write_text("somebody else's card")
+    (workplace / "theirs" / "thesis.tex").write_text("years of work")
+    assert_refused(calibrate(hauberk, **changes), sentence)
+    assert (workplace / "theirs" / "thesis.tex").read_text() == "years of work"
+    assert not (workplace / "bundle").exists()
+
+
+def test_labels_in_the_data_beyond_the_classes_of_the_model_are_refused(hauberk: Command, workplace: Path) -> None:
+    data = squares(300, seed=1)
+    np.savez(workplace / "seven.npz", images=data.images, labels=data.labels + 5)
+    assert_refused(calibrate(hauberk, data="seven.npz"), "expected labels below 3, the classes of the model, got 7")
+
+
+def test_images_of_another_shape_are_refused(hauberk: Command, workplace: Path) -> None:
+    np.savez(workplace / "grey.npz", images=np.zeros((300, 16, 16), np.uint8), labels=np.zeros(300, int))
+    assert_refused(calibrate(hauberk, data="grey.npz"), "expected images of the model's shape (16, 16, 3), got (16, 16, 1)")
+
+
+def test_a_model_trained_on_bytes_is_recognised_and_the_range_suggested(
+    hauberk: Command, workplace: Path, keras_model: Any
+) -> None:
+    import keras
+
+    for_bytes = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), *keras_model.layers])
+    for_bytes.save(workplace / "bytes.keras")
+    # Behind the rescaling everything in 0..1 is black, where this network does not know one colour from another.
+    assert_refused(calibrate(hauberk, classifier="bytes.keras"), "say --input-range=0,255 (or =0,1 to insist)")
+
+
+def test_independent_sigmoids_are_refused_with_what_to_say(hauberk: Command, workplace: Path) -> None:
+    import keras
+
+    sigmoids = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(3, activation="sigmoid")]
+    keras.Sequential(sigmoids).save(workplace / "sigmoids.keras")
+    assert_refused(calibrate(hauberk, classifier="sigmoids.keras"), "independent sigmoids are not one classification")
+    assert_refused(
+        calibrate(hauberk, classifier="sigmoids.keras", outputs="probabilities"), "to be a distribution that sums to 1"
+    )
+
+
+def test_a_model_that_answers_nan_is_refused(hauberk: Command, workplace: Path, keras_model: Any) -> None:
+    import keras
+
+    broken = keras.models.clone_model(keras_model)
+    broken.set_weights([np.full_like(weights, np.nan) for weights in keras_model.get_weights()])
+    broken.save(workplace / "nan.keras")
+    assert_refused(calibrate(hauberk, classifier="nan.keras"), "expected finite outputs from the classifier, got NaN")
+
+
+def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(workplace: Path) -> None:
+    (workplace / "broken.keras").write_bytes(b"no model")
+    command = [sys.executable, "-c", "from hauberk.main import main; main()", "calibrate"]
+    options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
+    ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
+    assert_refused(Ran(ended.returncode, ended.stdout, ended.stderr), "loads in safe mode, but broken.keras does not")

@@ -1,0 +1,159 @@
+"""The command line as a whole: help, exit codes, one clear line for every bad input."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hauberk import main as command_line
+from tests import bundles
+from tests.unit.hauberk.conftest import Command, Ran, process
+
+COMMANDS = ("serve", "train", "calibrate")
+
+
+def assert_refused(ran: Ran, sentence: str) -> None:
+    """Exit code 2 and exactly one line on stderr, which holds the sentence."""
+    assert ran.code == 2, ran
+    [line] = ran.errors.splitlines()
+    assert line.startswith("hauberk: ")
+    assert sentence in line
+    assert ran.output == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_an_example_of_it(hauberk: Command, command: str) -> None:
+    ran = hauberk(command, "--help")
+    assert ran.code == 0
+    assert f"Example: hauberk {command} --" in ran.output
+
+
+def test_help_lists_every_command_and_so_does_saying_nothing(hauberk: Command) -> None:
+    for ran in (hauberk("--help"), hauberk()):
+        assert ran.code == 0
+        assert all(f"  {command}" in ran.output for command in COMMANDS)
+        assert ran.errors == ""
+    assert {
+        command.name or command.callback.__name__ for command in command_line.app.registered_commands if command.callback
+    } == set(COMMANDS)
+
+
+def test_the_version_is_that_of_the_package(hauberk: Command) -> None:
+    ran = hauberk("--version")
+    assert (ran.code, ran.output.count(".")) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["defend"], "No such command 'defend'"),
+        (["serve", "--workers", "3"], "No such option: --workers"),
+        (["serve", "--port", "http"], "Invalid value for '--port'"),
+        (["train", "--out", "m.keras"], "Missing option '--data'"),
+        (["train", "--data", "d.npz", "--out", "m.keras", "--threads", "0"], "Invalid value for '--threads'"),
+        (["train", "--data", "d.npz", "--out", "m.keras", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["calibrate", "--classifier", "m.keras", "--data", "d.npz", "--out", "b", "--seed", str(2**32)], "'--seed'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line_and_code_2(hauberk: Command, arguments: list[str], sentence: str) -> None:
+    assert_refused(hauberk(*arguments), sentence)
+
+
+def test_an_interruption_is_code_130(hauberk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "app", interrupted)
+    assert hauberk("serve").code == 130
+
+
+def test_an_error_of_ours_is_code_1_and_says_so(hauberk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(command_line, "app", broken)
+    ran = hauberk("serve")
+    assert ran.code == 1
+    assert "ZeroDivisionError" in ran.errors
+    assert ran.errors.endswith("hauberk: internal error; please report it with the lines above\n")
+
+
+TRAIN: dict[str, tuple[dict[str, Any], str]] = {
+    "out of another kind": ({"out": "model.h5"}, "expected --out to end in .keras, got model.h5"),
+    "no data": ({"data": "none.npz"}, "none.npz, which does not exist"),
+    "no such split": ({"split": "validation"}, "expected --split train or test, got 'validation'"),
+    "rows beyond the end": ({"rows": "0:421"}, "expected --rows START:STOP within 0:420, got '0:421'"),
+    "rows that are no range": ({"rows": "7"}, "expected --rows START:STOP"),
+    "rows in words": ({"rows": "first:last"}, "expected --rows START:STOP"),
+    "no rows": ({"rows": "5:5"}, "expected --rows START:STOP"),
+    "no epochs": ({"epochs": 0}, "expected epochs >= 1, got 0"),
+    "nowhere to write": ({"out": "squares.npz/model.keras"}, "cannot write to"),
+}
+
+
+@pytest.mark.parametrize("what", TRAIN)
+def test_train_refuses_in_one_line(
+    hauberk: Command, clean_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    changes, sentence = TRAIN[what]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "squares.npz").symlink_to(clean_data)
+    options = {"data": "squares.npz", "out": "model.keras"} | changes
+    assert_refused(hauberk("train", *(f"--{name}={value}" for name, value in options.items())), sentence)
+
+
+def test_train_writes_a_model_and_says_how_good_it_is(
+    hauberk: Command, clean_data: Path, tmp_path: Path, keras_model: Any
+) -> None:
+    out = tmp_path / "new" / "model.keras"
+    ran = hauberk("train", "--data", clean_data, "--out", out, "--epochs", 2, "--rows", "0:300", "--threads", 2)
+    assert ran.code == 0
+    assert out.is_file()
+    assert "300 images, 2 epochs, seed 0" in ran.output
+    assert "on the test split: " in ran.output
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_serve_refuses_a_port_that_is_taken(taken_port: int, tmp_path: Path) -> None:
+    bundles.write(tmp_path)
+    ran = process("serve", "--bundle", tmp_path, "--port", taken_port)
+    assert_refused(ran, f"cannot listen on 127.0.0.1:{taken_port} (address already in use); choose another with --port")
+
+
+def test_serve_refuses_a_bundle_that_is_missing(tmp_path: Path) -> None:
+    assert_refused(process("serve", "--bundle", tmp_path / "none"), "none, which does not exist; hauberk calibrate writes one")
+
+
+def test_serve_refuses_a_bundle_that_was_altered(tmp_path: Path) -> None:
+    bundles.write(tmp_path)
+    (tmp_path / "model.keras").write_bytes(b"another model")
+    assert_refused(process("serve", HAUBERK_BUNDLE=str(tmp_path)), "model.keras is not the file")
+
+
+def test_serve_refuses_a_setting_it_does_not_know(tmp_path: Path) -> None:
+    bundles.write(tmp_path)
+    ran = process("serve", "--bundle", tmp_path, HAUBERK_THREAD="4")
+    assert_refused(ran, "unknown setting HAUBERK_THREAD; known are HAUBERK_ACCESS_LOG")
+
+
+def test_serve_refuses_a_mode_for_nothing(tmp_path: Path) -> None:
+    bundles.write(tmp_path)
+    assert_refused(process("serve", "--bundle", tmp_path, HAUBERK_MODES="moat=off"), "got one for 'moat'")
+
+
+def test_python_that_runs_the_tests_is_one_the_project_supports() -> None:
+    assert sys.version_info >= (3, 11)
+    assert np.__version__ >= "2"

@@ -1,0 +1,208 @@
+"""Keras models behind the protocol: outputs, inputs, batches, files. One small trained model serves most tests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.bundle import read_bundle
+from models.classifier import Classifier
+from models.errors import InvalidInput
+from models.keras_classifier import KerasClassifier, load_model
+from tests import bundles
+from tests.fakes import noise, softmax, squares
+
+
+@pytest.fixture(scope="module")
+def keras(keras_model: Any) -> Any:
+    """The module, imported quietly by whoever made the model."""
+    import keras
+
+    return keras
+
+
+@pytest.fixture(scope="module")
+def classifier(keras_model: Any) -> KerasClassifier:
+    return KerasClassifier(keras_model, batch_size=64)
+
+
+def projection(keras: Any, shape: tuple[int | None, ...], columns: int, *, activation: str | None = None) -> Any:
+    """An untrained dense network."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    return keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(columns, activation=activation)])
+
+
+def test_it_is_a_classifier_that_tells_the_squares_apart(classifier: KerasClassifier) -> None:
+    data = squares(200, seed=1)
+    assert isinstance(classifier, Classifier)
+    assert classifier.input_shape == (16, 16, 3)
+    assert classifier.labels == ("0", "1", "2")
+    probabilities = classifier.predict(data.images)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert (probabilities.argmax(axis=1) == data.labels).mean() > 0.97
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 200])
+def test_batches_that_are_split_answer_as_whole_ones(classifier: KerasClassifier, keras_model: Any, n: int) -> None:
+    images = squares(200, seed=2).images[:n]
+    whole = KerasClassifier(keras_model, batch_size=1000).predict(images)
+    split = classifier.predict(images)
+    assert split.shape == (n, 3)
+    assert split.dtype == np.float32
+    np.testing.assert_allclose(split, whole, atol=1e-6)
+
+
+def test_no_batch_size_traces_the_graph_again(classifier: KerasClassifier) -> None:
+    for n in (1, 2, 7, 64, 100):
+        classifier.predict(noise(n, (16, 16, 3), n))
+    assert classifier.forward.experimental_get_tracing_count() == 1
+
+
+def test_logits_become_probabilities(keras: Any) -> None:
+    model, images = projection(keras, (4, 4, 1), 5), noise(6, (4, 4, 1), 0)
+    found = KerasClassifier(model, outputs="logits").predict(images)
+    np.testing.assert_allclose(found, softmax(model.predict(images, verbose=0).astype(np.float64)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("activation", "outputs"), [("sigmoid", "probabilities"), (None, "logits")])
+def test_a_single_output_becomes_two_columns(keras: Any, activation: str | None, outputs: Any) -> None:
+    model, images = projection(keras, (4, 4, 1), 1, activation=activation), noise(6, (4, 4, 1), 0)
+    classifier = KerasClassifier(model, outputs=outputs)
+    raw = model.predict(images, verbose=0)[:, 0]
+    positive = raw if activation else 1 / (1 + np.exp(-raw))
+    assert classifier.labels == ("0", "1")
+    np.testing.assert_allclose(classifier.predict(images), np.stack([1 - positive, positive], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("input_range", [(0.0, 255.0), (-1.0, 1.0)])
+def test_images_are_mapped_to_the_range_of_the_model(keras: Any, input_range: tuple[float, float]) -> None:
+    low, high = input_range
+    model, images = projection(keras, (4, 4, 1), 3, activation="softmax"), noise(6, (4, 4, 1), 0)
+    found = KerasClassifier(model, input_range=input_range).predict(images)
+    np.testing.assert_allclose(found, model.predict(images * (high - low) + low, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "shape"),
+    [
+        ((4, 6), None, (4, 6, 1)),
+        ((4, 6), (4, 6, 1), (4, 6, 1)),
+        ((24,), (4, 6, 1), (4, 6, 1)),
+        ((24,), (4, 2, 3), (4, 2, 3)),
+    ],
+)
+def test_models_without_a_channel_axis_or_with_flat_input_get_what_they_expect(
+    keras: Any, own: tuple[int, ...], wanted: tuple[int, int, int] | None, shape: tuple[int, int, int]
+) -> None:
+    model, images = projection(keras, own, 3, activation="softmax"), noise(5, shape, 0)
+    classifier = KerasClassifier(model, input_shape=wanted)
+    assert classifier.input_shape == shape
+    np.testing.assert_allclose(classifier.predict(images), model.predict(images.reshape(5, *own), verbose=0), atol=1e-6)
+
+
+def test_a_model_that_leaves_its_size_open_takes_that_of_the_images(keras: Any) -> None:
+    layers = keras.layers
+    pooled = [keras.Input((None, None, 3)), layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax")]
+    classifier = KerasClassifier(keras.Sequential(pooled), input_shape=(5, 7, 3))
+    assert classifier.input_shape == (5, 7, 3)
+    assert classifier.predict(noise(2, (5, 7, 3), 0)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        ((4, 6, 1), (4, 4, 1)),
+        ((4, 6, 1), (4, 6, 3)),
+        ((24,), None),
+        ((24,), (5, 5, 1)),
+        ((None, None, 3), None),
+        ((2, 3, 4, 1), None),
+    ],
+)
+def test_a_model_that_does_not_take_such_images_is_refused(
+    keras: Any, own: tuple[int, ...], wanted: tuple[int, int, int] | None
+) -> None:
+    keras_layers = [keras.Input(own), keras.layers.GlobalAveragePooling2D() if None in own else keras.layers.Flatten()]
+    model = keras.Sequential([*keras_layers, keras.layers.Dense(2)])
+    with pytest.raises(InvalidInput, match=r"expected (a model whose input is one image|images of the model's shape)"):
+        KerasClassifier(model, input_shape=wanted)
+
+
+def test_labels_name_the_columns_or_are_refused(keras_model: Any) -> None:
+    assert KerasClassifier(keras_model, labels=["red", "green", "blue"]).labels == ("red", "green", "blue")
+    with pytest.raises(InvalidInput, match="expected 3 labels, one per class of the model, got 2"):
+        KerasClassifier(keras_model, labels=["red", "green"])
+
+
+def test_models_with_several_inputs_or_outputs_are_refused(keras: Any) -> None:
+    one, two = keras.Input((4, 4, 1)), keras.Input((4, 4, 1))
+    flat = keras.layers.Flatten()(keras.layers.Add()([one, two]))
+    with pytest.raises(InvalidInput, match="1 input and 1 output, got 2 and 1"):
+        KerasClassifier(keras.Model([one, two], keras.layers.Dense(2)(flat)))
+    flat = keras.layers.Flatten()(one)
+    with pytest.raises(InvalidInput, match="1 input and 1 output, got 1 and 2"):
+        KerasClassifier(keras.Model(one, [keras.layers.Dense(2)(flat), keras.layers.Dense(3)(flat)]))
+
+
+def test_a_model_that_answers_with_maps_is_refused(keras: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"expected a model whose output is \[n, classes\]"):
+        KerasClassifier(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)]))
+
+
+def test_a_saved_model_answers_as_before(keras_file: Path, keras_model: Any) -> None:
+    images = squares(20, seed=3).images
+    loaded = KerasClassifier.load(keras_file, labels=["r", "g", "b"])
+    np.testing.assert_allclose(loaded.predict(images), KerasClassifier(keras_model).predict(images), atol=1e-6)
+    assert loaded.labels == ("r", "g", "b")
+
+
+def test_a_bundle_says_how_its_model_is_read(keras_file: Path, keras_model: Any, tmp_path: Path) -> None:
+    shutil.copy(keras_file, tmp_path / "trained.keras")
+    bundles.write(
+        tmp_path,
+        bundles.REVERSE_SIGMOID,
+        input_shape=[16, 16, 3],
+        labels=["red", "green", "blue"],
+        input_range=[0.0, 0.5],
+        outputs="logits",
+    )
+    bundles.replace_file(tmp_path, "model.keras", keras_file.read_bytes())
+    classifier = KerasClassifier.from_bundle(read_bundle(tmp_path), threads=1)
+    assert classifier.labels == ("red", "green", "blue")
+    images = squares(20, seed=3).images
+    raw = KerasClassifier(keras_model, input_range=(0.0, 0.5)).predict(images)
+    np.testing.assert_allclose(classifier.predict(images), softmax(raw.astype(np.float64)), atol=1e-6)
+
+
+def test_what_is_no_model_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.h5").write_bytes(b"")
+    (tmp_path / "broken.keras").write_bytes(b"hello")
+    for name, sentence in (
+        ("none.keras", "does not exist; save one with"),
+        ("model.h5", "expected a model in the .keras format, got model.h5"),
+        ("broken.keras", "loads in safe mode, but broken.keras does not"),
+    ):
+        with pytest.raises(InvalidInput, match=sentence) as refusal:
+            load_model(tmp_path / name)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_model_with_code_in_it_is_refused_and_its_code_not_run(keras: Any, tmp_path: Path) -> None:
+    ran = str(tmp_path / "ran")
+
+    def code(x: Any) -> Any:
+        open(ran, "a").close()
+        return x
+
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(code), keras.layers.Flatten()])
+    model.save(tmp_path / "lambda.keras")
+    Path(ran).unlink()
+    with pytest.raises(InvalidInput, match=r"loads in safe mode, but lambda\.keras does not"):
+        load_model(tmp_path / "lambda.keras")
+    assert not Path(ran).exists()
