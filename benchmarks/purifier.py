@@ -31,8 +31,8 @@ def section() -> str:
         "## Purifying FGM\n\n"
         f"`python -m benchmarks.purifier`, all 10,000 MNIST test images, ART's FastGradientMethod (L-inf) on the bare classifier: an "
         "attacker who does not know the purifier; one who does beats it (docs/defences/total_variation.md). Accuracy in %, in "
-        "brackets its binomial standard error. ART: TotalVarMin(norm=1), otherwise its defaults. Ours: what calibration on 5,000 held-out "
-        f"training images chose. Seed {_SEED}.\n\n{table(header, rows)}"
+        "brackets its binomial standard error. ART: TotalVarMin(norm=1), otherwise its defaults. Ours: what calibration on 5,000 "
+        f"held-out training images chose. Seed {_SEED}.\n\n{table(header, rows)}"
     )
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from attacks.backdoor import CornerPattern, poison
 from benchmarks.peers import alternate, art_classifier, table
-from defences.calibration import Split, StripChoice, calibrate_strip, choose_purifier
+from defences.calibration import Split, choose_purifier
 from defences.calibration import split as split_data
 from defences.defended_classifier import Decisions, DefendedClassifier, Step
 from defences.purified_training import with_purified_copies
 from defences.reverse_sigmoid import ReverseSigmoid
+from defences.strip_calibration import StripChoice, calibrate_strip
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
 from models.keras_classifier import KerasClassifier
@@ -88,8 +89,8 @@ def section() -> str:
         "## STRIP\n\n"
         f"`python -m benchmarks.strip`, seed {_SEED}: a four-pixel corner pattern on half of a training set made of the first 10,000 "
         f"MNIST training images, every poisoned label {_TARGET}, the reference network, {_EPOCHS} epochs. Calibrated on 5,000 other "
-        f"training images (rate {_RATE:g}, marginal), measured on all 10,000 test images and on the {len(data.triggered):,} of them that are no "
-        f"{_TARGET}, triggered.\n\n{table(header, rows)}\n"
+        f"training images (rate {_RATE:g}, marginal), measured on all 10,000 test images and, triggered, on the "
+        f"{len(data.triggered):,} of them that are no {_TARGET}.\n\n{table(header, rows)}\n"
         f"Chosen by calibration for STRIP alone: {strip.strip.blend} {strip.strip.weight:g}, stages {strip.strip.stages}, threshold "
         f"{strip.strip.threshold:.3f} bits. Clean images per second, the same {_TIMED} images, same model, in turns: "
         f"**{ratio:.1f}x** ART.\n\n{_early_exits(alone, strip, data)}"

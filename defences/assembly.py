@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
-from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
+from defences.defended_classifier import DefendedClassifier, Mode, Step
 from defences.errors import InvalidBundle, InvalidInput
 from defences.reverse_sigmoid import ReverseSigmoid
 from defences.strip import Strip
@@ -45,18 +45,26 @@ def assemble(
     Raises: InvalidBundle: an unknown defence or parameter, shapes that do not fit, a detector with other parameters than it was
     calibrated with. InvalidInput: a mode for a defence the bundle lacks.
     """
-    declared = _with_modes(bundle, modes or {})
+    return DefendedClassifier(classifier, **_steps(bundle, modes or {}, threads), secret=secret)
+
+
+def check(bundle: Bundle, *, modes: Mapping[str, Mode] | None = None) -> None:
+    """Raise what `assemble` would raise, without a classifier, whose loading takes seconds."""
+    _steps(bundle, modes or {}, threads=1)
+
+
+def _steps(bundle: Bundle, modes: Mapping[str, Mode], threads: int) -> dict[str, Any]:
+    declared = _with_modes(bundle, modes)
     _check_calibration(bundle, declared)
-    preprocessors = [
-        Step[Preprocessor](_build(bundle, d, PREPROCESSORS, threads), d["mode"]) for d in _of(declared, PREPROCESSORS)
-    ]
-    detectors = [Step[Detector](_build(bundle, d, DETECTORS, threads), d["mode"]) for d in _of(declared, DETECTORS)]
-    postprocessors = [
-        Step[Postprocessor](_build(bundle, d, POSTPROCESSORS, threads), d["mode"]) for d in _of(declared, POSTPROCESSORS)
-    ]
-    return DefendedClassifier(
-        classifier, preprocessors=preprocessors, detectors=detectors, postprocessors=postprocessors, secret=secret
-    )
+
+    def built(table: Mapping[str, type[Any]]) -> list[Step[Any]]:
+        return [Step(_build(bundle, defence, table, threads), defence["mode"]) for defence in _of(declared, table)]
+
+    return {
+        "preprocessors": built(PREPROCESSORS),
+        "detectors": built(DETECTORS),
+        "postprocessors": built(POSTPROCESSORS),
+    }
 
 
 def parse_modes(text: str) -> dict[str, Mode]:

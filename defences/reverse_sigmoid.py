@@ -36,11 +36,11 @@ class ReverseSigmoid:
         beta: in (0, 1], the magnitude of the perturbation at ten classes or fewer.
         gamma: > 0, the steepness.
 
-    Shapes: probabilities float32 [n, k], or [n, 1] for the positive class of a binary one -> the same. A row of zeros (a refusal)
+    Shapes: probabilities float32 [n, k], or [n, 1] for the positive class of a binary one -> the same. A row of zeros (a refusal; k >= 2)
     comes back as zeros. Computed in float64.   Cost: no model calls.   Raises: InvalidParameter on construction.
 
     >>> ReverseSigmoid()(np.array([[0.98, 0.01, 0.01]], np.float32)).round(2).tolist()
-    [[0.6299999952316284, 0.1899999976158142, 0.1899999976158142]]
+    [[0.7799999713897705, 0.10999999940395355, 0.10999999940395355]]
     """
 
     beta: float = 1.0

@@ -17,10 +17,11 @@ import typer
 from numpy.typing import NDArray
 
 from defences.assembly import DETECTORS, assemble, calibrated_for
-from defences.calibration import PurifierChoice, Split, StripChoice, calibrate_strip, choose_purifier
+from defences.calibration import PurifierChoice, Split, choose_purifier
 from defences.calibration import split as split_data
 from defences.defended_classifier import DefendedClassifier
 from defences.reverse_sigmoid import ReverseSigmoid
+from defences.strip_calibration import StripChoice, calibrate_strip
 from hauberk.classifier_options import open_classifier
 from hauberk.options import SEED_AT_MOST, check_writable, processors, progress_bar, read_data
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle

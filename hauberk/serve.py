@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from defences.assembly import check
 from models.bundle import read_bundle
 from models.errors import InvalidInput
 from service.settings import read_settings
@@ -37,7 +38,7 @@ def serve(
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
     address = _address(host)
     settings = read_settings()
-    read_bundle(settings.bundle)
+    check(read_bundle(settings.bundle), modes=settings.modes)
     _check_free(address, host, port)
     print(f"starting Hauberk with {settings.bundle}, this takes a few seconds", file=sys.stderr, flush=True)
     # Replaced, not spawned: signals and the exit code are the server's own. -P: the working directory is not searched for modules.

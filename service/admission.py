@@ -81,7 +81,7 @@ class Admission:
         count = parse(np.frombuffer(body + b"\0", np.uint8), self._shape, images)
         if count > 0:
             return images[:count].reshape(count, *self._shape)
-        return self.images_in(_document(body))
+        return self.images_in(document_in(body))
 
     def warm_up(self) -> None:
         """Compile both ways, or load them, before the first request."""
@@ -118,8 +118,11 @@ class Admission:
             yield from _findings(image, dims, f"/images/{i}")
 
 
-def _document(body: bytes) -> Any:
-    """Decode strictly. orjson keeps the last of two equal keys, so a document with more than one key is looked at again."""
+def document_in(body: bytes) -> Any:
+    """Decode strictly. Raises: MalformedJson.
+
+    orjson keeps the last of two equal keys, so a document with more than one key is looked at again.
+    """
     try:
         document = orjson.loads(body)
         if body.count(b'"') > 2:

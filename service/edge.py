@@ -42,6 +42,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 UNKNOWN = "other"
+_OPEN_INFERENCE = "/v2/"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 # Unique, not secret: a system call for each would make the event loop give its turn away.
 _minted = random.Random()  # noqa: S311
@@ -68,13 +69,20 @@ class RequestObserver(Protocol):
 
 @dataclass(frozen=True)
 class Route:
-    """What a path takes. `reads`: the media types of its body, none for a path without one. `logged`: in the access log."""
+    """What a path takes.
+
+    Args:
+        reads: the media types of its body, none for a path without one.
+        logged: in the access log.
+        label: what metrics and the log call it; its path when not given.
+    """
 
     endpoint: Callable[[Exchange], Awaitable[None]]
     methods: frozenset[str] = frozenset(("GET", "HEAD"))
     reads: frozenset[bytes] = frozenset()
     body_at_most: int = 0
     logged: bool = True
+    label: str = ""
 
 
 @dataclass
@@ -155,12 +163,15 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def refuse(self, problem: Problem) -> None:
-        """Answer with a problem document."""
-        body = problem.body(self.request_id)
+        """Answer with a problem document, or with what the Open Inference Protocol has for an error."""
+        if f"{self.scope['path']}/".startswith(_OPEN_INFERENCE):
+            media_type, body = b"application/json", problem.short_body()
+        else:
+            media_type, body = MEDIA_TYPE, problem.body(self.request_id)
         if not isinstance(problem, BodyTooLarge):
-            await self.respond(problem.status, MEDIA_TYPE, body, problem.headers)
+            await self.respond(problem.status, media_type, body, problem.headers)
             return
-        await self.respond(problem.status, MEDIA_TYPE, body, problem.headers, more=True)
+        await self.respond(problem.status, media_type, body, problem.headers, more=True)
         await self._drain(_DRAIN_FACTOR * self.body_at_most)
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -246,8 +257,8 @@ class Edge:
         site = self._site
         exchange = Exchange(scope, receive, send, site.body_timeout_s)
         exchange.scope["hauberk.app"] = self.app
-        name = scope["path"] if scope["path"] in site.routes else UNKNOWN
-        route = site.routes.get(name)
+        route = site.routes.get(scope["path"])
+        name = UNKNOWN if route is None else route.label or scope["path"]
         if site.observer is not None:
             site.observer.began()
         try:

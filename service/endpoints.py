@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -14,15 +16,21 @@ import orjson
 from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
+from service import npy, pictures
 from service.admission import SHORT_BYTES, Admission
 from service.batching import Batcher
 from service.edge import Exchange, Route, pass_on
 from service.errors import NotFound, NotReady, Stopping
 from service.metrics import MEDIA_TYPE as METRICS
 from service.metrics import Metrics
+from service.open_inference_endpoints import OpenInference
 from service.openapi import document
+from service.tensors import Tensors
 from service.wire import JSON, Wire
 
+T = TypeVar("T")
+# Decoding a pixel takes as long as reading so many bytes of JSON.
+_DECODING = 4
 TEXT = b"text/plain; charset=utf-8"
 
 
@@ -56,32 +64,56 @@ class Endpoints:
         """Take this many images per request at most."""
         self.images_at_most = images_at_most
         self.admission = Admission(self.bundle.input_shape, images_at_most)
+        self.tensors = Tensors(self.bundle.input_shape, images_at_most)
 
     def routes(self, body_at_most: int) -> dict[str, Route]:
         """All paths; a new one is a line here and a method below."""
+        post = frozenset(("POST",))
         return {
-            "/predict": Route(self.predict, frozenset(("POST",)), frozenset((JSON,)), body_at_most),
+            "/predict": Route(self.predict, post, frozenset((JSON,)), body_at_most),
+            "/predict/npy": Route(self.predict_npy, post, frozenset((npy.MEDIA_TYPE,)), body_at_most),
+            "/predict/image": Route(
+                self.predict_image, post, pictures.MEDIA_TYPES, min(body_at_most, pictures.bytes_at_most(self.bundle.input_shape))
+            ),
             "/livez": Route(self.livez, logged=False),
             "/readyz": Route(self.readyz, logged=False),
             "/metrics": Route(self.metrics_text, logged=False),
             "/docs.json": Route(self.docs),
             "/schema.json": Route(pass_on),
             "/": Route(self.index),
+            **OpenInference(self).routes(body_at_most),
         }
 
     async def predict(self, exchange: Exchange) -> None:
-        """POST /predict."""
-        self._batcher()  # before the body is read
+        """POST /predict: a JSON document."""
+        await self._predict(exchange, self.admission.images)
+
+    async def predict_npy(self, exchange: Exchange) -> None:
+        """POST /predict/npy: a .npy file."""
+        await self._predict(exchange, lambda body: npy.read(body, self.tensors))
+
+    async def predict_image(self, exchange: Exchange) -> None:
+        """POST /predict/image: one PNG or JPEG picture."""
+        work = _DECODING * math.prod(self.bundle.input_shape)
+        await self._predict(exchange, lambda body: pictures.read(body, exchange.media_type, self.tensors), work)
+
+    async def _predict(self, exchange: Exchange, read: Callable[[bytes], Images], work: int = 0) -> None:
+        self.accepting()  # before the body is read
         body = await exchange.read()
-        images = await self._read(self.admission.images, body)
+        images = await self.read(read, body, work)
+        decisions = await self.decide(exchange, images)
+        await exchange.respond(200, JSON, self.wire.answer(exchange.request_id, decisions))
+
+    async def decide(self, exchange: Exchange, images: Images) -> Decisions:
+        """`classify` for a request: counted in its log line, and given up when its client leaves."""
         exchange.images = len(images)
         decisions = await exchange.unless_client_leaves(self.classify(images))
         exchange.abstained = int(np.count_nonzero(decisions.abstained))
-        await exchange.respond(200, JSON, self.wire.answer(exchange.request_id, decisions))
+        return decisions
 
     async def classify(self, images: Images) -> Decisions:
         """Images that were let in, through the batcher and all defences. Raises: NotReady and what the batcher raises."""
-        return await self._batcher().classify(images)
+        return await self.accepting().classify(images)
 
     async def livez(self, exchange: Exchange) -> None:
         """GET /livez: the process answers."""
@@ -89,7 +121,7 @@ class Endpoints:
 
     async def readyz(self, exchange: Exchange) -> None:
         """GET /readyz: the classifier is warm and takes work."""
-        self._batcher()
+        self.accepting()
         await exchange.respond(200, TEXT, b"ready\n")
 
     async def metrics_text(self, exchange: Exchange) -> None:
@@ -109,15 +141,17 @@ class Endpoints:
         index = {"model": self.bundle.name, "model_version": self.bundle.version, "software": self.software, "links": links}
         await exchange.respond(200, JSON, orjson.dumps(index))
 
-    def _batcher(self) -> Batcher:
+    def accepting(self) -> Batcher:
+        """The batcher, while it takes work. Raises: Stopping, NotReady."""
         if self.stopping:
             raise Stopping
         if self.batcher is None:
             raise NotReady
         return self.batcher
 
-    async def _read(self, read: Callable[[bytes], Images], body: bytes) -> Images:
-        if len(body) <= SHORT_BYTES:
+    async def read(self, read: Callable[[bytes], T], body: bytes, work: int = 0) -> T:
+        """Read a body; beside the event loop when it is long, or when reading it takes as much `work` as that many bytes."""
+        if max(len(body), work) <= SHORT_BYTES:
             return read(body)
         return await asyncio.get_running_loop().run_in_executor(self._reader, read, body)
 

@@ -2,18 +2,23 @@
 
 Problem                           an answer with a 4xx or 5xx status, as application/problem+json (RFC 9457)
 ├── MalformedJson          400    the body is not one JSON text (RFC 8259), or names a key twice
+├── MalformedNpy           400    the body is not one .npy file, or its header lies about its length
+├── MalformedPicture       400    the body is not one whole PNG or JPEG image of the type it is declared to be
+├── MalformedInference     400    the body is no inference request (Open Inference Protocol v2), or its sizes do not add up
 ├── NotFound               404    no such path
 ├── MethodNotAllowed       405    the path exists, the method does not
 ├── SlowBody               408    the body did not arrive in time
 ├── BodyTooLarge           413    the body is longer than the limit, as declared or as sent
 ├── UnsupportedMediaType   415    the body is declared to be something this path does not read
 ├── UnsupportedEncoding    415    the body is compressed
-├── Unprocessable          422    well-formed JSON that is not a batch of images; `errors` says where, five places at most
+├── Unprocessable          422    well-formed, but not a batch of images; `errors` says where, five places at most
 │   ├── WrongDocument             the root is no object with the one key "images"
 │   ├── NoImages                  the batch is empty
 │   ├── TooManyImages             the batch is larger than one request may be
 │   ├── WrongShape                ragged, or of another shape than the classifier's input
 │   ├── WrongType                 something among the numbers is none
+│   ├── WrongDatatype             an array of other numbers than float32 or uint8
+│   ├── WrongMode                 a picture with other channels than the classifier's
 │   └── OutOfRange                a number is outside [0, 1]
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
 ├── NotReady               503    still starting
@@ -54,7 +59,7 @@ class Problem(HauberkError):
 
     status: ClassVar[int]
     code: ClassVar[str]
-    detail: ClassVar[str]
+    detail: str
     headers: Headers = ()
     places: Sequence[Place] = ()
 
@@ -76,12 +81,40 @@ class Problem(HauberkError):
         """The problem document as it goes out."""
         return orjson.dumps(self.document(request_id))
 
+    def short_body(self) -> bytes:
+        """The same as the Open Inference Protocol v2 says it."""
+        return orjson.dumps({"error": self.detail})
+
 
 class MalformedJson(Problem):
     """The body is not one JSON text (RFC 8259), or names a key twice."""
 
     status, code = 400, "malformed_json"
     detail = "The body is not one JSON text (RFC 8259): complete, in UTF-8, without NaN, Infinity or a repeated key."
+
+
+class MalformedNpy(Problem):
+    """The body is not one .npy file, or its header lies about its length."""
+
+    status, code = 400, "malformed_npy"
+    detail = "The body is not one .npy file: a header as numpy.save writes it, and then as many bytes as its shape takes."
+
+
+class MalformedPicture(Problem):
+    """The body is not one whole PNG or JPEG image of the type it is declared to be."""
+
+    status, code = 400, "malformed_picture"
+    detail = "The body is not one whole PNG or JPEG image of the type that Content-Type says."
+
+
+class MalformedInference(Problem):
+    """The body is no inference request (Open Inference Protocol v2), or its sizes do not add up."""
+
+    status, code = 400, "malformed_inference"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(self.code)
+        self.detail = detail
 
 
 class NotFound(Problem):
@@ -138,7 +171,7 @@ class UnsupportedEncoding(Problem):
 
 
 class Unprocessable(Problem):
-    """Well-formed JSON that is not a batch of images; `errors` says where, five places at most."""
+    """Well-formed, but not a batch of images; `errors` says where, five places at most."""
 
     status = 422
 
@@ -180,6 +213,20 @@ class WrongType(Unprocessable):
 
     code = "wrong_type"
     detail = "Every pixel has to be a number: no strings, booleans or nulls."
+
+
+class WrongDatatype(Unprocessable):
+    """An array of other numbers than float32 or uint8."""
+
+    code = "wrong_datatype"
+    detail = "Expected float32 numbers in [0, 1], or uint8, where 0 to 255 mean the same."
+
+
+class WrongMode(Unprocessable):
+    """A picture with other channels than the classifier's."""
+
+    code = "wrong_mode"
+    detail = "Expected 8 bits a channel, grey for a classifier of one channel and RGB for one of three, without palette or alpha."
 
 
 class OutOfRange(Unprocessable):

@@ -73,7 +73,7 @@ class Gateway:
         self.access_log = logs.AccessLog(logs.write_to_stderr)
         self.endpoints = self._endpoints()
         routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
-        self.endpoints.metrics.show_routes(routes)
+        self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
         SITE.open(
             routes,
             self.endpoints.metrics,

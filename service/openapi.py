@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from models.bundle import Bundle
-from service.errors import PLACES_AT_MOST, Problem, every_problem
+from service.errors import (
+    PLACES_AT_MOST,
+    MalformedInference,
+    MalformedJson,
+    MalformedNpy,
+    MalformedPicture,
+    Problem,
+    WrongDatatype,
+    WrongDocument,
+    WrongMode,
+    WrongType,
+    every_problem,
+)
 
 Document = dict[str, Any]
 
@@ -26,7 +39,10 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
             "description": f"Model {bundle.name}, version {bundle.version}, behind its defences. They may abstain from an image.",
         },
         "paths": {
-            "/predict": {"post": _predict()},
+            "/predict": {"post": _predict("predict", {"application/json": "Images"}, MalformedJson, WrongDocument, WrongType)},
+            "/predict/npy": {"post": _predict("predict_npy", {"application/x-npy": "NpyFile"}, MalformedNpy, WrongDatatype)},
+            "/predict/image": {"post": _predict("predict_image", _PICTURES, MalformedPicture, WrongMode)},
+            **_open_inference(bundle),
             "/livez": {"get": _text("Whether the process answers.", "health")},
             "/readyz": {"get": _text("Whether the classifier is warm and takes work.", "health", 503)},
             "/metrics": {"get": _text("Prometheus metrics, for this machine only.", "metrics", 404)},
@@ -37,6 +53,9 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
         "components": {
             "schemas": {
                 "Images": _images(bundle.input_shape, images_at_most),
+                "NpyFile": _npy_file(bundle.input_shape, images_at_most),
+                "Picture": _picture(bundle.input_shape),
+                **_inference_schemas(bundle, images_at_most),
                 "Answer": _answer(bundle.name, bundle.version),
                 "Prediction": _prediction(bundle.labels),
                 "Problem": _problem(),
@@ -108,22 +127,133 @@ def _problem() -> Document:
     return {"type": "object", "properties": properties, "required": required, "description": "RFC 9457"}
 
 
-def _predict() -> Document:
+def _npy_file(input_shape: tuple[int, int, int], images_at_most: int) -> Document:
+    shapes: list[tuple[str | int, ...]] = [(f"1..{images_at_most}", *input_shape)]
+    if input_shape[2] == 1:
+        shapes.append(shapes[0][:3])
+    described = " or ".join(f"({', '.join(map(str, shape))})" for shape in shapes)
+    return _binary(f"What numpy.save writes: float32 in [0, 1] or uint8, where 0 to 255 mean the same, of shape {described}.")
+
+
+def _picture(input_shape: tuple[int, int, int]) -> Document:
+    h, w, c = input_shape
+    mode = {1: "grey", 3: "RGB"}.get(c, "which none is for this classifier")
+    return _binary(f"One picture, {w} pixels wide and {h} high, {mode}, 8 bits a channel.")
+
+
+def _binary(description: str) -> Document:
+    return {"type": "string", "format": "binary", "description": description}
+
+
+_PICTURES = {"image/png": "Picture", "image/jpeg": "Picture"}
+_INFERENCE = (MalformedJson, MalformedInference, WrongDatatype, WrongType)
+# Each of these is about one way to send images.
+_OF_ONE_FORMAT = frozenset((WrongDocument, MalformedNpy, MalformedPicture, WrongMode, *_INFERENCE))
+
+
+def _predict(operation: str, schemas: dict[str, str], *own: type[Problem]) -> Document:
+    """A way to classify images. `schemas`: of the body, by media type; `own`: those of `_OF_ONE_FORMAT` it can answer."""
     return {
-        "operationId": "predict",
+        "operationId": operation,
         "summary": "Classify images, each purified, checked and answered with blurred probabilities, or abstained from.",
         "tags": ["prediction"],
-        "parameters": [
-            {"name": "X-Request-ID", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}},
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Images"}}},
-        },
+        "parameters": [_REQUEST_ID],
+        "requestBody": _body(schemas),
         "responses": {
             "200": _response("The predictions, in the order of the images.", "application/json", "Answer"),
-            **_refusals(400, 408, 413, 415, 422, 500, 503, 504),
+            **_refusals(*_POST_REFUSALS, but=_OF_ONE_FORMAT.difference(own)),
         },
+    }
+
+
+_REQUEST_ID = {"name": "X-Request-ID", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}}
+_POST_REFUSALS = (400, 408, 413, 415, 422, 500, 503, 504)
+
+
+def _body(schemas: dict[str, str]) -> Document:
+    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}} for media_type, schema in schemas.items()}
+    return {"required": True, "content": content}
+
+
+def _open_inference(bundle: Bundle) -> Document:
+    """The paths of the Open Inference Protocol v2, whose errors have a shape of their own."""
+    tag = "open inference"
+
+    def path_of(name: str, value: str) -> Document:
+        return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": [value]}}
+
+    model, version = path_of("model", bundle.name), path_of("version", bundle.version)
+    paths: Document = {
+        "/v2": {"get": _json("What this server is, by the Open Inference Protocol v2.", tag)},
+        "/v2/health/live": {"get": _json("Whether the process answers.", tag)},
+        "/v2/health/ready": {"get": _inference_get("Whether the classifier is warm and takes work.", 503)},
+    }
+    for path, parameters in (("/v2/models/{model}", [model]), ("/v2/models/{model}/versions/{version}", [model, version])):
+        paths[path] = {"parameters": parameters, "get": _json("The model's inputs and outputs.", tag)}
+        paths[f"{path}/ready"] = {
+            "parameters": parameters,
+            "get": _inference_get("Whether the model is warm and takes work.", 503),
+        }
+        paths[f"{path}/infer"] = {"parameters": parameters, "post": _infer("infer" if len(parameters) == 1 else "infer_version")}
+    return paths
+
+
+def _inference_get(summary: str, *refusals: int) -> Document:
+    found = _json(summary, "open inference")
+    found["responses"] |= _as_inference_errors(_refusals(*refusals))
+    return found
+
+
+def _infer(operation: str) -> Document:
+    length: Document = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "required": False,
+        "description": "Where the JSON ends, when a tensor lies behind it.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    answered = _response("The outputs; behind the JSON those asked for as binary.", "application/json", "InferenceAnswer")
+    answered["content"]["application/octet-stream"] = {"schema": _binary("An InferenceAnswer, and the tensors behind it.")}
+    return {
+        "operationId": operation,
+        "summary": "Classify images, as the Open Inference Protocol v2 and its binary tensor extension have it.",
+        "tags": ["open inference"],
+        "parameters": [_REQUEST_ID, length],
+        "requestBody": _body({"application/json": "Inference", "application/octet-stream": "BinaryInference"}),
+        "responses": {
+            "200": answered,
+            **_as_inference_errors(_refusals(*_POST_REFUSALS, but=_OF_ONE_FORMAT.difference(_INFERENCE))),
+        },
+    }
+
+
+def _as_inference_errors(refusals: Document) -> Document:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceError"}}}
+    return {status: {**refusal, "content": error} for status, refusal in refusals.items()}
+
+
+def _inference_schemas(bundle: Bundle, images_at_most: int) -> Document:
+    shape = f"[1..{images_at_most}, {', '.join(map(str, bundle.input_shape))}]"
+    tensor = {
+        "type": "object",
+        "properties": {
+            "name": {"const": "images"},
+            "datatype": {"enum": ["FP32", "UINT8"], "description": "FP32 in [0, 1]; UINT8, where 0 to 255 mean the same."},
+            "shape": {"type": "array", "items": {"type": "integer"}, "description": shape},
+            "data": {"type": "array", "description": "Flat or nested."},
+        },
+        "required": ["name", "datatype", "shape"],
+    }
+    request = {"id": {"type": "string", "maxLength": 256}, "inputs": _array(tensor, 1, 1), "outputs": {"type": "array"}}
+    names = ("model_name", "model_version", "id")
+    answer: Document = {**{name: {"type": "string"} for name in names}, "outputs": {"type": "array", "items": {"type": "object"}}}
+    return {
+        "Inference": {"type": "object", "properties": request, "required": ["inputs"]},
+        "BinaryInference": _binary(
+            "An Inference whose input has the parameter binary_data_size for data, and the tensor behind."
+        ),
+        "InferenceAnswer": {"type": "object", "properties": answer, "required": ["model_name", "model_version", "outputs"]},
+        "InferenceError": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]},
     }
 
 
@@ -135,10 +265,10 @@ def _response(description: str, media_type: str, schema: str) -> Document:
     }
 
 
-def _refusals(*statuses: int) -> Document:
+def _refusals(*statuses: int, but: Set[type[Problem]] = frozenset()) -> Document:
     problems: dict[int, list[type[Problem]]] = {status: [] for status in statuses}
     for problem in every_problem():
-        if problem.status in problems:
+        if problem.status in problems and problem not in but:
             problems[problem.status].append(problem)
     return {str(status): _refusal(of_status) for status, of_status in problems.items()}
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, binom
 
-from defences.calibration import calibrate_strip, split
+from defences.calibration import split
 from defences.conformal import conformal_rank, conformal_threshold, scores_needed
 from defences.defended_classifier import DefendedClassifier, Step
+from defences.strip_calibration import calibrate_strip
 from models.datasets import Dataset
 from tests.fakes import linear, noise
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.calibration import calibrate_strip, split
+from defences.calibration import split
 from defences.keyed import image_keys
 from defences.strip import Strip, entropy_bits
+from defences.strip_calibration import calibrate_strip
 from models.classifier import Classifier, Images
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, constant, linear, noise, softmax

@@ -93,8 +93,8 @@ def test_oblong_colour_images_reach_the_optimum_channel_by_channel() -> None:
 
 GRID = tuple(itertools.product((0.3, 0.5, 0.8, 1.0), (0.03, 0.05, 0.07, 0.1, 0.2, 0.5)))
 # Where the image is all but optimal already, ART's line search fails and hands it back, while ten iterations of ours are still on
-# their way to the optimum: the two cells of 96 in which ours are above ART's, and by what share they may be.
-ALMOST_OPTIMAL: dict[tuple[Norm, str, float, float], float] = {(1, "clean", 1.0, 0.05): 6e-3, (2, "noisy", 1.0, 0.07): 1e-4}
+# their way to the optimum: the one cell of 96 in which they are above ART's (by 0.3 %), and by what share they may be.
+ALMOST_OPTIMAL: dict[tuple[Norm, str, float, float], float] = {(1, "clean", 1.0, 0.05): 5e-3}
 ROUNDING = 1e-5
 
 

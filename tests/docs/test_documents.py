@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from defences.assembly import NAMES
 from service.errors import every_problem
 from service.metrics import Metrics
-from service.settings import DEFAULTS
+from service.settings import DEFAULTS, Default
 
 ROOT = Path(__file__).parents[2]
 OPERATING = (ROOT / "docs" / "settings.md").read_text()
@@ -23,10 +23,9 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("setting", DEFAULTS, ids=lambda setting: setting.name)
-def test_every_setting_is_documented_with_its_default(setting: object) -> None:
-    name, default, _ = setting  # type: ignore[misc]  # a NamedTuple of three texts
-    row = next(line for line in OPERATING.splitlines() if line.startswith(f"| `{name}` |"))
-    assert row.split("|")[2].strip() == default
+def test_every_setting_is_documented_with_its_default(setting: Default) -> None:
+    row = next(line for line in OPERATING.splitlines() if line.startswith(f"| `{setting.name}` |"))
+    assert row.split("|")[2].strip() == setting.default
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:

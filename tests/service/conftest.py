@@ -49,6 +49,11 @@ class Server:
         headers = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
         return httpx.post(f"{self.url}/predict", content=body, headers=headers, timeout=30)
 
+    def send_to(self, path: str, body: bytes, **headers: str) -> httpx.Response:
+        """POST bytes to another path."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.post(self.url + path, content=body, headers=headers, timeout=30)
+
     def send_raw(self, *parts: bytes, pause_s: float = 0.0) -> http.client.HTTPResponse:
         """Send bytes as they are over a connection of its own, and read the answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:

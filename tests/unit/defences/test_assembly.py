@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.assembly import NAMES, assemble, calibrated_for, parse_modes
+from defences.assembly import NAMES, assemble, calibrated_for, check, parse_modes
 from defences.defended_classifier import DefendedClassifier, Mode
 from defences.errors import InvalidBundle, InvalidInput
 from defences.reverse_sigmoid import ReverseSigmoid
@@ -31,6 +31,8 @@ def refused(bundle: Bundle, sentence: str, **modes: Mode) -> None:
     with pytest.raises(InvalidBundle, match=sentence) as refusal:
         coat(bundle, **modes)
     assert "\n" not in str(refusal.value)
+    with pytest.raises(InvalidBundle, match=sentence):
+        check(bundle, modes=modes)
 
 
 @pytest.fixture

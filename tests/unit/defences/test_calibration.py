@@ -9,9 +9,6 @@ from defences.calibration import (
     ACCURACY_POINTS_AT_MOST,
     IMAGES_AT_LEAST,
     Split,
-    _random_keys,
-    _staged_scores,
-    calibrate_strip,
     choose_purifier,
     split,
 )
@@ -19,6 +16,7 @@ from defences.conformal import conformal_rank
 from defences.errors import InvalidInput
 from defences.keyed import keyed_permutations
 from defences.strip import Strip, entropy_bits
+from defences.strip_calibration import _random_keys, _staged_scores, calibrate_strip
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, constant, linear, noise, softmax

@@ -11,7 +11,8 @@ from models.errors import InvalidInput
 
 
 @pytest.mark.parametrize(
-    ("rows", "first", "count"), [(None, 0, 420), ("0:420", 0, 420), ("10:30", 10, 20), (":5", 0, 5), ("400:", 400, 20)]
+    ("rows", "first", "count"),
+    [(None, 0, 420), ("0:420", 0, 420), ("10:30", 10, 20), (":", 0, 420), (":5", 0, 5), ("400:", 400, 20)],
 )
 def test_rows_are_a_range_of_the_data(clean_data: Path, rows: str | None, first: int, count: int) -> None:
     whole, part = read_data(clean_data, "train", None), read_data(clean_data, "train", rows)
@@ -19,11 +20,8 @@ def test_rows_are_a_range_of_the_data(clean_data: Path, rows: str | None, first:
     assert (part.images[0] == whole.images[first]).all()
 
 
-@pytest.mark.parametrize("rows", ["", "5", ":", "-5:10", "10:5", "0:421", "a:b", "1:2:3"])
+@pytest.mark.parametrize("rows", ["", "5", "-5:10", "10:5", "0:421", "a:b", "1:2:3"])
 def test_rows_that_are_no_range_of_the_data_are_refused(clean_data: Path, rows: str) -> None:
-    if rows == ":":  # everything, however oddly said
-        assert len(read_data(clean_data, "train", rows)) == 420
-        return
     with pytest.raises(InvalidInput, match=r"expected --rows START:STOP within 0:420"):
         read_data(clean_data, "train", rows)
 

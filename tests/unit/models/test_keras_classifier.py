@@ -193,16 +193,9 @@ def test_what_is_no_model_file_is_refused_with_one_sentence(tmp_path: Path) -> N
         assert "\n" not in str(refusal.value)
 
 
-def test_a_model_with_code_in_it_is_refused_and_its_code_not_run(keras: Any, tmp_path: Path) -> None:
-    ran = str(tmp_path / "ran")
-
-    def code(x: Any) -> Any:
-        open(ran, "a").close()
-        return x
-
-    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(code), keras.layers.Flatten()])
-    model.save(tmp_path / "lambda.keras")
-    Path(ran).unlink()
+def test_a_model_with_code_in_it_is_refused_although_it_could_be_loaded(keras: Any, tmp_path: Path) -> None:
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Flatten()]).save(path)
+    keras.models.load_model(path, safe_mode=False)
     with pytest.raises(InvalidInput, match=r"loads in safe mode, but lambda\.keras does not"):
-        load_model(tmp_path / "lambda.keras")
-    assert not Path(ran).exists()
+        load_model(path)

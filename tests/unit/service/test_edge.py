@@ -322,3 +322,20 @@ def test_websockets_are_closed(edge: Edge) -> None:
 
     asyncio.run(edge({"type": "websocket", "path": "/", "headers": []}, None, send))  # type: ignore[arg-type]
     assert sent == [{"type": "websocket.close", "code": 1000}]
+
+
+def test_refusals_under_v2_have_the_shape_of_its_protocol(watcher: Watcher) -> None:
+    for path in ("/v2", "/v2/", "/v2/models/unknown"):
+        reply = ask(Edge(behind, site=site(watcher, x=Route(echo))), path)
+        assert (reply.status, reply.headers[b"content-type"], list(json.loads(reply.body))) == (
+            404,
+            b"application/json",
+            ["error"],
+        )
+        assert reply.headers[b"x-request-id"]
+    assert ask(Edge(behind, site=site(watcher, x=Route(echo))), "/v20").problem(404, "not_found")
+
+
+def test_a_route_is_counted_under_its_label(watcher: Watcher) -> None:
+    ask(Edge(behind, site=site(watcher, x=Route(echo, **POST, label="/{name}"))), "/x", parts=[b"1"])
+    assert watcher.ends == [("/{name}", 200)]

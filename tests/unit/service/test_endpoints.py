@@ -35,7 +35,9 @@ def run(made: Endpoints, scenario: Callable[[Ask], Awaitable[Any]], waves: Any =
     site.open(made.routes(10_000), made.metrics, None, 1.0)
     edge = Edge(None, site=site)  # type: ignore[arg-type]
 
-    async def ask(path: str, body: bytes | None = None, server: str = "127.0.0.1") -> tuple[int, dict[bytes, bytes], bytes]:
+    async def ask(
+        path: str, body: bytes | None = None, server: str = "127.0.0.1", headers: Any = ()
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
         sent: list[Any] = []
         parts = [{"type": "http.request", "body": body or b""}]
 
@@ -49,7 +51,7 @@ def run(made: Endpoints, scenario: Callable[[Ask], Awaitable[Any]], waves: Any =
             "type": "http",
             "path": path,
             "method": "GET" if body is None else "POST",
-            "headers": [],
+            "headers": headers,
             "server": (server, 3000),
         }
         await edge(scope, receive, send)
@@ -161,8 +163,8 @@ def test_a_large_body_is_read_beside_the_event_loop_and_answered_alike(bundle: B
     made = endpoints(bundle)
 
     async def scenario(ask: Ask) -> Any:
-        small = await made._read(made.admission.images, orjson.dumps({"images": [IMAGE]}))
-        large = await made._read(made.admission.images, orjson.dumps({"images": [IMAGE]}) + b" " * 300_000)
+        small = await made.read(made.admission.images, orjson.dumps({"images": [IMAGE]}))
+        large = await made.read(made.admission.images, orjson.dumps({"images": [IMAGE]}) + b" " * 300_000)
         return small, large
 
     small, large = run(made, scenario, waves)
@@ -217,3 +219,18 @@ def test_loopback_addresses_are_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "localhost", "192.168.0.1", "::", "10.0.0.1", "example.org"])
 def test_anything_else_is_not(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(("work", "beside"), [(0, False), (1 << 20, True)])
+def test_what_takes_long_to_decode_is_read_beside_the_event_loop(bundle: Bundle, work: int, beside: bool) -> None:
+    made = endpoints(bundle)
+    threads: list[threading.Thread] = []
+
+    def read(body: bytes) -> Any:
+        threads.append(threading.current_thread())
+
+    async def scenario(ask: Ask) -> Any:
+        await made.read(read, b"", work)
+
+    run(made, scenario)
+    assert (threads[0] is not threading.main_thread()) == beside

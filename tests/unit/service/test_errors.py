@@ -7,9 +7,22 @@ import json
 import pytest
 
 from service import errors
-from service.errors import BodyTooLarge, MethodNotAllowed, Place, Problem, UnsupportedMediaType, WrongType, every_problem
+from service.errors import (
+    BodyTooLarge,
+    MalformedInference,
+    MethodNotAllowed,
+    Place,
+    Problem,
+    UnsupportedMediaType,
+    WrongType,
+    every_problem,
+)
 
-_ARGUMENTS: dict[type[Problem], str] = {MethodNotAllowed: "GET", UnsupportedMediaType: "application/json"}
+_ARGUMENTS: dict[type[Problem], str] = {
+    MalformedInference: "Expected an input.",
+    MethodNotAllowed: "GET",
+    UnsupportedMediaType: "application/json",
+}
 PROBLEMS = list(every_problem())
 
 

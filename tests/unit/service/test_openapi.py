@@ -53,12 +53,27 @@ def test_an_answer_has_one_probability_per_class(docs: dict[str, Any]) -> None:
     assert prediction["probabilities"]["oneOf"][0]["maxItems"] == 3
 
 
-def test_every_refusal_of_predict_is_listed_by_status_and_code(docs: dict[str, Any]) -> None:
-    responses = docs["paths"]["/predict"]["post"]["responses"]
+def test_every_refusal_is_listed_by_status_and_code(docs: dict[str, Any]) -> None:
+    ways = [path["post"]["responses"] for path in docs["paths"].values() if "post" in path]
     for problem in every_problem():
         if problem.status not in (404, 405):
-            assert problem.code in responses[str(problem.status)]["description"]
-    assert "Retry-After" in responses["503"]["headers"]
+            assert any(problem.code in responses[str(problem.status)]["description"] for responses in ways)
+    for responses in ways:
+        assert "Retry-After" in responses["503"]["headers"]
+
+
+def test_a_refusal_of_one_format_is_listed_with_that_format_only(docs: dict[str, Any]) -> None:
+    def listed(path: str) -> str:
+        return str(docs["paths"][path]["post"]["responses"])
+
+    assert "malformed_json" in listed("/predict")
+    assert "malformed_npy" not in listed("/predict")
+    assert "malformed_json" not in listed("/predict/npy")
+    assert "malformed_npy" in listed("/predict/npy")
+
+
+def test_a_file_is_described_with_the_shapes_it_may_have(docs: dict[str, Any]) -> None:
+    assert "(1..16, 2, 3, 1) or (1..16, 2, 3)" in docs["components"]["schemas"]["NpyFile"]["description"]
 
 
 def test_every_reference_leads_somewhere_and_the_document_is_json(docs: dict[str, Any]) -> None:

@@ -1,0 +1,142 @@
+"""From a PNG or JPEG picture to one image, or to the reason why not.
+
+Pillow decodes, and only its PNG and JPEG decoders are reached. Before it sees a picture the size is compared with the classifier's,
+so that a small file never becomes a large array, and everything that is not pixels is left out: texts, profiles, Exif and previews,
+whose parsers and decompressors are most of what a hostile picture can reach.
+
+    400 malformed_picture    no whole PNG or JPEG image, or not of the declared type
+    422 wrong_shape          another size
+    422 wrong_mode           palette, alpha, 16 bits, CMYK, or other channels than the classifier's
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+
+import numpy as np
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from models.classifier import Images
+from service.admission import SHORT_BYTES
+from service.errors import MalformedPicture, WrongMode, WrongShape
+from service.tensors import Tensors
+
+PNG, JPEG = b"image/png", b"image/jpeg"
+MEDIA_TYPES = frozenset((PNG, JPEG))
+
+_MODES = {1: "L", 3: "RGB"}  # by channels
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_BYTES = 33  # signature and the IHDR chunk
+_PNG_COLOUR_TYPES = {"L": 0, "RGB": 2}
+_PNG_KEPT = frozenset((b"IHDR", b"IDAT", b"IEND"))
+
+_JPEG_START = b"\xff\xd8\xff"
+_JPEG_COMMENT, _JPEG_SCAN, _JPEG_ADOBE = 0xFE, 0xDA, 0xEE
+_JPEG_METADATA = frozenset((*range(0xE1, 0xF0), _JPEG_COMMENT)) - {_JPEG_ADOBE}  # Adobe's says how colours are coded
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_CHANNELS = {"L": 1, "RGB": 3}
+# Each scan of a progressive JPEG visits every pixel; encoders write a dozen.
+_SCANS_AT_MOST = 32
+
+
+def bytes_at_most(input_shape: tuple[int, int, int]) -> int:
+    """How long a file of one picture of this shape may be: its numbers four times over, and room for metadata."""
+    return 4 * math.prod(input_shape) + SHORT_BYTES
+
+
+def read(body: bytes, media_type: bytes, tensors: Tensors) -> Images:
+    """The picture as float32 [1, h, w, c] in [0, 1], as its pixels are stored: orientation and profiles are ignored.
+
+    Args:
+        media_type: as declared; b"" takes either.
+
+    Raises: MalformedPicture, WrongShape, WrongMode.
+    """
+    h, w, c = tensors.input_shape
+    mode = _MODES.get(c)
+    if mode is None:
+        raise WrongMode
+    try:
+        pixels = np.asarray(_opened(body, media_type, (h, w), mode))
+    except (WrongShape, WrongMode):
+        raise
+    except Exception:  # noqa: BLE001  # a damaged picture makes decoders raise a dozen different things
+        raise MalformedPicture from None
+    return tensors.images(pixels.reshape(1, h, w, c))
+
+
+def _opened(body: bytes, media_type: bytes, size: tuple[int, int], mode: str) -> ImageFile:
+    """A picture that is ready to be decoded."""
+    picture: ImageFile
+    if body.startswith(_PNG_START) and media_type in (PNG, b""):
+        picture = PngImageFile(io.BytesIO(_png(body, size, mode)))
+    elif body.startswith(_JPEG_START) and media_type in (JPEG, b""):
+        picture = JpegImageFile(io.BytesIO(_jpeg(body, size, mode)))
+    else:
+        raise MalformedPicture
+    # What Pillow is about to decode, whatever the checks above made of it.
+    if (picture.size[::-1], picture.mode) != (size, mode):
+        raise MalformedPicture
+    return picture
+
+
+def _png(body: bytes, size: tuple[int, int], mode: str) -> bytes:
+    """The file without what is not pixels. Raises: MalformedPicture, WrongShape, WrongMode."""
+    if len(body) < _PNG_HEADER_BYTES or body[8:16] != b"\0\0\0\rIHDR":
+        raise MalformedPicture
+    width, height, bits, colour_type = struct.unpack_from(">IIBB", body, 16)
+    if (height, width) != size:
+        raise WrongShape
+    if (bits, colour_type) != (8, _PNG_COLOUR_TYPES[mode]):
+        raise WrongMode
+    kept, at, kind = [body[:8]], 8, b""
+    while kind != b"IEND":
+        (length,) = struct.unpack_from(">I", body, at)
+        kind, end = body[at + 4 : at + 8], at + 12 + length
+        if end > len(body) or (kind == b"IHDR" and at != 8):
+            raise MalformedPicture
+        if kind in _PNG_KEPT:
+            kept.append(body[at:end])
+        at = end
+    if at != len(body):
+        raise MalformedPicture
+    return b"".join(kept)
+
+
+def _jpeg(body: bytes, size: tuple[int, int], mode: str) -> bytes:
+    """The file without what is not pixels. Raises: MalformedPicture, WrongShape, WrongMode."""
+    kept, at, marker, frames = [body[:2]], 2, 0, 0
+    while marker != _JPEG_SCAN:
+        start = at
+        while body[at : at + 2] == b"\xff\xff":  # fill bytes
+            at += 1
+        if body[at] != 0xFF:
+            raise MalformedPicture
+        marker = body[at + 1]
+        (length,) = struct.unpack_from(">H", body, at + 2)
+        at += 2 + length
+        if length < 2 or at > len(body):
+            raise MalformedPicture
+        if marker in _JPEG_FRAMES:
+            _check_frame(body, at - length, size, mode)
+            frames += 1
+        if marker not in _JPEG_METADATA:
+            kept.append(body[start:at])
+    scans = body[at:]
+    if frames != 1 or scans.count(b"\xff\xda") >= _SCANS_AT_MOST:
+        raise MalformedPicture
+    return b"".join([*kept, scans])
+
+
+def _check_frame(body: bytes, at: int, size: tuple[int, int], mode: str) -> None:
+    """Check the frame header whose length stands at `at`."""
+    bits, height, width, channels = struct.unpack_from(">BHHB", body, at + 2)
+    if (height, width) != size:
+        raise WrongShape
+    if (bits, channels) != (8, _JPEG_CHANNELS[mode]):
+        raise WrongMode
