@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import re
 import subprocess
@@ -47,6 +49,13 @@ def test_every_error_code_is_documented() -> None:
     rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", OPERATING, re.MULTILINE)
     documented = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
     assert documented == {(problem.status, problem.code) for problem in every_problem()}
+
+
+@pytest.mark.parametrize("module", ["conformal", "reverse_sigmoid", "total_variation"])
+def test_the_examples_in_docstrings_are_true(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"defences.{module}"))
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
