@@ -5,8 +5,8 @@ long the tensor is. One input, `images`, FP32 in [0, 1] or UINT8; three outputs,
 
     400 malformed_json                       the JSON part is none
     400 malformed_inference                  another document, other names, sizes that do not add up
-    422 wrong_datatype, wrong_shape          other numbers than FP32 or UINT8; another shape
-    422 wrong_type, out_of_range             in JSON, something that is no number; outside [0, 1] or 0 to 255
+    422 wrong_datatype, wrong_shape          other numbers than FP32 or UINT8, 256 for one; another shape
+    422 wrong_type, out_of_range             in JSON, something that is no number; outside [0, 1]
     422 no_images, too_many_images           none, or more than a request may hold
 """
 
@@ -34,8 +34,8 @@ OUTPUTS = {"probabilities": "FP32", "label": "INT64", "abstained": "BOOL"}
 """Where the defences abstained: zeros, -1, true."""
 
 _DATATYPES: dict[Any, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
-_HIGHEST = {"FP32": 1, "UINT8": 255}
-_NUMBERS = {"FP32": frozenset((int, float)), "UINT8": frozenset((int,))}
+_WHITE = 255
+_NUMBERS = frozenset((int, float))
 _ID_AT_MOST = 256
 
 
@@ -136,10 +136,12 @@ def _from_json(tensor: dict[str, Any], datatype: str, shape: list[int]) -> NDArr
     values = _unnested(data, shape) if data and type(data[0]) is list else data
     if len(values) != int(np.prod(shape)):
         raise WrongShape
-    if not _NUMBERS[datatype].issuperset(map(type, values)):
+    if not _NUMBERS.issuperset(map(type, values)):
         raise WrongType
-    if not (min(values) >= 0 and max(values) <= _HIGHEST[datatype]):
-        raise OutOfRange
+    if datatype == "UINT8" and not (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _WHITE):
+        raise WrongDatatype
+    if datatype == "FP32" and not (min(values) >= 0 and max(values) <= 1):
+        raise OutOfRange  # before it is a float32, which 1e39 is not
     return np.array(values, _DATATYPES[datatype])
 
 

@@ -96,5 +96,5 @@ def test_the_python_of_the_readme_runs(bundled_server: str) -> None:
 
 
 def test_the_served_openapi_names_the_routes_the_documents_name(bundled_server: str) -> None:
-    documented = set(re.findall(r"`(?:GET|POST) (/[\w.]*)`", OPERATING))
+    documented = set(re.findall(r"`(?:GET|POST) (/[\w./{}]*)`", OPERATING))
     assert set(httpx.get(f"{bundled_server}/docs.json").json()["paths"]) <= documented

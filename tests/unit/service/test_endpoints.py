@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from defences.errors import StageFailure
@@ -234,3 +237,33 @@ def test_what_takes_long_to_decode_is_read_beside_the_event_loop(bundle: Bundle,
 
     run(made, scenario)
     assert (threads[0] is not threading.main_thread()) == beside
+
+
+def test_every_format_says_the_same_and_waits_for_the_classifier(bundle: Bundle, waves: Any) -> None:
+    array = io.BytesIO()
+    np.save(array, np.full((1, 2, 3), 51, np.uint8))
+    picture = io.BytesIO()
+    Image.new("L", (3, 2), 51).save(picture, "PNG")
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 2, 3]}
+    flat = orjson.dumps({"inputs": [{**tensor, "data": [51] * 6}]})
+    text = orjson.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 6}}]})
+    behind = [(b"inference-header-content-length", str(len(text)).encode())]
+
+    async def scenario(ask: Ask) -> Any:
+        return [
+            await ask("/predict/npy", array.getvalue()),
+            await ask("/predict/image", picture.getvalue()),
+            await ask("/v2/models/insects/infer", flat),
+            await ask("/v2/models/insects/versions/0123456789ab/infer", text + b"3" * 6, headers=behind),
+            await ask("/v2/health/ready"),
+        ]
+
+    npy, image, *inferred, ready = run(endpoints(bundle), scenario, waves)
+    for _, _, body in (npy, image):
+        assert json.loads(body)["predictions"] == [{"label": "ant", "probabilities": [0.2] * 3, "abstained": False}]
+    for _, _, body in inferred:
+        assert [output["data"] for output in json.loads(body)["outputs"]] == [[0.2] * 3, [0], [False]]
+    assert ready[0] == 200
+    waiting = run(endpoints(bundle), scenario)
+    assert [status for status, _, _ in waiting] == [503] * 5
+    assert [list(json.loads(body)) for _, _, body in waiting[2:]] == [["error"]] * 3

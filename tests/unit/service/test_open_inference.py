@@ -193,8 +193,10 @@ def test_other_datatypes_are_refused(datatype: Any) -> None:
         ({"data": [0.0] * 11 + [-1]}, "out_of_range"),
         ({"data": [0.0] * 11 + [10**40]}, "out_of_range"),
         ({"data": [0.0] * 11 + [1e39]}, "out_of_range"),
-        ({"datatype": "UINT8", "data": [0.0] * 12}, "wrong_type"),
-        ({"datatype": "UINT8", "data": [256] * 12}, "out_of_range"),
+        ({"datatype": "UINT8", "data": [0.0] * 12}, "wrong_datatype"),
+        ({"datatype": "UINT8", "data": [256] * 12}, "wrong_datatype"),
+        ({"datatype": "UINT8", "data": [-1] * 12}, "wrong_datatype"),
+        ({"datatype": "UINT8", "data": [True] * 12}, "wrong_type"),
     ],
 )
 def test_other_images_are_refused(changes: dict[str, Any], code: str) -> None:
