@@ -19,6 +19,9 @@ from models.classifier import Images, Probabilities
 
 Blend = Literal["add", "mix"]
 
+# 64 MiB of float32: the last stage of a batch of large images would otherwise take gigabytes.
+_NUMBERS_PER_PROBE = 1 << 24
+
 
 def entropy_bits(probabilities: Probabilities) -> NDArray[np.float64]:
     """Shannon entropy of every row over its *classes*, in bits, in float64, with 0 log 0 = 0: [n, k] -> [n]."""
@@ -59,7 +62,7 @@ class Strip:
         blend: "add" is clip(x + weight * o); "mix" is (1 - weight) * x + weight * o.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> abstain bool [n].
-    Cost: N model calls per suspect; a clean image pays a fraction (about 8 of 96 on MNIST: `make bench`).
+    Cost: N model calls per suspect; a clean image pays a fraction (about 7 of 96 on MNIST: `make bench`).
     Raises: InvalidParameter on construction.
     """
 
@@ -123,7 +126,8 @@ class Strip:
 class StripSession:
     """One batch on its way through the stages: the set of undecided images shrinks.
 
-    Call `probe`, predict what it returns, pass the outputs to `decide`; repeat until `undecided` is empty.
+    Call `probe`, predict what it returns, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes:
+    where a stage of many large images would exceed that, they take turns.
 
     Attributes:
         undecided: indices [m] of the images still in doubt.
@@ -138,7 +142,7 @@ class StripSession:
         self._boundaries = strip.boundaries()
         self._stage = 0
         self._sum = np.zeros(n)
-        self.undecided = np.arange(n)
+        self._waiting = self.undecided = np.arange(n)
         self.abstained = np.zeros(n, bool)
         self.overlays_seen = np.zeros(n, np.int64)
 
@@ -147,22 +151,31 @@ class StripSession:
         return self._sum / np.maximum(self.overlays_seen, 1)
 
     def probe(self) -> Images:
-        """The undecided images under the overlays of the next stage: [m * (n_j - n_{j-1}), h, w, c]."""
+        """The images whose turn it is, under the overlays of the stage: [m * (n_j - n_{j-1}), h, w, c]."""
         start, stop = self._span()
-        return self._strip.superimpose(self._images[self.undecided], self._order[self.undecided, start:stop])
+        turn = self._turn()
+        return self._strip.superimpose(self._images[turn], self._order[turn, start:stop])
 
     def decide(self, outputs: Probabilities) -> None:
         """Take the predictions of what `probe` returned; let images go whose mean entropy is above the stage's boundary."""
         start, stop = self._span()
-        entropies = entropy_bits(outputs).reshape(len(self.undecided), stop - start)
-        self._sum[self.undecided] += entropies.sum(axis=1)
-        self.overlays_seen[self.undecided] = stop
-        suspicious = self._sum[self.undecided] / stop <= self._boundaries[self._stage]
-        self._stage += 1
-        if self._stage == len(self._boundaries):
-            self.abstained[self.undecided[suspicious]] = True
-            suspicious[:] = False
-        self.undecided = self.undecided[suspicious]
+        turn = self._turn()
+        self._sum[turn] += entropy_bits(outputs).reshape(len(turn), stop - start).sum(axis=1)
+        self.overlays_seen[turn] = stop
+        suspicious = self._sum[turn] / stop <= self._boundaries[self._stage]
+        last = self._stage == len(self._boundaries) - 1
+        self.abstained[turn[suspicious]] = last
+        decided = turn if last else turn[~suspicious]
+        self.undecided = np.setdiff1d(self.undecided, decided, assume_unique=True)
+        self._waiting = self._waiting[len(turn) :]
+        if not len(self._waiting):
+            self._stage += 1
+            self._waiting = self.undecided
+
+    def _turn(self) -> NDArray[np.int64]:
+        start, stop = self._span()
+        numbers = (stop - start) * int(np.prod(self._images.shape[1:]))
+        return self._waiting[: max(1, _NUMBERS_PER_PROBE // numbers)]
 
     def _span(self) -> tuple[int, int]:
         stages = self._strip.stages

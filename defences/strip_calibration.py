@@ -18,6 +18,7 @@ from models.classifier import Classifier, Images
 
 OVERLAYS_AT_MOST = 96
 _ROWS_PER_FORWARD = 1024
+_NUMBERS_PER_FORWARD = 1 << 24
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
 # Where a first decision may fall; the later stages double until the bank is used up.
 _FIRST_STAGES = (2, 3, 4)
@@ -188,7 +189,7 @@ def _entropies(
 ) -> NDArray[np.float64]:
     """The entropy of every image under every overlay, in an order of the image's own: [n, N]."""
     result = np.empty((len(images), len(strip.overlays)))
-    at_once = max(1, _ROWS_PER_FORWARD // len(strip.overlays))
+    at_once = max(1, _rows(images) // len(strip.overlays))
     for start in range(0, len(images), at_once):
         progress(start, len(images))
         block = images[start : start + at_once]
@@ -234,7 +235,7 @@ def _raced(
     racing, lowest_left_out, seen = np.arange(len(images)), np.inf, 0
     for stage, slack in zip(draft.stages, draft.slack, strict=True):
         progress(seen, draft.stages[-1])
-        at_once = max(1, _ROWS_PER_FORWARD // (stage - seen))
+        at_once = max(1, _rows(images) // (stage - seen))
         for start in range(0, len(racing), at_once):
             rows = racing[start : start + at_once]
             outputs = classifier.predict(draft.superimpose(images[rows], order[rows, seen:stage]))
@@ -269,6 +270,11 @@ def _concluded(
         chosen=best.trial,
         trials=trials,
     )
+
+
+def _rows(images: Images) -> int:
+    """How many rows of this size go into one forward call: bounded in bytes."""
+    return min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(images.shape[1:])))
 
 
 def _random_keys(count: int, rng: np.random.Generator) -> Keys:

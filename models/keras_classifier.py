@@ -19,6 +19,8 @@ from models.errors import InvalidInput
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
+# A network's activations are many times its input: 55 images of 224x224x3, all 512 of 32x32x3.
+_NUMBERS_PER_FORWARD = 1 << 23
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
 
 Outputs = Literal["probabilities", "logits"]
@@ -70,7 +72,8 @@ class KerasClassifier:
         input_shape: (h, w, c); needed only when the model leaves a dimension open or takes flat input.
         input_range: (low, high), what 0 and 1 become at the model's input.
         outputs: whether the model ends in probabilities or in logits.
-        batch_size: at most this many images a forward call; larger batches are split, so that memory stays bounded.
+        batch_size: at most this many images a forward call; larger batches are split, so that memory stays bounded. 512 when not
+            given, fewer for large images.
 
     Raises: InvalidInput: a model whose input or output cannot be read as one image in, one class distribution out.
     """
@@ -83,7 +86,7 @@ class KerasClassifier:
         input_shape: tuple[int, int, int] | None = None,
         input_range: tuple[float, float] = (0.0, 1.0),
         outputs: Outputs = "probabilities",
-        batch_size: int = 512,
+        batch_size: int | None = None,
     ) -> None:
         tf = import_tensorflow()
         if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -94,7 +97,8 @@ class KerasClassifier:
         self.labels = tuple(labels) if labels is not None else tuple(map(str, range(max(columns, 2))))
         if len(self.labels) != max(columns, 2):
             raise InvalidInput(f"expected {max(columns, 2)} labels, one per class of the model, got {len(self.labels)}")
-        self.model, self.input_range, self.outputs, self.batch_size = model, input_range, outputs, batch_size
+        self.model, self.input_range, self.outputs = model, input_range, outputs
+        self.batch_size = batch_size or max(1, min(512, _NUMBERS_PER_FORWARD // int(np.prod(self.input_shape))))
         low, high = input_range
         model_shape = [-1, *(size if size is not None else wanted for size, wanted in zip(own, self.input_shape, strict=False))]
 

@@ -103,3 +103,20 @@ def test_images_see_the_overlays_in_orders_of_their_own() -> None:
     strip = Strip(**GOOD | {"overlays": np.rint(noise(30, SHAPE, 0) * 255).astype(np.uint8), "stages": (2, 30)})
     probes = strip.begin(np.zeros((5, *SHAPE), np.float32), np.arange(5, dtype=np.uint64)).probe()
     assert len({pair.tobytes() for pair in probes.reshape(5, 2, -1)}) == 5
+
+
+def test_a_stage_of_large_images_is_probed_in_turns_and_decides_alike() -> None:
+    shape = (512, 512, 1)
+    images = noise(3, shape, 1)
+    overlays = np.rint(noise(96, shape, 2) * 255).astype(np.uint8)
+    strip = Strip(overlays=overlays, threshold=0.5, stages=(2, 96), slack=(0.1, 0.0))
+    session = strip.begin(images, np.arange(3, dtype=np.uint64))
+    asked: list[int] = []
+    while session.undecided.size:
+        rows = session.probe()
+        assert rows.nbytes <= 128 << 20
+        asked.append(len(rows))
+        session.decide(flat(len(rows), bits=0))
+    assert asked == [6, 94, 94, 94]
+    assert session.abstained.all()
+    assert session.overlays_seen.tolist() == [96, 96, 96]
