@@ -8,8 +8,8 @@ from defences.keyed import image_keys
 from defences.total_variation import TotalVariation
 from models.datasets import Dataset
 
-# Weight times sqrt(h * w). Several, so that the classifier learns purification rather than one amount of it: whichever of them
-# calibration then picks, a backdoor's trigger fires as it did in training and STRIP sees it (docs/defences/strip.md).
+# Weight times sqrt(h * w). Several, so that the classifier learns purification rather than one amount of it, and calibration
+# can pick the strongest without losing accuracy.
 _STRENGTHS = (1.0, 1.4, 2.0)
 
 

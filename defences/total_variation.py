@@ -55,7 +55,7 @@ class TotalVariation:
         threads: how many threads share a batch; the result does not depend on it.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> the same. Rows do not see each other.
-    Cost: no model calls; 10 iterations take about 6 microseconds per 28x28 plane and core (`make bench`).
+    Cost: no model calls; microseconds per 28x28 image and core (`make bench`).
     Raises: InvalidParameter on construction.
 
     >>> purify = TotalVariation(weight=0.07)
