@@ -36,6 +36,8 @@ def serve(
     # BentoML reports usage before it imports anything of ours; nothing about this server leaves the machine.
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+    if sys.stdin.isatty():
+        os.environ.setdefault("HAUBERK_DRAIN_S", "0")  # nobody routes requests to it who would have to notice first
     address = _address(host)
     settings = read_settings()
     check(read_bundle(settings.bundle), modes=settings.modes)

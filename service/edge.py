@@ -1,6 +1,7 @@
 """The outermost layer of ours, plain ASGI: what holds for every request, whatever its path.
 
-    request id -> known path (404) -> method (405) -> media type, encoding (415) -> body cap (413) -> endpoint -> log, metrics
+    request id -> known path (404) -> method (405) -> media type, encoding (415) -> body cap (413) -> identity and budget (401, 403,
+    429) -> endpoint -> log, metrics
 
 Every answer carries X-Request-ID, every refusal is a problem document, no exception gets past, and a request whose client has
 left is given up. What a path does is in `endpoints.py`.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 from models.errors import HauberkError
+from service.clients import Account, Clients
 from service.errors import (
     MEDIA_TYPE,
     BodyTooLarge,
@@ -27,6 +29,7 @@ from service.errors import (
     NotFound,
     NotReady,
     Problem,
+    QueueFull,
     SlowBody,
     UnsupportedEncoding,
     UnsupportedMediaType,
@@ -51,10 +54,16 @@ _CLIENT_LEFT = 499  # nginx's number for it; only in logs and metrics, nobody is
 _PATIENCE_S = 0.05
 # After a 413 the rest of the body is read and dropped, so that a client that sends first and reads later gets its answer.
 _DRAIN_FACTOR, _DRAIN_S = 8, 5.0
+_CLOSE = (b"connection", b"close")
 
 
 class ClientLeft(HauberkError):
     """The connection is gone: there is nobody to answer."""
+
+
+def mint() -> bytes:
+    """A new request id."""
+    return b"%032x" % _minted.getrandbits(128)
 
 
 class RequestObserver(Protocol):
@@ -72,7 +81,7 @@ class Route:
     """What a path takes.
 
     Args:
-        reads: the media types of its body, none for a path without one.
+        reads: the media types of its body, none for a path without one; what has a body needs a key where keys are asked for.
         logged: in the access log.
         label: what metrics and the log call it; its path when not given.
     """
@@ -87,31 +96,56 @@ class Route:
 
 @dataclass
 class Site:
-    """What the edge serves. The middleware is made before the service: until `open`, every path is 503."""
+    """What the edge serves. The middleware is made before the service: until `open`, every path is 503.
+
+    Args:
+        clients: who may ask for predictions, and how many.
+        body_timeout_s, held_at_most: for a body to arrive; the bytes of bodies that may be held at once, of all requests.
+
+    While `closing`, every answer asks its client to connect again, which leads it elsewhere.
+    """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
     observer: RequestObserver | None = None
     log: Callable[..., None] | None = None
+    clients: Clients = field(default_factory=Clients)
     body_timeout_s: float = 10.0
+    held_at_most: int = 1 << 26
+    held: int = 0
+    closing: bool = False
 
     def open(
-        self, routes: Mapping[str, Route], observer: RequestObserver, log: Callable[..., None] | None, body_timeout_s: float
+        self,
+        routes: Mapping[str, Route],
+        observer: RequestObserver,
+        log: Callable[..., None] | None = None,
+        body_timeout_s: float = 10.0,
     ) -> None:
         """Begin to serve."""
         self.routes, self.observer, self.log, self.body_timeout_s = routes, observer, log, body_timeout_s
+
+    def note_refused(self, problem: Problem, request_id: bytes) -> None:
+        """Count and log a refusal of bytes that never became a request."""
+        if self.observer is not None:
+            self.observer.began()
+            self.observer.rejected(problem.code)
+            self.observer.ended(UNKNOWN, problem.status, 0.0)
+        if self.log is not None:
+            self.log(request_id=request_id.decode(), method="", route=UNKNOWN, status=problem.status, code=problem.code)
 
 
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, body_timeout_s: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, site: Site) -> None:
         self.scope, self.receive, self.send = scope, receive, send
         self.started = time.perf_counter()
         self.status = 0
+        self.account: Account | None = None
         self.images = self.abstained = 0
-        self.body_at_most, self._body_timeout_s = 0, body_timeout_s
-        self._body_ended = False
-        self.media_type = self.encoding = b""
+        self.body_at_most, self._site = 0, site
+        self._body_ended, self._held = False, 0
+        self.media_type = self.encoding = self.authorization = b""
         self.declared = b""
         given = b""
         for name, value in scope["headers"]:
@@ -121,20 +155,20 @@ class Exchange:
                 self.declared = value
             elif name == b"content-encoding":
                 self.encoding = value.strip().lower()
+            elif name == b"authorization":
+                self.authorization = value
             elif name == b"x-request-id":
                 given = value
-        self.id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % _minted.getrandbits(128)
+        self.id = given if _REQUEST_ID.fullmatch(given) else mint()
 
     @property
     def request_id(self) -> str:
         return self.id.decode()
 
     async def read(self) -> bytes:
-        """The body. Raises: BodyTooLarge, SlowBody, ClientLeft."""
-        if self.declared.isdigit() and int(self.declared) > self.body_at_most:
-            raise BodyTooLarge
+        """The body. Raises: BodyTooLarge, SlowBody, QueueFull, ClientLeft."""
         try:
-            async with asyncio.timeout(self._body_timeout_s):
+            async with asyncio.timeout(self._site.body_timeout_s):
                 body = await self._next_part()
                 if not self._body_ended:
                     body = bytearray(body)
@@ -152,15 +186,32 @@ class Exchange:
             raise ClientLeft
         self._body_ended = not message.get("more_body")
         part: bytes = message.get("body", b"")
+        self._hold(len(part))
         return part
+
+    def _hold(self, more: int) -> None:
+        self._held += more
+        self._site.held += more
+        if self._site.held > self._site.held_at_most:
+            raise QueueFull
+
+    def let_go(self) -> None:
+        """The body is no longer needed."""
+        self._site.held -= self._held
+        self._held = 0
 
     async def respond(self, status: int, media_type: bytes, body: bytes, headers: Headers = (), *, more: bool = False) -> None:
         """Send the whole answer; `more` leaves it open for `finish`."""
         self.status = status
         length = str(len(body)).encode()
         own = [(b"content-type", media_type), (b"content-length", length), (b"x-request-id", self.id), *headers]
+        own += [header for header in self.closing() if header not in headers]
         await self.send({"type": "http.response.start", "status": status, "headers": own})
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def closing(self) -> Headers:
+        """What tells the client to connect again, when this server is about to end."""
+        return (_CLOSE,) if self._site.closing else ()
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem document, or with what the Open Inference Protocol has for an error."""
@@ -181,7 +232,8 @@ class Exchange:
             async with asyncio.timeout(_DRAIN_S):
                 while dropped <= most and not self._body_ended:
                     dropped += len(await self._next_part())
-        except (TimeoutError, ClientLeft):
+                    self.let_go()
+        except (TimeoutError, QueueFull, ClientLeft):
             return
 
     async def unless_client_leaves(self, work: Awaitable[T]) -> T:
@@ -255,7 +307,7 @@ class Edge:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         site = self._site
-        exchange = Exchange(scope, receive, send, site.body_timeout_s)
+        exchange = Exchange(scope, receive, send, site)
         exchange.scope["hauberk.app"] = self.app
         route = site.routes.get(scope["path"])
         name = UNKNOWN if route is None else route.label or scope["path"]
@@ -264,6 +316,7 @@ class Edge:
         try:
             await self._answer(exchange, route)
         finally:
+            exchange.let_go()
             self._note(exchange, name, exchange.status or _CLIENT_LEFT, logged=route is None or route.logged)
 
     async def _answer(self, exchange: Exchange, route: Route | None) -> None:
@@ -293,15 +346,18 @@ class Edge:
         if site.observer is not None:
             site.observer.ended(route, status, seconds)
         if site.log is not None and logged:
-            site.log(
-                request_id=exchange.request_id,
-                method=exchange.scope["method"],
-                route=route,
-                status=status,
-                duration_s=round(seconds, 6),
-                images=exchange.images,
-                abstained=exchange.abstained,
-            )
+            fields: dict[str, Any] = {
+                "request_id": exchange.request_id,
+                "method": exchange.scope["method"],
+                "route": route,
+                "status": status,
+                "duration_s": round(seconds, 6),
+                "images": exchange.images,
+                "abstained": exchange.abstained,
+            }
+            if exchange.account is not None and exchange.account.name:
+                fields["client"] = exchange.account.name
+            site.log(**fields)
 
 
 def _checked(exchange: Exchange, route: Route | None, site: Site) -> Callable[[Exchange], Awaitable[None]]:
@@ -318,6 +374,9 @@ def _checked(exchange: Exchange, route: Route | None, site: Site) -> Callable[[E
         if exchange.encoding not in (b"", b"identity"):
             raise UnsupportedEncoding
         exchange.body_at_most = route.body_at_most
+        if exchange.declared.isdigit() and int(exchange.declared) > route.body_at_most:
+            raise BodyTooLarge
+        exchange.account = site.clients.account(exchange.authorization, (exchange.scope.get("client") or ("",))[0])
     return route.endpoint
 
 
@@ -327,7 +386,7 @@ async def pass_on(exchange: Exchange) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
             exchange.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.id)]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.id), *exchange.closing()]
         await exchange.send(message)
 
     app: App = exchange.scope["hauberk.app"]

@@ -20,7 +20,7 @@ from service import npy, pictures
 from service.admission import SHORT_BYTES, Admission
 from service.batching import Batcher
 from service.edge import Exchange, Route, pass_on
-from service.errors import NotFound, NotReady, Stopping
+from service.errors import NotFound, NotReady, Problem, Stopping
 from service.metrics import MEDIA_TYPE as METRICS
 from service.metrics import Metrics
 from service.open_inference_endpoints import OpenInference
@@ -44,7 +44,8 @@ class Endpoints:
         images_at_most: per request.
         listens_on_loopback: whether only this machine can connect; `/metrics` is not for others, histograms are an oracle.
 
-    `batcher` is set when the classifier is warm; `stopping` when the end has begun.
+    `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
+    `stopping` when it takes none.
     """
 
     bundle: Bundle
@@ -53,6 +54,7 @@ class Endpoints:
     images_at_most: int
     listens_on_loopback: bool
     batcher: Batcher | None = None
+    draining: bool = False
     stopping: bool = False
     _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader"))
 
@@ -84,6 +86,14 @@ class Endpoints:
             **OpenInference(self).routes(body_at_most),
         }
 
+    def private_routes(self) -> dict[str, Route]:
+        """The paths of the port for metrics."""
+        return {
+            "/metrics": Route(self.metrics_alone, logged=False),
+            "/livez": Route(self.livez, logged=False),
+            "/readyz": Route(self.readyz, logged=False),
+        }
+
     async def predict(self, exchange: Exchange) -> None:
         """POST /predict: a JSON document."""
         await self._predict(exchange, self.admission.images)
@@ -99,15 +109,23 @@ class Endpoints:
 
     async def _predict(self, exchange: Exchange, read: Callable[[bytes], Images], work: int = 0) -> None:
         self.accepting()  # before the body is read
-        body = await exchange.read()
-        images = await self.read(read, body, work)
+        images = await self.read(read, await exchange.read(), work)
+        exchange.let_go()
         decisions = await self.decide(exchange, images)
         await exchange.respond(200, JSON, self.wire.answer(exchange.request_id, decisions))
 
     async def decide(self, exchange: Exchange, images: Images) -> Decisions:
-        """`classify` for a request: counted in its log line, and given up when its client leaves."""
+        """`classify` for a request: counted in its log line, paid by its client, and given up when that one leaves."""
         exchange.images = len(images)
-        decisions = await exchange.unless_client_leaves(self.classify(images))
+        account = exchange.account
+        if account is not None:
+            account.spend(len(images))
+        try:
+            decisions = await exchange.unless_client_leaves(self.classify(images))
+        except Problem:
+            if account is not None:
+                account.give_back(len(images))
+            raise
         exchange.abstained = int(np.count_nonzero(decisions.abstained))
         return decisions
 
@@ -120,14 +138,18 @@ class Endpoints:
         await exchange.respond(200, TEXT, b"alive\n")
 
     async def readyz(self, exchange: Exchange) -> None:
-        """GET /readyz: the classifier is warm and takes work."""
-        self.accepting()
+        """GET /readyz: the classifier is warm and takes new clients."""
+        self.ready()
         await exchange.respond(200, TEXT, b"ready\n")
 
     async def metrics_text(self, exchange: Exchange) -> None:
-        """GET /metrics, from this machine only."""
+        """GET /metrics on the main port, from this machine only."""
         if not (self.listens_on_loopback and is_loopback((exchange.scope.get("server") or ("",))[0])):
             raise NotFound
+        await self.metrics_alone(exchange)
+
+    async def metrics_alone(self, exchange: Exchange) -> None:
+        """GET /metrics on a port of its own."""
         text = await asyncio.get_running_loop().run_in_executor(None, self.metrics.exposition)
         await exchange.respond(200, METRICS, text)
 
@@ -140,6 +162,12 @@ class Endpoints:
         links = {"predict": "/predict", "docs": "/docs.json", "ready": "/readyz"}
         index = {"model": self.bundle.name, "model_version": self.bundle.version, "software": self.software, "links": links}
         await exchange.respond(200, JSON, orjson.dumps(index))
+
+    def ready(self) -> None:
+        """Raises: Stopping, NotReady; where `accepting` would still take a request from who has not noticed yet."""
+        if self.draining:
+            raise Stopping
+        self.accepting()
 
     def accepting(self) -> Batcher:
         """The batcher, while it takes work. Raises: Stopping, NotReady."""

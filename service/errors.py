@@ -1,12 +1,16 @@
 """Everything a client can be refused with, each class one sentence saying when.
 
 Problem                           an answer with a 4xx or 5xx status, as application/problem+json (RFC 9457)
+├── MalformedHttp          400    the bytes are not HTTP/1.1
 ├── MalformedJson          400    the body is not one JSON text (RFC 8259), or names a key twice
 ├── MalformedNpy           400    the body is not one .npy file, or its header lies about its length
 ├── MalformedPicture       400    the body is not one whole PNG or JPEG image of the type it is declared to be
 ├── MalformedInference     400    the body is no inference request (Open Inference Protocol v2), or its sizes do not add up
+├── Unauthorised           401    no key, or one that nobody has
+├── Forbidden              403    the key is switched off
 ├── NotFound               404    no such path
 ├── MethodNotAllowed       405    the path exists, the method does not
+├── SlowHead               408    the head of a request did not arrive in time
 ├── SlowBody               408    the body did not arrive in time
 ├── BodyTooLarge           413    the body is longer than the limit, as declared or as sent
 ├── UnsupportedMediaType   415    the body is declared to be something this path does not read
@@ -20,9 +24,12 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 │   ├── WrongDatatype             an array of other numbers than float32 or uint8
 │   ├── WrongMode                 a picture with other channels than the classifier's
 │   └── OutOfRange                a number is outside [0, 1]
+├── BudgetSpent            429    the client has sent as many images as it may for now
+├── HeadTooLarge           431    more bytes or header lines before the body than the limit
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
 ├── NotReady               503    still starting
-├── QueueFull              503    more images wait than the queue takes
+├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
+├── TooManyConnections     503    more connections are open than the server takes
 ├── Stopping               503    shutting down, no new work is taken
 └── DeadlineExceeded       504    not answered within the deadline
 
@@ -86,6 +93,14 @@ class Problem(HauberkError):
         return orjson.dumps({"error": self.detail})
 
 
+class MalformedHttp(Problem):
+    """The bytes are not HTTP/1.1."""
+
+    status, code = 400, "malformed_http"
+    detail = "What came is not a request of HTTP/1.1."
+    headers = ((b"connection", b"close"),)
+
+
 class MalformedJson(Problem):
     """The body is not one JSON text (RFC 8259), or names a key twice."""
 
@@ -117,6 +132,21 @@ class MalformedInference(Problem):
         self.detail = detail
 
 
+class Unauthorised(Problem):
+    """No key, or one that nobody has."""
+
+    status, code = 401, "unauthorised"
+    detail = "This path takes requests with a key only: Authorization: Bearer <key>."
+    headers = ((b"www-authenticate", b"Bearer"),)
+
+
+class Forbidden(Problem):
+    """The key is switched off."""
+
+    status, code = 403, "forbidden"
+    detail = "This key is switched off; ask who runs this server."
+
+
 class NotFound(Problem):
     """No such path."""
 
@@ -133,6 +163,14 @@ class MethodNotAllowed(Problem):
     def __init__(self, allow: str) -> None:
         super().__init__(self.code)
         self.headers = ((b"allow", allow.encode()),)
+
+
+class SlowHead(Problem):
+    """The head of a request did not arrive in time."""
+
+    status, code = 408, "slow_head"
+    detail = "The head of the request did not arrive in time."
+    headers = ((b"connection", b"close"),)
 
 
 class SlowBody(Problem):
@@ -236,6 +274,26 @@ class OutOfRange(Unprocessable):
     detail = "Every pixel has to be in [0, 1]."
 
 
+class BudgetSpent(Problem):
+    """The client has sent as many images as it may for now."""
+
+    status, code = 429, "budget_spent"
+    detail = "This client has sent as many images as it may for now; the Retry-After header says when to go on."
+    headers = ((b"retry-after", b"60"),)
+
+    def __init__(self, retry_after_s: int = 60) -> None:
+        super().__init__(self.code)
+        self.headers = ((b"retry-after", str(retry_after_s).encode()),)
+
+
+class HeadTooLarge(Problem):
+    """More bytes or header lines before the body than the limit."""
+
+    status, code = 431, "head_too_large"
+    detail = "The request line and the headers are longer than this server takes, or there are too many of them."
+    headers = ((b"connection", b"close"),)
+
+
 class InternalError(Problem):
     """A stage of the data path failed, or there is a mistake of ours."""
 
@@ -252,11 +310,19 @@ class NotReady(Problem):
 
 
 class QueueFull(Problem):
-    """More images wait than the queue takes."""
+    """More images wait than the queue takes, or more bytes of bodies are held than may be."""
 
     status, code = 503, "queue_full"
     detail = "The server has as much work as it takes; try again shortly."
     headers = ((b"retry-after", b"1"),)
+
+
+class TooManyConnections(Problem):
+    """More connections are open than the server takes."""
+
+    status, code = 503, "too_many_connections"
+    detail = "The server has as many connections as it takes; try again shortly."
+    headers = ((b"retry-after", b"1"), (b"connection", b"close"))
 
 
 class Stopping(Problem):

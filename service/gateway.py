@@ -20,22 +20,31 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
 import bentoml
+from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
 from service import logs, metrics_directory
 from service.banner import banner
+from service.clients import Clients
+from service.drain import drain_on_sigterm
 from service.edge import Edge, Site
 from service.settings import read_settings
 from service.wire import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from service.edge import Route
     from service.endpoints import Endpoints
+    from service.metrics_port import MetricsPort
     from service.startup import Warm
 
 logger = logging.getLogger(__name__)
 
 SITE = Site()
+# uvicorn, which BentoML starts after it imported this, takes its protocol from here.
+HTTP_PROTOCOLS["auto"] = "service.protocol:Protocol"
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 
@@ -74,17 +83,41 @@ class Gateway:
         self.endpoints = self._endpoints()
         routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
         self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
-        SITE.open(
-            routes,
-            self.endpoints.metrics,
-            self.access_log.add if self.settings.access_log else None,
-            self.settings.deadline_s,
-        )
+        self._open_site(SITE, routes)
+
+    def _open_site(self, site: Site, routes: Mapping[str, Route]) -> None:
+        settings = self.settings
+        site.clients = Clients(settings.clients, images_per_minute=settings.images_per_minute)
+        site.held_at_most = settings.held_at_most(self.bundle.input_shape)
+        log = self.access_log.add if settings.access_log else None
+        site.open(routes, self.endpoints.metrics, log, settings.deadline_s)
 
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
+        from service import protocol
+
+        protocol.Protocol.site = SITE
+        self.watching = asyncio.create_task(protocol.watch())
+        self.metrics_port = self._metrics_port()
         self.starting = asyncio.create_task(self._get_ready())
+        drain_on_sigterm(self._drain, self.settings.drain_s, alone=_workers() == 1)
+
+    def _metrics_port(self) -> MetricsPort | None:
+        if self.endpoints.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
+            return None  # the first worker answers for all of them
+        from service.metrics_port import MetricsPort
+
+        site = Site()
+        self._open_site(site, self.endpoints.private_routes())
+        try:
+            return MetricsPort(site, self.settings.metrics_host or _address(), self.settings.metrics_port)
+        except InvalidInput as mistake:
+            _give_up(str(mistake))
+            return None
+
+    def _drain(self) -> None:
+        self.endpoints.draining = SITE.closing = True
 
     @bentoml.api(route="/predict")
     async def predict(self, images: Batch) -> Answer:
@@ -103,6 +136,9 @@ class Gateway:
         self.starting.cancel()
         if self.endpoints.batcher is not None:
             await self.endpoints.batcher.stop()
+        if self.metrics_port is not None:
+            await self.metrics_port.close()
+        self.watching.cancel()
         logger.info("stopped")
         self.access_log.flush()
 
@@ -144,7 +180,7 @@ class Gateway:
         batcher = Batcher(
             warm.defended.waves,
             endpoints.metrics,
-            queue_images=settings.queue_images,
+            queue_images=settings.queue_at_most(self.bundle.input_shape),
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
         )
@@ -185,6 +221,12 @@ def _host() -> str:
     from urllib.parse import urlsplit
 
     return urlsplit(SERVICE.url or "").hostname or ""
+
+
+def _address() -> str:
+    """The address this server listens on; "" for every address, which BentoML shows as a name."""
+    host = _host()
+    return host if ":" in host or host.replace(".", "").isdigit() else ""
 
 
 SERVICE: Any = Gateway  # BentoML's decorator leaves a service here, not a class

@@ -53,6 +53,8 @@ def configure() -> None:
         logger.propagate = True
     # "Service hauberk initialized" and the like come before the service has loaded anything: our own "ready" says it better.
     logging.getLogger("bentoml").setLevel(logging.WARNING)
+    # Its warnings are about bytes that are no request: each has its line in the access log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("service").setLevel(logging.INFO)
     logging.captureWarnings(True)
 

@@ -36,8 +36,8 @@ STAGES = ("purify", "predict", "abstain", "obscure", "queue")
 CLASSES_AT_MOST = 100
 OTHER = "other"
 
-# A request these turn away had a body that was no good; a wrong path or method is not about the input.
-_INPUT_STATUSES = frozenset((400, 408, 413, 415, 422))
+# A request these turn away had a head or body that was no good; a wrong path or method is not about the input.
+_INPUT_STATUSES = frozenset((400, 408, 413, 415, 422, 431))
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -100,7 +100,9 @@ class Metrics:
         self._in_flight = Gauge(
             "hauberk_requests_in_flight", "HTTP requests begun and not answered.", registry=registry, multiprocess_mode="livesum"
         )
-        rejected = Counter("hauberk_rejected_inputs", "Requests whose body was turned away.", ("reason",), registry=registry)
+        rejected = Counter(
+            "hauberk_rejected_inputs", "Requests whose head or body was turned away.", ("reason",), registry=registry
+        )
         self._rejected = {p.code: rejected.labels(p.code) for p in every_problem() if p.status in _INPUT_STATUSES}
 
     def _images_metrics(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:

@@ -52,6 +52,8 @@ class OpenInference:
         body = await exchange.read()
         length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
         inference = await service.read(lambda body: open_inference.read(body, length, service.tensors), body)
+        del body
+        exchange.let_go()
         decisions = await service.decide(exchange, inference.images)
         bundle = service.bundle
         media_type, answer, headers = open_inference.answer(inference, decisions, bundle.name, bundle.version)
@@ -66,8 +68,8 @@ class OpenInference:
         await _say(exchange, {"live": True})
 
     async def ready(self, exchange: Exchange) -> None:
-        """GET .../ready, of the server and of its one model: it is warm and takes work."""
-        self._service.accepting()
+        """GET .../ready, of the server and of its one model: it is warm and takes new clients."""
+        self._service.ready()
         await _say(exchange, {"ready": True})
 
     async def model(self, exchange: Exchange) -> None:

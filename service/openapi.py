@@ -60,6 +60,7 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
                 "Prediction": _prediction(bundle.labels),
                 "Problem": _problem(),
             },
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "headers": {"X-Request-ID": {"description": "As sent when well-formed, else minted.", "schema": {"type": "string"}}},
         },
     }
@@ -157,6 +158,7 @@ def _predict(operation: str, schemas: dict[str, str], *own: type[Problem]) -> Do
         "operationId": operation,
         "summary": "Classify images, each purified, checked and answered with blurred probabilities, or abstained from.",
         "tags": ["prediction"],
+        "security": _SECURITY,
         "parameters": [_REQUEST_ID],
         "requestBody": _body(schemas),
         "responses": {
@@ -167,7 +169,9 @@ def _predict(operation: str, schemas: dict[str, str], *own: type[Problem]) -> Do
 
 
 _REQUEST_ID = {"name": "X-Request-ID", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}}
-_POST_REFUSALS = (400, 408, 413, 415, 422, 500, 503, 504)
+_POST_REFUSALS = (400, 401, 403, 408, 413, 415, 422, 429, 431, 500, 503, 504)
+# A key is needed only where the operator asks for keys.
+_SECURITY: list[Document] = [{}, {"key": []}]
 
 
 def _body(schemas: dict[str, str]) -> Document:
@@ -218,6 +222,7 @@ def _infer(operation: str) -> Document:
         "operationId": operation,
         "summary": "Classify images, as the Open Inference Protocol v2 and its binary tensor extension have it.",
         "tags": ["open inference"],
+        "security": _SECURITY,
         "parameters": [_REQUEST_ID, length],
         "requestBody": _body({"application/json": "Inference", "application/octet-stream": "BinaryInference"}),
         "responses": {

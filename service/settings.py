@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
+from service.clients import Client, read_clients
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Mode
@@ -21,6 +22,10 @@ PREFIX = "HAUBERK_"
 # The longest double as text, its comma and a space; brackets and the rest fit in the slack.
 _BYTES_PER_NUMBER, _BODY_SLACK = 26, 1 << 14
 _BODY_AT_MOST_BY_DEFAULT = 64 << 20
+_HELD_BODIES, _HELD_AT_LEAST = 8, 64 << 20
+_QUEUE_IMAGES, _QUEUE_BYTES, _BYTES_PER_FLOAT = 1024, 256 << 20, 4
+# BentoML kills a worker thirty seconds after it told it to end.
+_DRAIN_AT_MOST_S = 20.0
 _SECRET_BYTES = range(16, 65)
 # Kubernetes puts these into every pod beside a Service that is called hauberk.
 _KUBERNETES = re.compile(r"HAUBERK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -39,15 +44,44 @@ DEFAULTS = (
     Default("HAUBERK_SECRET_FILE", "", "file with 16 to 64 bytes that key the defences' randomness; give every replica the same"),
     Default("HAUBERK_SECRET", "", "the same as text; with neither a random secret is drawn at start"),
     Default("HAUBERK_MODES", "", "replaces the bundle's modes: strip=monitor,reverse_sigmoid=off (enforce, monitor, off)"),
+    Default(
+        "HAUBERK_CLIENTS_FILE", "", "file with the clients that may ask, their keys' digests and budgets; everybody may without"
+    ),
+    Default(
+        "HAUBERK_IMAGES_PER_MINUTE",
+        "",
+        "images a minute of a client, or without HAUBERK_CLIENTS_FILE of an address; no limit without",
+    ),
     Default("HAUBERK_MAX_IMAGES", "64", "images per request, at most"),
+    Default(
+        "HAUBERK_MAX_MODEL_CALLS",
+        "what the deadline allows",
+        "model calls one request may cause, at most; its images are limited to fit",
+    ),
     Default(
         "HAUBERK_MAX_BODY_BYTES",
         "26 bytes per number of the largest request + 16 KiB, at most 64 MiB",
         "bytes per request body, at most",
     ),
+    Default(
+        "HAUBERK_HELD_BYTES",
+        "8 bodies of the largest size, at least 64 MiB",
+        "bytes of request bodies held at once, at most; beyond it 503 queue_full",
+    ),
     Default("HAUBERK_BATCH_IMAGES", "64", "images the classifier works on at once, at most; not fewer than HAUBERK_MAX_IMAGES"),
-    Default("HAUBERK_QUEUE_IMAGES", "1024", "images that may wait; beyond it requests get 503 queue_full"),
+    Default(
+        "HAUBERK_QUEUE_IMAGES",
+        "1024, fewer if they would take over 256 MiB",
+        "images that may wait; beyond it requests get 503 queue_full",
+    ),
     Default("HAUBERK_DEADLINE_S", "10", "seconds a body may take to arrive, and from then on an answer; beyond it 408 and 504"),
+    Default(
+        "HAUBERK_DRAIN_S",
+        "3",
+        "seconds between SIGTERM and closing the listener, in which /readyz is 503 and requests are still taken",
+    ),
+    Default("HAUBERK_METRICS_HOST", "the address it listens on", "where the port for metrics listens"),
+    Default("HAUBERK_METRICS_PORT", "9464", "port for metrics; open only when the service listens on more than loopback"),
     Default("HAUBERK_THREADS", "the processors less one, between 1 and 4", "threads of the classifier and of the purifier"),
     Default("HAUBERK_ACCESS_LOG", "on", "a line of JSON per request on stderr: on or off"),
     Default("HAUBERK_BANNER", "off", "print what is served to stdout once it is ready: on or off; hauberk serve switches it on"),
@@ -64,10 +98,17 @@ class Settings:
     modes: Mapping[str, Mode] = field(default_factory=dict)
     max_images: int = 64
     max_images_is_default: bool = True
+    max_model_calls: int | None = None
     max_body_bytes: int | None = None
+    held_bytes: int | None = None
     batch_images: int = 64
-    queue_images: int = 1024
+    queue_images: int | None = None
     deadline_s: float = 10.0
+    drain_s: float = 3.0
+    clients: tuple[Client, ...] | None = None
+    images_per_minute: int | None = None
+    metrics_host: str = ""
+    metrics_port: int = 9464
     threads: int = 1
     access_log: bool = True
     announce: bool = False
@@ -78,6 +119,17 @@ class Settings:
             return self.max_body_bytes
         numbers = self.max_images * math.prod(input_shape)
         return min(_BYTES_PER_NUMBER * numbers + _BODY_SLACK, _BODY_AT_MOST_BY_DEFAULT)
+
+    def held_at_most(self, input_shape: tuple[int, int, int]) -> int:
+        """Bytes of bodies that may be held at once."""
+        return self.held_bytes or max(_HELD_BODIES * self.body_at_most(input_shape), _HELD_AT_LEAST)
+
+    def queue_at_most(self, input_shape: tuple[int, int, int]) -> int:
+        """Images that may wait."""
+        if self.queue_images is not None:
+            return self.queue_images
+        fitting = _QUEUE_BYTES // (_BYTES_PER_FLOAT * math.prod(input_shape))
+        return max(self.max_images, min(_QUEUE_IMAGES, fitting))
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -95,10 +147,17 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         modes=_modes(given.get("HAUBERK_MODES", "")),
         max_images=_whole(given, "HAUBERK_MAX_IMAGES", 64),
         max_images_is_default="HAUBERK_MAX_IMAGES" not in given,
+        max_model_calls=_whole(given, "HAUBERK_MAX_MODEL_CALLS", 0) or None,
         max_body_bytes=_whole(given, "HAUBERK_MAX_BODY_BYTES", 0) or None,
+        held_bytes=_whole(given, "HAUBERK_HELD_BYTES", 0) or None,
         batch_images=_whole(given, "HAUBERK_BATCH_IMAGES", 64),
-        queue_images=_whole(given, "HAUBERK_QUEUE_IMAGES", 1024),
+        queue_images=_whole(given, "HAUBERK_QUEUE_IMAGES", 0) or None,
         deadline_s=_seconds(given, "HAUBERK_DEADLINE_S", 10.0),
+        drain_s=_drain(given),
+        clients=read_clients(Path(given["HAUBERK_CLIENTS_FILE"])) if "HAUBERK_CLIENTS_FILE" in given else None,
+        images_per_minute=_whole(given, "HAUBERK_IMAGES_PER_MINUTE", 0) or None,
+        metrics_host=given.get("HAUBERK_METRICS_HOST", ""),
+        metrics_port=_port(given),
         threads=_whole(given, "HAUBERK_THREADS", max(1, min(4, _processors() - 1))),
         access_log=_switch(given, "HAUBERK_ACCESS_LOG", True),
         announce=_switch(given, "HAUBERK_BANNER", False),
@@ -110,7 +169,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 def _check_together(settings: Settings) -> None:
     most = settings.max_images
     for name, images in (("HAUBERK_BATCH_IMAGES", settings.batch_images), ("HAUBERK_QUEUE_IMAGES", settings.queue_images)):
-        if images < most:
+        if images is not None and images < most:
             raise InvalidInput(f"expected {name} to be at least HAUBERK_MAX_IMAGES, got {images} and {most}")
 
 
@@ -160,6 +219,22 @@ def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value <= 3600:
         raise InvalidInput(f"expected {name} to be a number of seconds above 0, 3600 at most, got {given[name]!r}")
     return value
+
+
+def _drain(given: Mapping[str, str]) -> float:
+    if given.get("HAUBERK_DRAIN_S") == "0":
+        return 0.0
+    seconds = _seconds(given, "HAUBERK_DRAIN_S", 3.0)
+    if seconds > _DRAIN_AT_MOST_S:
+        raise InvalidInput(f"expected HAUBERK_DRAIN_S to be {_DRAIN_AT_MOST_S:g} at most, got {seconds:g}")
+    return seconds
+
+
+def _port(given: Mapping[str, str]) -> int:
+    port = _whole(given, "HAUBERK_METRICS_PORT", 9464)
+    if port > 65535:
+        raise InvalidInput(f"expected HAUBERK_METRICS_PORT to be a port, 65535 at most, got {port}")
+    return port
 
 
 def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:

@@ -47,14 +47,18 @@ def load(settings: Settings, bundle: Bundle) -> Warm:
 
 
 def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per_call: float) -> int:
-    """How many images a request may hold so that the worst case, where each needs every probe, meets the deadline.
+    """How many images a request may hold so that the worst case, where each needs every probe, meets the deadline and the budget.
 
     Raises: InvalidInput when the operator asked for more, or when not even one image fits.
     """
+    _check_model_calls(settings, defended.calls_at_most)
     per_image = defended.calls_at_most * seconds_per_call
+    affordable = settings.max_images
+    if settings.max_model_calls is not None:
+        affordable = min(affordable, settings.max_model_calls // defended.calls_at_most)
     fitting = math.floor(settings.deadline_s / per_image)
-    if fitting >= settings.max_images:
-        return settings.max_images
+    if fitting >= affordable:
+        return affordable
     worst = f"an image can take {defended.calls_at_most} model calls of {seconds_per_call * 1000:.2g} ms"
     if fitting < 1 or not settings.max_images_is_default:
         raise InvalidInput(
@@ -63,6 +67,19 @@ def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per
         )
     logger.warning("%s, so that a request may hold %d images, not %d", worst, fitting, settings.max_images)
     return fitting
+
+
+def _check_model_calls(settings: Settings, calls_per_image: int) -> None:
+    """Raises: InvalidInput when the budget of model calls does not pay for the images the operator asked for."""
+    if settings.max_model_calls is None:
+        return
+    affordable = settings.max_model_calls // calls_per_image
+    if affordable < 1 or not (settings.max_images_is_default or affordable >= settings.max_images):
+        images = 1 if settings.max_images_is_default else settings.max_images
+        raise InvalidInput(
+            f"an image can take {calls_per_image} model calls, so HAUBERK_MAX_MODEL_CALLS has to be {calls_per_image * images} or "
+            f"more for {images} image{'s' * (images > 1)} a request, got {settings.max_model_calls}"
+        )
 
 
 def warm_up(defended: DefendedClassifier, batch_images: int) -> None:

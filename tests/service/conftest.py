@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -84,14 +85,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(directory: Path, *, home: Path | None = None, port: int | None = None, **settings: str) -> Server:
-    """Start a server; it may not be ready, or end at once."""
+def start(
+    directory: Path, *, home: Path | None = None, port: int | None = None, host: str = "127.0.0.1", **settings: str
+) -> Server:
+    """Start a server; it may not be ready, or end at once. Without HAUBERK_DRAIN_S it ends without a pause."""
     directory.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
-    environment |= {"BENTOML_HOME": str(home or directory / "home"), "PYTHONPATH": str(ROOT), **settings}
+    environment |= {"BENTOML_HOME": str(home or directory / "home"), "PYTHONPATH": str(ROOT), "HAUBERK_DRAIN_S": "0", **settings}
     server = Server(None, f"http://127.0.0.1:{port}", directory / "stderr", directory / "stdout")  # type: ignore[arg-type]
-    command = [sys.executable, "-m", "bentoml", "serve", "service.gateway:Gateway", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve", "service.gateway:Gateway", "--host", host, "--port", str(port)]
     with server.log.open("wb") as stderr, server.output.open("wb") as stdout:
         server.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr)
     return server
@@ -205,6 +208,22 @@ def server(tmp_path_factory: pytest.TempPathFactory, backdoored: Bundle, key: st
         yield running
     finally:
         end(running)
+
+
+@pytest.fixture
+def few_files() -> contextlib.AbstractContextManager[None]:
+    """While it is entered, processes that are started may open 200 files."""
+
+    @contextlib.contextmanager
+    def limited() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return limited()
 
 
 @pytest.fixture

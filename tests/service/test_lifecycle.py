@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,16 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.service.conftest import free_port
+
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
 BODY = json.dumps({"images": np.zeros((1, 28, 28)).tolist()}).encode()
+
+
+def worker_of(server: Any) -> int:
+    """The process behind BentoML's parent process that serves."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return next(int(child) for child in children if "worker" in Path(f"/proc/{child}/cmdline").read_text())
 
 
 def last_words(server: Any) -> str:
@@ -92,29 +105,97 @@ def test_two_servers_with_one_secret_answer_alike_and_one_home_serves_both(
     assert server.metric('hauberk_predictions_total{outcome="answered"}') >= 1
 
 
-def test_what_was_accepted_is_answered_when_the_server_is_told_to_end(new_server: Any) -> None:
-    server = new_server()
+def keep_asking(server: Any, ends: list[int | str], refused_at: list[float]) -> None:
+    """A client in a loop, until the server cannot be reached any more."""
+    with httpx.Client(headers={"content-type": "application/json"}, timeout=30) as connection:
+        while True:
+            try:
+                ends.append(connection.post(f"{server.url}/predict", content=BODY).status_code)
+            except httpx.ConnectError:
+                refused_at.append(time.monotonic())
+                return
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as cut:
+                ends.append(type(cut).__name__)
+                return
+
+
+def test_sigterm_first_says_so_then_closes_the_listener_and_loses_nothing(new_server: Any) -> None:
+    server = new_server(HAUBERK_DRAIN_S="2")
     ends: list[int | str] = []
-
-    def client(_: int) -> None:
-        with httpx.Client(headers={"content-type": "application/json"}, timeout=30) as connection:
-            while True:
-                try:
-                    ends.append(connection.post(f"{server.url}/predict", content=BODY).status_code)
-                except httpx.ConnectError:
-                    return
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as cut:
-                    ends.append(type(cut).__name__)
-                    return
-                if ends[-1] == 503:
-                    return
-
+    refused_at: list[float] = []
     with concurrent.futures.ThreadPoolExecutor(8) as clients:
-        running = [clients.submit(client, i) for i in range(8)]
+        running = [clients.submit(keep_asking, server, ends, refused_at) for _ in range(8)]
         time.sleep(1.0)
-        server.stop()
+        told_at = time.monotonic()
+        server.process.terminate()
+        while (ready := httpx.get(f"{server.url}/readyz")).status_code == 200:
+            assert time.monotonic() < told_at + 1
+        assert (ready.status_code, ready.json()["code"], ready.headers["connection"]) == (503, "stopping", "close")
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 503
+        answer = server.send(BODY)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert httpx.get(f"{server.url}/livez").status_code == 200
         concurrent.futures.wait(running, 30)
+    assert server.process.wait(30) == 0
+    assert min(refused_at) > told_at + 1.9
     assert ends.count(200) > 50
-    # An idle connection may be closed under a request that was just sent: such a one was not accepted, and is safe to send again.
-    assert {end for end in ends if end != 200} <= {503, "RemoteProtocolError", "ReadError", "WriteError"}
-    assert '"event":"stopped"' in server.log.read_text()
+    # One that connects at the very moment the listener closes was not accepted, and is safe to send again.
+    assert {end for end in ends if end != 200} <= {"RemoteProtocolError", "ReadError", "WriteError"}
+    assert ends.count(200) >= len(ends) - 7
+    log = server.log.read_text()
+    assert '"event":"draining"' in log
+    assert '"event":"stopped"' in log
+
+
+def test_a_second_sigterm_ends_the_pause(new_server: Any) -> None:
+    server = new_server(HAUBERK_DRAIN_S="20")
+    worker = worker_of(server)
+    os.kill(worker, signal.SIGTERM)
+    give_up = time.monotonic() + 5
+    while httpx.get(f"{server.url}/readyz").status_code == 200 and time.monotonic() < give_up:
+        time.sleep(0.05)
+    started = time.monotonic()
+    os.kill(worker, signal.SIGTERM)
+    server.stop()
+    assert time.monotonic() - started < 10
+
+
+def test_a_worker_that_is_ended_alone_is_replaced_by_one_that_listens(new_server: Any) -> None:
+    server = new_server()
+    first = worker_of(server)
+    os.kill(first, signal.SIGTERM)
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        with contextlib.suppress(httpx.TransportError, StopIteration, OSError):
+            if worker_of(server) != first and httpx.get(f"{server.url}/readyz").status_code == 200:
+                break
+        time.sleep(0.2)
+    assert server.send(BODY).status_code == 200
+
+
+def test_beyond_loopback_metrics_have_their_own_port_and_outlive_the_pause(new_server: Any) -> None:
+    port = free_port()
+    server = new_server(host=EVERY_ADDRESS, HAUBERK_METRICS_HOST="127.0.0.1", HAUBERK_METRICS_PORT=str(port), HAUBERK_DRAIN_S="2")
+    server.send(BODY)
+    assert httpx.get(f"{server.url}/metrics").status_code == 404
+    private = f"http://127.0.0.1:{port}"
+    metrics = httpx.get(f"{private}/metrics")
+    assert metrics.headers["x-request-id"]
+    assert 'hauberk_requests_total{code="200",route="/predict"} 1.0' in metrics.text
+    assert httpx.get(f"{private}/readyz").status_code == 200
+    for path in ("/predict", "/", "/docs.json"):
+        refusal = httpx.post(private + path, content=BODY)
+        assert (refusal.status_code, refusal.headers["content-type"]) == (404, "application/problem+json")
+    server.process.terminate()
+    give_up = time.monotonic() + 2
+    while httpx.get(f"{private}/readyz").status_code == 200 and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert httpx.get(f"{private}/metrics").status_code == 200
+    assert server.process.wait(30) == 0
+
+
+def test_a_port_for_metrics_that_is_taken_ends_the_start_with_one_line(new_server: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        server = new_server(ready=False, host=EVERY_ADDRESS, HAUBERK_METRICS_HOST="127.0.0.1", HAUBERK_METRICS_PORT=port)
+        assert f"cannot listen on 127.0.0.1:{port} for metrics (address already in use)" in last_words(server)

@@ -8,6 +8,7 @@ import pytest
 
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
+from service.clients import Client
 from service.settings import DEFAULTS, Settings, read_settings
 
 KEY = "0123456789abcdef"
@@ -23,7 +24,8 @@ def refused(environment: dict[str, str]) -> str:
 def test_without_any_variable_the_defaults_hold() -> None:
     settings = read_settings({"HOME": "/root"})
     assert settings.bundle == default_bundle_directory()
-    assert (settings.max_images, settings.batch_images, settings.queue_images, settings.deadline_s) == (64, 64, 1024, 10.0)
+    assert (settings.max_images, settings.batch_images, settings.deadline_s, settings.drain_s) == (64, 64, 10.0, 3.0)
+    assert (settings.clients, settings.images_per_minute, settings.max_model_calls) == (None, None, None)
     assert settings.max_images_is_default
     assert settings.access_log
     assert not settings.announce
@@ -35,14 +37,23 @@ def test_every_setting_is_listed_once_and_says_what_it_means() -> None:
     assert all(default.name.startswith("HAUBERK_") and default.meaning for default in DEFAULTS)
 
 
-def test_every_variable_is_read() -> None:
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    clients = tmp_path / "clients.toml"
+    clients.write_text(f'[clients.ward]\nkey_sha256 = "{"0" * 64}"\n')
     settings = read_settings(
         {
             "HAUBERK_BUNDLE": "/models/fashion",
             "HAUBERK_SECRET": KEY,
             "HAUBERK_MODES": "strip=monitor, reverse_sigmoid=off",
             "HAUBERK_MAX_IMAGES": "8",
+            "HAUBERK_CLIENTS_FILE": str(clients),
+            "HAUBERK_IMAGES_PER_MINUTE": "600",
+            "HAUBERK_MAX_MODEL_CALLS": "800",
             "HAUBERK_MAX_BODY_BYTES": "1000",
+            "HAUBERK_HELD_BYTES": "9000",
+            "HAUBERK_DRAIN_S": "0",
+            "HAUBERK_METRICS_HOST": "10.0.0.1",
+            "HAUBERK_METRICS_PORT": "9100",
             "HAUBERK_BATCH_IMAGES": "16",
             "HAUBERK_QUEUE_IMAGES": "32",
             "HAUBERK_DEADLINE_S": "2.5",
@@ -57,7 +68,14 @@ def test_every_variable_is_read() -> None:
         modes={"strip": "monitor", "reverse_sigmoid": "off"},
         max_images=8,
         max_images_is_default=False,
+        clients=(Client("ward", "0" * 64),),
+        images_per_minute=600,
+        max_model_calls=800,
         max_body_bytes=1000,
+        held_bytes=9000,
+        drain_s=0.0,
+        metrics_host="10.0.0.1",
+        metrics_port=9100,
         batch_images=16,
         queue_images=32,
         deadline_s=2.5,
@@ -90,6 +108,13 @@ def test_what_kubernetes_says_about_a_service_called_hauberk_is_no_setting(name:
         ("HAUBERK_DEADLINE_S", "nan"),
         ("HAUBERK_DEADLINE_S", "inf"),
         ("HAUBERK_DEADLINE_S", "soon"),
+        ("HAUBERK_DRAIN_S", "21"),
+        ("HAUBERK_DRAIN_S", "-1"),
+        ("HAUBERK_METRICS_PORT", "65536"),
+        ("HAUBERK_IMAGES_PER_MINUTE", "0"),
+        ("HAUBERK_MAX_MODEL_CALLS", "few"),
+        ("HAUBERK_HELD_BYTES", "1e9"),
+        ("HAUBERK_CLIENTS_FILE", "/nowhere"),
         ("HAUBERK_ACCESS_LOG", "perhaps"),
         ("HAUBERK_MODES", "strip"),
         ("HAUBERK_MODES", "strip=loud"),
@@ -137,3 +162,14 @@ def test_the_body_limit_follows_the_input_shape_up_to_a_bound() -> None:
     assert settings.body_at_most((28, 28, 1)) == 26 * 64 * 784 + 16384
     assert settings.body_at_most((224, 224, 3)) == 64 << 20
     assert read_settings({"HAUBERK_MAX_BODY_BYTES": "1000"}).body_at_most((28, 28, 1)) == 1000
+
+
+def test_the_queue_and_the_bodies_held_follow_the_input_shape() -> None:
+    settings = read_settings({})
+    assert settings.queue_at_most((28, 28, 1)) == 1024
+    assert settings.queue_at_most((224, 224, 3)) == (256 << 20) // (4 * 224 * 224 * 3)
+    assert settings.queue_at_most((4096, 4096, 3)) == settings.max_images
+    assert settings.held_at_most((28, 28, 1)) == 64 << 20
+    assert settings.held_at_most((224, 224, 3)) == 512 << 20
+    given = read_settings({"HAUBERK_QUEUE_IMAGES": "100", "HAUBERK_HELD_BYTES": "1000"})
+    assert (given.queue_at_most((28, 28, 1)), given.held_at_most((28, 28, 1))) == (100, 1000)

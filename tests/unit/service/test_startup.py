@@ -48,6 +48,15 @@ def test_who_asked_for_more_than_fits_is_told_what_would() -> None:
         fitting_images(settings, defended(), 0.01)
 
 
+def test_a_request_may_hold_what_the_budget_of_model_calls_pays_for() -> None:
+    assert fitting_images(read_settings({"HAUBERK_MAX_MODEL_CALLS": "109"}), defended(), 0.001) == 10
+    assert fitting_images(read_settings({"HAUBERK_MAX_MODEL_CALLS": "100000"}), defended(), 0.001) == 64
+    with pytest.raises(InvalidInput, match="HAUBERK_MAX_MODEL_CALLS has to be 10 or more for 1 image a request, got 9"):
+        fitting_images(read_settings({"HAUBERK_MAX_MODEL_CALLS": "9"}), defended(), 0.001)
+    with pytest.raises(InvalidInput, match="has to be 200 or more for 20 images a request, got 199"):
+        fitting_images(read_settings({"HAUBERK_MAX_MODEL_CALLS": "199", "HAUBERK_MAX_IMAGES": "20"}), defended(), 0.001)
+
+
 def test_a_deadline_that_not_even_one_image_meets_is_refused() -> None:
     with pytest.raises(InvalidInput, match="raise HAUBERK_DEADLINE_S"):
         fitting_images(read_settings({"HAUBERK_DEADLINE_S": "0.01"}), defended(), 1.0)

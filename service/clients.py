@@ -1,0 +1,178 @@
+"""Who may ask, and how many images a minute: keys and budgets.
+
+Without a file of clients everybody may ask, and a budget is per address (per /64 for IPv6, where one household has that many).
+With one, a request needs `Authorization: Bearer <key>`, and budgets are per client. The file holds digests, never keys:
+
+    [clients.radiology]
+    key_sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    images_per_minute = 600     # HAUBERK_IMAGES_PER_MINUTE when not given
+    enabled = true
+
+A budget counts images, not the model calls they cost: what a client has left must not tell it how suspicious its images were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import re
+import time
+import tomllib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.errors import InvalidInput
+from service.errors import BudgetSpent, Forbidden, Unauthorised
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_BEARER = re.compile(rb"[Bb]earer +([!-~]{1,512})")
+_MEMBERS = {"key_sha256", "images_per_minute", "enabled"}
+_ADDRESSES_AT_MOST = 1 << 16
+_IPV6_PREFIX = 64
+
+
+@dataclass(frozen=True)
+class Client:
+    """One entry of the file; `images_per_minute` None takes the common budget."""
+
+    name: str
+    key_sha256: str
+    images_per_minute: int | None = None
+    enabled: bool = True
+
+
+def read_clients(path: Path) -> tuple[Client, ...]:
+    """The clients in a file. Raises: InvalidInput, one sentence."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise InvalidInput(f"HAUBERK_CLIENTS_FILE {path} cannot be read: {failure.strerror}") from failure
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as failure:
+        raise InvalidInput(f"expected HAUBERK_CLIENTS_FILE {path} to be TOML: {failure}") from failure
+    entries = document.get("clients")
+    if list(document) != ["clients"] or not isinstance(entries, dict) or not entries:
+        raise InvalidInput(f"expected tables [clients.NAME] in {path} and nothing else")
+    clients = tuple(_client(path, name, entry) for name, entry in entries.items())
+    if len({client.key_sha256 for client in clients}) < len(clients):
+        raise InvalidInput(f"expected a key per client in {path}, got one twice")
+    return clients
+
+
+def _client(path: Path, name: str, entry: Any) -> Client:
+    where = f"[clients.{name}] in {path}"
+    if not isinstance(entry, dict) or not entry.keys() <= _MEMBERS:
+        raise InvalidInput(f"expected {', '.join(sorted(_MEMBERS))} in {where}, got something else")
+    digest, budget, enabled = entry.get("key_sha256"), entry.get("images_per_minute"), entry.get("enabled", True)
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise InvalidInput(f"expected key_sha256 in {where} to be 64 lower-case hex digits; printf %s KEY | sha256sum makes them")
+    if budget is not None and (type(budget) is not int or budget < 1):
+        raise InvalidInput(f"expected images_per_minute in {where} to be a whole number, 1 or more, got {budget!r}")
+    if type(enabled) is not bool:
+        raise InvalidInput(f"expected enabled in {where} to be true or false, got {enabled!r}")
+    return Client(name, digest, budget, enabled)
+
+
+@dataclass(slots=True)
+class Account:
+    """What one client may still send: a bucket of a minute's images that fills evenly."""
+
+    name: str
+    per_minute: float
+    clock: Callable[[], float] = time.monotonic
+    left: float = field(init=False)
+    _at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left, self._at = self.per_minute, self.clock()
+
+    def spend(self, images: int) -> None:
+        """Take so many images from the bucket; who asks for more than it holds needs it full, and pays later. Raises: BudgetSpent."""
+        if self.per_minute == math.inf:
+            return
+        now = self.clock()
+        self.left = min(self.per_minute, self.left + (now - self._at) * self.per_minute / 60)
+        self._at = now
+        missing = min(images, self.per_minute) - self.left
+        if missing > 0:
+            raise BudgetSpent(math.ceil(missing * 60 / self.per_minute))
+        self.left -= images
+
+    def give_back(self, images: int) -> None:
+        """What was spent on a request that the server then failed."""
+        self.left += images
+
+    def check(self) -> None:
+        """Whether there is an image left, before a body is read. Raises: BudgetSpent."""
+        self.spend(1)
+        self.give_back(1)
+
+
+class Clients:
+    """Finds the account of a request.
+
+    Args:
+        clients: those with keys; None lets everybody ask.
+        images_per_minute: the budget of each that has none of its own; None for no budget.
+    """
+
+    def __init__(
+        self,
+        clients: Iterable[Client] | None = None,
+        *,
+        images_per_minute: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._common = math.inf if images_per_minute is None else float(images_per_minute)
+        self._clock = clock
+        self._by_key: Mapping[str, Account | None] | None = None
+        self._by_address: OrderedDict[str, Account] = OrderedDict()
+        self._nobody = Account("", math.inf, clock)
+        if clients is not None:
+            self._by_key = {
+                client.key_sha256: Account(client.name, float(client.images_per_minute or self._common), clock)
+                if client.enabled
+                else None
+                for client in clients
+            }
+
+    def account(self, authorization: bytes, address: str) -> Account:
+        """Whose request this is, with at least one image left. Raises: Unauthorised, Forbidden, BudgetSpent."""
+        account = self._of_address(address) if self._by_key is None else self._of_key(authorization, self._by_key)
+        account.check()
+        return account
+
+    def _of_key(self, authorization: bytes, by_key: Mapping[str, Account | None]) -> Account:
+        bearer = _BEARER.fullmatch(authorization)
+        digest = hashlib.sha256(bearer[1]).hexdigest() if bearer else ""
+        if digest not in by_key:
+            raise Unauthorised
+        account = by_key[digest]
+        if account is None:
+            raise Forbidden
+        return account
+
+    def _of_address(self, address: str) -> Account:
+        if self._common == math.inf:
+            return self._nobody
+        name = _household(address)
+        account = self._by_address.pop(name, None) or Account("", self._common, self._clock)
+        self._by_address[name] = account  # the last: the first is who was not seen the longest
+        if len(self._by_address) > _ADDRESSES_AT_MOST:
+            self._by_address.popitem(last=False)
+        return account
+
+
+def _household(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False).network_address)

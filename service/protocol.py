@@ -1,0 +1,168 @@
+"""HTTP/1.1 before there is a request: uvicorn's protocol, with bounds on what reaches no application.
+
+uvicorn parses a head of any length, waits for one forever, answers bytes that are no HTTP with a text of its own, and keeps a
+connection whose client never reads. Here:
+
+    431  a head, or what surrounds a chunked body, that is too long        503  more connections than the process can take
+    408  a head that does not arrive in time                                cut  a client that does not read its answer
+    400  bytes that are no HTTP
+
+each a problem document with a request id, counted and logged like every other. No timer per request: one watchman looks at all
+connections once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.edge import Site, mint
+from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, SlowHead, TooManyConnections
+
+HEAD_BYTES_AT_MOST = 1 << 14
+HEADERS_AT_MOST = 100
+
+# What one read of the event loop can bring.
+_READ_BYTES = 1 << 18
+# Chunks of one byte each take six bytes on the wire.
+_BYTES_PER_BODY_BYTE = 8
+_LOOK_EVERY_S = 1.0
+# Left for files, threads and the connections of the metrics port.
+_FILES_FOR_OTHERS = 128
+_CONNECTIONS_AT_MOST = 4096
+
+
+def connections_at_most() -> int:
+    """As many as the process may open files, less what it needs itself."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return _CONNECTIONS_AT_MOST
+    return max(16, min(_CONNECTIONS_AT_MOST, files - _FILES_FOR_OTHERS))
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `site` is told of what is refused here; every server of this process shares it."""
+
+    site: ClassVar[Site]
+    most: ClassVar[int] = connections_at_most()
+    open: ClassVar[set[Protocol]] = set()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ws_protocol_class = None  # a request to change protocols is served as if it had not asked
+        self._waits_since: float | None = None
+        self._in_head = False
+        self._head_bytes = self._wire_bytes = self._body_bytes = 0
+        self._problem: Problem | None = None
+        self._unread, self._unread_since = 0, 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.open.add(self)
+        self._waits_since = self.loop.time()
+        if len(self.open) > self.most:
+            self._refuse(TooManyConnections())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # refused already
+        self._wire_bytes += len(data)
+        if self._wire_bytes - _BYTES_PER_BODY_BYTE * self._body_bytes > HEAD_BYTES_AT_MOST + _READ_BYTES:
+            self._refuse(HeadTooLarge())
+            return
+        super().data_received(data)
+        if self._waits_since is None and (self.cycle is None or self.cycle.response_complete):
+            self._waits_since = self.loop.time()  # what came began no request, and ended uvicorn's own patience
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._waits_since, self._in_head = self.loop.time(), True
+        self._head_bytes = self._wire_bytes = self._body_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(name, value)
+        if len(self.headers) >= HEADERS_AT_MOST:
+            self._stop(HeadTooLarge())
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._waits_since, self._in_head = None, False
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # what follows is of another protocol
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def _count(self, *parts: bytes) -> None:
+        self._head_bytes += sum(map(len, parts))
+        if self._head_bytes > HEAD_BYTES_AT_MOST:
+            self._stop(HeadTooLarge())
+
+    def _stop(self, problem: Problem) -> None:
+        """From within a callback of the parser, which ends up in `send_400_response`."""
+        self._problem = problem
+        raise httptools.HttpParserCallbackError
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Clients ask for HTTP/2 this way all the time: nothing to warn of."""
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._problem or MalformedHttp())
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer and close. What was accepted before on this connection is answered first, and then it is closed without a word."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                self.flow.pause_reading()
+                return
+            if cycle.response_started or self.pipeline:
+                self.transport.close()
+                return
+        request_id = mint()
+        body = problem.body(request_id.decode())
+        head = [(b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
+        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *head, *problem.headers)]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self.transport.close()
+        self.site.note_refused(problem, request_id)
+
+    def look(self, now: float) -> None:
+        """What the watchman does once a second: give up on a client that neither sends nor reads, as long as a body may take."""
+        patience_s = self.site.body_timeout_s
+        unread = self.transport.get_write_buffer_size()
+        if not unread or unread != self._unread:
+            self._unread, self._unread_since = unread, now
+        elif now - self._unread_since > patience_s:
+            self.transport.abort()
+        if self._waits_since is None or now - self._waits_since <= patience_s or self.transport.is_closing():
+            return
+        if self._in_head:
+            self._refuse(SlowHead())
+        else:
+            self.transport.close()
+
+
+async def watch() -> None:
+    """Look at all connections, for as long as the server runs."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        now = loop.time()
+        for connection in list(Protocol.open):
+            connection.look(now)
