@@ -66,7 +66,9 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
 
 
 def _index() -> Document:
-    found = _json("What is served, which defences are on, and where to read on; to a browser, a page that shows it.", "documentation")
+    found = _json(
+        "What is served, which defences are on, and where to read on; to a browser, a page that shows it.", "documentation"
+    )
     found["responses"]["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
     return found
 

@@ -1,6 +1,6 @@
 // What is served, from the JSON that `/` gives to programs. Every text goes in as text, never as markup.
 
-const STAGES = { purify: "on the way in", abstain: "beside the model", obscure: "on the way out" };
+const STAGES = { purify: "on the way in", abstain: "before any answer", obscure: "on the way out" };
 const LINKS = [
   ["docs", "API description", "OpenAPI"],
   ["schema", "BentoML schema", "for its clients"],

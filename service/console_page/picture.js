@@ -109,5 +109,8 @@ export function toNpy({ width, height, channels, data }) {
   const start = new Uint8Array(10 + length);
   start.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, length & 255, length >> 8]);
   start.set(new TextEncoder().encode(`${header.padEnd(length - 1)}\n`), 10);
-  return new Blob([start, data]);
+  const file = new Uint8Array(start.length + data.length);
+  file.set(start);
+  file.set(data, start.length);
+  return file;
 }
