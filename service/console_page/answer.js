@@ -4,6 +4,16 @@ import { byId, element, labelAt } from "./facts.js";
 
 const BARS_AT_MOST = 10;
 const PLACES_AT_MOST = 5;
+const LONG = 14; // characters that fit a line at the largest size
+
+export function showNothing() {
+  say("none", "Nothing yet", "Give it an image, then classify.");
+}
+
+/** Whether the answer is to another image than the one that would be sent now. */
+export function showStale(stale) {
+  byId("stale").hidden = !stale;
+}
 
 export function showWaiting() {
   say("waiting", "Classifying…", "");
@@ -34,6 +44,7 @@ function say(kind, headline, detail) {
   byId("answer").dataset.kind = kind;
   byId("headline").textContent = headline;
   byId("headline").title = headline;
+  byId("headline").classList.toggle("long", headline.length > LONG);
   byId("detail").textContent = detail;
   byId("detail").hidden = !detail;
   for (const id of ["problems", "bars", "bars-note", "trail"]) byId(id).hidden = true;
@@ -62,7 +73,10 @@ function showBars(facts, { label, probabilities }) {
   byId("bars").replaceChildren(...items);
   byId("bars").hidden = false;
   const blurred = facts.defences.some((defence) => defence.stage === "obscure" && defence.mode === "enforce");
-  const notes = [many ? `The likeliest ${BARS_AT_MOST} of ${probabilities.length}.` : "", blurred ? "Blurred on purpose: read the order, not the size." : ""];
+  const notes = [
+    many ? `The likeliest ${BARS_AT_MOST} of ${probabilities.length}.` : "",
+    blurred ? "Blurred on purpose: read the order, not the size." : "",
+  ];
   byId("bars-note").textContent = notes.filter(Boolean).join(" ");
   byId("bars-note").hidden = !byId("bars-note").textContent;
 }

@@ -166,12 +166,20 @@ export class Drawing {
     context.fillStyle = "#10161a";
     context.fillRect(0, 0, width, height);
     this.paint(context, "#f4f8fa", this.pen * scale, place);
+    if (this.empty && !this.cursor) invite(context);
     if (!this.cursor) return;
     context.beginPath();
     context.arc(...place(this.cursor), (this.pen * scale) / 2 + 4, 0, 2 * Math.PI);
     Object.assign(context, { strokeStyle: this.penDown ? "#ffce6b" : "#8fbcd9", lineWidth: 4 });
     context.stroke();
   }
+}
+
+function invite(context) {
+  const { width, height } = context.canvas;
+  Object.assign(context, { fillStyle: "#7f8f9a", textAlign: "center", textBaseline: "middle" });
+  context.font = `${15 * SCREEN}px system-ui, sans-serif`;
+  context.fillText("Draw here", width / 2, height / 2);
 }
 
 function centreOfMass({ width, height, data }) {

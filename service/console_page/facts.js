@@ -9,7 +9,7 @@ const LINKS = [
   ["ready", "Readiness", "health check"],
   ["metrics", "Metrics", "Prometheus"],
 ];
-const LABELS_SHOWN = 24;
+const LABELS_SHOWN = 12;
 
 export const byId = (id) => document.getElementById(id);
 
@@ -76,6 +76,6 @@ function showLinks({ links, input_shape: [, , channels] }) {
   const picture = channels === 1 || channels === 3;
   const path = new URL(here(links.predict), document.baseURI).href;
   byId("curl").textContent = picture
-    ? `curl -s ${path}/image \\\n  -H 'content-type: image/png' \\\n  --data-binary @image.png`
-    : `curl -s ${path} \\\n  -H 'content-type: application/json' \\\n  -d @images.json`;
+    ? `curl -s -H 'content-type: image/png' \\\n  --data-binary @image.png \\\n  ${path}/image`
+    : `curl -s -H 'content-type: application/json' \\\n  -d @images.json \\\n  ${path}`;
 }

@@ -1,9 +1,9 @@
 // The page: where an image comes from, what is sent, and what the server says about itself.
 
-import { showPrediction, showProblem, showWaiting } from "./answer.js";
+import { showNothing, showPrediction, showProblem, showStale, showWaiting } from "./answer.js";
 import { Drawing } from "./drawing.js";
 import { byId, describeShape, showFacts } from "./facts.js";
-import { fromFile, inverted, show, toNpy } from "./picture.js";
+import { alike, fromFile, inverted, show, toNpy } from "./picture.js";
 
 const ANSWER_MS = 60_000;
 const LOOK_MS = { ready: 15_000, other: 2_000 };
@@ -19,7 +19,9 @@ let facts = null;
 let way = null; // "draw" or "upload"
 let uploaded = null; // the picture of the last file, as it came
 let picture = null; // what Classify sends
+let classified = null; // what it sent last
 let busy = false;
+let takes = 0; // files begun to be read: only the last one counts
 let looking = 0;
 
 const drawing = new Drawing(byId("drawing"), { changed: () => way === "draw" && refresh(), enter: classify });
@@ -31,6 +33,7 @@ function refresh() {
   const [height, width, channels] = facts.input_shape;
   show(byId("preview"), picture ?? { width, height, channels, data: new Uint8ClampedArray(width * height * channels) });
   byId("classify").setAttribute("aria-disabled", String(!picture || busy));
+  showStale(!busy && picture && classified && !alike(picture, classified));
 }
 
 function choose(chosen) {
@@ -46,13 +49,24 @@ async function take(file) {
   if (!file || !facts || !["draw", "upload"].includes(way)) return;
   const [height, width, channels] = facts.input_shape;
   byId("file-name").textContent = file.name;
+  const mine = ++takes;
   try {
-    uploaded = await fromFile(file, width, height, channels);
+    const read = await fromFile(file, width, height, channels);
+    if (mine !== takes) return;
+    uploaded = read;
   } catch (failure) {
-    uploaded = null;
+    if (mine !== takes) return;
+    uploaded = classified = null;
     showProblem({ title: "Not an image", detail: failure.message });
   }
   choose("upload");
+}
+
+function clear() {
+  drawing.clear();
+  if (busy) return;
+  classified = null;
+  showNothing();
 }
 
 function headers(more) {
@@ -63,6 +77,8 @@ function headers(more) {
 async function classify() {
   if (!picture || busy) return;
   busy = true;
+  classified = picture;
+  showStale(false);
   byId("classify").setAttribute("aria-disabled", "true");
   showWaiting();
   try {
@@ -154,7 +170,7 @@ function listen() {
   byId("way-draw").addEventListener("click", () => choose("draw"));
   byId("way-upload").addEventListener("click", () => choose("upload"));
   byId("undo").addEventListener("click", () => drawing.undo());
-  byId("clear").addEventListener("click", () => drawing.clear());
+  byId("clear").addEventListener("click", clear);
   byId("classify").addEventListener("click", classify);
   for (const id of ["centre", "invert"]) byId(id).addEventListener("change", refresh);
   byId("file").addEventListener("change", (event) => take(event.target.files[0]));

@@ -84,6 +84,10 @@ function filter(from, to) {
   });
 }
 
+export function alike(one, other) {
+  return one.data.length === other.data.length && one.data.every((value, i) => value === other.data[i]);
+}
+
 export function inverted(picture) {
   return { ...picture, data: picture.data.map((value) => 255 - value) };
 }

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, expect, sync_playwright
 
 from models.bundle import Bundle, write_bundle
 from service.console import FILES, MEDIA_TYPES, PAGE
@@ -98,6 +98,10 @@ class Visit:
     complaints: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
+    def dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def open(self, server: Any) -> None:
         self.page.goto(server.url)
         expect(self.page.locator("#classes")).not_to_have_text("–")
@@ -153,7 +157,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     found = Visit(page)
     page.on("console", lambda message: found.complaints.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (found.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", found.dismiss)
     page.on("request", lambda request: found.asked.append(request.url))
     yield found
     page.close()
@@ -215,6 +219,17 @@ def test_text_never_becomes_markup_nor_a_script_even_from_a_script(server: Any, 
     )
     assert refused == "TypeError"
     assert "TrustedHTML" in "".join(visit.complaints)
+
+
+def test_an_answer_says_when_another_image_is_about_to_be_sent(server: Any, visit: Visit) -> None:
+    visit.open(server)
+    visit.draw((0.5, 0.2), (0.5, 0.8))
+    visit.classify()
+    expect(visit.page.locator("#stale")).to_be_hidden()
+    visit.draw((0.2, 0.5), (0.8, 0.5))
+    expect(visit.page.locator("#stale")).to_be_visible()
+    visit.page.locator("#undo").click()
+    expect(visit.page.locator("#stale")).to_be_hidden()
 
 
 def test_a_drawn_stroke_is_answered(server: Any, visit: Visit) -> None:
@@ -280,6 +295,24 @@ def test_a_large_dark_on_light_picture_is_shrunk_and_inverted_in_the_browser(ser
     visit.page.locator("#invert").check()
     assert visit.classify() == "answered"
     assert visit.text("#headline") == str(label)
+
+
+def test_a_file_may_be_dropped_anywhere(server: Any, digits: Any, visit: Visit) -> None:
+    content = io.BytesIO()
+    as_picture(digits[0][0]).save(content, "PNG")
+    visit.open(server)
+    transfer = visit.page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        list(content.getvalue()),
+    )
+    visit.page.dispatch_event("#defences", "drop", {"dataTransfer": transfer})
+    expect(visit.page.locator("#file-name")).to_have_text("dropped.png")
+    assert visit.classify() == "answered"
+    assert visit.text("#headline") == str(digits[1][0])
 
 
 def test_an_image_with_a_trigger_is_shown_as_an_abstention_not_as_an_answer(server: Any, triggered: Any, visit: Visit) -> None:
