@@ -75,7 +75,7 @@ function showBars(facts, { label, probabilities }) {
   const blurred = facts.defences.some((defence) => defence.stage === "obscure" && defence.mode === "enforce");
   const notes = [
     many ? `The likeliest ${BARS_AT_MOST} of ${probabilities.length}.` : "",
-    blurred ? "Blurred on purpose: read the order, not the size." : "",
+    blurred ? "Blurred on purpose: only which is largest is kept." : "",
   ];
   byId("bars-note").textContent = notes.filter(Boolean).join(" ");
   byId("bars-note").hidden = !byId("bars-note").textContent;

@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, expec
 
 from models.bundle import Bundle, write_bundle
 from service.console import FILES, MEDIA_TYPES, PAGE
+from service.errors import MEDIA_TYPE, NotReady, Problem, Stopping
 
 HTML = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 CHROMIUM_SWITCHES = [
@@ -245,6 +246,19 @@ def test_a_drawn_stroke_is_answered(server: Any, visit: Visit) -> None:
     expect(visit.page.locator("#classify")).to_have_attribute("aria-disabled", "true")
 
 
+def test_a_finger_draws_too(server: Any, visit: Visit) -> None:
+    visit.open(server)
+    box = visit.page.locator("#drawing").bounding_box()
+    assert box is not None
+    finger = visit.page.context.new_cdp_session(visit.page)
+    for kind, y in [("touchStart", 0.2), *(("touchMove", 0.2 + 0.06 * i) for i in range(1, 11))]:
+        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + y * box["height"]}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert visit.classify() == "answered"
+    assert visit.text("#headline") == "1"
+
+
 def test_a_small_drawing_in_a_corner_is_sent_as_a_centred_digit(server: Any, visit: Visit) -> None:
     visit.open(server)
     visit.draw((0.1, 0.1), (0.1, 0.3))
@@ -381,20 +395,24 @@ def test_what_the_server_refuses_and_its_end_are_shown(new_server: Any, visit: V
     expect(visit.page.locator("#state")).to_have_text("unreachable")
 
 
-def test_a_server_that_starts_is_watched_until_it_is_ready(new_server: Any, visit: Visit) -> None:
-    server = new_server(ready=False)
-    while server.process.poll() is None:
-        try:
-            if httpx.get(f"{server.url}/livez", timeout=1).status_code == 200:
-                break
-        except httpx.TransportError:
-            continue
-    visit.open(server)
-    assert visit.text("#model") == "backdoored"
-    expect(visit.page.locator("#state")).to_have_text("ready", timeout=60_000)
-
-
 # What this server does not answer by itself, another before it may.
+
+
+@pytest.mark.parametrize(("problem", "state"), [(NotReady(), "starting"), (Stopping(), "stopping")])
+def test_a_server_that_is_not_ready_is_watched_until_it_is(server: Any, visit: Visit, problem: Problem, state: str) -> None:
+    ready = False
+
+    def readyz(route: Route) -> None:
+        if ready:
+            route.continue_()
+        else:
+            route.fulfill(status=problem.status, content_type=MEDIA_TYPE.decode(), body=problem.body("1"))
+
+    visit.page.route("**/readyz", readyz)
+    visit.open(server)
+    expect(visit.page.locator("#state")).to_have_text(state)
+    ready = True
+    expect(visit.page.locator("#state")).to_have_text("ready")
 
 
 def problem_of(status: int, **members: Any) -> dict[str, Any]:
