@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,6 +19,7 @@ from models.classifier import Images
 from service import npy, pictures
 from service.admission import SHORT_BYTES, Admission
 from service.batching import Batcher
+from service.console import Console
 from service.edge import Exchange, Route, pass_on
 from service.errors import NotFound, NotReady, Problem, Stopping
 from service.metrics import MEDIA_TYPE as METRICS
@@ -43,6 +44,7 @@ class Endpoints:
         metrics, software: the counters, and the version of this software.
         images_at_most: per request.
         listens_on_loopback: whether only this machine can connect; `/metrics` is not for others, histograms are an oracle.
+        modes: those that replace the bundle's, by defence.
 
     `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
     `stopping` when it takes none.
@@ -53,6 +55,7 @@ class Endpoints:
     software: str
     images_at_most: int
     listens_on_loopback: bool
+    modes: Mapping[str, str] = field(default_factory=dict)
     batcher: Batcher | None = None
     draining: bool = False
     stopping: bool = False
@@ -82,7 +85,7 @@ class Endpoints:
             "/metrics": Route(self.metrics_text, logged=False),
             "/docs.json": Route(self.docs),
             "/schema.json": Route(pass_on),
-            "/": Route(self.index),
+            **Console(self).routes(),
             **OpenInference(self).routes(body_at_most),
         }
 
@@ -144,7 +147,7 @@ class Endpoints:
 
     async def metrics_text(self, exchange: Exchange) -> None:
         """GET /metrics on the main port, from this machine only."""
-        if not (self.listens_on_loopback and is_loopback((exchange.scope.get("server") or ("",))[0])):
+        if not self.shows_metrics(exchange):
             raise NotFound
         await self.metrics_alone(exchange)
 
@@ -157,11 +160,16 @@ class Endpoints:
         """GET /docs.json: the OpenAPI document."""
         await exchange.respond(200, JSON, orjson.dumps(document(self.bundle, self.images_at_most, self.software)))
 
-    async def index(self, exchange: Exchange) -> None:
-        """GET /: what is served, and where to read on."""
-        links = {"predict": "/predict", "docs": "/docs.json", "ready": "/readyz"}
-        index = {"model": self.bundle.name, "model_version": self.bundle.version, "software": self.software, "links": links}
-        await exchange.respond(200, JSON, orjson.dumps(index))
+    def shows_metrics(self, exchange: Exchange) -> bool:
+        """Whether this client may see `/metrics`."""
+        return self.listens_on_loopback and is_loopback((exchange.scope.get("server") or ("",))[0])
+
+    @property
+    def state(self) -> str:
+        """What `/readyz` would say: starting, ready or stopping."""
+        if self.stopping or self.draining:
+            return "stopping"
+        return "starting" if self.batcher is None else "ready"
 
     def ready(self) -> None:
         """Raises: Stopping, NotReady; where `accepting` would still take a request from who has not noticed yet."""

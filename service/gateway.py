@@ -155,6 +155,7 @@ class Gateway:
             software=software,
             images_at_most=self.settings.max_images,
             listens_on_loopback=is_loopback(_host()),
+            modes=self.settings.modes,
         )
 
     async def _get_ready(self) -> None:

@@ -48,7 +48,7 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
             "/metrics": {"get": _text("Prometheus metrics, for this machine only.", "metrics", 404)},
             "/docs.json": {"get": _json("This document.", "documentation")},
             "/schema.json": {"get": _json("BentoML's description of the service, for its clients.", "documentation")},
-            "/": {"get": _json("What is served, and where to read on.", "documentation")},
+            "/": {"get": _index()},
         },
         "components": {
             "schemas": {
@@ -64,6 +64,14 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
             "headers": {"X-Request-ID": {"description": "As sent when well-formed, else minted.", "schema": {"type": "string"}}},
         },
     }
+
+
+def _index() -> Document:
+    found = _json(
+        "What is served, which defences are on, and where to read on; to a browser, a page that shows it.", "documentation"
+    )
+    found["responses"]["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
+    return found
 
 
 def _array(items: Document, least: int, most: int) -> Document:
