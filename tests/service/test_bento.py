@@ -71,7 +71,7 @@ def pins(lock: str) -> set[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Variables under which Python finds no module of ours: the finder of an editable install is shadowed by an idle one."""
     directory = tmp_path_factory.mktemp("alone")
     for finder in Path(sysconfig.get_path("purelib")).glob("__editable___hauberk_*_finder.py"):
@@ -84,7 +84,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, str]) -> Built:
+def built(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, Any]) -> Built:
     """`bentoml build` in a copy of the repository with litter in it, without a network."""
     tree, home = tmp_path_factory.mktemp("tree") / "hauberk", tmp_path_factory.mktemp("bentos")
     shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
@@ -160,13 +160,17 @@ def compiled(built: Built) -> Built:
 
 @pytest.fixture(scope="module")
 def served(
-    tmp_path_factory: pytest.TempPathFactory, compiled: Built, backdoored: Bundle, alone: dict[str, str], key: str
+    tmp_path_factory: pytest.TempPathFactory, compiled: Built, backdoored: Bundle, alone: dict[str, Any], key: str
 ) -> Iterator[Server]:
     """The Bento by its tag, with a bundle and a secret beside the working directory, named by relative paths."""
     directory = tmp_path_factory.mktemp("served")
     shutil.copytree(backdoored.directory, directory / "mine")
     (directory / "secret").write_text(key)
-    settings = {"HAUBERK_BUNDLE": "mine", "HAUBERK_SECRET_FILE": "secret", "HAUBERK_MODES": "reverse_sigmoid=monitor"}
+    settings: dict[str, Any] = {
+        "HAUBERK_BUNDLE": "mine",
+        "HAUBERK_SECRET_FILE": "secret",
+        "HAUBERK_MODES": "reverse_sigmoid=monitor",
+    }
     running = start(directory, home=compiled.home, bento=compiled.tag, **alone, **settings)
     try:
         wait_until_ready(running, COMPILED_S)
@@ -221,7 +225,7 @@ def test_bentomls_own_client_works_with_it(served: Server, digits: Any) -> None:
 
 
 def test_moved_elsewhere_and_without_a_setting_it_serves_the_classifier_inside_it(
-    tmp_path: Path, compiled: Built, alone: dict[str, str], digits: Any
+    tmp_path: Path, compiled: Built, alone: dict[str, Any], digits: Any
 ) -> None:
     moved = shutil.copytree(compiled.path, tmp_path / "moved")
     server = start(tmp_path / "server", bento=str(moved), HAUBERK_BANNER="on", **alone)
