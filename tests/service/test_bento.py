@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from models.bundle import Bundle
 from service import __version__
