@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTHON_FILES := attacks benchmarks defences hauberk models service tests
+RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench bundle lock format clean
+.PHONY: help install serve test check bench bento bundle lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +43,12 @@ bundle: $(INSTALLED) ## train and calibrate the bundled MNIST classifier again
 	$(BIN)/hauberk calibrate --classifier build/mnist.keras --data models/data/mnist.npz --rows 55000:60000 \
 	  --confidence 0.95 --out models/bundles/mnist
 
-lock: ## resolve requirements.lock again (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header --quiet pyproject.toml -o requirements.lock
+bento: $(INSTALLED) ## build a Bento, which serves without this directory; see docs/bento.md
+	BENTOML_DO_NOT_TRACK=True $(BIN)/python -m bentoml build
+
+lock: ## resolve requirements.lock again, and the part of it that serving needs
+	$(RESOLVE) --extra dev -o requirements.lock
+	$(RESOLVE) --constraint requirements.lock -o requirements.runtime.lock
 
 format: $(INSTALLED) ## format and sort imports
 	$(BIN)/ruff format $(PYTHON_FILES)

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
 from models.training import save
+from service import __version__
 
 # An example request of more numbers than this is no longer something to paste.
 _EXAMPLE_NUMBERS_AT_MOST = 20_000
@@ -154,7 +154,7 @@ class _Fitted:
         """card.json, all but the digests."""
         return {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hauberk": version("hauberk"),
+            "hauberk": __version__,
             "input_shape": list(self.model.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.model.labels),

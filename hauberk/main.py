@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from importlib.metadata import version as installed_version
 
 import typer
 
@@ -15,6 +14,7 @@ from hauberk.calibrate import calibrate
 from hauberk.serve import serve
 from hauberk.train import train
 from models.errors import InvalidInput
+from service import __version__
 
 app = typer.Typer(
     name="hauberk",
@@ -30,7 +30,7 @@ for command in (serve, train, calibrate):
 @app.callback(invoke_without_command=True)
 def _options(context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
     if version:
-        print(installed_version("hauberk"))
+        print(__version__)
     elif context.invoked_subcommand is None:
         print(context.get_help())
 

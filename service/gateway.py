@@ -24,12 +24,12 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
-from service import logs, metrics_directory
+from service import __version__, logs, metrics_directory
 from service.banner import banner
 from service.clients import Clients
 from service.drain import drain_on_sigterm
 from service.edge import Edge, Site
-from service.settings import read_settings
+from service.settings import make_paths_absolute, read_settings
 from service.wire import Answer
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Gateway:
     @staticmethod
     def check() -> None:
         """In the parent process, before there is a worker: an operator's mistake ends the server here, with one line."""
+        make_paths_absolute()
         try:
             read_bundle(read_settings().bundle)
         except InvalidInput as mistake:
@@ -145,14 +146,12 @@ class Gateway:
     def _endpoints(self) -> Endpoints:
         from service.endpoints import Endpoints, is_loopback
         from service.metrics import Metrics, new_registry
-        from service.startup import software_version
 
-        software = software_version()
-        build = (software, self.bundle.name, self.bundle.version)
+        build = (__version__, self.bundle.name, self.bundle.version)
         return Endpoints(
             bundle=self.bundle,
             metrics=Metrics(new_registry(), labels=self.bundle.labels, build=build),
-            software=software,
+            software=__version__,
             images_at_most=self.settings.max_images,
             listens_on_loopback=is_loopback(_host()),
             modes=self.settings.modes,

@@ -6,11 +6,12 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
 from service.clients import Client, read_clients
@@ -164,6 +165,13 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     )
     _check_together(settings)
     return settings
+
+
+def make_paths_absolute(environment: MutableMapping[str, str] = os.environ) -> None:
+    """For the processes this one starts: the worker of a served Bento runs in the Bento's directory, not the operator's."""
+    for name in ("HAUBERK_BUNDLE", "HAUBERK_SECRET_FILE", "HAUBERK_CLIENTS_FILE"):
+        if environment.get(name):
+            environment[name] = os.path.abspath(environment[name])
 
 
 def _check_together(settings: Settings) -> None:

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -96,14 +95,6 @@ def freeze() -> None:
     """Take what the start left out of the garbage collector's sight: a full collection would visit all of TensorFlow."""
     gc.collect()
     gc.freeze()
-
-
-def software_version() -> str:
-    """The version of this software, "unknown" where it runs without being installed."""
-    try:
-        return version("hauberk")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _seconds_per_call(classifier: Classifier, batch_images: int) -> float:

@@ -86,17 +86,31 @@ def free_port() -> int:
 
 
 def start(
-    directory: Path, *, home: Path | None = None, port: int | None = None, host: str = "127.0.0.1", **settings: str
+    directory: Path,
+    *,
+    home: Path | None = None,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    bento: str | None = None,
+    **settings: str,
 ) -> Server:
-    """Start a server; it may not be ready, or end at once. Without HAUBERK_DRAIN_S it ends without a pause."""
+    """Start a server, of these sources or of a Bento built from them; it may not be ready, or end at once.
+
+    Without HAUBERK_DRAIN_S it ends without a pause.
+    A Bento's server starts in `directory` and finds no module of ours but the Bento's own, see test_bento.py.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
-    environment |= {"BENTOML_HOME": str(home or directory / "home"), "PYTHONPATH": str(ROOT), "HAUBERK_DRAIN_S": "0", **settings}
+    environment |= {"BENTOML_HOME": str(home or directory / "home"), "PYTHONPATH": str(ROOT), "HAUBERK_DRAIN_S": "0"}
+    where, what, options = ROOT, "service.gateway:Gateway", []
+    if bento is not None:
+        where, what, options = directory, bento, ["-P"]
+        del environment["PYTHONPATH"]
     server = Server(None, f"http://127.0.0.1:{port}", directory / "stderr", directory / "stdout")  # type: ignore[arg-type]
-    command = [sys.executable, "-m", "bentoml", "serve", "service.gateway:Gateway", "--host", host, "--port", str(port)]
+    command = [sys.executable, *options, "-m", "bentoml", "serve", what, "--host", host, "--port", str(port)]
     with server.log.open("wb") as stderr, server.output.open("wb") as stdout:
-        server.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr)
+        server.process = subprocess.Popen(command, cwd=where, env=environment | settings, stdout=stdout, stderr=stderr)
     return server
 
 
@@ -110,8 +124,8 @@ def end(server: Server) -> None:
             server.process.kill()
 
 
-def wait_until_ready(server: Server) -> None:
-    give_up = time.monotonic() + READY_S
+def wait_until_ready(server: Server, within_s: float = READY_S) -> None:
+    give_up = time.monotonic() + within_s
     while time.monotonic() < give_up and server.process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{server.url}/readyz", timeout=1).status_code == 200:

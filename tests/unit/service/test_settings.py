@@ -9,7 +9,7 @@ import pytest
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
 from service.clients import Client
-from service.settings import DEFAULTS, Settings, read_settings
+from service.settings import DEFAULTS, Settings, make_paths_absolute, read_settings
 
 KEY = "0123456789abcdef"
 
@@ -35,6 +35,17 @@ def test_without_any_variable_the_defaults_hold() -> None:
 def test_every_setting_is_listed_once_and_says_what_it_means() -> None:
     assert len({default.name for default in DEFAULTS}) == len(DEFAULTS)
     assert all(default.name.startswith("HAUBERK_") and default.meaning for default in DEFAULTS)
+
+
+def test_paths_are_made_absolute_and_what_is_not_set_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {"HAUBERK_BUNDLE": "bundles/mine", "HAUBERK_SECRET_FILE": "/run/key", "HAUBERK_MODES": "strip=off"}
+    make_paths_absolute(environment)
+    mine = str(tmp_path / "bundles" / "mine")
+    assert environment == {"HAUBERK_BUNDLE": mine, "HAUBERK_SECRET_FILE": "/run/key", "HAUBERK_MODES": "strip=off"}
+    empty = {"HAUBERK_BUNDLE": ""}
+    make_paths_absolute(empty)
+    assert empty == {"HAUBERK_BUNDLE": ""}
 
 
 def test_every_variable_is_read(tmp_path: Path) -> None:
