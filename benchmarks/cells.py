@@ -124,6 +124,8 @@ class Loader:
                     return self.run(asked, requests)
 
                 outcomes[i].append(step() if around is None else around(server, step))
+                told = f"round {number + 1} of {self.rounds}: {server.contender.name}, {asked.clients} clients"
+                print(told, file=sys.stderr, flush=True)
         return [Cell(tuple(rounds)) for rounds in outcomes]
 
     def _new_file(self, kind: str) -> Path:

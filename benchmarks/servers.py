@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 GATEWAY = "service.gateway:Gateway"
-_READY_S = 300.0
+_READY_S = 600.0
 _LOOK_S = 0.02
 _MIB = 1 << 20
 
@@ -88,7 +88,9 @@ def serving(contender: Contender, directory: Path, request: bytes) -> Iterator[S
         )
         try:
             _wait(process, port, request, log)
-            yield Server(contender, process, port, time.perf_counter() - started, log)
+            server = Server(contender, process, port, time.perf_counter() - started, log)
+            print(f"{contender.name} answers after {server.ready_s:.1f} s", file=sys.stderr, flush=True)
+            yield server
         finally:
             _stop(process)
 

@@ -17,8 +17,10 @@ _PEERS = "benchmarks.contenders"
 ON = Contender("Hauberk, every defence on", GATEWAY, _SECRET)
 OFF = Contender("Hauberk, defences off", GATEWAY, _SECRET | {"HAUBERK_MODES": _ALL_OFF})
 NDARRAY = Contender("stock BentoML, ndarray", f"{_PEERS}.stock_ndarray:StockNdarray")
-ART = Contender("BentoML with ART's defences", f"{_PEERS}.art_service:ArtComposed")
-ART_ONCE = Contender("the same, purified once", f"{_PEERS}.art_service:ArtPurifiedOnce")
+# ART's L-BFGS spends most of several BLAS threads on their waiting for each other, the more so beside other processes.
+_ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ART = Contender("BentoML with ART's defences", f"{_PEERS}.art_service:ArtComposed", _ONE_BLAS_THREAD)
+ART_ONCE = Contender("the same, purified once", f"{_PEERS}.art_service:ArtPurifiedOnce", _ONE_BLAS_THREAD)
 TRIVIAL = Contender("trivial", f"{_PEERS}.trivial:app", bentoml=False)
 
 
@@ -69,7 +71,7 @@ def introduction(measured: Measured, cell_s: float, rounds: int, images: int) ->
         "The peers serve the same Keras model, compiled, warm, on as many threads, and find uvloop and httptools installed because "
         f"Hauberk needs them. max_latency_ms of the batchable service is {measured.max_latency_ms}, the best for it of those tried in "
         "this run. ART's service is composed as ART does it, which purifies each of STRIP's overlays too; the kinder one purifies an "
-        f"image once. Ratios at {AT} clients unless they say otherwise:\n"
+        f"image once; both have one BLAS thread, which is faster for them. Ratios at {AT} clients unless they say otherwise:\n"
     )
 
 
