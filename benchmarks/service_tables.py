@@ -132,7 +132,7 @@ def servers_table(measured: Measured) -> str:
     ]
     header = ("server", "s to the first answer", "MiB of the worker", "MiB of all its processes")
     return (
-        "### Start and memory\n\nFrom the start of the process to the first answer to `/predict`, files cached, the servers above it in the table up and idle; "
+        "### Start and memory\n\nFrom the start of the process to the first answer to `/predict`, files cached, those above up and idle; "
         f"resident memory after the load above. ART's services calibrate STRIP on 50 images at their start.\n\n{table(header, rows)}"
     )
 
