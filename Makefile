@@ -35,7 +35,7 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	$(BIN)/mypy $(PYTHON_FILES)
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED) ## measure against ART, about 10 minutes; writes docs/benchmarks.md
+bench: $(INSTALLED) ## measure against stock BentoML and ART, about 50 minutes on a quiet machine; writes docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks
 
 bundle: $(INSTALLED) ## train and calibrate the bundled MNIST classifier again

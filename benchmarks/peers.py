@@ -21,8 +21,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # ART draws bars for everything
 logging.getLogger("art").setLevel(logging.ERROR)
 
 
-def art_classifier(classifier: KerasClassifier) -> Any:
-    """ART's TensorFlow 2 wrapper around the same Keras model."""
+def art_classifier(classifier: KerasClassifier, **defences: Any) -> Any:
+    """ART's TensorFlow 2 wrapper around the same Keras model; `defences` are its own, before and behind the model."""
     tf = import_tensorflow()
     from art.estimators.classification import TensorFlowV2Classifier
 
@@ -32,6 +32,7 @@ def art_classifier(classifier: KerasClassifier) -> Any:
         input_shape=classifier.input_shape,
         loss_object=tf.keras.losses.SparseCategoricalCrossentropy(),
         clip_values=(0.0, 1.0),
+        **defences,
     )
 
 
