@@ -130,6 +130,10 @@ class Decisions:
     trace: Trace
 
 
+Wave = tuple[NDArray[np.int64], Decisions]
+"""Indices of images, ascending, and what was decided on them."""
+
+
 class DefendedClassifier:
     """A classifier in its coat of defences; see the module's docstring for the path.
 
@@ -178,47 +182,97 @@ class DefendedClassifier:
         """Decide on images float32 [n, h, w, c] in [0, 1]."""
         return _in_order(list(self.waves(images)), len(self.labels))
 
-    def waves(self, images: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
+    def waves(self, images: Images) -> Iterator[Wave]:
         """Decide on images in waves: each yields the indices decided since the last, so that nobody waits for a slow neighbour.
 
         Raises: InvalidInput for images of another shape; StageFailure when a stage raises.
         """
+        batch = self.begin(images)
+        while batch.pending.size:
+            (wave,) = self.advance([batch])
+            if wave is not None:
+                yield wave
+
+    def begin(self, images: Images) -> Pass:
+        """Purify images and get ready to decide on them with `advance`. Raises: InvalidInput, StageFailure."""
         if images.ndim != 4 or images.shape[1:] != self.input_shape:
             raise InvalidInput(f"expected images [n, {', '.join(map(str, self.input_shape))}], got {list(images.shape)}")
-        if len(images):
-            yield from _Pass(self, images).run()
+        return Pass(self, images)
+
+    def advance(self, batches: Sequence[Pass]) -> list[Wave | None]:
+        """Take batches one step further, in one forward call for all of them; for each what is decided now, if anything.
+
+        A batch that is nearly done rides with one that has just begun: a forward call costs much more than a row in it.
+        Raises: StageFailure, and then none of the batches can go on.
+        """
+        blocks = [batch.rows() for batch in batches]
+        counts = [sum(map(len, rows)) for rows in blocks]
+        rows = np.concatenate([block for of_batch in blocks for block in of_batch])
+        started = time.perf_counter()
+        try:
+            outputs = _checked(self._classifier.predict(rows), len(rows))
+        except Exception as failure:
+            raise StageFailure("predict") from failure
+        seconds_per_row = (time.perf_counter() - started) / len(rows)
+        ends = np.cumsum(counts)[:-1]
+        return [batch.take(part, seconds_per_row) for batch, part in zip(batches, np.split(outputs, ends), strict=True)]
 
     def keys(self, images: Images) -> Keys:
         """The keys [n] these images get under this object's secret."""
         return image_keys(images, self._secret)
 
 
-class _Pass:
-    """One batch on its way; every stage is timed and a failure in it named."""
+class Pass:
+    """One batch on its way; every stage is timed and a failure in it named.
+
+    Attributes:
+        pending: indices of the images that are not decided yet.
+    """
 
     def __init__(self, defended: DefendedClassifier, images: Images) -> None:
         self._defended, self._images = defended, images
         self._seconds: dict[str, float] = {}
         self._model_calls = 0
-
-    def run(self) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        keys = self._defended.keys(self._images)
+        self._raw: Probabilities | None = None
+        self._sizes: list[int] = []
+        self.pending: NDArray[np.int64] = np.arange(len(images))
+        if not len(images):
+            return
+        keys = defended.keys(images)
         with self._stage("purify"):
-            purified, distance = self._purify(keys)
+            self._purified, self._distance = self._purify(keys)
         with self._stage("abstain"):
-            sessions = [step.defence.begin(self._images, keys) for step in self._defended.detectors]
-        raw = self._forward(purified, sessions)
-        pending = np.arange(len(purified))
-        while True:
-            undecided = np.zeros(len(purified), bool)
-            for session in sessions:
-                undecided[session.undecided] = True
-            decided, pending = pending[~undecided[pending]], pending[undecided[pending]]
-            if decided.size:
-                yield decided, self._conclude(decided, raw, distance, sessions)
-            if not pending.size:
-                return
-            self._forward(purified[:0], sessions)
+            self._sessions = [step.defence.begin(images, keys) for step in defended.detectors]
+
+    def rows(self) -> list[Images]:
+        """What is to be predicted next: the purified images, the first time, and what each detector in doubt probes."""
+        first = [self._purified] if self._raw is None else []
+        with self._stage("abstain"):
+            rows = [*first, *(session.probe() for session in self._busy())]
+        self._sizes = [len(block) for block in rows]
+        return rows
+
+    def take(self, outputs: Probabilities, seconds_per_row: float) -> Wave | None:
+        """The predictions of `rows`, and what each of them took; returns what is decided now."""
+        answers = np.split(outputs, np.cumsum(self._sizes)[:-1])
+        probed = len(outputs)
+        if self._raw is None:
+            self._raw = answers.pop(0)
+            self._spend("predict", len(self._raw) * seconds_per_row)
+            probed -= len(self._raw)
+        self._spend("abstain", probed * seconds_per_row)
+        self._model_calls += len(outputs)
+        with self._stage("abstain"):
+            for session, answer in zip(self._busy(), answers, strict=True):
+                session.decide(answer)
+        undecided = np.zeros(len(self._images), bool)
+        for session in self._sessions:
+            undecided[session.undecided] = True
+        decided, self.pending = self.pending[~undecided[self.pending]], self.pending[undecided[self.pending]]
+        return (decided, self._conclude(decided, self._raw)) if decided.size else None
+
+    def _busy(self) -> list[DetectorSession]:
+        return [session for session in self._sessions if session.undecided.size]
 
     def _purify(self, keys: Keys) -> tuple[Images, NDArray[np.float64]]:
         images = self._images
@@ -231,35 +285,10 @@ class _Pass:
                 images = purified
         return images, distance
 
-    def _forward(self, images: Images, sessions: Sequence[DetectorSession]) -> Probabilities:
-        """One forward call for everybody's rows; its time is split between "predict" and "abstain" by their rows."""
-        with self._stage("abstain"):
-            probes = [session.probe() for session in sessions if session.undecided.size]
-        rows = np.concatenate([images, *probes]) if probes else images
-        with self._stage("predict"):
-            started = time.perf_counter()
-            outputs = _checked(self._defended._classifier.predict(rows), len(rows))
-            probing = (time.perf_counter() - started) * (1 - len(images) / len(rows))
-        self._seconds["predict"] -= probing
-        self._seconds["abstain"] += probing
-        self._model_calls += len(rows)
-        answers = np.split(outputs, np.cumsum([len(images), *map(len, probes)])[:-1])
-        with self._stage("abstain"):
-            busy = [session for session in sessions if session.undecided.size]
-            for session, answer in zip(busy, answers[1:], strict=True):
-                session.decide(answer)
-        return answers[0]
-
-    def _conclude(
-        self,
-        rows: NDArray[np.int64],
-        raw: Probabilities,
-        distance: NDArray[np.float64],
-        sessions: Sequence[DetectorSession],
-    ) -> Decisions:
+    def _conclude(self, rows: NDArray[np.int64], raw: Probabilities) -> Decisions:
         detections = tuple(
             Detection(step.defence.name, step.mode, s.abstained[rows], s.overlays_seen[rows], s.mean_entropy[rows])
-            for step, s in zip(self._defended.detectors, sessions, strict=True)
+            for step, s in zip(self._defended.detectors, self._sessions, strict=True)
         )
         abstained = np.zeros(len(rows), bool)
         for detection in detections:
@@ -271,8 +300,8 @@ class _Pass:
         labels = np.where(abstained, -1, raw[rows].argmax(axis=1))
         seconds, self._seconds = self._seconds, {}
         calls, self._model_calls = self._model_calls, 0
-        trace = Trace(seconds, calls, distance[rows] if distance.size else distance, detections)
-        return Decisions(probabilities, abstained, labels, trace)
+        distance = self._distance[rows] if self._distance.size else self._distance
+        return Decisions(probabilities, abstained, labels, Trace(seconds, calls, distance, detections))
 
     def _obscure(self, probabilities: Probabilities) -> Probabilities:
         for step in self._defended.postprocessors:
@@ -288,7 +317,10 @@ class _Pass:
             yield
         except Exception as failure:
             raise StageFailure(name) from failure
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+        self._spend(name, time.perf_counter() - started)
+
+    def _spend(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
 def _checked(outputs: Probabilities, rows: int) -> Probabilities:

@@ -1,16 +1,18 @@
-"""Many requests, one worker: a micro-batcher around `DefendedClassifier.waves`.
+"""Many requests, one worker: continuous micro-batching around `DefendedClassifier`.
 
     classify(images) ── future ──┐                         event loop
                                  v
-    [ queue, bounded in images ] ──> one worker thread ──> waves(batch) ──> rows back to their requests, wave by wave
+    [ queue, bounded in images ] ──> one worker thread: begin(what has gathered), then advance(all that run) by one forward call,
+                                     rows back to their requests as they are decided, and again
 
-Adaptive without a timer: an idle worker takes what there is at once; while it works, requests gather, and all that have gathered
-(up to a limit) are the next batch. A request is answered as soon as its own rows are decided, without waiting for batch-mates.
+Adaptive without a timer: an idle worker takes what there is at once; during a forward call requests gather, and all that have
+gathered (up to a limit) ride in the next one, beside the images that are still in doubt. Nobody waits for a batch to end: neither
+a request whose own rows are decided, nor one that has just come.
 
 What can be relied on:
 - Nothing hangs: every request ends with its answer, QueueFull, Stopping, InternalError, DeadlineExceeded, or is cancelled.
-- Work that has not begun when its request ends is never done.
-- A batch that raises is run again one request at a time, once: only the request that raises by itself fails.
+- Work that has not begun when its request ends is never done, and what nobody waits for any more is not done to its end.
+- When a step raises, its requests are run again one at a time, once: only the request that raises by itself fails.
 - The classifier is never entered by two threads.
 """
 
@@ -21,22 +23,31 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.defended_classifier import Decisions, Trace
+from defences.defended_classifier import Decisions, Trace, Wave
 from models.classifier import Images
 from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
 
 logger = logging.getLogger(__name__)
 
-Waves = Callable[[Images], Iterator[tuple[NDArray[np.int64], Decisions]]]
-"""Decide on images: yields (indices in ascending order, their decisions) until each index has come once."""
-
 _NO_TRACE = Trace()
+_Batch = TypeVar("_Batch")
+
+
+class DataPath(Protocol[_Batch]):
+    """Decides on batches step by step, as `DefendedClassifier` does."""
+
+    def begin(self, images: Images) -> _Batch:
+        """Get ready to decide on images."""
+
+    def advance(self, batches: Sequence[_Batch]) -> list[Wave | None]:
+        """One step for all of them: what each has decided now. Each index has to come once, in the end."""
 
 
 class Observer(Protocol):
@@ -52,23 +63,31 @@ class Observer(Protocol):
         """A batch raised."""
 
 
-class Batcher:
-    """Runs `waves` for many concurrent requests.
+class Batcher(Generic[_Batch]):
+    """Runs a data path for many concurrent requests.
 
     Args:
-        waves: see `Waves`; called in one thread only.
+        path: see `DataPath`; called in one thread only.
         observer: see `Observer`; what it raises is logged and has no other effect.
-        queue_images: how many images may wait. batch_images: how many may run at once, at least as many as a request may hold.
+        queue_images: how many images may wait. batch_images: how many may be at work at once, at least as many as a request may hold.
         deadline_s: from `classify` to its answer.
     """
 
     def __init__(
-        self, waves: Waves, observer: Observer, *, queue_images: int = 1024, batch_images: int = 64, deadline_s: float = 10.0
+        self,
+        path: DataPath[_Batch],
+        observer: Observer,
+        *,
+        queue_images: int = 1024,
+        batch_images: int = 64,
+        deadline_s: float = 10.0,
     ) -> None:
-        self._waves, self._observer = waves, observer
+        self._path, self._observer = path, observer
         self._queue_images, self._batch_images, self._deadline_s = queue_images, batch_images, deadline_s
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._carried: _Job | None = None
+        self._running: list[_Running[_Batch]] = []
+        self._ended = False
         # Each has one writer, the event loop and the worker: no lock is needed.
         self._submitted, self._taken = 0, 0
         self._stopping = self._told_of_observer = False
@@ -107,82 +126,103 @@ class Batcher:
         await self._loop.run_in_executor(None, self._worker.join, self._deadline_s)
 
     def _work(self) -> None:
-        while (jobs := self._next()) is not None:
+        while True:
+            self._running = [running for running in self._running if running.wanted()]
+            jobs = self._next()
+            if not jobs and not self._running:
+                if self._ended:
+                    return
+                continue
             try:
-                if jobs:
-                    self._run(jobs)
+                self._step(jobs)
             except Exception:
                 # Only the event loop's end can lead here (it no longer takes results), or a mistake in this file.
                 logger.exception("the batch worker failed on a batch")
+                self._running = []
 
-    def _next(self) -> list[_Job] | None:
-        """The jobs of the next batch, waiting for the first of them; None to end."""
-        job = self._carried or self._queue.get()
-        self._carried = None
+    def _next(self) -> list[_Job]:
+        """What has gathered and there is room for; while nothing runs, wait for it."""
         jobs: list[_Job] = []
-        images = 0
-        while job is not None:
-            if images + job.count > self._batch_images and jobs:
+        room = self._batch_images - sum(running.images for running in self._running)
+        while not self._ended:
+            if self._carried is None:
+                try:
+                    job = self._queue.get(block=not (jobs or self._running))
+                except queue.Empty:
+                    break
+                if job is None:
+                    self._ended = True
+                    break
                 self._carried = job
-                return jobs
+            if self._carried.count > room and (jobs or self._running):
+                break
+            job, self._carried = self._carried, None
             self._taken += job.count
             if not job.future.done():  # else it timed out, or its client left
                 jobs.append(job)
-                images += job.count
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                return jobs
-        if not jobs:
-            return None
-        self._queue.put(None)
+                room -= job.count
         return jobs
 
-    def _run(self, jobs: list[_Job]) -> None:
+    def _step(self, jobs: list[_Job]) -> None:
+        """Begin what is new, and advance everything."""
+        suspects = jobs
+        try:
+            if jobs:
+                self._running.append(self._begin(jobs))
+            suspects = [job for running in self._running for job in running.jobs]
+            self._advance(self._running)
+        except Exception as failure:  # noqa: BLE001  # whatever it is, it goes on as the cause of an InternalError
+            self._tell(self._observer.failed, failure)
+            if suspects is not jobs:
+                self._running = []
+            self._again(suspects, failure)
+
+    def _begin(self, jobs: list[_Job]) -> _Running[_Batch]:
         now = time.perf_counter()
         self._tell(self._observer.batch, sum(job.count for job in jobs), [now - job.submitted for job in jobs])
-        failure = self._decide(jobs)
-        if failure is None:
-            return
+        for job in jobs:
+            job.reset()
+        starts = np.cumsum([0, *(job.count for job in jobs)])
+        images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
+        return _Running(jobs, starts, self._path.begin(images))
+
+    def _advance(self, together: list[_Running[_Batch]]) -> None:
+        waves = self._path.advance([running.batch for running in together])
+        for running, wave in zip(together, waves, strict=True):
+            if wave is not None:
+                self._tell(self._observer.decided, wave[1])
+                self._hand_out(running, *wave)
+
+    def _again(self, jobs: list[_Job], failure: Exception) -> None:
+        """Run each alone; one that was alone already has had its chance."""
         if len(jobs) == 1:
             self._fail(jobs[0], failure)
             return
-        logger.warning("a batch of %d requests failed (%s): running them again one by one", len(jobs), failure)
+        logger.warning("a step of %d requests failed (%s): running them again one by one", len(jobs), failure)
         for job in jobs:
-            if job.undecided and not job.future.done():
-                alone = self._decide([job])
-                if alone is not None:
-                    self._fail(job, alone)
+            if not job.undecided or job.future.done():
+                continue
+            try:
+                alone = [self._begin([job])]
+                while alone[0].wanted():
+                    self._advance(alone)
+            except Exception as own:  # noqa: BLE001  # as above
+                self._tell(self._observer.failed, own)
+                self._fail(job, own)
 
     def _fail(self, job: _Job, failure: Exception) -> None:
         problem = InternalError()
         problem.__cause__ = failure
         self._loop.call_soon_threadsafe(_refuse, job, problem)
 
-    def _decide(self, jobs: list[_Job]) -> Exception | None:
-        """Run one batch and hand out its rows as they are decided; returns what it raised, if it did."""
-        try:
-            for job in jobs:
-                job.reset()
-            starts = np.cumsum([0, *(job.count for job in jobs)])
-            images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
-            for rows, decisions in self._waves(images):
-                self._tell(self._observer.decided, decisions)
-                self._hand_out(jobs, starts, rows, decisions)
-            _check_complete(jobs)
-        except Exception as failure:  # noqa: BLE001  # whatever it is, it goes on as the cause of an InternalError
-            self._tell(self._observer.failed, failure)
-            return failure
-        return None
-
-    def _hand_out(self, jobs: list[_Job], starts: NDArray[np.int64], rows: NDArray[np.int64], decisions: Decisions) -> None:
+    def _hand_out(self, running: _Running[_Batch], rows: NDArray[np.int64], decisions: Decisions) -> None:
         if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
-            raise RuntimeError("the waves yielded indices out of order")  # they would go to the wrong request
-        edges = np.searchsorted(rows, starts).tolist()
+            raise RuntimeError("the data path decided on indices out of order")  # they would go to the wrong request
+        edges = np.searchsorted(rows, running.starts).tolist()
         answered = []
-        for i, job in enumerate(jobs):
+        for i, job in enumerate(running.jobs):
             first, last = edges[i], edges[i + 1]
-            if first < last and job.take(decisions, rows[first:last] - starts[i], first, last):
+            if first < last and job.take(decisions, rows[first:last] - running.starts[i], first, last):
                 answered.append(job)
         if answered:
             self._loop.call_soon_threadsafe(_answer, answered)
@@ -194,6 +234,23 @@ class Batcher:
             if not self._told_of_observer:  # it will fail again and again: once is enough for the log
                 logger.exception("an observer failed")
             self._told_of_observer = True
+
+
+@dataclass(frozen=True)
+class _Running(Generic[_Batch]):
+    """Requests that began together; request i has the rows starts[i] to starts[i + 1] of the batch."""
+
+    jobs: list[_Job]
+    starts: NDArray[np.int64]
+    batch: _Batch
+
+    @property
+    def images(self) -> int:
+        return int(self.starts[-1])
+
+    def wanted(self) -> bool:
+        """Whether somebody still waits for rows of it."""
+        return any(job.undecided and not job.future.done() for job in self.jobs)
 
 
 class _Job:
@@ -229,11 +286,6 @@ class _Job:
         self.decided[rows] = True
         self.undecided = self.count - int(self.decided.sum())
         return self.undecided == 0
-
-
-def _check_complete(jobs: list[_Job]) -> None:
-    if any(job.undecided for job in jobs):
-        raise RuntimeError("the waves ended before every row was decided")
 
 
 def _answer(jobs: list[_Job]) -> None:

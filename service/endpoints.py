@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -56,7 +56,7 @@ class Endpoints:
     images_at_most: int
     listens_on_loopback: bool
     modes: Mapping[str, str] = field(default_factory=dict)
-    batcher: Batcher | None = None
+    batcher: Batcher[Any] | None = None
     draining: bool = False
     stopping: bool = False
     _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader"))
@@ -177,7 +177,7 @@ class Endpoints:
             raise Stopping
         self.accepting()
 
-    def accepting(self) -> Batcher:
+    def accepting(self) -> Batcher[Any]:
         """The batcher, while it takes work. Raises: Stopping, NotReady."""
         if self.stopping:
             raise Stopping

@@ -178,7 +178,7 @@ class Gateway:
 
         settings, endpoints = self.settings, self.endpoints
         batcher = Batcher(
-            warm.defended.waves,
+            warm.defended,
             endpoints.metrics,
             queue_images=settings.queue_at_most(self.bundle.input_shape),
             batch_images=settings.batch_images,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.defended_classifier import Decisions, Detection, Trace
+from defences.defended_classifier import Decisions, Detection, Trace, Wave
 from models.bundle import Bundle
 from models.classifier import Images
+
+Waves = Callable[[Images], Iterator[Wave]]
+"""Decides on images: yields (indices in ascending order, their decisions) until each index has come once."""
 
 
 class FakeWaves:
@@ -41,6 +44,25 @@ class FakeWaves:
         found = Detection("strip", "enforce", abstained, np.full(n, 8), np.full(n, 0.5))
         trace = Trace({"purify": 0.001, "predict": 0.002, "abstain": 0.003, "obscure": 0.0005}, n, np.full(n, 1.5), (found,))
         return Decisions(probabilities, abstained, labels, trace)
+
+
+class Stepwise:
+    """A data path from a function that yields waves: each step takes the next wave of every batch."""
+
+    def __init__(self, waves: Waves) -> None:
+        self._waves = waves
+
+    def begin(self, images: Images) -> Iterator[Wave]:
+        return iter(self._waves(images))
+
+    def advance(self, batches: Sequence[Iterator[Wave]]) -> list[Wave | None]:
+        return [self._next(batch) for batch in batches]
+
+    def _next(self, batch: Iterator[Wave]) -> Wave:
+        wave = next(batch, None)
+        if wave is None:
+            raise RuntimeError("the waves ended before every row was decided")
+        return wave
 
 
 @pytest.fixture

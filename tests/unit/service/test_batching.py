@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, Trace
 from models.classifier import Images
-from service.batching import Batcher, Waves
+from service.batching import Batcher
 from service.errors import DeadlineExceeded, InternalError, QueueFull, Stopping
+from tests.unit.service.conftest import Stepwise, Waves
 
 SHAPE = (2, 3, 1)
 
@@ -61,15 +62,20 @@ class Gate:
         self.most_inside = max(self.inside, self.most_inside)
         self.entered.set()
         assert self.open.wait(10)
-        yield from self._waves(batch)
+        waves = self._waves(batch)
+        first = next(waves)
         self.inside -= 1
+        yield first
+        yield from waves
 
 
-def run(scenario: Callable[..., Awaitable[Any]], waves: Waves, observer: Any = None, **options: Any) -> Any:
+def run(
+    scenario: Callable[..., Awaitable[Any]], waves: Waves | None, observer: Any = None, path: Any = None, **options: Any
+) -> Any:
     """Run a scenario against a batcher of its own, within ten seconds, and stop that."""
 
     async def main() -> Any:
-        batcher = Batcher(waves, observer or Recorder(), **options)
+        batcher = Batcher(path or Stepwise(waves or _no_waves), observer or Recorder(), **options)
         try:
             return await asyncio.wait_for(scenario(batcher), 10)
         finally:
@@ -84,7 +90,7 @@ async def until(event: threading.Event) -> None:
 
 
 def test_every_request_gets_its_own_rows_in_order(waves: Any) -> None:
-    async def scenario(batcher: Batcher) -> list[Decisions]:
+    async def scenario(batcher: Batcher[Any]) -> list[Decisions]:
         return await asyncio.gather(
             *(batcher.classify(images(*(0.01 * i + 0.001 * j for j in range(i % 4 + 1)))) for i in range(40))
         )
@@ -94,7 +100,7 @@ def test_every_request_gets_its_own_rows_in_order(waves: Any) -> None:
 
 
 def test_an_answer_carries_labels_abstentions_and_no_trace(waves: Any) -> None:
-    async def scenario(batcher: Batcher) -> Decisions:
+    async def scenario(batcher: Batcher[Any]) -> Decisions:
         return await batcher.classify(images(0.1, 0.95))
 
     decisions = run(scenario, waves)
@@ -107,7 +113,7 @@ def test_an_answer_carries_labels_abstentions_and_no_trace(waves: Any) -> None:
 def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers(waves: Any) -> None:
     gate, recorder = Gate(waves), Recorder()
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         rest = [asyncio.create_task(batcher.classify(images(0.2))) for _ in range(7)]
@@ -124,7 +130,7 @@ def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers(waves: Any) -> Non
 def test_a_batch_holds_no_more_images_than_it_may_and_no_request_is_split(waves: Any) -> None:
     gate, recorder = Gate(waves), Recorder()
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         rest = [asyncio.create_task(batcher.classify(images(*[0.2] * 3))) for _ in range(4)]
@@ -148,7 +154,7 @@ def test_nobody_waits_for_a_slow_batch_mate() -> None:
 
     gate = Gate(waves)
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         slow, mixed, quick = (
@@ -167,6 +173,63 @@ def test_nobody_waits_for_a_slow_batch_mate() -> None:
     run(scenario, gate)
 
 
+def test_who_comes_while_others_are_in_doubt_rides_in_their_next_step() -> None:
+    steps: list[list[int]] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Path:
+        """Each image takes as many steps as its mean has tenths."""
+
+        def begin(self, batch: Images) -> list[Any]:
+            return [batch, 0]
+
+        def advance(self, batches: Sequence[list[Any]]) -> list[Any]:
+            steps.append([len(batch) for batch, _ in batches])
+            entered.set()
+            assert go_on.wait(10)
+            waves = []
+            for running in batches:
+                running[1] += 1
+                rows = np.flatnonzero(np.rint(running[0].mean(axis=(1, 2, 3)) * 10) == running[1])
+                waves.append((rows, _decisions(running[0][rows])) if rows.size else None)
+            return waves
+
+    async def scenario(batcher: Batcher[Any]) -> None:
+        slow = asyncio.create_task(batcher.classify(images(0.1, 0.9)))
+        await until(entered)
+        quick = asyncio.create_task(batcher.classify(images(0.1)))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        assert mean_of(await quick) == [0.1]
+        assert mean_of(await slow) == [0.1, 0.9]
+
+    run(scenario, None, path=Path())
+    assert steps == [[2], [2, 1], *[[2]] * 7]
+
+
+def test_what_nobody_waits_for_any_more_is_not_done_to_its_end() -> None:
+    steps = [0]
+
+    class Endless:
+        def begin(self, batch: Images) -> None:
+            return None
+
+        def advance(self, batches: Sequence[None]) -> list[None]:
+            steps[0] += 1
+            time.sleep(0.001)
+            return [None for _ in batches]
+
+    async def scenario(batcher: Batcher[Any]) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await batcher.classify(images(0.1))
+        await asyncio.sleep(0.05)
+        done = steps[0]
+        await asyncio.sleep(0.05)
+        assert steps[0] == done
+
+    run(scenario, None, path=Endless(), deadline_s=0.1)
+
+
 def test_a_request_that_makes_its_batch_raise_fails_alone(waves: Any, caplog: pytest.LogCaptureFixture) -> None:
     def fragile(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
         if (batch.mean(axis=(1, 2, 3)) > 0.8).any():
@@ -175,7 +238,7 @@ def test_a_request_that_makes_its_batch_raise_fails_alone(waves: Any, caplog: py
 
     gate, recorder = Gate(fragile), Recorder()
 
-    async def scenario(batcher: Batcher) -> list[Any]:
+    async def scenario(batcher: Batcher[Any]) -> list[Any]:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         rest = [asyncio.create_task(batcher.classify(images(mean))) for mean in (0.2, 0.9, 0.3)]
@@ -209,7 +272,7 @@ def test_a_batch_that_fails_after_a_wave_does_not_run_its_answered_requests_agai
     waves.slow_above = 0.5
     gate = Gate(fragile)
 
-    async def scenario(batcher: Batcher) -> list[Any]:
+    async def scenario(batcher: Batcher[Any]) -> list[Any]:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         rest = [asyncio.create_task(batcher.classify(images(mean))) for mean in (0.2, 0.7)]
@@ -232,7 +295,7 @@ def test_a_data_path_that_breaks_its_promise_fails_the_request_and_hangs_nobody(
         elif fault == "out of order":
             yield np.array([2, 1, 0]), _decisions(batch[::-1])
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         with pytest.raises(InternalError):
             await batcher.classify(images(0.1, 0.2, 0.3))
 
@@ -242,7 +305,7 @@ def test_a_data_path_that_breaks_its_promise_fails_the_request_and_hangs_nobody(
 def test_a_full_queue_refuses_at_once_and_takes_work_again_later(waves: Any) -> None:
     gate = Gate(waves)
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         waiting = [asyncio.create_task(batcher.classify(images(0.2, 0.2))) for _ in range(2)]
@@ -261,7 +324,7 @@ def test_a_full_queue_refuses_at_once_and_takes_work_again_later(waves: Any) -> 
 def test_a_deadline_ends_the_wait_and_what_had_not_begun_is_never_done(waves: Any) -> None:
     gate = Gate(waves)
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         running = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         waiting = asyncio.create_task(batcher.classify(images(0.2)))
@@ -278,7 +341,7 @@ def test_a_deadline_ends_the_wait_and_what_had_not_begun_is_never_done(waves: An
 def test_a_cancelled_request_that_had_not_begun_is_never_done(waves: Any) -> None:
     gate = Gate(waves)
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         running = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         leaving = asyncio.create_task(batcher.classify(images(0.2)))
@@ -296,7 +359,7 @@ def test_a_cancelled_request_that_had_not_begun_is_never_done(waves: Any) -> Non
 def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(waves: Any) -> None:
     gate = Gate(waves)
 
-    async def scenario(batcher: Batcher) -> None:
+    async def scenario(batcher: Batcher[Any]) -> None:
         accepted = [asyncio.create_task(batcher.classify(images(0.1 * i))) for i in range(1, 6)]
         await until(gate.entered)
         stopping = asyncio.create_task(batcher.stop())
@@ -313,7 +376,7 @@ def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(waves: Any) 
 def test_stopping_does_not_wait_longer_than_a_deadline_for_a_stuck_worker(waves: Any) -> None:
     gate = Gate(waves)
 
-    async def scenario(batcher: Batcher) -> float:
+    async def scenario(batcher: Batcher[Any]) -> float:
         stuck = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
         started = time.perf_counter()
@@ -334,7 +397,7 @@ def test_an_observer_that_raises_changes_no_answer(waves: Any) -> None:
 
         batch = failed = decided  # type: ignore[assignment]
 
-    async def scenario(batcher: Batcher) -> Decisions:
+    async def scenario(batcher: Batcher[Any]) -> Decisions:
         return await batcher.classify(images(0.1))
 
     assert mean_of(run(scenario, waves, Broken())) == [0.1]
@@ -352,7 +415,7 @@ def test_many_requests_of_all_sizes_from_a_flaky_data_path_all_end(waves: Any) -
 
     waves.slow_above = 0.5
 
-    async def one(batcher: Batcher, means: list[float]) -> str:
+    async def one(batcher: Batcher[Any], means: list[float]) -> str:
         try:
             decisions = await asyncio.wait_for(batcher.classify(images(*means)), 5)
         except (QueueFull, InternalError) as problem:
@@ -360,7 +423,7 @@ def test_many_requests_of_all_sizes_from_a_flaky_data_path_all_end(waves: Any) -
         assert mean_of(decisions) == means
         return "answered"
 
-    async def scenario(batcher: Batcher) -> list[str]:
+    async def scenario(batcher: Batcher[Any]) -> list[str]:
         requests = [[round(float(m), 3) for m in rng.uniform(0, 0.8, rng.integers(1, 9))] for _ in range(300)]
         return await asyncio.gather(*(one(batcher, means) for means in requests))
 
@@ -372,3 +435,7 @@ def test_many_requests_of_all_sizes_from_a_flaky_data_path_all_end(waves: Any) -
 def _decisions(batch: Images) -> Decisions:
     means = batch.mean(axis=(1, 2, 3))
     return Decisions(np.repeat(means[:, None], 3, axis=1), np.zeros(len(batch), bool), np.zeros(len(batch), np.int64), Trace())
+
+
+def _no_waves(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
+    raise AssertionError

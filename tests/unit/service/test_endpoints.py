@@ -21,6 +21,7 @@ from service.batching import Batcher
 from service.edge import Edge, Site
 from service.endpoints import Endpoints, is_loopback
 from service.metrics import Metrics
+from tests.unit.service.conftest import Stepwise
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, dict[bytes, bytes], bytes]]]
 IMAGE = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
@@ -62,7 +63,7 @@ def run(made: Endpoints, scenario: Callable[[Ask], Awaitable[Any]], waves: Any =
 
     async def main() -> Any:
         if waves is not None:
-            made.batcher = Batcher(waves, made.metrics)
+            made.batcher = Batcher(Stepwise(waves), made.metrics)
         try:
             return await asyncio.wait_for(scenario(ask), 10)
         finally:
@@ -126,7 +127,7 @@ def test_a_passed_deadline_is_a_504_and_a_full_queue_a_503(bundle: Bundle, waves
         yield from waves(images)
 
     async def scenario(ask: Ask) -> Any:
-        made.batcher = Batcher(slow, made.metrics, queue_images=2, deadline_s=0.1)
+        made.batcher = Batcher(Stepwise(slow), made.metrics, queue_images=2, deadline_s=0.1)
         body = orjson.dumps({"images": [IMAGE]})
         first = asyncio.create_task(ask("/predict", body))
         await asyncio.sleep(0.03)  # the worker has it
