@@ -249,7 +249,8 @@ def _doubled_headers(rng: random.Random, request: Request) -> Request:
 
 def _chunked(rng: random.Random, request: Request) -> Request:
     """The same body in chunks of odd sizes: still a whole request."""
-    parts, at = [], 0
+    at = 0
+    parts: list[bytes] = []
     while at < len(request.body) and len(parts) < 40:
         size = rng.choice((1, 2, 3, 7, 100, 1000, 65_536))
         parts.append(request.body[at : at + size])
