@@ -41,7 +41,7 @@ _ANSWER_WITHIN_S = 15.0
 # A damaged framing may leave the server waiting for more: most clients leave then, one in so many sits it out.
 _SILENCE_S, _PATIENT = 0.1, 40
 _REFUSAL_BYTES_AT_MOST = 2048
-_KNOWN_EVERY, _SAMPLES = 50, 100
+_KNOWN_EVERY, _TOLD_EVERY, _SAMPLES = 50, 10_000, 100
 _WARM_UP = 0.25
 _GROWTH_AT_MOST = 32 << 20
 _FINDINGS_AT_MOST = 10
@@ -124,10 +124,11 @@ class Fuzzer:
 
     Args:
         target: the server. seed, requests: which attempts. strict: see `STRICT`.
+        patient: one in so many whose framing is damaged waits until the server gives up.
     """
 
-    def __init__(self, target: Target, *, seed: int, requests: int, strict: bool = STRICT) -> None:
-        self._target, self._strict = target, strict
+    def __init__(self, target: Target, *, seed: int, requests: int, strict: bool = STRICT, patient: int = _PATIENT) -> None:
+        self._target, self._strict, self._patient = target, strict, patient
         self.report = Report(seed, requests)
         self._next = iter(range(requests))
         self._lock = threading.Lock()
@@ -162,6 +163,8 @@ class Fuzzer:
                 connection = None
             if number and number % sample_every == 0:
                 self._sample(number)
+            if number and number % _TOLD_EVERY == 0:
+                print(f"{number:,} of {self.report.requests:,} sent", file=sys.stderr, flush=True)
         if connection is not None:
             connection.close()
 
@@ -210,7 +213,7 @@ class Fuzzer:
 
     def _listen(self, tried: Attempt, connection: Connection) -> None:
         """Check whatever comes in answer to a damaged framing."""
-        patient = tried.number % _PATIENT == 0
+        patient = tried.number % self._patient == 0
         due = [*tried.methods, *[b"GET"] * 20]  # what is left over may look like further requests
         for i, method in enumerate(due):
             try:
