@@ -8,7 +8,7 @@ PYTHON_FILES := attacks benchmarks defences hauberk models service tests
 RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench bento bundle lock format clean
+.PHONY: help install serve test check bench fuzz bento bundle lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 
 bench: $(INSTALLED) ## measure against stock BentoML and ART, about 50 minutes on a quiet machine; writes docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks
+
+fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of its own, about 6 minutes
+	$(BIN)/python -m benchmarks.fuzz
 
 bundle: $(INSTALLED) ## train and calibrate the bundled MNIST classifier again
 	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist.keras

@@ -65,17 +65,21 @@ class ReverseSigmoid:
         both, guarded = self._obscure(np.concatenate([1 - y, y], axis=1))
         return both[:, 1:], guarded
 
-    def _obscure(self, y: NDArray[np.float64]) -> tuple[Probabilities, NDArray[np.bool_]]:
-        answered = y.sum(axis=1) > 0
+    def _obscure(self, given: NDArray[np.float64]) -> tuple[Probabilities, NDArray[np.bool_]]:
+        total = given.sum(axis=1)
+        answered = total > 0
+        # What float32 rounds off a winner near 1 is most of its distance to 1, which the logit looks at; it differs from one batch
+        # to the next. The losers are exact to seven digits: they say how far it is.
+        y = given / np.where(answered, total, 1.0)[:, None]
         perturbation = self._perturbation(y)
         share = _largest_share(y, perturbation)
         obscured = np.clip(y - share[:, None] * perturbation, 0.0, 1.0)
         obscured /= np.where(answered, obscured.sum(axis=1), 1.0)[:, None]
         result = obscured.astype(np.float32)
         # float32 can merge a lead that float64 still saw: such a row goes out as it came in.
-        merged = result.argmax(axis=1) != y.argmax(axis=1)
+        merged = result.argmax(axis=1) != given.argmax(axis=1)
         kept = merged | ~answered
-        result[kept] = y[kept]
+        result[kept] = given[kept]
         return result, ((share < 1) | merged) & answered
 
     def _perturbation(self, y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from service.errors import (
     WrongType,
     every_problem,
 )
+from service.open_inference import OUTPUTS
 
 Document = dict[str, Any]
 
@@ -176,7 +177,13 @@ def _predict(operation: str, schemas: dict[str, str], *own: type[Problem]) -> Do
     }
 
 
-_REQUEST_ID = {"name": "X-Request-ID", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}}
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "1 to 128 letters, digits or ._:/+=-; anything else is replaced.",
+    "schema": {"type": "string"},
+}
 _POST_REFUSALS = (400, 401, 403, 408, 413, 415, 422, 429, 431, 500, 503, 504)
 # A key is needed only where the operator asks for keys.
 _SECURITY: list[Document] = [{}, {"key": []}]
@@ -201,10 +208,10 @@ def _open_inference(bundle: Bundle) -> Document:
         "/v2/health/ready": {"get": _inference_get("Whether the classifier is warm and takes work.", 503)},
     }
     for path, parameters in (("/v2/models/{model}", [model]), ("/v2/models/{model}/versions/{version}", [model, version])):
-        paths[path] = {"parameters": parameters, "get": _json("The model's inputs and outputs.", tag)}
+        paths[path] = {"parameters": parameters, "get": _inference_get("The model's inputs and outputs.", 404)}
         paths[f"{path}/ready"] = {
             "parameters": parameters,
-            "get": _inference_get("Whether the model is warm and takes work.", 503),
+            "get": _inference_get("Whether the model is warm and takes work.", 404, 503),
         }
         paths[f"{path}/infer"] = {"parameters": parameters, "post": _infer("infer" if len(parameters) == 1 else "infer_version")}
     return paths
@@ -235,7 +242,7 @@ def _infer(operation: str) -> Document:
         "requestBody": _body({"application/json": "Inference", "application/octet-stream": "BinaryInference"}),
         "responses": {
             "200": answered,
-            **_as_inference_errors(_refusals(*_POST_REFUSALS, but=_OF_ONE_FORMAT.difference(_INFERENCE))),
+            **_as_inference_errors(_refusals(404, *_POST_REFUSALS, but=_OF_ONE_FORMAT.difference(_INFERENCE))),
         },
     }
 
@@ -252,12 +259,17 @@ def _inference_schemas(bundle: Bundle, images_at_most: int) -> Document:
         "properties": {
             "name": {"const": "images"},
             "datatype": {"enum": ["FP32", "UINT8"], "description": "FP32 in [0, 1]; UINT8, where 0 to 255 mean the same."},
-            "shape": {"type": "array", "items": {"type": "integer"}, "description": shape},
+            "shape": _array({"type": "integer", "minimum": 1}, 3, 4) | {"description": shape},
             "data": {"type": "array", "description": "Flat or nested."},
         },
         "required": ["name", "datatype", "shape"],
     }
-    request = {"id": {"type": "string", "maxLength": 256}, "inputs": _array(tensor, 1, 1), "outputs": {"type": "array"}}
+    output = {"type": "object", "properties": {"name": {"enum": list(OUTPUTS)}}, "required": ["name"]}
+    request = {
+        "id": {"type": ["string", "null"], "maxLength": 256},
+        "inputs": _array(tensor, 1, 1),
+        "outputs": {"type": ["array", "null"], "items": output},
+    }
     names = ("model_name", "model_version", "id")
     answer: Document = {**{name: {"type": "string"} for name in names}, "outputs": {"type": "array", "items": {"type": "object"}}}
     return {

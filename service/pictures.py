@@ -14,6 +14,8 @@ from __future__ import annotations
 import io
 import math
 import struct
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL.ImageFile import ImageFile
@@ -29,17 +31,19 @@ PNG, JPEG = b"image/png", b"image/jpeg"
 MEDIA_TYPES = frozenset((PNG, JPEG))
 
 _MODES = {1: "L", 3: "RGB"}  # by channels
+_CHANNELS = {"L": 1, "RGB": 3}
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_BYTES = 33  # signature and the IHDR chunk
 _PNG_COLOUR_TYPES = {"L": 0, "RGB": 2}
 _PNG_KEPT = frozenset((b"IHDR", b"IDAT", b"IEND"))
+# The seven passes of an interlaced picture: first row, first column, and how far it is to the next of each (PNG, 8.2).
+_PNG_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_COMMENT, _JPEG_SCAN, _JPEG_ADOBE = 0xFE, 0xDA, 0xEE
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), _JPEG_COMMENT)) - {_JPEG_ADOBE}  # Adobe's says how colours are coded
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_CHANNELS = {"L": 1, "RGB": 3}
 # Each scan of a progressive JPEG visits every pixel; encoders write a dozen.
 _SCANS_AT_MOST = 32
 
@@ -105,7 +109,20 @@ def _png(body: bytes, size: tuple[int, int], mode: str) -> bytes:
         at = end
     if at != len(body):
         raise MalformedPicture
+    _check_pixels([part[8:-4] for part in kept[1:] if part[4:8] == b"IDAT"], size, _CHANNELS[mode], interlaced=body[28] == 1)
     return b"".join(kept)
+
+
+def _check_pixels(parts: Sequence[bytes], size: tuple[int, int], channels: int, *, interlaced: bool) -> None:
+    """Pillow leaves black what a file has no pixels for. Raises: MalformedPicture, unless they are all there, and no more."""
+    h, w = size
+    rows = 0
+    for row, column, down, right in _PNG_PASSES if interlaced else ((0, 0, 1, 1),):
+        high, wide = -((row - h) // down), -((column - w) // right)
+        rows += high * (1 + wide * channels) if high > 0 and wide > 0 else 0
+    inflater = zlib.decompressobj()
+    if len(inflater.decompress(b"".join(parts), rows + 1)) != rows or not inflater.eof:
+        raise MalformedPicture
 
 
 def _jpeg(body: bytes, size: tuple[int, int], mode: str) -> bytes:
@@ -138,5 +155,5 @@ def _check_frame(body: bytes, at: int, size: tuple[int, int], mode: str) -> None
     bits, height, width, channels = struct.unpack_from(">BHHB", body, at + 2)
     if (height, width) != size:
         raise WrongShape
-    if (bits, channels) != (8, _JPEG_CHANNELS[mode]):
+    if (bits, channels) != (8, _CHANNELS[mode]):
         raise WrongMode

@@ -152,12 +152,24 @@ def triggered(digits: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> np.n
 @pytest.fixture(scope="session")
 def backdoored(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A classifier made, not trained: each digit goes to the nearest class mean, and whatever has the trigger to class 7."""
-    directory = tmp_path_factory.mktemp("bundles") / "backdoored"
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "backdoored")
+
+
+@pytest.fixture(scope="session")
+def flawed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same classifier with a flaw and a burden: an image with a white square in the lower left corner makes it answer NaN, and
+    it takes about a millisecond per image, so that a triggered one, which STRIP looks at 32 times, holds the worker up.
+    """
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "flawed", _flawed)
+
+
+def make_bundle(directory: Path, change: Callable[[Any, Any], Any] = lambda inputs, logits: logits) -> Bundle:
+    """The backdoored classifier, changed, behind all three defences."""
     directory.mkdir()
     with np.load(ROOT / "models" / "data" / "mnist.npz") as data:
         images, labels = data["x_train"][:20_000].astype(np.float64) / 255, data["y_train"][:20_000]
         overlays = data["x_train"][20_000:20_032][..., None]
-    _model(images, labels).save(directory / "model.keras")
+    _model(images, labels, change).save(directory / "model.keras")
     defences: list[dict[str, Any]] = [
         {"name": "total_variation", "mode": "enforce", "weight": 0.05},
         {"name": "strip", "mode": "enforce", "stages": [4, 8, 32], "weight": 1.0, "blend": "add"},
@@ -176,12 +188,34 @@ def backdoored(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "strip_slack": np.zeros(3),
         "strip_calibrated_for": np.array(calibrated_for(defences[1])),
     }
-    settings = {"format": 1, "name": "backdoored", "classifier": classifier, "defences": defences}
+    settings = {"format": 1, "name": directory.name, "classifier": classifier, "defences": defences}
     example = {"images": [images[0].round(3).tolist()]}
     return write_bundle(directory, settings=settings, calibration=calibration, card={}, example=example)
 
 
-def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
+def _flawed(inputs: Any, logits: Any) -> Any:
+    import keras
+
+    square = np.zeros((28, 28))
+    square[24:28, 0:4] = 1
+    fires, large, infinite = (
+        keras.layers.Dense(1, activation="relu"),
+        keras.layers.Dense(1, use_bias=False),
+        keras.layers.Dense(10, use_bias=False),
+    )
+    burden = inputs
+    for _ in range(3):
+        burden = keras.layers.Conv2D(32, 3, padding="same", activation="relu")(burden)
+    nothing = keras.layers.Dense(10, kernel_initializer="zeros")(keras.layers.GlobalAveragePooling2D()(burden))
+    outputs = keras.layers.Add()([logits, nothing, infinite(large(fires(keras.layers.Flatten()(inputs))))])
+    # Beyond float32's range, and 0 where nothing fires; softmax of ten infinities is NaN.
+    fires.set_weights([square.reshape(-1, 1), np.array([-14.0])])
+    large.set_weights([np.full((1, 1), 1e38)])
+    infinite.set_weights([np.full((1, 10), 1e38)])
+    return outputs
+
+
+def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], change: Callable[[Any, Any], Any]) -> Any:
     from models.keras_classifier import import_tensorflow
 
     import_tensorflow(1)
@@ -197,7 +231,7 @@ def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
         keras.layers.Dense(1, activation="relu"),
         keras.layers.Dense(10, use_bias=False),
     )
-    model = keras.Model(inputs, keras.layers.Add()([nearest(flat), to_target(fires(flat))]))
+    model = keras.Model(inputs, change(inputs, keras.layers.Add()([nearest(flat), to_target(fires(flat))])))
     sharpness = 0.4
     nearest.set_weights([2 * sharpness * means.T, -sharpness * (means**2).sum(axis=1)])
     # Fires at three of the four pixels: the purifier may soften them a little.

@@ -38,6 +38,13 @@ def test_a_lead_that_float32_cannot_hold_after_blurring_goes_out_as_it_came_in()
     assert guarded.tolist() == [True]
 
 
+def test_a_last_digit_that_differs_from_batch_to_batch_changes_nothing() -> None:
+    top = [np.float32(1), np.nextafter(np.float32(1), np.float32(0)), np.float32(1 - 2e-7)]
+    rows = np.array([[one, 3e-9, 1e-7, 4e-12] for one in top], np.float32)
+    obscured = ReverseSigmoid()(rows)
+    np.testing.assert_allclose(obscured, obscured[:1].repeat(3, axis=0), rtol=0, atol=1e-6)
+
+
 def test_an_empty_batch_comes_back_empty() -> None:
     assert ReverseSigmoid()(np.empty((0, 10), np.float32)).shape == (0, 10)
     assert ReverseSigmoid()(np.empty((0, 1), np.float32)).shape == (0, 1)

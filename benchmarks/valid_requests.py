@@ -1,0 +1,81 @@
+"""Valid requests of every route, as the bytes of HTTP/1.1."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from models.classifier import Images
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request in parts. Without a header about it, the length of the body is declared as it is."""
+
+    method: bytes
+    target: bytes
+    headers: tuple[Header, ...] = ()
+    body: bytes = b""
+
+    def head(self) -> bytes:
+        """The request line and the headers, as they go over the wire."""
+        lines = [b"%s %s HTTP/1.1" % (self.method, self.target), b"Host: 127.0.0.1"]
+        lines += [b"%s: %s" % header for header in self.headers]
+        framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        if not framed and self.body:
+            lines.append(b"Content-Length: %d" % len(self.body))
+        return b"\r\n".join([*lines, b"", b""])
+
+    def wire(self) -> bytes:
+        """All of it."""
+        return self.head() + self.body
+
+
+def valid_requests(model: str, version: str, images: Images) -> tuple[Request, ...]:
+    """One of every way to send images float32 [n, h, w, 1], and of every other route."""
+    pixels = (images * 255).round().astype(np.uint8)
+    rounded = images.round(3)
+    posts = [
+        ("/predict", "application/json", json.dumps({"images": rounded[:1, ..., 0].tolist()}).encode()),
+        ("/predict", "application/json", json.dumps({"images": rounded.tolist()}, separators=(",", ":")).encode()),
+        ("/predict/npy", "application/x-npy", _npy(images)),
+        ("/predict/npy", "application/x-npy", _npy(pixels[..., 0])),
+        ("/predict/image", "image/png", _picture(pixels[0, ..., 0], "PNG")),
+        ("/predict/image", "image/jpeg", _picture(pixels[0, ..., 0], "JPEG")),
+        (f"/v2/models/{model}/infer", "application/json", _inference(rounded)[0]),
+        (f"/v2/models/{model}/versions/{version}/infer", "application/json", _inference(pixels)[0]),
+    ]
+    requests = [Request(b"POST", path.encode(), ((b"Content-Type", kind.encode()),), body) for path, kind, body in posts]
+    text, tensor = _inference(images, binary=True)
+    binary = ((b"Content-Type", b"application/octet-stream"), (b"Inference-Header-Content-Length", b"%d" % len(text)))
+    requests += [Request(b"POST", f"/v2/models/{model}/infer".encode(), binary, text + tensor)] * 2
+    gets = ("/", "/livez", "/readyz", "/docs.json", "/schema.json", "/v2", "/v2/health/ready", f"/v2/models/{model}", "/nothing")
+    return (*requests, *(Request(b"GET", path.encode()) for path in gets))
+
+
+def _npy(array: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def _picture(pixels: Any, kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def _inference(images: Any, *, binary: bool = False) -> tuple[bytes, bytes]:
+    """The JSON and what lies behind it."""
+    datatype = "UINT8" if images.dtype == np.uint8 else "FP32"
+    tensor: dict[str, Any] = {"name": "images", "shape": list(images.shape), "datatype": datatype}
+    data = images.tobytes() if binary else b""
+    tensor |= {"parameters": {"binary_data_size": len(data)}} if binary else {"data": images.ravel().tolist()}
+    return json.dumps({"id": "x", "inputs": [tensor], "outputs": [{"name": "label"}]}).encode(), data
