@@ -37,14 +37,20 @@ class Preprocessor(Protocol):
 
 
 class DetectorSession(Protocol):
-    """A detector at work on one batch: `probe` -> rows to predict -> `decide`, until nothing is `undecided`."""
+    """A detector at work: `probe` -> rows to predict -> `decide`, until nothing is `undecided`; others may `join` between."""
 
-    undecided: NDArray[np.int64]
     abstained: NDArray[np.bool_]
-    overlays_seen: NDArray[np.int64]
+
+    @property
+    def undecided(self) -> NDArray[np.int64]: ...
+
+    @property
+    def overlays_seen(self) -> NDArray[np.int64]: ...
 
     @property
     def mean_entropy(self) -> NDArray[np.float64]: ...
+
+    def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None: ...
 
     def probe(self) -> Images: ...
 
@@ -131,7 +137,7 @@ class Decisions:
 
 
 Wave = tuple[NDArray[np.int64], Decisions]
-"""Indices of images, ascending, and what was decided on them."""
+"""Numbers of images, ascending, and what was decided on them."""
 
 
 class DefendedClassifier:
@@ -188,34 +194,30 @@ class DefendedClassifier:
         Raises: InvalidInput for images of another shape; StageFailure when a stage raises.
         """
         batch = self.begin(images)
-        while batch.pending.size:
-            (wave,) = self.advance([batch])
+        while batch.pending:
+            wave = self.advance(batch)
             if wave is not None:
                 yield wave
 
     def begin(self, images: Images) -> Pass:
-        """Purify images and get ready to decide on them with `advance`. Raises: InvalidInput, StageFailure."""
+        """Get ready to decide on images with `advance`. Raises: InvalidInput, StageFailure."""
+        batch = Pass(self)
+        self.join(batch, images)
+        return batch
+
+    def join(self, batch: Pass, images: Images) -> None:
+        """Let more images into a batch that is at work; they are counted on from those before. Raises: InvalidInput, StageFailure."""
         if images.ndim != 4 or images.shape[1:] != self.input_shape:
             raise InvalidInput(f"expected images [n, {', '.join(map(str, self.input_shape))}], got {list(images.shape)}")
-        return Pass(self, images)
+        if len(images):
+            batch.join(images)
 
-    def advance(self, batches: Sequence[Pass]) -> list[Wave | None]:
-        """Take batches one step further, in one forward call for all of them; for each what is decided now, if anything.
+    def advance(self, batch: Pass) -> Wave | None:
+        """One forward call for all that is undecided in a batch; returns what is decided now, if anything.
 
-        A batch that is nearly done rides with one that has just begun: a forward call costs much more than a row in it.
-        Raises: StageFailure, and then none of the batches can go on.
+        Raises: StageFailure, and then the batch cannot go on.
         """
-        blocks = [batch.rows() for batch in batches]
-        counts = [sum(map(len, rows)) for rows in blocks]
-        rows = np.concatenate([block for of_batch in blocks for block in of_batch])
-        started = time.perf_counter()
-        try:
-            outputs = _checked(self._classifier.predict(rows), len(rows))
-        except Exception as failure:
-            raise StageFailure("predict") from failure
-        seconds_per_row = (time.perf_counter() - started) / len(rows)
-        ends = np.cumsum(counts)[:-1]
-        return [batch.take(part, seconds_per_row) for batch, part in zip(batches, np.split(outputs, ends), strict=True)]
+        return batch.advance(self._classifier)
 
     def keys(self, images: Images) -> Keys:
         """The keys [n] these images get under this object's secret."""
@@ -223,69 +225,96 @@ class DefendedClassifier:
 
 
 class Pass:
-    """One batch on its way; every stage is timed and a failure in it named.
+    """Images on their way, each as far as it is; every stage is timed and a failure in it named.
 
-    Attributes:
-        pending: indices of the images that are not decided yet.
+    An image is known by its number, counted from the first that joined. What is decided is forgotten when others join.
     """
 
-    def __init__(self, defended: DefendedClassifier, images: Images) -> None:
-        self._defended, self._images = defended, images
+    def __init__(self, defended: DefendedClassifier) -> None:
+        self._defended = defended
+        self._joined = 0
+        self._numbers = np.empty(0, np.int64)
+        self._pending = np.empty(0, bool)
+        self._raw = np.empty((0, len(defended.labels)), np.float32)
+        self._distance = np.empty(0)
+        self._fresh: list[Images] = []
+        self._sessions: list[DetectorSession] = []
         self._seconds: dict[str, float] = {}
         self._model_calls = 0
-        self._raw: Probabilities | None = None
-        self._sizes: list[int] = []
-        self.pending: NDArray[np.int64] = np.arange(len(images))
-        if not len(images):
-            return
-        keys = defended.keys(images)
+
+    @property
+    def pending(self) -> int:
+        """How many images are not decided yet."""
+        return int(np.count_nonzero(self._pending))
+
+    def join(self, images: Images) -> None:
+        """See `DefendedClassifier.join`."""
+        n = len(images)
+        keys = self._defended.keys(images)
         with self._stage("purify"):
-            self._purified, self._distance = self._purify(keys)
+            purified, distance = self._purify(images, keys)
+        kept = np.flatnonzero(self._pending)
         with self._stage("abstain"):
-            self._sessions = [step.defence.begin(images, keys) for step in defended.detectors]
+            if self._sessions:
+                for session in self._sessions:
+                    session.join(kept, images, keys)
+            else:
+                self._sessions = [step.defence.begin(images, keys) for step in self._defended.detectors]
+        self._numbers = np.concatenate([self._numbers[kept], np.arange(self._joined, self._joined + n)])
+        self._pending = np.concatenate([self._pending[kept], np.ones(n, bool)])
+        self._raw = np.concatenate([self._raw[kept], np.zeros((n, self._raw.shape[1]), np.float32)])
+        self._distance = np.concatenate([self._distance[kept], distance])
+        self._fresh.append(purified)
+        self._joined += n
 
-    def rows(self) -> list[Images]:
-        """What is to be predicted next: the purified images, the first time, and what each detector in doubt probes."""
-        first = [self._purified] if self._raw is None else []
+    def advance(self, classifier: Classifier) -> Wave | None:
+        """See `DefendedClassifier.advance`."""
+        busy = [session for session in self._sessions if session.undecided.size]
         with self._stage("abstain"):
-            rows = [*first, *(session.probe() for session in self._busy())]
-        self._sizes = [len(block) for block in rows]
-        return rows
-
-    def take(self, outputs: Probabilities, seconds_per_row: float) -> Wave | None:
-        """The predictions of `rows`, and what each of them took; returns what is decided now."""
-        answers = np.split(outputs, np.cumsum(self._sizes)[:-1])
-        probed = len(outputs)
-        if self._raw is None:
-            self._raw = answers.pop(0)
-            self._spend("predict", len(self._raw) * seconds_per_row)
-            probed -= len(self._raw)
-        self._spend("abstain", probed * seconds_per_row)
-        self._model_calls += len(outputs)
+            blocks = [*self._fresh, *(session.probe() for session in busy)]
+        fresh, self._fresh = sum(map(len, self._fresh)), []
+        outputs = self._predict(classifier, blocks, fresh)
+        if fresh:
+            self._raw[len(self._raw) - fresh :] = outputs[:fresh]  # who has joined since is at the end
         with self._stage("abstain"):
-            for session, answer in zip(self._busy(), answers, strict=True):
-                session.decide(answer)
-        undecided = np.zeros(len(self._images), bool)
+            at = fresh
+            for session, probes in zip(busy, blocks[len(blocks) - len(busy) :], strict=True):
+                session.decide(outputs[at : at + len(probes)])
+                at += len(probes)
+        decided = self._pending.copy()
         for session in self._sessions:
-            undecided[session.undecided] = True
-        decided, self.pending = self.pending[~undecided[self.pending]], self.pending[undecided[self.pending]]
-        return (decided, self._conclude(decided, self._raw)) if decided.size else None
+            decided[session.undecided] = False
+        self._pending &= ~decided
+        rows = np.flatnonzero(decided)
+        return (self._numbers[rows], self._conclude(rows)) if rows.size else None
 
-    def _busy(self) -> list[DetectorSession]:
-        return [session for session in self._sessions if session.undecided.size]
+    def _predict(self, classifier: Classifier, blocks: Sequence[Images], fresh: int) -> Probabilities:
+        """One forward call; its time is split between "predict", for the images themselves, and "abstain", by their rows."""
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        started = time.perf_counter()
+        try:
+            outputs = _checked(classifier.predict(rows), len(rows))
+        except Exception as failure:
+            raise StageFailure("predict") from failure
+        seconds_per_row = (time.perf_counter() - started) / len(rows)
+        self._spend("predict", fresh * seconds_per_row)
+        self._spend("abstain", (len(rows) - fresh) * seconds_per_row)
+        self._model_calls += len(rows)
+        return outputs
 
-    def _purify(self, keys: Keys) -> tuple[Images, NDArray[np.float64]]:
-        images = self._images
+    def _purify(self, given: Images, keys: Keys) -> tuple[Images, NDArray[np.float64]]:
+        images = given
         distance = np.empty(0)
         for step in self._defended.preprocessors:
             purified = step.defence(images, keys)
-            change = (purified - self._images).reshape(len(images), -1)
+            change = (purified - given).reshape(len(images), -1)
             distance = np.sqrt(np.einsum("ij,ij->i", change, change, dtype=np.float64))
             if step.mode == "enforce":
                 images = purified
         return images, distance
 
-    def _conclude(self, rows: NDArray[np.int64], raw: Probabilities) -> Decisions:
+    def _conclude(self, rows: NDArray[np.int64]) -> Decisions:
+        raw = self._raw[rows]
         detections = tuple(
             Detection(step.defence.name, step.mode, s.abstained[rows], s.overlays_seen[rows], s.mean_entropy[rows])
             for step, s in zip(self._defended.detectors, self._sessions, strict=True)
@@ -294,10 +323,10 @@ class Pass:
         for detection in detections:
             if detection.mode == "enforce":
                 abstained |= detection.abstained
-        probabilities = np.zeros((len(rows), raw.shape[1]), np.float32)
+        probabilities = np.zeros(raw.shape, np.float32)
         with self._stage("obscure"):
-            probabilities[~abstained] = self._obscure(raw[rows[~abstained]])
-        labels = np.where(abstained, -1, raw[rows].argmax(axis=1))
+            probabilities[~abstained] = self._obscure(raw[~abstained])
+        labels = np.where(abstained, -1, raw.argmax(axis=1))
         seconds, self._seconds = self._seconds, {}
         calls, self._model_calls = self._model_calls, 0
         distance = self._distance[rows] if self._distance.size else self._distance

@@ -30,16 +30,25 @@ def entropy_bits(probabilities: Probabilities) -> NDArray[np.float64]:
     return np.maximum(bits, 0.0)
 
 
+def _compiled_for(images: Images) -> Images:
+    """The images as an array of the kind that `_superimpose` was compiled for, copied only if they are not."""
+    return np.require(images, np.float32, ["C", "W"])
+
+
 @njit(nogil=True, fastmath={"contract"}, cache=True)
-def _superimpose(images: Any, overlays: Any, order: Any, kept: Any, gain: Any, rows: Any) -> None:
-    """rows[i, j] = clip(kept * images[i] + gain * overlays[order[i, j]]) with all pictures flattened."""
+def _superimpose(
+    images: Any, overlays: Any, order: Any, turn: Any, start: Any, stop: Any, kept: Any, gain: Any, rows: Any
+) -> None:
+    """clip(kept * images[i] + gain * overlays[order[i, j]]) for i in turn and start <= j < stop, one after the other into rows."""
     zero, one = np.float32(0), np.float32(1)
-    for i in range(order.shape[0]):
-        picture = images[i]
-        for j in range(order.shape[1]):
-            overlay, row = overlays[order[i, j]], rows[i, j]
+    at = 0
+    for t in range(turn.size):
+        picture = images[turn[t]]
+        for j in range(start[t], stop[t]):
+            overlay, row = overlays[order[turn[t], j]], rows[at]
             for k in range(picture.size):
                 row[k] = min(max(kept * picture[k] + gain * overlay[k], zero), one)
+            at += 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,74 +118,100 @@ class Strip:
 
     def begin(self, images: Images, keys: Keys) -> StripSession:
         """Start deciding on images [n, h, w, c] as they came."""
-        return StripSession(self, images, keyed_permutations(keys, len(self.overlays)))
+        session = StripSession(self, images.shape[1:])
+        session.join(np.empty(0, np.int64), images, keys)
+        return session
 
     def superimpose(self, images: Images, order: NDArray[np.int32]) -> Images:
         """Every image i under its overlays order[i]: [n, h, w, c], [n, m] -> [n * m, h, w, c]."""
         n, m = order.shape
-        rows = np.empty((n, m, self._bank.shape[1]), np.float32)
-        flat = np.ascontiguousarray(images, np.float32).reshape(n, self._bank.shape[1])
+        return self.superimpose_some(images, order, np.arange(n), np.zeros(n, np.int64), np.full(n, m))
+
+    def superimpose_some(
+        self,
+        images: Images,
+        order: NDArray[np.int32],
+        turn: NDArray[np.int64],
+        start: NDArray[np.int64],
+        stop: NDArray[np.int64],
+    ) -> Images:
+        """Image turn[t] under its overlays start[t] to stop[t], one after the other."""
+        pixels = self._bank.shape[1]
+        rows = np.empty((int((stop - start).sum()), pixels), np.float32)
+        flat = _compiled_for(images).reshape(len(images), pixels)
         kept = np.float32(1 if self.blend == "add" else 1 - self.weight)
-        _superimpose(flat, self._bank, np.ascontiguousarray(order), kept, np.float32(self.weight), rows)
-        return rows.reshape(n * m, *images.shape[1:])
+        order = np.ascontiguousarray(order)
+        _superimpose(flat, self._bank, order, turn, start, stop, kept, np.float32(self.weight), rows)
+        return rows.reshape(len(rows), *images.shape[1:])
 
     _bank: NDArray[np.float32] = None  # type: ignore[assignment]  # set in __post_init__: the overlays as float32 rows
 
 
 class StripSession:
-    """One batch on its way through the stages: the set of undecided images shrinks.
+    """Images on their way through the stages, each at its own: those in doubt go on, new ones may join at any time.
 
     Call `probe`, predict what it returns, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes:
-    where a stage of many large images would exceed that, they take turns.
+    where the stages of many large images would exceed that, they take turns.
 
-    Attributes:
-        undecided: indices [m] of the images still in doubt.
+    Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
         overlays_seen: int [n].
         mean_entropy: float64 [n] in bits over the overlays seen so far.
     """
 
-    def __init__(self, strip: Strip, images: Images, order: NDArray[np.int32]) -> None:
-        n = len(images)
-        self._strip, self._images, self._order = strip, images, order
+    def __init__(self, strip: Strip, shape: tuple[int, ...]) -> None:
+        self._strip = strip
         self._boundaries = strip.boundaries()
-        self._stage = 0
-        self._sum = np.zeros(n)
-        self._waiting = self.undecided = np.arange(n)
-        self.abstained = np.zeros(n, bool)
-        self.overlays_seen = np.zeros(n, np.int64)
+        self._stages = np.array([0, *strip.stages])
+        self._images = np.empty((0, *shape), np.float32)
+        self._order = np.empty((0, len(strip.overlays)), np.int32)
+        self._stage = np.empty(0, np.int64)
+        self._sum = np.empty(0)
+        self._in_doubt = self.abstained = np.empty(0, bool)
+        self._turn = np.empty(0, np.int64)
+
+    def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
+        """Forget all images but those at `kept`, and take these in behind them."""
+        n = len(images)
+        images, order = _compiled_for(images), keyed_permutations(keys, len(self._strip.overlays))
+        if kept.size:
+            images, order = np.concatenate([self._images[kept], images]), np.concatenate([self._order[kept], order])
+        self._images, self._order = images, order
+        self._stage = np.concatenate([self._stage[kept], np.zeros(n, np.int64)])
+        self._sum = np.concatenate([self._sum[kept], np.zeros(n)])
+        self._in_doubt = np.concatenate([self._in_doubt[kept], np.ones(n, bool)])
+        self.abstained = np.concatenate([self.abstained[kept], np.zeros(n, bool)])
+
+    @property
+    def undecided(self) -> NDArray[np.int64]:
+        """Indices of the images still in doubt."""
+        return np.flatnonzero(self._in_doubt)
+
+    @property
+    def overlays_seen(self) -> NDArray[np.int64]:
+        return self._stages[self._stage]
 
     @property
     def mean_entropy(self) -> NDArray[np.float64]:
         return self._sum / np.maximum(self.overlays_seen, 1)
 
     def probe(self) -> Images:
-        """The images whose turn it is, under the overlays of the stage: [m * (n_j - n_{j-1}), h, w, c]."""
-        start, stop = self._span()
-        turn = self._turn()
-        return self._strip.superimpose(self._images[turn], self._order[turn, start:stop])
+        """The images whose turn it is, each under the overlays of its stage, one image after the other."""
+        turn = self.undecided
+        overlays = np.cumsum(self._stages[self._stage[turn] + 1] - self._stages[self._stage[turn]])
+        fitting = int(np.searchsorted(overlays, _NUMBERS_PER_PROBE // self._strip._bank.shape[1], side="right"))
+        self._turn = turn = turn[: max(1, fitting)]
+        stage = self._stage[turn]
+        return self._strip.superimpose_some(self._images, self._order, turn, self._stages[stage], self._stages[stage + 1])
 
     def decide(self, outputs: Probabilities) -> None:
-        """Take the predictions of what `probe` returned; let images go whose mean entropy is above the stage's boundary."""
-        start, stop = self._span()
-        turn = self._turn()
-        self._sum[turn] += entropy_bits(outputs).reshape(len(turn), stop - start).sum(axis=1)
-        self.overlays_seen[turn] = stop
-        suspicious = self._sum[turn] / stop <= self._boundaries[self._stage]
-        last = self._stage == len(self._boundaries) - 1
-        self.abstained[turn[suspicious]] = last
-        decided = turn if last else turn[~suspicious]
-        self.undecided = np.setdiff1d(self.undecided, decided, assume_unique=True)
-        self._waiting = self._waiting[len(turn) :]
-        if not len(self._waiting):
-            self._stage += 1
-            self._waiting = self.undecided
-
-    def _turn(self) -> NDArray[np.int64]:
-        start, stop = self._span()
-        numbers = (stop - start) * int(np.prod(self._images.shape[1:]))
-        return self._waiting[: max(1, _NUMBERS_PER_PROBE // numbers)]
-
-    def _span(self) -> tuple[int, int]:
-        stages = self._strip.stages
-        return (0 if self._stage == 0 else stages[self._stage - 1]), stages[self._stage]
+        """Take the predictions of what `probe` returned; let images go whose mean entropy is above their stage's boundary."""
+        turn = self._turn
+        stage = self._stage[turn]
+        ends = np.cumsum(self._stages[stage + 1] - self._stages[stage])
+        self._sum[turn] += np.add.reduceat(entropy_bits(outputs), np.concatenate([[0], ends[:-1]]))
+        self._stage[turn] += 1
+        suspicious = self._sum[turn] / self._stages[stage + 1] <= self._boundaries[stage]
+        last = stage == len(self._boundaries) - 1
+        self.abstained[turn] = suspicious & last
+        self._in_doubt[turn] = suspicious & ~last

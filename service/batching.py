@@ -2,8 +2,8 @@
 
     classify(images) ── future ──┐                         event loop
                                  v
-    [ queue, bounded in images ] ──> one worker thread: begin(what has gathered), then advance(all that run) by one forward call,
-                                     rows back to their requests as they are decided, and again
+    [ queue, bounded in images ] ──> one worker thread: join(what has gathered), advance(all) by one forward call, rows back to
+                                     their requests as they are decided, and again
 
 Adaptive without a timer: an idle worker takes what there is at once; during a forward call requests gather, and all that have
 gathered (up to a limit) ride in the next one, beside the images that are still in doubt. Nobody waits for a batch to end: neither
@@ -24,7 +24,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -41,13 +40,16 @@ _Batch = TypeVar("_Batch")
 
 
 class DataPath(Protocol[_Batch]):
-    """Decides on batches step by step, as `DefendedClassifier` does."""
+    """Decides on images step by step, as `DefendedClassifier` does."""
 
     def begin(self, images: Images) -> _Batch:
-        """Get ready to decide on images."""
+        """Get ready to decide on images: number 0 and so on."""
 
-    def advance(self, batches: Sequence[_Batch]) -> list[Wave | None]:
-        """One step for all of them: what each has decided now. Each index has to come once, in the end."""
+    def join(self, batch: _Batch, images: Images) -> None:
+        """Let more images in, counted on from those before."""
+
+    def advance(self, batch: _Batch) -> Wave | None:
+        """One step: the numbers, ascending, of what is decided now. Each has to come once, in the end."""
 
 
 class Observer(Protocol):
@@ -86,7 +88,9 @@ class Batcher(Generic[_Batch]):
         self._queue_images, self._batch_images, self._deadline_s = queue_images, batch_images, deadline_s
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._carried: _Job | None = None
-        self._running: list[_Running[_Batch]] = []
+        self._batch: _Batch | None = None
+        self._joined = 0  # images, in the batch's life
+        self._jobs: list[_Job] = []  # that have rows in the batch, in their order
         self._ended = False
         # Each has one writer, the event loop and the worker: no lock is needed.
         self._submitted, self._taken = 0, 0
@@ -127,9 +131,11 @@ class Batcher(Generic[_Batch]):
 
     def _work(self) -> None:
         while True:
-            self._running = [running for running in self._running if running.wanted()]
+            self._jobs = [job for job in self._jobs if job.undecided]
+            if all(job.future.done() for job in self._jobs):  # nobody waits for what is left of it
+                self._jobs, self._batch = [], None
             jobs = self._next()
-            if not jobs and not self._running:
+            if not jobs and not self._jobs:
                 if self._ended:
                     return
                 continue
@@ -138,23 +144,23 @@ class Batcher(Generic[_Batch]):
             except Exception:
                 # Only the event loop's end can lead here (it no longer takes results), or a mistake in this file.
                 logger.exception("the batch worker failed on a batch")
-                self._running = []
+                self._jobs, self._batch = [], None
 
     def _next(self) -> list[_Job]:
-        """What has gathered and there is room for; while nothing runs, wait for it."""
+        """What has gathered and there is room for; while nothing is at work, wait for it."""
         jobs: list[_Job] = []
-        room = self._batch_images - sum(running.images for running in self._running)
+        room = self._batch_images - sum(job.undecided for job in self._jobs)
         while not self._ended:
             if self._carried is None:
                 try:
-                    job = self._queue.get(block=not (jobs or self._running))
+                    job = self._queue.get(block=not (jobs or self._jobs))
                 except queue.Empty:
                     break
                 if job is None:
                     self._ended = True
                     break
                 self._carried = job
-            if self._carried.count > room and (jobs or self._running):
+            if self._carried.count > room and (jobs or self._jobs):
                 break
             job, self._carried = self._carried, None
             self._taken += job.count
@@ -164,48 +170,51 @@ class Batcher(Generic[_Batch]):
         return jobs
 
     def _step(self, jobs: list[_Job]) -> None:
-        """Begin what is new, and advance everything."""
-        suspects = jobs
+        """Let in what is new, and advance everything."""
+        self._jobs += jobs
         try:
             if jobs:
-                self._running.append(self._begin(jobs))
-            suspects = [job for running in self._running for job in running.jobs]
-            self._advance(self._running)
+                self._let_in(jobs)
+            if self._batch is not None:
+                self._advance(self._batch, self._jobs)
         except Exception as failure:  # noqa: BLE001  # whatever it is, it goes on as the cause of an InternalError
             self._tell(self._observer.failed, failure)
-            if suspects is not jobs:
-                self._running = []
+            suspects, self._jobs, self._batch = self._jobs, [], None
             self._again(suspects, failure)
 
-    def _begin(self, jobs: list[_Job]) -> _Running[_Batch]:
+    def _let_in(self, jobs: list[_Job]) -> None:
         now = time.perf_counter()
         self._tell(self._observer.batch, sum(job.count for job in jobs), [now - job.submitted for job in jobs])
+        if self._batch is None:
+            self._joined = 0
         for job in jobs:
-            job.reset()
-        starts = np.cumsum([0, *(job.count for job in jobs)])
+            job.begin(self._joined)
+            self._joined = job.ends
         images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
-        return _Running(jobs, starts, self._path.begin(images))
+        if self._batch is None:
+            self._batch = self._path.begin(images)
+        else:
+            self._path.join(self._batch, images)
 
-    def _advance(self, together: list[_Running[_Batch]]) -> None:
-        waves = self._path.advance([running.batch for running in together])
-        for running, wave in zip(together, waves, strict=True):
-            if wave is not None:
-                self._tell(self._observer.decided, wave[1])
-                self._hand_out(running, *wave)
+    def _advance(self, batch: _Batch, jobs: list[_Job]) -> None:
+        wave = self._path.advance(batch)
+        if wave is not None:
+            self._tell(self._observer.decided, wave[1])
+            self._hand_out(jobs, *wave)
 
     def _again(self, jobs: list[_Job], failure: Exception) -> None:
-        """Run each alone; one that was alone already has had its chance."""
-        if len(jobs) == 1:
+        """Run each alone; one that always was has had its chance."""
+        if len(jobs) == 1 and jobs[0].count == self._joined:
             self._fail(jobs[0], failure)
             return
         logger.warning("a step of %d requests failed (%s): running them again one by one", len(jobs), failure)
         for job in jobs:
-            if not job.undecided or job.future.done():
-                continue
             try:
-                alone = [self._begin([job])]
-                while alone[0].wanted():
-                    self._advance(alone)
+                if job.undecided and not job.future.done():
+                    job.begin(0)
+                    batch = self._path.begin(job.images)
+                    while job.undecided and not job.future.done():
+                        self._advance(batch, [job])
             except Exception as own:  # noqa: BLE001  # as above
                 self._tell(self._observer.failed, own)
                 self._fail(job, own)
@@ -215,15 +224,16 @@ class Batcher(Generic[_Batch]):
         problem.__cause__ = failure
         self._loop.call_soon_threadsafe(_refuse, job, problem)
 
-    def _hand_out(self, running: _Running[_Batch], rows: NDArray[np.int64], decisions: Decisions) -> None:
-        if len(rows) > 1 and not (rows[1:] > rows[:-1]).all():
-            raise RuntimeError("the data path decided on indices out of order")  # they would go to the wrong request
-        edges = np.searchsorted(rows, running.starts).tolist()
-        answered = []
-        for i, job in enumerate(running.jobs):
-            first, last = edges[i], edges[i + 1]
-            if first < last and job.take(decisions, rows[first:last] - running.starts[i], first, last):
-                answered.append(job)
+    def _hand_out(self, jobs: list[_Job], numbers: NDArray[np.int64], decisions: Decisions) -> None:
+        if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
+            raise RuntimeError("the data path decided on images out of order")  # they would go to the wrong request
+        firsts = np.searchsorted(numbers, [job.starts for job in jobs]).tolist()
+        lasts = np.searchsorted(numbers, [job.ends for job in jobs]).tolist()
+        answered = [
+            job
+            for job, first, last in zip(jobs, firsts, lasts, strict=True)
+            if first < last and job.take(decisions, numbers[first:last] - job.starts, first, last)
+        ]
         if answered:
             self._loop.call_soon_threadsafe(_answer, answered)
 
@@ -236,35 +246,24 @@ class Batcher(Generic[_Batch]):
             self._told_of_observer = True
 
 
-@dataclass(frozen=True)
-class _Running(Generic[_Batch]):
-    """Requests that began together; request i has the rows starts[i] to starts[i + 1] of the batch."""
-
-    jobs: list[_Job]
-    starts: NDArray[np.int64]
-    batch: _Batch
-
-    @property
-    def images(self) -> int:
-        return int(self.starts[-1])
-
-    def wanted(self) -> bool:
-        """Whether somebody still waits for rows of it."""
-        return any(job.undecided and not job.future.done() for job in self.jobs)
-
-
 class _Job:
     """One request on its way through the batcher. The event loop owns `future`, the worker the rest."""
 
-    __slots__ = ("answer", "count", "decided", "future", "images", "submitted", "undecided")
+    __slots__ = ("answer", "count", "decided", "future", "images", "starts", "submitted", "undecided")
 
     def __init__(self, images: Images, future: asyncio.Future[Decisions]) -> None:
         self.images, self.future = images, future
         self.count = len(images)
         self.submitted = time.perf_counter()
-        self.reset()
+        self.begin(0)
 
-    def reset(self) -> None:
+    @property
+    def ends(self) -> int:
+        return self.starts + self.count
+
+    def begin(self, starts: int) -> None:
+        """Its images are number `starts` and so on of a batch."""
+        self.starts = starts
         self.undecided = self.count
         self.answer: Decisions | None = None
         self.decided: NDArray[np.bool_] | None = None

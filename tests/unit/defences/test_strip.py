@@ -84,6 +84,7 @@ def test_an_image_leaves_at_the_first_stage_whose_boundary_it_exceeds() -> None:
 
 def test_a_score_at_the_threshold_is_refused() -> None:
     session = Strip(**GOOD | {"stages": (4,), "slack": (0.0,)}).begin(noise(1, SHAPE, 1), np.zeros(1, np.uint64))
+    session.probe()
     session.decide(np.concatenate([flat(2, 1), flat(2, 0)]))
     assert session.mean_entropy.tolist() == [0.5]
     assert session.abstained.tolist() == [True]

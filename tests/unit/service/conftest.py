@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,22 +47,26 @@ class FakeWaves:
 
 
 class Stepwise:
-    """A data path from a function that yields waves: each step takes the next wave of every batch."""
+    """A data path from a function that yields waves: each step takes the next wave of the oldest images at work."""
 
     def __init__(self, waves: Waves) -> None:
         self._waves = waves
 
-    def begin(self, images: Images) -> Iterator[Wave]:
-        return iter(self._waves(images))
+    def begin(self, images: Images) -> list[tuple[int, int, Iterator[Wave]]]:
+        batch: list[tuple[int, int, Iterator[Wave]]] = []
+        self.join(batch, images)
+        return batch
 
-    def advance(self, batches: Sequence[Iterator[Wave]]) -> list[Wave | None]:
-        return [self._next(batch) for batch in batches]
+    def join(self, batch: list[tuple[int, int, Iterator[Wave]]], images: Images) -> None:
+        first = batch[-1][1] if batch else 0
+        batch.append((first, first + len(images), iter(self._waves(images))))
 
-    def _next(self, batch: Iterator[Wave]) -> Wave:
-        wave = next(batch, None)
-        if wave is None:
-            raise RuntimeError("the waves ended before every row was decided")
-        return wave
+    def advance(self, batch: list[tuple[int, int, Iterator[Wave]]]) -> Wave:
+        for first, _, waves in batch:
+            wave = next(waves, None)
+            if wave is not None:
+                return first + wave[0], wave[1]
+        raise RuntimeError("the waves ended before every row was decided")
 
 
 @pytest.fixture

@@ -173,51 +173,71 @@ def test_nobody_waits_for_a_slow_batch_mate() -> None:
     run(scenario, gate)
 
 
+class Tenths:
+    """A data path in which each image takes as many steps as its mean has tenths."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def begin(self, batch: Images) -> list[Any]:
+        return [[i, mean, 0] for i, mean in enumerate(batch.mean(axis=(1, 2, 3)).tolist())]
+
+    def join(self, running: list[Any], batch: Images) -> None:
+        running += [[len(running) + i, mean, 0] for i, mean, _ in self.begin(batch)]
+
+    def advance(self, running: list[Any]) -> Any:
+        self.entered.set()
+        assert self.go_on.wait(10)
+        for image in running:
+            image[2] += 1
+        self.steps.append(sum(taken <= round(mean * 10) for _, mean, taken in running))
+        decided = [(i, mean) for i, mean, taken in running if taken == round(mean * 10)]
+        if not decided:
+            return None
+        return np.array([i for i, _ in decided]), _decisions(images(*(mean for _, mean in decided)))
+
+
 def test_who_comes_while_others_are_in_doubt_rides_in_their_next_step() -> None:
-    steps: list[list[int]] = []
-    entered, go_on = threading.Event(), threading.Event()
-
-    class Path:
-        """Each image takes as many steps as its mean has tenths."""
-
-        def begin(self, batch: Images) -> list[Any]:
-            return [batch, 0]
-
-        def advance(self, batches: Sequence[list[Any]]) -> list[Any]:
-            steps.append([len(batch) for batch, _ in batches])
-            entered.set()
-            assert go_on.wait(10)
-            waves = []
-            for running in batches:
-                running[1] += 1
-                rows = np.flatnonzero(np.rint(running[0].mean(axis=(1, 2, 3)) * 10) == running[1])
-                waves.append((rows, _decisions(running[0][rows])) if rows.size else None)
-            return waves
+    path = Tenths()
 
     async def scenario(batcher: Batcher[Any]) -> None:
         slow = asyncio.create_task(batcher.classify(images(0.1, 0.9)))
-        await until(entered)
+        await until(path.entered)
         quick = asyncio.create_task(batcher.classify(images(0.1)))
         await asyncio.sleep(0.01)
-        go_on.set()
+        path.go_on.set()
         assert mean_of(await quick) == [0.1]
         assert mean_of(await slow) == [0.1, 0.9]
 
-    run(scenario, None, path=Path())
-    assert steps == [[2], [2, 1], *[[2]] * 7]
+    run(scenario, None, path=path)
+    assert path.steps == [2, 2, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_images_in_doubt_leave_no_more_room_than_there_is() -> None:
+    path, recorder = Tenths(), Recorder()
+
+    async def scenario(batcher: Batcher[Any]) -> None:
+        slow = asyncio.create_task(batcher.classify(images(0.5, 0.5, 0.1)))
+        await until(path.entered)
+        rest = [asyncio.create_task(batcher.classify(images(0.3, 0.3))) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        path.go_on.set()
+        for request, means in ((slow, [0.5, 0.5, 0.1]), *((each, [0.3, 0.3]) for each in rest)):
+            assert mean_of(await request) == means
+
+    run(scenario, None, recorder, path=path, batch_images=4)
+    assert recorder.batches == [3, 2, 2]
+    assert path.steps == [3, 4, 4, 4, 4, 2, 2]
 
 
 def test_what_nobody_waits_for_any_more_is_not_done_to_its_end() -> None:
     steps = [0]
 
-    class Endless:
-        def begin(self, batch: Images) -> None:
-            return None
-
-        def advance(self, batches: Sequence[None]) -> list[None]:
+    class Endless(Tenths):
+        def advance(self, running: list[Any]) -> None:
             steps[0] += 1
             time.sleep(0.001)
-            return [None for _ in batches]
 
     async def scenario(batcher: Batcher[Any]) -> None:
         with pytest.raises(DeadlineExceeded):
