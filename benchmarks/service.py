@@ -24,7 +24,7 @@ from benchmarks.wanted import wanted_table
 from models.datasets import MNIST, load_dataset
 
 CELL_S = 60.0
-_ROUNDS = 3
+_ROUNDS = 1
 _CLIENTS = (1, 16, 64)
 _ART_CLIENTS = (1, 16)
 _IMAGES = 2000

@@ -54,6 +54,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ws_protocol_class = None  # a request to change protocols is served as if it had not asked
+        self.access_log = False  # ours says more; and uvicorn's makes its text even where nobody reads it
         self._waits_since: float | None = None
         self._in_head = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
