@@ -22,13 +22,14 @@ from defences.defended_classifier import DefendedClassifier
 from defences.reverse_sigmoid import ReverseSigmoid
 from defences.strip_calibration import StripChoice, calibrate_strip
 from hauberk.classifier_options import open_classifier
-from hauberk.options import SEED_AT_MOST, check_writable, processors, progress_bar, read_data
+from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
 from models.training import save
 from service import __version__
+from service.settings import processors
 
 # An example request of more numbers than this is no longer something to paste.
 _EXAMPLE_NUMBERS_AT_MOST = 20_000

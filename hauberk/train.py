@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from defences.purified_training import with_purified_copies
-from hauberk.options import SEED_AT_MOST, check_writable, processors, progress_bar, read_data
+from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
 from models.training import Recipe, save
 from models.training import train as fit
+from service.settings import processors
 
 
 def train(

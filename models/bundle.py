@@ -192,6 +192,8 @@ def _sha256(path: Path) -> str:
 def _toml(settings: Mapping[str, Any]) -> str:
     """hauberk.toml: scalars, then [classifier], then [[defences]]."""
     lines = [f"{key} = {_toml_value(value)}" for key, value in settings.items() if not isinstance(value, dict | list)]
+    if not settings["defences"]:  # no section would say so
+        lines.append("defences = []")
     sections = [("[classifier]", settings["classifier"]), *(("[[defences]]", defence) for defence in settings["defences"])]
     for header, values in sections:
         lines += ["", header, *(f"{key} = {_toml_value(value)}" for key, value in values.items())]

@@ -106,8 +106,9 @@ class KerasClassifier:
             scaled = images * (high - low) + low if (low, high) != (0.0, 1.0) else images
             raw = tf.cast(model(tf.reshape(scaled, model_shape), training=False), tf.float32)
             if columns == 1:
-                positive = tf.sigmoid(raw) if outputs == "logits" else raw
-                return tf.concat([1 - positive, positive], axis=1)
+                # 1 - sigmoid(20) is 0 in float32, sigmoid(-20) is not.
+                both = (tf.sigmoid(-raw), tf.sigmoid(raw)) if outputs == "logits" else (1 - raw, raw)
+                return tf.concat(both, axis=1)
             return tf.nn.softmax(raw) if outputs == "logits" else raw
 
         signature = [tf.TensorSpec([None, *self.input_shape], tf.float32)]

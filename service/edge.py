@@ -292,19 +292,8 @@ class Edge:
         elif scope["type"] == "lifespan":
             self._step_in_front(scope.get("app"))
             await self.app(scope, receive, send)
-        else:
-            await self._turn_away(scope, receive, send)
-
-    async def _turn_away(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """There are no websockets: 404 with a request id like any other, where the server can say so; else 403 without a word."""
-        if "websocket.http.response" not in scope.get("extensions", ()):
+        else:  # no server of ours opens a websocket, see protocol.py
             await send({"type": "websocket.close", "code": 1000})
-            return
-
-        async def say(message: Message) -> None:
-            await send({**message, "type": f"websocket.{message['type']}"})
-
-        await self._serve({**scope, "method": "GET", "path": ""}, receive, say)
 
     def _step_in_front(self, application: Any) -> None:
         """Let requests come here first, not through the tracing and the timeout that BentoML puts before any middleware of ours.

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 # Before BentoML is imported: nothing about this server leaves the machine, and no request is traced for nobody.
@@ -33,7 +34,7 @@ from service.settings import make_paths_absolute, read_settings
 from service.wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from service.edge import Route
     from service.endpoints import Endpoints
@@ -76,15 +77,16 @@ class Gateway:
 
     def __init__(self) -> None:
         """Open the site: from now on every path answers, those that need the classifier with 503."""
-        logs.configure()
-        metrics_directory.settle(_workers())
-        self.settings = read_settings()
-        self.bundle = read_bundle(self.settings.bundle)
-        self.access_log = logs.AccessLog(logs.write_to_stderr)
-        self.endpoints = self._endpoints()
-        routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
-        self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
-        self._open_site(SITE, routes)
+        with _or_end_the_server():
+            logs.configure()
+            metrics_directory.settle(_workers())
+            self.settings = read_settings()
+            self.bundle = read_bundle(self.settings.bundle)
+            self.access_log = logs.AccessLog(logs.write_to_stderr)
+            self.endpoints = self._endpoints()
+            routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
+            self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
+            self._open_site(SITE, routes)
 
     def _open_site(self, site: Site, routes: Mapping[str, Route]) -> None:
         settings = self.settings
@@ -98,11 +100,12 @@ class Gateway:
         """Get ready beside the event loop, which answers health checks meanwhile."""
         from service import protocol
 
-        protocol.Protocol.site = SITE
-        self.watching = asyncio.create_task(protocol.watch())
-        self.metrics_port = self._metrics_port()
-        self.starting = asyncio.create_task(self._get_ready())
-        drain_on_sigterm(self._drain, self.settings.drain_s, alone=_workers() == 1)
+        with _or_end_the_server():
+            protocol.Protocol.site = SITE
+            self.watching = asyncio.create_task(protocol.watch())
+            self.metrics_port = self._metrics_port()
+            self.starting = asyncio.create_task(self._get_ready())
+            drain_on_sigterm(self._drain, self.settings.drain_s, alone=_workers() == 1)
 
     def _metrics_port(self) -> MetricsPort | None:
         if self.endpoints.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
@@ -164,11 +167,8 @@ class Gateway:
         try:
             await loop.run_in_executor(None, self.endpoints.admission.warm_up)
             warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle)
-        except InvalidInput as mistake:
-            _give_up(str(mistake))
-        except Exception:
-            logger.exception("the start failed")
-            _give_up("the start failed, see above")
+        except Exception as failure:  # noqa: BLE001  # none is lost: it is logged, and ends the server
+            _give_up_after(failure)
         else:
             self._open_for_work(warm)
 
@@ -207,6 +207,25 @@ def _give_up(reason: str) -> None:
     logger.critical(reason)
     if bentoml.server_context.worker_index is not None:
         os.kill(os.getppid(), signal.SIGTERM)
+
+
+@contextmanager
+def _or_end_the_server() -> Iterator[None]:
+    """What is raised within ends the server, and is raised."""
+    try:
+        yield
+    except Exception as failure:
+        _give_up_after(failure)
+        raise
+
+
+def _give_up_after(failure: Exception) -> None:
+    """End the server: with one line for an operator's mistake, with the traceback before it for anything else."""
+    if isinstance(failure, InvalidInput):
+        _give_up(str(failure))
+        return
+    logger.error("the start failed", exc_info=failure)
+    _give_up("the start failed, see above")
 
 
 def _workers() -> int:

@@ -4,6 +4,10 @@ Pillow decodes, and only its PNG and JPEG decoders are reached. Before it sees a
 so that a small file never becomes a large array, and everything that is not pixels is left out: texts, profiles, Exif and previews,
 whose parsers and decompressors are most of what a hostile picture can reach.
 
+libjpeg paints what a scan has no data for, without an error that Pillow would pass on. So a JPEG is decoded twice, with different
+bytes after each scan and restart interval: whoever has all data never reads them. The lack of the last byte or two may go unnoticed,
+and a progressive file whose last scans are left out altogether is a whole one of less detail.
+
     400 malformed_picture    no whole PNG or JPEG image, or not of the declared type
     422 wrong_shape          another size
     422 wrong_mode           palette, alpha, 16 bits, CMYK, or other channels than the classifier's
@@ -13,11 +17,14 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -44,8 +51,14 @@ _JPEG_START = b"\xff\xd8\xff"
 _JPEG_COMMENT, _JPEG_SCAN, _JPEG_ADOBE = 0xFE, 0xDA, 0xEE
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), _JPEG_COMMENT)) - {_JPEG_ADOBE}  # Adobe's says how colours are coded
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_END, _JPEG_RESTARTS = 0xD9, range(0xD0, 0xD8)
+# Within a scan 0xFF is followed by 0 where it is data, and filled up with itself where it is none.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_FILLS = (bytes.fromhex("5a3c96e10f7bd2481d8ee4a7364fb059"), bytes.fromhex("a5c3691ef0842db7e2711b58c9b04fa6"))
 # Each scan of a progressive JPEG visits every pixel; encoders write a dozen.
 _SCANS_AT_MOST = 32
+# Beside restarts, of which there is one a block at most: itself, tables, a comment.
+_MARKERS_PER_SCAN = 12
 
 
 def bytes_at_most(input_shape: tuple[int, int, int]) -> int:
@@ -66,7 +79,7 @@ def read(body: bytes, media_type: bytes, tensors: Tensors) -> Images:
     if mode is None:
         raise WrongMode
     try:
-        pixels = np.asarray(_opened(body, media_type, (h, w), mode))
+        pixels = _pixels(body, media_type, (h, w), mode)
     except (WrongShape, WrongMode):
         raise
     except Exception:  # noqa: BLE001  # a damaged picture makes decoders raise a dozen different things
@@ -74,19 +87,23 @@ def read(body: bytes, media_type: bytes, tensors: Tensors) -> Images:
     return tensors.images(pixels.reshape(1, h, w, c))
 
 
-def _opened(body: bytes, media_type: bytes, size: tuple[int, int], mode: str) -> ImageFile:
-    """A picture that is ready to be decoded."""
-    picture: ImageFile
+def _pixels(body: bytes, media_type: bytes, size: tuple[int, int], mode: str) -> NDArray[Any]:
+    """Raises: MalformedPicture, WrongShape, WrongMode, and whatever a decoder raises."""
     if body.startswith(_PNG_START) and media_type in (PNG, b""):
-        picture = PngImageFile(io.BytesIO(_png(body, size, mode)))
-    elif body.startswith(_JPEG_START) and media_type in (JPEG, b""):
-        picture = JpegImageFile(io.BytesIO(_jpeg(body, size, mode)))
-    else:
-        raise MalformedPicture
-    # What Pillow is about to decode, whatever the checks above made of it.
+        return _decoded(PngImageFile(io.BytesIO(_png(body, size, mode))), size, mode)
+    if body.startswith(_JPEG_START) and media_type in (JPEG, b""):
+        head, scans = _jpeg(body, size, mode)
+        one, other = (_decoded(JpegImageFile(io.BytesIO(head + _filled_up(scans, fill, size))), size, mode) for fill in _FILLS)
+        if np.array_equal(one, other):
+            return one
+    raise MalformedPicture
+
+
+def _decoded(picture: ImageFile, size: tuple[int, int], mode: str) -> NDArray[Any]:
+    # What Pillow is about to decode, whatever was checked before.
     if (picture.size[::-1], picture.mode) != (size, mode):
         raise MalformedPicture
-    return picture
+    return np.asarray(picture)
 
 
 def _png(body: bytes, size: tuple[int, int], mode: str) -> bytes:
@@ -125,8 +142,11 @@ def _check_pixels(parts: Sequence[bytes], size: tuple[int, int], channels: int, 
         raise MalformedPicture
 
 
-def _jpeg(body: bytes, size: tuple[int, int], mode: str) -> bytes:
-    """The file without what is not pixels. Raises: MalformedPicture, WrongShape, WrongMode."""
+def _jpeg(body: bytes, size: tuple[int, int], mode: str) -> tuple[bytes, bytes]:
+    """The file without what is not pixels, in two: up to the data of the first scan, and the rest.
+
+    Raises: MalformedPicture, WrongShape, WrongMode.
+    """
     kept, at, marker, frames = [body[:2]], 2, 0, 0
     while marker != _JPEG_SCAN:
         start = at
@@ -147,7 +167,28 @@ def _jpeg(body: bytes, size: tuple[int, int], mode: str) -> bytes:
     scans = body[at:]
     if frames != 1 or scans.count(b"\xff\xda") >= _SCANS_AT_MOST:
         raise MalformedPicture
-    return b"".join([*kept, scans])
+    return b"".join(kept), scans
+
+
+def _filled_up(scans: bytes, fill: bytes, size: tuple[int, int]) -> bytes:
+    """The scans of a picture, each part of their data followed by `fill` and, at its end, by restarts. Raises: MalformedPicture."""
+    end = fill + b"".join(b"\xff%c%s" % (restart, fill) for restart in _JPEG_RESTARTS)
+    blocks = math.prod(-(-length // 8) for length in size)
+    kept, at = [], 0
+    for _ in range(_SCANS_AT_MOST * (blocks + _MARKERS_PER_SCAN)):
+        found = _JPEG_MARKER.search(scans, at)
+        if found is None:
+            break
+        marker = scans[found.end() - 1]
+        kept += [scans[at : found.start()].rstrip(b"\xff"), fill if marker in _JPEG_RESTARTS else end, found[0]]
+        at = found.end()
+        if marker == _JPEG_END:
+            return b"".join(kept)
+        if marker not in _JPEG_RESTARTS:
+            (length,) = struct.unpack_from(">H", scans, at)
+            kept.append(scans[at : at + length])
+            at += length
+    raise MalformedPicture
 
 
 def _check_frame(body: bytes, at: int, size: tuple[int, int], mode: str) -> None:

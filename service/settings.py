@@ -159,7 +159,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         images_per_minute=_whole(given, "HAUBERK_IMAGES_PER_MINUTE", 0) or None,
         metrics_host=given.get("HAUBERK_METRICS_HOST", ""),
         metrics_port=_port(given),
-        threads=_whole(given, "HAUBERK_THREADS", max(1, min(4, _processors() - 1))),
+        threads=_whole(given, "HAUBERK_THREADS", max(1, min(4, processors() - 1))),
         access_log=_switch(given, "HAUBERK_ACCESS_LOG", True),
         announce=_switch(given, "HAUBERK_BANNER", False),
     )
@@ -252,6 +252,6 @@ def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
     return value in ("on", "1", "true")
 
 
-def _processors() -> int:
+def processors() -> int:
     """The processors this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -69,6 +69,20 @@ def test_what_only_the_worker_can_find_out_ends_the_server_too(new_server: Any) 
     assert "Traceback" not in words
 
 
+def test_what_fails_while_the_worker_is_built_ends_the_server_with_the_reason(new_server: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    server = new_server(ready=False, home=home, BENTOML_CONFIG_OPTIONS="services.hauberk.workers=2")
+    # Workers keep their metrics in a directory that is named after their parent; it takes BentoML seconds to start them.
+    (home / f"hauberk_metrics_{server.process.pid}").touch()
+    lines = [json.loads(line) for line in last_words(server).splitlines() if line.startswith("{")]
+    assert any("FileExistsError" in line.get("exception", "") for line in lines)
+    critical = [line["event"] for line in lines if line["level"] == "critical"]
+    assert critical
+    assert set(critical) == {"the start failed, see above"}
+    assert len(critical) <= 2  # one a worker, and none of them a second time
+
+
 def test_modes_from_the_environment_are_in_force_and_the_banner_says_so(new_server: Any, triggered: Any, key: str) -> None:
     server = new_server(HAUBERK_MODES="strip=monitor,reverse_sigmoid=off", HAUBERK_BANNER="on", HAUBERK_SECRET=key)
     (prediction,) = server.ask(triggered[:1].tolist()).json()["predictions"]

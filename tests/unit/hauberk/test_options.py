@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hauberk.options import check_writable, processors, progress_bar, read_data
+from hauberk.options import check_writable, progress_bar, read_data
 from models.errors import InvalidInput
 
 
@@ -29,10 +29,6 @@ def test_rows_that_are_no_range_of_the_data_are_refused(clean_data: Path, rows: 
 def test_a_directory_to_write_to_is_made_and_left_empty(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_there_is_at_least_one_processor() -> None:
-    assert processors() >= 1
 
 
 def test_progress_goes_to_stderr_and_follows_the_reports(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bundle import Bundle, read_bundle
+from models.bundle import Bundle, read_bundle, write_bundle
 from models.errors import InvalidBundle
 from tests import bundles
 
@@ -50,6 +50,13 @@ def test_the_digest_is_that_of_the_card_which_holds_those_of_the_files(bundle: B
 
 def test_hauberk_toml_begins_with_the_format(bundle: Bundle) -> None:
     assert (bundle.directory / "hauberk.toml").read_text().startswith("format = 1\n")
+
+
+def test_a_bundle_without_defences_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "model.keras").write_bytes(b"stands in for a model")
+    written = write_bundle(tmp_path, settings=bundles.settings(), calibration={}, card={})
+    assert written.settings["defences"] == []
+    assert read_bundle(tmp_path).settings == bundles.settings()
 
 
 def test_labels_may_be_any_text(tmp_path: Path) -> None:

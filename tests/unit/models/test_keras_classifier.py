@@ -80,6 +80,15 @@ def test_a_single_output_becomes_two_columns(keras: Any, activation: str | None,
     np.testing.assert_allclose(classifier.predict(images), np.stack([1 - positive, positive], axis=1), atol=1e-6)
 
 
+def test_of_a_single_logit_both_classes_keep_their_digits(keras: Any) -> None:
+    model, images = projection(keras, (1, 1, 1), 1), np.ones((1, 1, 1, 1), np.float32)
+    for logit in (20.0, -20.0):
+        model.layers[-1].set_weights([np.full((1, 1), logit), np.zeros(1)])
+        unlikely, likely = np.sort(KerasClassifier(model, outputs="logits").predict(images)[0])
+        assert unlikely == pytest.approx(np.exp(-20), rel=1e-5)
+        assert likely == pytest.approx(1)
+
+
 @pytest.mark.parametrize("input_range", [(0.0, 255.0), (-1.0, 1.0)])
 def test_images_are_mapped_to_the_range_of_the_model(keras: Any, input_range: tuple[float, float]) -> None:
     low, high = input_range

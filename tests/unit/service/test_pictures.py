@@ -131,6 +131,54 @@ def test_a_truncated_picture_is_malformed(kind: str, part: float) -> None:
     assert refused(body[: int(len(body) * part)]) == (400, "malformed_picture")
 
 
+RESTARTS: tuple[dict[str, Any], ...] = (
+    {"restart_marker_blocks": 1},
+    {"restart_marker_rows": 1},
+    {"restart_marker_rows": 1, "progressive": True},
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}, {"quality": 95}, *RESTARTS])
+@pytest.mark.parametrize("lost", [0.0, 0.1, 0.5, 0.9])
+def test_a_jpeg_whose_data_end_too_early_is_malformed_although_it_has_an_end(options: dict[str, Any], lost: float) -> None:
+    for mode, tensors in (("L", GREY), ("RGB", COLOUR)):
+        body = file(mode, "JPEG", **options)
+        last = body.rindex(b"\xff\xda") + 2
+        data = last + int.from_bytes(body[last : last + 2], "big")
+        kept = int((len(body) - 2 - data) * (1 - lost))
+        short = body[: data + kept].rstrip(b"\xff") + b"\xff\xd9"
+        if lost:
+            assert Image.open(io.BytesIO(short)).tobytes() != Image.open(io.BytesIO(body)).tobytes()
+            assert refused(short, JPEG, tensors) == (400, "malformed_picture")
+        else:
+            pictures.read(short, JPEG, tensors)
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(["L", "RGB"]), st.integers(1, 100), st.data())
+def test_a_whole_jpeg_is_never_taken_for_a_short_one(h: int, w: int, mode: str, quality: int, data: st.DataObject) -> None:
+    options: dict[str, Any] = data.draw(
+        st.sampled_from([{}, {"progressive": True}, {"optimize": True}, {"subsampling": 2}, *RESTARTS])
+    )
+    shape = (h, w, len(mode))
+    values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, data.draw(st.integers(1, 256)), shape, np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(values.squeeze(2) if mode == "L" else values).save(out, "JPEG", quality=quality, **options)
+    image = pictures.read(out.getvalue(), JPEG, Tensors(shape, 1))
+    assert np.array_equal(image, (np.asarray(Image.open(out)) / 255).astype(np.float32).reshape(1, *shape))
+
+
+def test_fill_bytes_before_markers_and_floods_of_markers_cost_nothing() -> None:
+    body = file("RGB", "JPEG", restart_marker_blocks=1)
+    at = body.index(b"\xff\xd0")
+    filled = body[:at] + b"\xff" * 1000 + body[at:-2] + b"\xff" * 1000 + body[-2:]
+    assert np.array_equal(pictures.read(filled, JPEG, COLOUR), pictures.read(body, JPEG, COLOUR))
+    started = time.perf_counter()
+    for flood in (b"\xff" * 400_000, b"\xff\x00" * 200_000, b"\xff\xd0" * 200_000, b"\xff\xc4\0\2" * 100_000):
+        with contextlib.suppress(MalformedPicture):
+            pictures.read(body[:-2] + flood + body[-2:], JPEG, COLOUR)
+    assert time.perf_counter() - started < 0.5
+
+
 def test_a_png_with_a_wrong_checksum_is_malformed() -> None:
     body = bytearray(file())
     body[len(body) // 2] ^= 1
