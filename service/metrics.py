@@ -133,7 +133,9 @@ class Metrics:
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
         failures = Counter("hauberk_stage_failures", "Batches that raised, by stage.", ("stage",), registry=registry)
         self._failures = {stage: failures.labels(stage) for stage in (*STAGES, OTHER)}
-        self._batch_size = Histogram("hauberk_batch_size", "Images that began together.", registry=registry, buckets=_POWERS_OF_TWO)
+        self._batch_size = Histogram(
+            "hauberk_batch_size", "Images that began together.", registry=registry, buckets=_POWERS_OF_TWO
+        )
         self._queue_depth = Gauge("hauberk_queue_depth", "Images waiting.", registry=registry, multiprocess_mode="livesum")
 
     def watch(self, waiting: Callable[[], int]) -> None:
