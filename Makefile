@@ -35,7 +35,7 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	$(BIN)/mypy $(PYTHON_FILES)
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED) ## measure against stock BentoML and ART, about 50 minutes on a quiet machine; writes docs/benchmarks.md
+bench: $(INSTALLED) ## measure against stock BentoML and ART, about an hour on a quiet machine; writes docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks
 
 fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of its own, about 6 minutes

@@ -1,32 +1,58 @@
-"""python -m benchmarks: run every benchmark and write docs/benchmarks.md."""
+"""python -m benchmarks [section ...]: measure all sections, or those named, and write them into docs/benchmarks.md."""
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import purifier, service, strip, total_variation
+from benchmarks import fuzz, purifier, service, strip, total_variation
 from benchmarks.peers import machine
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`. Peers run warm, in turns with ours, on the same machine and data; what counts is the ratio. A figure that
-disappoints stays in.
+Written by `make bench`; `python -m benchmarks strip` measures one section again. Peers run warm, in turns with ours, on the same machine
+and data; what counts is the ratio. A figure that disappoints stays in.
 
 """
+# The service first: this process has loaded nothing yet that could take a processor from the servers.
+_SECTIONS: dict[str, Callable[[], str]] = {
+    "service": service.section,
+    "fuzz": fuzz.section,
+    "total_variation": total_variation.section,
+    "strip": strip.section,
+    "purifier": purifier.section,
+}
+
+
+def page_with(page: str, section: str, stamp: str) -> str:
+    """The page with this section, stamped, in the place of the one of the same heading, or at the end."""
+    title, _, rest = section.strip().partition("\n")
+    stamped = f"{title}\n\n{stamp}\n{rest}\n"
+    sections = [part for part in re.split(r"(?m)^(?=## )", page) if part.startswith("## ")]
+    headings = [part.partition("\n")[0] for part in sections]
+    if title in headings:
+        sections[headings.index(title)] = stamped
+    else:
+        sections.append(stamped)
+    return _HEAD + "\n".join(part.strip() + "\n" for part in sections)
 
 
 def main() -> None:
-    """Run all sections; the page is written only when all of them ran."""
-    sections = []
-    # The service first: this process has loaded nothing yet that could take a processor from the servers.
-    for part in (service, total_variation, strip, purifier):
-        sections.append(part.section())
-        print(sections[-1], flush=True)
-    stamp = f"{datetime.now(UTC):%Y-%m-%d}, {machine()}.\n\n"
-    _PAGE.write_text(_HEAD + stamp + "\n".join(sections))
+    """Run the sections; each is in the page as soon as it is measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(_SECTIONS)}; all when not given")
+    names = parser.parse_args().sections or list(_SECTIONS)
+    if not set(names) <= set(_SECTIONS):
+        parser.error(f"expected sections of {', '.join(_SECTIONS)}, got {' '.join(names)}")
+    for name in names:
+        section = _SECTIONS[name]()
+        print(section, flush=True)
+        _PAGE.write_text(page_with(_PAGE.read_text(), section, f"{datetime.now(UTC):%Y-%m-%d}, {machine()}."))
     print(f"written to {_PAGE}")
 
 
