@@ -62,8 +62,8 @@ def introduction(measured: Measured, cell_s: float, rounds: int, images: int) ->
     """How it was measured."""
     return (
         "## The service under load\n\n"
-        f"`python -m benchmarks.service`: {cell_s:g} s a cell, in {rounds} rounds in which the servers take turns, one worker each, "
-        f"access logs on as they are by default, {images:,} MNIST test digits in turn, one a request, as JSON with all digits. The "
+        f"`python -m benchmarks.service`: {cell_s:g} s a cell in {rounds} piece{'s' * (rounds > 1)}, the servers in turns, one worker "
+        f"each, access logs on as they are by default, {images:,} MNIST test digits in turn, one a request, as JSON with all digits. The "
         "load generator is one process with a closed loop of keep-alive connections, on the same processors as the servers; on a "
         f"server that answers a constant it reaches {measured.ceiling.rate:,.0f} requests/s, and beside those below it takes "
         f"{100 * max(cell.processor_share for cell in measured.cells.values()):.0f} % of one processor at most. Percentiles are over "
@@ -84,7 +84,7 @@ def load_table(measured: Measured) -> str:
             [
                 clients,
                 name,
-                f"**{_number(cell.rate)}** ({_number(min(cell.rates))} to {_number(max(cell.rates))})",
+                f"**{_number(cell.rate)}**",
                 f"{_ratio(ours.rate, cell.rate):.2f}x",
                 f"{cell.percentile_ms(50):,.1f}",
                 f"{cell.percentile_ms(99):,.1f}",
@@ -97,7 +97,7 @@ def load_table(measured: Measured) -> str:
     header = (
         "clients",
         "server",
-        "requests/s (by round)",
+        "requests/s",
         "ours / its requests/s",
         "p50 ms",
         "p99 ms",
