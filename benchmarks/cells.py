@@ -31,11 +31,6 @@ class Cell:
         """Of the requests that began in a window."""
         return 1000 * np.concatenate([_latencies(outcome.samples) for outcome in self.rounds])
 
-    @cached_property
-    def rates(self) -> list[float]:
-        """Requests answered with 200 per second, by round."""
-        return [_answered(outcome) / outcome.seconds for outcome in self.rounds]
-
     @property
     def rate(self) -> float:
         """Requests answered with 200 per second, over all rounds."""
