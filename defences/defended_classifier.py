@@ -263,7 +263,8 @@ class Pass:
         self._numbers = np.concatenate([self._numbers[kept], np.arange(self._joined, self._joined + n)])
         self._pending = np.concatenate([self._pending[kept], np.ones(n, bool)])
         self._raw = np.concatenate([self._raw[kept], np.zeros((n, self._raw.shape[1]), np.float32)])
-        self._distance = np.concatenate([self._distance[kept], distance])
+        if distance.size:
+            self._distance = np.concatenate([self._distance[kept], distance])
         self._fresh.append(purified)
         self._joined += n
 

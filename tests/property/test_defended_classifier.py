@@ -67,6 +67,26 @@ def test_what_an_image_gets_does_not_depend_on_its_batch_mates(
             assert_same(alone, rows_of(together, rows))
 
 
+@given(data=st.data(), coat=defended(), pictures=images(SHAPE))
+def test_who_joins_a_batch_at_work_gets_what_it_gets_alone_and_so_does_who_was_there(
+    data: st.DataObject, coat: DefendedClassifier, pictures: Images
+) -> None:
+    together = coat.classify(pictures)
+    joins = sorted(data.draw(st.lists(cut(len(pictures)), max_size=3)))
+    parts = [part for part in np.split(pictures, joins) if len(part)]
+    batch = coat.begin(parts.pop(0))
+    seen: list[int] = []
+    while batch.pending or parts:
+        if parts and (not batch.pending or data.draw(st.booleans())):
+            coat.join(batch, parts.pop(0))
+        wave = coat.advance(batch)
+        if wave is not None:
+            numbers, decisions = wave
+            assert_same(decisions, rows_of(together, numbers))
+            seen += numbers.tolist()
+    assert sorted(seen) == list(range(len(pictures)))
+
+
 @given(coat=defended(), pictures=images(SHAPE))
 def test_waves_decide_every_image_once_and_as_classify_does(coat: DefendedClassifier, pictures: Images) -> None:
     together = coat.classify(pictures)
