@@ -130,9 +130,7 @@ class Console:
         """Those the bundle declares, in the order of the data path, with the modes they are in here."""
         modes = {defence["name"]: defence["mode"] for defence in self._service.bundle.settings["defences"]}
         modes |= {name: mode for name, mode in self._service.modes.items() if name in modes}
-        order = [*DEFENCES, *(name for name in modes if name not in DEFENCES)]
-        told = ((name, DEFENCES.get(name, About(name, "", ""))) for name in order if name in modes)
-        return [{"name": name, "mode": modes[name], **about._asdict()} for name, about in told]
+        return [{"name": name, "mode": modes[name], **about._asdict()} for name, about in DEFENCES.items() if name in modes]
 
 
 def prefers_html(accept: bytes) -> bool:

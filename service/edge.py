@@ -298,8 +298,8 @@ class Edge:
     def _step_in_front(self, application: Any) -> None:
         """Let requests come here first, not through the tracing and the timeout that BentoML puts before any middleware of ours.
 
-        They cost a tenth of the throughput (a task, a future and a timer per request, the timer alive long after the answer), and
-        their own refusals carry no request id. Starlette keeps the stack it built in an attribute and names itself in the scope;
+        They make a task, a future and a timer per request, the timer alive long after the answer, and their own refusals carry no
+        request id. Starlette keeps the stack it built in an attribute and names itself in the scope;
         should that end, the edge works from where it is.
         """
         if hasattr(application, "middleware_stack"):

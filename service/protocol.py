@@ -45,7 +45,10 @@ def connections_at_most() -> int:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. `site` is told of what is refused here; every server of this process shares it."""
+    """One connection. `site` is told of what is refused here, and the watchman looks at those `open`, whichever server they are of.
+
+    `most` is for each server: a flood of one leaves the port for metrics reachable.
+    """
 
     site: ClassVar[Site]
     most: ClassVar[int] = connections_at_most()
@@ -65,7 +68,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.open.add(self)
         self._waits_since = self.loop.time()
-        if len(self.open) > self.most:
+        if len(self.connections) > self.most:
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -70,7 +70,9 @@ def test_a_head_or_what_surrounds_a_chunk_is_bounded(server: Any, head: bytes) -
         with contextlib.suppress(OSError):  # refused before all was sent
             connection.sendall(head)
         received = until_closed(connection)
-    assert not received or (received.startswith(b"HTTP/1.1 431 ") and b"head_too_large" in received)
+    refused_in_words = received.startswith(b"HTTP/1.1 431 ") and b"head_too_large" in received
+    # Who still sends when the connection is closed may lose the answer to the reset.
+    assert refused_in_words or (not received and len(head) > 1_000_000)
     assert httpx.get(f"{server.url}/livez").status_code == 200
 
 
