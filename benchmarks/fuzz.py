@@ -7,17 +7,12 @@ refusal, the right answer to a good request between whiles, memory that stays fl
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,10 +23,10 @@ import orjson
 from benchmarks.hostile_requests import Attempt, attempt
 from benchmarks.peers import machine, table
 from benchmarks.raw_http import Answer, Connection, Cut
+from benchmarks.servers import GATEWAY, Contender, serving
 from benchmarks.valid_requests import Request, valid_requests
 from models.datasets import MNIST, load_dataset
 
-_ROOT = Path(__file__).parents[1]
 _CONNECTIONS = 12
 _DEADLINE_S = 2  # of the server that is fuzzed
 _ANSWER_WITHIN_S = 15.0
@@ -42,6 +37,8 @@ _KNOWN_EVERY, _TOLD_EVERY, _SAMPLES = 50, 10_000, 100
 _WARM_UP = 0.25
 _GROWTH_AT_MOST = 32 << 20
 _FINDINGS_AT_MOST = 10
+_SERVER = Contender("Hauberk", GATEWAY, {"HAUBERK_DEADLINE_S": str(_DEADLINE_S), "HAUBERK_SECRET": "0123456789abcdef"})
+_READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _PROBLEM = {"type", "title", "status", "detail", "code", "request_id"}
 
 
@@ -300,43 +297,10 @@ def alike(predictions: list[dict[str, object]], known: list[dict[str, object]]) 
     return True
 
 
-@contextmanager
-def serving() -> Iterator[int]:
-    """A server of the bundle that ships, on a port and with a home of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    home = tempfile.mkdtemp(prefix="hauberk-fuzz-")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
-    environment |= {"BENTOML_HOME": home, "HAUBERK_DEADLINE_S": str(_DEADLINE_S), "HAUBERK_SECRET": "0123456789abcdef"}
-    command = [sys.executable, "-m", "bentoml", "serve", "service.gateway:Gateway", "--host", "127.0.0.1", "--port", str(port)]
-    with (Path(home) / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=log, stderr=log)
-    try:
-        _wait(port, process, Path(home) / "log")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(60)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up and process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=1).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
-
-
 def fuzz(requests: int, seed: int, numbers: Sequence[int] | None = None) -> Report:
-    """Start a server and fuzz it."""
-    with serving() as port:
-        return Fuzzer(Target.at(port), seed=seed, requests=requests).run(numbers)
+    """Start a server of the bundle that ships and fuzz it."""
+    with tempfile.TemporaryDirectory() as directory, serving(_SERVER, Path(directory), _READY) as server:
+        return Fuzzer(Target.at(server.port), seed=seed, requests=requests).run(numbers)
 
 
 def section(requests: int = 100_000, seed: int = 0) -> str:
@@ -355,8 +319,9 @@ def described(report: Report) -> str:
         rows.append([kind, *(f"{classes[name]:,}" for name in ("2xx", "4xx", "5xx", "none")), statuses])
     first, *_, last = [size / 2**20 for _, size in sorted(report.memory)]
     return (
-        f"## Fuzzing\n\n`make fuzz`, seed {report.seed}: {report.requests:,} random and mutated requests over {_CONNECTIONS} "
-        f'connections, deadline {_DEADLINE_S} s. "None" got no answer: they left, or broke the framing and waited for nothing.\n\n'
+        f"## Fuzzing\n\n`python -m benchmarks.fuzz --seed {report.seed}`: {report.requests:,} random and mutated requests over "
+        f'{_CONNECTIONS} connections, deadline {_DEADLINE_S} s. "None" got no answer: they left, or broke the '
+        "framing and waited for nothing.\n\n"
         f"{table(('kind', '2xx', '4xx', '5xx', 'none', 'statuses'), rows)}\n"
         f"{len(report.findings)} findings in {report.seconds:,.0f} s. {report.known_right:,} good requests between whiles got their "
         f"known answer. Slowest answer {report.slowest_s:.2f} s. Memory of the worker: {first:.0f} MiB at first, {last:.0f} MiB at "

@@ -29,12 +29,14 @@ class Contender:
     Args:
         target: what `bentoml serve` is given, or, without `bentoml`, what uvicorn is.
         settings: environment variables.
+        root: the checkout it is started from.
     """
 
     name: str
     target: str
     settings: Mapping[str, str] = field(default_factory=dict)
     bentoml: bool = True
+    root: Path = ROOT
 
     def command(self, port: int) -> list[str]:
         """How it is started: with the defaults of its server."""
@@ -80,12 +82,11 @@ def serving(contender: Contender, directory: Path, request: bytes) -> Iterator[S
     directory.mkdir(parents=True, exist_ok=True)
     port, log = _free_port(), directory / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
-    environment |= {"BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "True", "PYTHONPATH": str(ROOT)}
+    environment |= {"BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    environment |= {"PYTHONPATH": str(contender.root), **contender.settings}
     with log.open("wb") as written:
         started = time.perf_counter()
-        process = psutil.Popen(
-            contender.command(port), cwd=ROOT, env=environment | dict(contender.settings), stdout=written, stderr=written
-        )
+        process = psutil.Popen(contender.command(port), cwd=contender.root, env=environment, stdout=written, stderr=written)
         try:
             _wait(process, port, request, log)
             server = Server(contender, process, port, time.perf_counter() - started, log)
