@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-PYTHON_FILES := attacks benchmarks defences hauberk models service tests
+IMAGE := hauberk:0.1.0
+SECRETS := deploy/secrets/hauberk_secret deploy/secrets/grafana_admin_password
+PYTHON_FILES := attacks benchmarks defences deploy evaluation hauberk loadtest models service tests docs/tutorial
 RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench fuzz bento bundle lock format clean
+.PHONY: help install serve test check bench fuzz loadtest tutorial bento image up down container-check sbom audit bundle lock format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create .venv and install everything
 
@@ -35,19 +37,56 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	$(BIN)/mypy $(PYTHON_FILES)
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED) ## measure against stock BentoML and ART, about an hour on a quiet machine; writes docs/benchmarks.md
+bench: $(INSTALLED) ## measure against stock BentoML and ART, an hour and a half on a quiet machine; writes docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks
 
 fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of its own, about 6 minutes
 	$(BIN)/python -m benchmarks.fuzz
 
-bundle: $(INSTALLED) ## train and calibrate the bundled MNIST classifier again
-	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist.keras
-	$(BIN)/hauberk calibrate --classifier build/mnist.keras --data models/data/mnist.npz --rows 55000:60000 \
-	  --confidence 0.95 --out models/bundles/mnist
+loadtest: $(INSTALLED) ## start the gateway, load it for a minute, print a verdict, stop it; OPTIONS='--shape spike --rate 40'
+	$(BIN)/python -m loadtest.run $(OPTIONS)
+
+tutorial: $(INSTALLED) ## run the tutorial's notebooks again, about six minutes; writes docs/tutorial
+	$(BIN)/python docs/tutorial/execute.py
+
+bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifiers again, about an hour
+	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --adversarial pgd --eps 0.31 --iterations 12 --shift 1 --epochs 16 \
+	  --no-purified --threads 1 --out build/mnist.keras
+	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist-standard.keras
+	for name in mnist mnist-standard; do \
+	  $(BIN)/hauberk calibrate --classifier build/$$name.keras --data models/data/mnist.npz --rows 55000:60000 \
+	    --confidence 0.95 --out models/bundles/$$name && \
+	  $(BIN)/python -W ignore -m benchmarks.robustness models/bundles/$$name --record || exit 1; \
+	done
 
 bento: $(INSTALLED) ## build a Bento, which serves without this directory; see docs/bento.md
 	BENTOML_DO_NOT_TRACK=True $(BIN)/python -m bentoml build
+
+image: bento ## build deploy/Dockerfile's image from a Bento; needs a Docker engine
+	docker build -f deploy/Dockerfile -t $(IMAGE) "$$(BENTOML_DO_NOT_TRACK=True $(BIN)/python -m bentoml get hauberk:latest -o path)"
+
+up: image $(SECRETS) ## build the image, start gateway, Prometheus and Grafana in containers; see docs/operations.md
+	docker compose -f deploy/compose.yaml up --detach --wait
+
+down: ## stop what `make up` started; data and secrets stay
+	docker compose -f deploy/compose.yaml down
+
+# Readable for the containers' users; the directory is what keeps others on this machine out.
+$(SECRETS):
+	mkdir -p -m 0700 $(@D)
+	openssl rand -hex 24 > $@
+	chmod 0444 $@
+
+container-check: $(INSTALLED) ## carry out every step of deploy/Dockerfile and use the result, without a Docker engine; as root, minutes
+	$(BIN)/python -m deploy.container_check $(OPTIONS)
+
+sbom: $(INSTALLED) ## write build/sbom.json (CycloneDX 1.6): what a Bento installs
+	mkdir -p build
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --spec-version 1.6 --output-reproducible \
+	  --validate --output-file build/sbom.json requirements.runtime.lock
+
+audit: $(INSTALLED) ## ask for known vulnerabilities of what a Bento installs; exit code 3: the service cannot be reached
+	@$(BIN)/python -m deploy.audit requirements.runtime.lock
 
 lock: ## resolve requirements.lock again, and the part of it that serving needs
 	$(RESOLVE) --extra dev -o requirements.lock

@@ -8,7 +8,26 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import fuzz, purifier, service, strip, total_variation
+from benchmarks import (
+    activation_clustering,
+    adaptive,
+    adversarial_training,
+    backdoors,
+    black_box_attacks,
+    evasion_detectors,
+    extraction,
+    fuzz,
+    gradient_attacks,
+    operations,
+    purifier,
+    robustness,
+    scaling,
+    sentinet,
+    service,
+    strip,
+    total_variation,
+    tracing,
+)
 from benchmarks.peers import machine
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -22,10 +41,23 @@ and data; what counts is the ratio. A figure that disappoints stays in.
 # The service first: this process has loaded nothing yet that could take a processor from the servers.
 _SECTIONS: dict[str, Callable[[], str]] = {
     "service": service.section,
+    "scaling": scaling.section,
+    "operations": operations.section,
+    "tracing": tracing.section,
     "fuzz": fuzz.section,
     "total_variation": total_variation.section,
     "strip": strip.section,
     "purifier": purifier.section,
+    "gradient_attacks": gradient_attacks.section,
+    "black_box_attacks": black_box_attacks.section,
+    "adaptive": adaptive.section,
+    "evasion_detectors": evasion_detectors.section,
+    "backdoors": backdoors.section,
+    "sentinet": sentinet.section,
+    "extraction": extraction.section,
+    "activation_clustering": activation_clustering.section,
+    "robustness": robustness.section,
+    "adversarial_training": adversarial_training.section,
 }
 
 

@@ -17,7 +17,7 @@ from benchmarks.load import LOST, TIMED_OUT, Load, Outcome, save_requests
 from benchmarks.servers import ROOT, Server
 
 _SPARE_S = 60.0
-_NAMES = {LOST: "connection lost", TIMED_OUT: "timed out"}
+NAMES = {LOST: "connection lost", TIMED_OUT: "timed out"}
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Cell:
         """Those not answered with 200, warm-up included, by status."""
         statuses = np.concatenate([outcome.samples[:, 2] for outcome in self.rounds]).astype(int)
         found, counts = np.unique(statuses[statuses != 200], return_counts=True)
-        listed = [
-            f"{count} x {_NAMES.get(status, status)}" for status, count in zip(found.tolist(), counts.tolist(), strict=True)
-        ]
+        listed = [f"{count} x {NAMES.get(status, status)}" for status, count in zip(found.tolist(), counts.tolist(), strict=True)]
         return ", ".join(listed) or "0"
 
     @property

@@ -172,7 +172,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received = self._received + data if self._received else data
         if not self._wanted:
-            self._wanted = _length_of_answer(self._received)
+            self._wanted = length_of_answer(self._received)
         if self._wanted and len(self._received) >= self._wanted:
             self._answered()
 
@@ -203,7 +203,7 @@ class _Connection(asyncio.Protocol):
             self.began = None
 
 
-def _length_of_answer(received: bytes) -> int:
+def length_of_answer(received: bytes) -> int:
     """Bytes of the whole answer; 0 while its head is incomplete. Only answers that say their length are understood."""
     end = received.find(_HEAD_ENDS)
     if end < 0:

@@ -30,10 +30,21 @@ def art_classifier(classifier: KerasClassifier, **defences: Any) -> Any:
         model=classifier.model,
         nb_classes=len(classifier.labels),
         input_shape=classifier.input_shape,
-        loss_object=tf.keras.losses.SparseCategoricalCrossentropy(),
+        loss_object=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=classifier.outputs == "logits"),
         clip_values=(0.0, 1.0),
         **defences,
     )
+
+
+def without_softmax(classifier: KerasClassifier) -> KerasClassifier:
+    """The same network, ending in logits, as ART's attacks work best: a loss of probabilities is clipped where the network is sure."""
+    import_tensorflow()
+    import keras
+
+    model = keras.models.clone_model(classifier.model)
+    model.set_weights(classifier.model.get_weights())
+    model.layers[-1].activation = keras.activations.linear
+    return KerasClassifier(model, outputs="logits")
 
 
 def photographs(side: int, count: int, seed: int) -> Images:

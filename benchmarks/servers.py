@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from models.bundle import standard_bundle_directory
+
 ROOT = Path(__file__).parents[1]
 GATEWAY = "service.gateway:Gateway"
 _READY_S = 600.0
@@ -77,13 +79,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(contender: Contender, directory: Path, request: bytes) -> Iterator[Server]:
+def serving(contender: Contender, directory: Path, request: bytes, *, port: int | None = None) -> Iterator[Server]:
     """Start a server, wait until it has answered `request` with 200, and stop it in the end."""
     directory.mkdir(parents=True, exist_ok=True)
-    port, log = _free_port(), directory / "log"
+    port, log = port or _free_port(), directory / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
     environment |= {"BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "True"}
-    environment |= {"PYTHONPATH": str(contender.root), **contender.settings}
+    environment |= {"HAUBERK_BUNDLE": str(standard_bundle_directory()), "PYTHONPATH": str(contender.root), **contender.settings}
     with log.open("wb") as written:
         started = time.perf_counter()
         process = psutil.Popen(contender.command(port), cwd=contender.root, env=environment, stdout=written, stderr=written)

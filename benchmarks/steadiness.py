@@ -26,7 +26,7 @@ def measure(loader: Loader, contender: Contender, directory: Path, requests: Pat
     minute_s = loader.cell_s
     with serving(contender, directory, first) as server:
         load = Load(server.port, _CLIENTS, _MINUTES * minute_s, warm_up_s=minute_s / 6)
-        watch = _Memory(server, minute_s / _LOOKS_A_MINUTE)
+        watch = Memory(server, minute_s / _LOOKS_A_MINUTE)
         with watch:
             outcome = loader.run(load, requests)
         opened_s = watch.ended_s - load.seconds
@@ -58,7 +58,7 @@ def _slope(values: Sequence[float]) -> float:
     return float(np.polyfit(range(len(values)), values, 1)[0])
 
 
-class _Memory:
+class Memory:
     """Looks at a worker's memory in a thread, while the `with` block runs."""
 
     def __init__(self, server: Server, every_s: float) -> None:

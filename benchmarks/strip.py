@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attacks.backdoor import CornerPattern, poison
+from attacks.backdoor import AllToOne, poison
+from attacks.triggers import CornerPattern
 from benchmarks.peers import alternate, art_classifier, table
 from defences.calibration import Split, choose_purifier
 from defences.calibration import split as split_data
@@ -41,7 +42,7 @@ def _data() -> _Data:
     trigger = CornerPattern()
     training = load_dataset(MNIST)
     test = load_dataset(MNIST, split="test")
-    poisoned = poison(training.take(slice(0, 10_000)), trigger, target=_TARGET, rate=0.5, seed=_SEED)
+    poisoned = poison(training.take(slice(0, 10_000)), trigger, AllToOne(_TARGET), rate=0.5, seed=_SEED)
     others = test.images[test.labels != _TARGET]
     return _Data(poisoned.data, training.take(slice(55_000, 60_000)), test, trigger(others))
 
@@ -127,7 +128,7 @@ def _row(name: str, defended: DefendedClassifier, classifier: KerasClassifier, d
 
 
 def _overlays(decisions: Decisions) -> float:
-    return float(decisions.trace.detections[0].overlays.mean())
+    return float(decisions.trace.detections[0].calls.mean())
 
 
 def _against_art(classifier: KerasClassifier, strip: StripChoice, data: _Data) -> tuple[float, float, float]:

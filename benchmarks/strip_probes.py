@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoor import CornerPattern, poison
+from attacks.backdoor import AllToOne, poison
+from attacks.triggers import CornerPattern
 from benchmarks.peers import table
 from defences.conformal import conformal_threshold
 from defences.defended_classifier import DefendedClassifier, Step
@@ -38,7 +39,7 @@ def main() -> None:
     triggered = CornerPattern()(test.images[test.labels != _TARGET][:1000])
     rows = []
     for images, rate, epochs in ((10_000, 0.5, 8), (55_000, 0.1, 5)):
-        data = poison(training.take(slice(0, images)), CornerPattern(), target=_TARGET, rate=rate, seed=_SEED).data
+        data = poison(training.take(slice(0, images)), CornerPattern(), AllToOne(_TARGET), rate=rate, seed=_SEED).data
         prepared = with_purified_copies(data, seed=_SEED, threads=_THREADS)
         classifier = KerasClassifier(train(prepared, recipe=Recipe(epochs=epochs, seed=_SEED), threads=_THREADS))
         fires = (classifier.predict(_purified(triggered)).argmax(axis=1) == _TARGET).mean()
@@ -53,7 +54,7 @@ def _caught(
     """The share of triggered images under the one-per-cent quantile of clean ones, every overlay seen."""
     strip = Strip(overlays=overlays, threshold=np.inf, stages=(len(overlays),), slack=(0.0,))
     defended = DefendedClassifier(classifier, detectors=[Step(strip, "monitor")])
-    scores = [defended.classify(view(images)).trace.detections[0].entropy_bits for images in (clean, triggered)]
+    scores = [defended.classify(view(images)).trace.detections[0].scores for images in (clean, triggered)]
     return float((scores[1] <= conformal_threshold(scores[0], 0.01)).mean())
 
 

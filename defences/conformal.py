@@ -3,9 +3,17 @@
 For scores of n clean images that are exchangeable with the next clean one, refusing at or below the k-th smallest of them refuses the
 next with probability at most k / (n + 1) (Vovk, Gammerman & Shafer 2005). Over the draw of the n scores the realised false rate is
 Beta(k, n - k + 1) distributed, which gives the second guarantee: with a stated confidence it stays below the rate.
+
+Several detectors share one rate: each score becomes the share of clean images below it, by a map that is fitted on other images than
+the threshold is read off, and an image's joint score is the smallest of its shares. One conformal threshold on that is one threshold
+for each detector, and both guarantees hold for "any of them refuses". Detectors that refuse the same images cost next to nothing of
+the rate; dividing it by their number (Bonferroni) would.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +64,75 @@ def conformal_threshold(scores: NDArray[np.float64], rate: float, confidence: fl
     while k > 0 and k < len(ordered) and ordered[k] == ordered[k - 1]:
         k -= 1
     return float(ordered[k - 1]) if k > 0 else -np.inf
+
+
+def joint_thresholds(
+    choosing: Sequence[NDArray[np.float64]],
+    holding: Sequence[NDArray[np.float64]],
+    rate: float,
+    confidence: float | None = None,
+) -> tuple[float, ...]:
+    """A threshold for each detector, such that refusing where *any* score is at or below its own keeps the guarantee.
+
+    Args:
+        choosing: clean scores of each detector, at least one; only how the rate is shared out depends on them, not the guarantee.
+        holding: clean scores of each detector on the same n images, none of them among those of `choosing`.
+
+    Returns: for one detector `conformal_threshold` of its held scores; -inf for all when only refusing nobody keeps the guarantee.
+    """
+    if len(choosing) != len(holding) or not holding or len({len(scores) for scores in holding}) != 1:
+        raise InvalidInput("expected the scores of each detector on other images and on the same held images")
+    if len(holding) == 1:
+        return (conformal_threshold(holding[0], rate, confidence),)
+    shares = [_Share.fitted(scores) for scores in choosing]
+    level = conformal_threshold(joint_scores(choosing, holding), rate, confidence)
+    return tuple(share.threshold(level, held) for share, held in zip(shares, holding, strict=True))
+
+
+def joint_scores(choosing: Sequence[NDArray[np.float64]], scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One score for each image: the logarithm of the smallest share that any of its scores leaves below, among those of `choosing`."""
+    joint: NDArray[np.float64] = np.min([_Share.fitted(own)(some) for own, some in zip(choosing, scores, strict=True)], axis=0)
+    return joint
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A score as the logarithm of the share of clean images at or below it: strictly increasing on the whole line.
+
+    Between the clean scores it was fitted on it is linear. Below them it goes on as an exponential tail does, with the mean excess of
+    the lowest tenth for a scale: the share wanted may be smaller than one over their number.
+    """
+
+    knots: NDArray[np.float64]
+    logs: NDArray[np.float64]
+    below: float
+    above: float
+
+    @classmethod
+    def fitted(cls, scores: NDArray[np.float64]) -> _Share:
+        ordered = np.sort(scores)
+        knots = np.unique(ordered)
+        at_or_below = np.searchsorted(ordered, knots, side="right")
+        lowest = ordered[: max(2, len(ordered) // 10)]
+        spread = float(ordered.std()) or 1.0
+        excess = float((lowest[-1] - lowest).mean()) or spread
+        return cls(knots, np.log(at_or_below / (len(ordered) + 1)), excess, spread)
+
+    def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        inside = np.interp(scores, self.knots, self.logs)
+        outside = np.minimum(scores - self.knots[0], 0) / self.below + np.maximum(scores - self.knots[-1], 0) / self.above
+        logs: NDArray[np.float64] = inside + outside
+        return logs
+
+    def threshold(self, level: float, held: NDArray[np.float64]) -> float:
+        """The largest score whose logarithm is at most `level`; rounding moves no held score to its other side."""
+        if level == -np.inf:
+            return -np.inf
+        inside = np.interp(level, self.logs, self.knots)
+        outside = min(level - self.logs[0], 0.0) * self.below + max(level - self.logs[-1], 0.0) * self.above
+        refused = self(held) <= level
+        found = max([float(inside + outside), *held[refused]])
+        return float(min([found, *np.nextafter(held[~refused], -np.inf)]))
 
 
 def _check(rate: float, confidence: float | None) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,14 @@ class Preprocessor(Protocol):
 
 
 class DetectorSession(Protocol):
-    """A detector at work: `probe` -> rows to predict -> `decide`, until nothing is `undecided`; others may `join` between."""
+    """A detector at work: `probe` -> rows to predict -> `decide`, until nothing is `undecided`; others may `join` between.
+
+    A detector that needs no probe decides while an image joins, and is never undecided.
+
+    Attributes, one entry per image:
+        calls: model calls so far: rows of its probes that were predicted, and passes it made itself while the image joined.
+        scores: float64, what it compares with its threshold: low is suspicious, NaN where there is nothing to tell yet.
+    """
 
     abstained: NDArray[np.bool_]
 
@@ -45,10 +52,10 @@ class DetectorSession(Protocol):
     def undecided(self) -> NDArray[np.int64]: ...
 
     @property
-    def overlays_seen(self) -> NDArray[np.int64]: ...
+    def calls(self) -> NDArray[np.int64]: ...
 
     @property
-    def mean_entropy(self) -> NDArray[np.float64]: ...
+    def scores(self) -> NDArray[np.float64]: ...
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None: ...
 
@@ -94,13 +101,21 @@ class Step(Generic[Defence_co]):
 
 @dataclass(frozen=True)
 class Detection:
-    """What one detector found, per image: for observers, never for clients."""
+    """What one detector found, per image: for observers, never for clients. `calls` and `scores` are those of `DetectorSession`."""
 
     name: str
     mode: Mode
     abstained: NDArray[np.bool_]
-    overlays: NDArray[np.int64]
-    entropy_bits: NDArray[np.float64]
+    calls: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A stretch of time a stage took, between two readings of `time.perf_counter()`."""
+
+    stage: str
+    started: float
+    ended: float
 
 
 @dataclass(frozen=True)
@@ -109,15 +124,22 @@ class Trace:
 
     Attributes:
         seconds: per stage ("purify", "predict", "abstain", "obscure") what this wave added.
-        model_calls: rows given to the classifier.
+        model_calls: rows given to the classifier, whole or up to a layer.
         purification_distance: L2 per image [n], empty without a preprocessor.
         detections: one per active detector.
+        intervals: what `seconds` adds up, in order. The forward call that images and probes share is split by their rows.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     model_calls: int = 0
     purification_distance: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     detections: tuple[Detection, ...] = ()
+    intervals: tuple[Interval, ...] = ()
+
+    def part(self, rows: slice) -> Trace:
+        """What it says of some of its images; what it says of all of them together is left out."""
+        detections = tuple(Detection(d.name, d.mode, d.abstained[rows], d.calls[rows], d.scores[rows]) for d in self.detections)
+        return Trace(purification_distance=self.purification_distance[rows], detections=detections)
 
 
 @dataclass(frozen=True)
@@ -186,7 +208,7 @@ class DefendedClassifier:
 
     def classify(self, images: Images) -> Decisions:
         """Decide on images float32 [n, h, w, c] in [0, 1]."""
-        return _in_order(list(self.waves(images)), len(self.labels))
+        return in_order(list(self.waves(images)), len(self.labels))
 
     def waves(self, images: Images) -> Iterator[Wave]:
         """Decide on images in waves: each yields the indices decided since the last, so that nobody waits for a slow neighbour.
@@ -239,7 +261,7 @@ class Pass:
         self._distance = np.empty(0)
         self._fresh: list[Images] = []
         self._sessions: list[DetectorSession] = []
-        self._seconds: dict[str, float] = {}
+        self._intervals: list[Interval] = []
         self._model_calls = 0
 
     @property
@@ -260,6 +282,7 @@ class Pass:
                     session.join(kept, images, keys)
             else:
                 self._sessions = [step.defence.begin(images, keys) for step in self._defended.detectors]
+            self._model_calls += sum(int(session.calls[len(kept) :].sum()) for session in self._sessions)
         self._numbers = np.concatenate([self._numbers[kept], np.arange(self._joined, self._joined + n)])
         self._pending = np.concatenate([self._pending[kept], np.ones(n, bool)])
         self._raw = np.concatenate([self._raw[kept], np.zeros((n, self._raw.shape[1]), np.float32)])
@@ -297,9 +320,9 @@ class Pass:
             outputs = _checked(classifier.predict(rows), len(rows))
         except Exception as failure:
             raise StageFailure("predict") from failure
-        seconds_per_row = (time.perf_counter() - started) / len(rows)
-        self._spend("predict", fresh * seconds_per_row)
-        self._spend("abstain", (len(rows) - fresh) * seconds_per_row)
+        ended = time.perf_counter()
+        between = started + fresh * (ended - started) / len(rows)
+        self._intervals += Interval("predict", started, between), Interval("abstain", between, ended)
         self._model_calls += len(rows)
         return outputs
 
@@ -317,7 +340,7 @@ class Pass:
     def _conclude(self, rows: NDArray[np.int64]) -> Decisions:
         raw = self._raw[rows]
         detections = tuple(
-            Detection(step.defence.name, step.mode, s.abstained[rows], s.overlays_seen[rows], s.mean_entropy[rows])
+            Detection(step.defence.name, step.mode, s.abstained[rows], s.calls[rows], s.scores[rows])
             for step, s in zip(self._defended.detectors, self._sessions, strict=True)
         )
         abstained = np.zeros(len(rows), bool)
@@ -328,10 +351,10 @@ class Pass:
         with self._stage("obscure"):
             probabilities[~abstained] = self._obscure(raw[~abstained])
         labels = np.where(abstained, -1, raw.argmax(axis=1))
-        seconds, self._seconds = self._seconds, {}
+        intervals, self._intervals = tuple(self._intervals), []
         calls, self._model_calls = self._model_calls, 0
         distance = self._distance[rows] if self._distance.size else self._distance
-        return Decisions(probabilities, abstained, labels, Trace(seconds, calls, distance, detections))
+        return Decisions(probabilities, abstained, labels, Trace(_seconds(intervals), calls, distance, detections, intervals))
 
     def _obscure(self, probabilities: Probabilities) -> Probabilities:
         for step in self._defended.postprocessors:
@@ -347,10 +370,14 @@ class Pass:
             yield
         except Exception as failure:
             raise StageFailure(name) from failure
-        self._spend(name, time.perf_counter() - started)
+        self._intervals.append(Interval(name, started, time.perf_counter()))
 
-    def _spend(self, name: str, seconds: float) -> None:
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+def _seconds(intervals: Sequence[Interval]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for stage, started, ended in intervals:
+        seconds[stage] = seconds.get(stage, 0.0) + ended - started
+    return seconds
 
 
 def _checked(outputs: Probabilities, rows: int) -> Probabilities:
@@ -360,7 +387,7 @@ def _checked(outputs: Probabilities, rows: int) -> Probabilities:
     return outputs
 
 
-def _in_order(waves: Sequence[tuple[NDArray[np.int64], Decisions]], classes: int) -> Decisions:
+def in_order(waves: Sequence[Wave], classes: int) -> Decisions:
     """Merge waves into one Decisions in the order of the images."""
     if not waves:
         none = np.empty(0, np.int64)
@@ -372,14 +399,15 @@ def _in_order(waves: Sequence[tuple[NDArray[np.int64], Decisions]], classes: int
     for trace in traces:
         for stage, spent in trace.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
+    intervals = tuple(interval for trace in traces for interval in trace.intervals)
     distance = np.concatenate([trace.purification_distance for trace in traces])
     detections = tuple(
         Detection(
             same[0].name,
             same[0].mode,
             np.concatenate([d.abstained for d in same])[back],
-            np.concatenate([d.overlays for d in same])[back],
-            np.concatenate([d.entropy_bits for d in same])[back],
+            np.concatenate([d.calls for d in same])[back],
+            np.concatenate([d.scores for d in same])[back],
         )
         for same in zip(*(trace.detections for trace in traces), strict=True)
     )
@@ -387,5 +415,5 @@ def _in_order(waves: Sequence[tuple[NDArray[np.int64], Decisions]], classes: int
         np.concatenate([part.probabilities for part in parts])[back],
         np.concatenate([part.abstained for part in parts])[back],
         np.concatenate([part.labels for part in parts])[back],
-        Trace(seconds, sum(t.model_calls for t in traces), distance[back] if distance.size else distance, detections),
+        Trace(seconds, sum(t.model_calls for t in traces), distance[back] if distance.size else distance, detections, intervals),
     )

@@ -35,6 +35,11 @@ def image_keys(images: Images, secret: bytes) -> Keys:
     return np.frombuffer(bytearray(b"".join(digests)), dtype=np.uint64)  # writable: one compiled signature, not two
 
 
+def random_keys(count: int, rng: np.random.Generator) -> Keys:
+    """Keys as images would have them under a secret that nobody knows."""
+    return rng.integers(0, 2**64, count, dtype=np.uint64)
+
+
 @njit(nogil=True, cache=True)
 def keyed_permutations(keys: Any, size: int) -> Any:
     """For every key an own, uniformly drawn order of range(size): int32 [n, size] (Fisher-Yates on SplitMix64)."""

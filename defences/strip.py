@@ -7,7 +7,7 @@ Known to beat it: source-specific triggers, and triggers an overlay destroys (do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numba import njit
@@ -83,6 +83,8 @@ class Strip:
     blend: Blend = "add"
 
     name = "strip"
+    calibrated: ClassVar[frozenset[str]] = frozenset({"overlays", "threshold", "slack"})
+    """What comes from calibration.npz."""
 
     def __post_init__(self) -> None:
         n = len(self.overlays)
@@ -155,8 +157,8 @@ class StripSession:
 
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
-        overlays_seen: int [n].
-        mean_entropy: float64 [n] in bits over the overlays seen so far.
+        calls: int [n].
+        scores: float64 [n] in bits over the overlays seen so far.
     """
 
     def __init__(self, strip: Strip, shape: tuple[int, ...]) -> None:
@@ -188,12 +190,12 @@ class StripSession:
         return np.flatnonzero(self._in_doubt)
 
     @property
-    def overlays_seen(self) -> NDArray[np.int64]:
+    def calls(self) -> NDArray[np.int64]:
         return self._stages[self._stage]
 
     @property
-    def mean_entropy(self) -> NDArray[np.float64]:
-        return self._sum / np.maximum(self.overlays_seen, 1)
+    def scores(self) -> NDArray[np.float64]:
+        return self._sum / np.maximum(self.calls, 1)
 
     def probe(self) -> Images:
         """The images whose turn it is, each under the overlays of its stage, one image after the other."""

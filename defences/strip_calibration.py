@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.calibration import Progress, Split, silent
-from defences.conformal import conformal_rank, conformal_threshold
-from defences.keyed import Keys, keyed_permutations
+from defences.calibration import PartOf, Progress, Split, Terms, rows_per_forward, silent
+from defences.conformal import conformal_rank
+from defences.joint_calibration import FittedDetector, conclude
+from defences.keyed import keyed_permutations, random_keys
 from defences.strip import Blend, Strip, entropy_bits
 from models.classifier import Classifier, Images
 
 OVERLAYS_AT_MOST = 96
-_ROWS_PER_FORWARD = 1024
-_NUMBERS_PER_FORWARD = 1 << 24
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
 # Where a first decision may fall; the later stages double until the bank is used up.
 _FIRST_STAGES = (2, 3, 4)
@@ -28,7 +27,7 @@ _SLACK_ERRORS = (1.0, 1.5, 2.0, 3.0)
 _MEAN_OVERLAYS_AT_MOST = 8.0
 # Where too few images are refused to see which of them leave early, the lowest twentieth stands in.
 _TAIL = 0.05
-# A threshold at which any overconfident classifier's clean images lie tells nothing about triggers.
+# At such a threshold lie the clean images of an overconfident classifier.
 _SEPARATES_BITS = 1e-4
 
 
@@ -86,33 +85,42 @@ def calibrate_strip(
 
     Cost: up to 96 model calls per image of either part for each overlay tried; most held images leave early.
     """
-    rng = np.random.default_rng(seed)
+    terms = Terms(rate=rate, confidence=confidence, seed=seed, progress=progress)
+    best, scores, trials = _chosen(classifier, parts, terms)
+    (calibrated,) = conclude([_fitted(best, scores, trials)], terms)
+    return StripChoice(
+        strip=replace(best.strip, threshold=calibrated.threshold),
+        mode=calibrated.mode,
+        reason=calibrated.reason,
+        scores=scores,
+        mean_overlays=calibrated.mean_calls,
+        false_abstentions=float((best.scores() <= calibrated.threshold).mean()),
+        chosen=best.trial,
+        trials=trials,
+    )
+
+
+def fit_strip(classifier: Classifier, parts: Split, terms: Terms) -> FittedDetector:
+    """The same with the threshold still open, to calibrate STRIP together with other detectors."""
+    return _fitted(*_chosen(classifier, parts, terms))
+
+
+def _chosen(classifier: Classifier, parts: Split, terms: Terms) -> tuple[_Draft, NDArray[np.float64], tuple[OverlayTrial, ...]]:
+    """The best draft, what it scores on the held images, and all trials."""
+    rng = np.random.default_rng(terms.seed)
     count = min(OVERLAYS_AT_MOST, len(parts.choosing) // 2)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
     choosing = parts.choosing.images[count:]
     drafts: list[_Draft] = []
     for number, (blend, weight) in enumerate(_OVERLAYS):
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend)
-        done = _Told(progress, "overlays", number, len(_OVERLAYS))
-        drafts += _drafts(strip, _entropies(strip, classifier, choosing, rng, done), rate)
+        done = PartOf(terms.progress, "overlays", number, len(_OVERLAYS))
+        drafts += _drafts(strip, _entropies(strip, classifier, choosing, rng, done), terms.rate)
     best = _best(drafts)
     held = parts.holding.images
-    rank = conformal_rank(len(held), rate, confidence)
-    scores = _staged_scores(best.strip, classifier, held, rank, rng, _Told(progress, "threshold", 0, 1))
-    return _concluded(best, scores, rate, confidence, tuple(draft.trial for draft in drafts))
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A progress report that is part `number` of `parts`."""
-
-    progress: Progress
-    what: str
-    number: int
-    parts: int
-
-    def __call__(self, done: int, of: int) -> None:
-        self.progress(self.what, self.number * of + done, self.parts * of)
+    rank = conformal_rank(len(held), terms.rate, terms.confidence)
+    scores = _staged_scores(best.strip, classifier, held, rank, rng, PartOf(terms.progress, "threshold", 0, 1))
+    return best, scores, tuple(draft.trial for draft in drafts)
 
 
 @dataclass(frozen=True)
@@ -189,11 +197,11 @@ def _entropies(
 ) -> NDArray[np.float64]:
     """The entropy of every image under every overlay, in an order of the image's own: [n, N]."""
     result = np.empty((len(images), len(strip.overlays)))
-    at_once = max(1, _rows(images) // len(strip.overlays))
+    at_once = max(1, rows_per_forward(images) // len(strip.overlays))
     for start in range(0, len(images), at_once):
         progress(start, len(images))
         block = images[start : start + at_once]
-        order = keyed_permutations(_random_keys(len(block), rng), len(strip.overlays))
+        order = keyed_permutations(random_keys(len(block), rng), len(strip.overlays))
         result[start : start + at_once] = entropy_bits(classifier.predict(strip.superimpose(block, order))).reshape(
             len(block), -1
         )
@@ -214,7 +222,7 @@ def _staged_scores(
     The statistic is a maximum over stages, so it only grows: an image that is far above the rest after one stage need not pay for the
     others. Whether that was right is checked at the end, and everything is measured again with more survivors if not.
     """
-    order = keyed_permutations(_random_keys(len(images), rng), len(draft.overlays))
+    order = keyed_permutations(random_keys(len(images), rng), len(draft.overlays))
     survivors = 4 * rank + 50
     while True:
         scores, finalists, lowest_left_out = _raced(draft, classifier, images, order, survivors, progress)
@@ -235,7 +243,7 @@ def _raced(
     racing, lowest_left_out, seen = np.arange(len(images)), np.inf, 0
     for stage, slack in zip(draft.stages, draft.slack, strict=True):
         progress(seen, draft.stages[-1])
-        at_once = max(1, _rows(images) // (stage - seen))
+        at_once = max(1, rows_per_forward(images) // (stage - seen))
         for start in range(0, len(racing), at_once):
             rows = racing[start : start + at_once]
             outputs = classifier.predict(draft.superimpose(images[rows], order[rows, seen:stage]))
@@ -250,32 +258,29 @@ def _raced(
     return scores, racing, lowest_left_out
 
 
-def _concluded(
-    best: _Draft, scores: NDArray[np.float64], rate: float, confidence: float | None, trials: tuple[OverlayTrial, ...]
-) -> StripChoice:
-    """Read the threshold off the held scores; one below which no backdoor could be told apart only monitors."""
-    threshold = conformal_threshold(scores, rate, confidence)
-    promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
-    reason = f"threshold {threshold:.4g} bits from {len(scores)} held images: at most {rate:g} of clean images refused {promise}"
-    separates = threshold > _SEPARATES_BITS
-    if not separates:
-        reason += f"; clean images score as low as a perfect backdoor would (threshold <= {_SEPARATES_BITS:g} bits), so it only monitors"
-    return StripChoice(
-        strip=replace(best.strip, threshold=threshold),
-        mode="enforce" if separates else "monitor",
-        reason=reason,
-        scores=scores,
-        mean_overlays=best.mean_overlays(threshold),
-        false_abstentions=float((best.scores() <= threshold).mean()),
-        chosen=best.trial,
-        trials=trials,
+def _fitted(best: _Draft, scores: NDArray[np.float64], trials: tuple[OverlayTrial, ...]) -> FittedDetector:
+    strip = best.strip
+    return FittedDetector(
+        name=strip.name,
+        settings={"blend": strip.blend, "weight": strip.weight, "stages": list(strip.stages)},
+        arrays={"overlays": strip.overlays, "slack": np.asarray(strip.slack)},
+        card={"chosen": asdict(best.trial), "trials": [asdict(trial) for trial in trials]},
+        choosing=best.scores(),
+        holding=scores,
+        at=lambda threshold: replace(strip, threshold=threshold),
+        mean_calls=best.mean_overlays,
+        unit="bits",
+        summary=f"{strip.blend} {strip.weight:g}, stages {strip.stages}",
+        remark=_remark,
     )
 
 
-def _rows(images: Images) -> int:
-    """How many rows of this size go into one forward call: bounded in bytes."""
-    return min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(images.shape[1:])))
-
-
-def _random_keys(count: int, rng: np.random.Generator) -> Keys:
-    return rng.integers(0, 2**64, count, dtype=np.uint64)
+def _remark(threshold: float) -> str:
+    if threshold == -np.inf:
+        return "; too many clean images score as low as a perfect backdoor would for any to be refused, so it only monitors"
+    if threshold <= _SEPARATES_BITS:
+        return (
+            f"; clean images score as low as a perfect backdoor would (threshold <= {_SEPARATES_BITS:g} bits): "
+            "distrust a classifier that is so sure, it may carry one"
+        )
+    return ""

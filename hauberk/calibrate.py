@@ -13,15 +13,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
-from defences.assembly import DETECTORS, assemble, calibrated_for
-from defences.calibration import PurifierChoice, Split, choose_purifier
+from attacks.evasion_training import EPS
+from defences.assembly import assemble
+from defences.calibration import PurifierChoice, Split, Terms, choose_purifier
 from defences.calibration import split as split_data
 from defences.defended_classifier import DefendedClassifier
+from defences.joint_calibration import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.reverse_sigmoid import ReverseSigmoid
-from defences.strip_calibration import StripChoice, calibrate_strip
 from hauberk.classifier_options import open_classifier
+from hauberk.detectors import FITS, chosen_fits, images_to_choose_on
 from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
@@ -48,8 +49,11 @@ def calibrate(
     labels: Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")] = None,
     input_range: Annotated[str | None, typer.Option(help="What 0 and 1 are at the model's input: 0,1 or 0,255 or -1,1.")] = None,
     outputs: Annotated[str | None, typer.Option(help="logits or probabilities; seen from the outputs when not given.")] = None,
-    detectors: Annotated[str, typer.Option(help="Which detectors, with commas between.")] = "strip",
+    detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(FITS)}.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
+    evasion_eps: Annotated[
+        float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
+    ] = EPS,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_AT_MOST, help="Of the split, the overlays and their order.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
@@ -58,28 +62,22 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
-    wanted = [detector.strip() for detector in detectors.split(",") if detector.strip()]
-    if wanted != ["strip"]:
-        raise InvalidInput(f"expected --detectors from {', '.join(DETECTORS)}, got {detectors!r}")
+    fits = chosen_fits(detectors, evasion_eps=evasion_eps)
     used = threads or processors()
     served_as = name or out.resolve().name
     if not re.fullmatch(NAME, served_as):
         raise InvalidInput(f"expected a name of letters, digits, '.', '_' and '-', got {served_as!r}; give one with --name")
     _check_target(out)
     clean = read_data(data, split, rows)
-    parts = split_data(clean, rate=false_abstention_rate, confidence=confidence, seed=seed)
+    parts = split_data(
+        clean, rate=false_abstention_rate, confidence=confidence, seed=seed, choosing_at_most=images_to_choose_on(fits)
+    )
     model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
     with progress_bar() as report:
         purifier = choose_purifier(model, clean, threads=used, progress=report)
-        strip = calibrate_strip(
-            model,
-            parts,
-            rate=false_abstention_rate,
-            confidence=confidence,
-            seed=seed,
-            progress=report,
-        )
-    fitted = _Fitted(model, purifier, strip, parts)
+        terms = Terms(rate=false_abstention_rate, confidence=confidence, seed=seed, progress=report)
+        calibrated = calibrate_detectors(model, parts, fits, terms)
+    fitted = _Fitted(model, purifier, calibrated, parts)
     provenance = {
         "data": {
             "file": data.name,
@@ -103,13 +101,13 @@ class _Fitted:
 
     model: KerasClassifier
     purifier: PurifierChoice
-    strip: StripChoice
+    detectors: tuple[CalibratedDetector, ...]
     parts: Split
 
     def settings(self, name: str) -> dict[str, Any]:
         """hauberk.toml."""
         low, high = self.model.input_range
-        purifier, strip = self.purifier.purifier, self.strip.strip
+        purifier = self.purifier.purifier
         return {
             "format": FORMAT,
             "name": name,
@@ -129,26 +127,9 @@ class _Fitted:
                     "norm": purifier.norm,
                     "iterations": purifier.iterations,
                 },
-                {
-                    "name": strip.name,
-                    "mode": self.strip.mode,
-                    "blend": strip.blend,
-                    "weight": strip.weight,
-                    "stages": list(strip.stages),
-                },
+                *(detector.settings() for detector in self.detectors),
                 {"name": ReverseSigmoid.name, "mode": "enforce", "beta": ReverseSigmoid().beta, "gamma": ReverseSigmoid().gamma},
             ],
-        }
-
-    def arrays(self, settings: dict[str, Any]) -> dict[str, NDArray[Any]]:
-        """calibration.npz."""
-        strip = self.strip.strip
-        return {
-            "strip_calibrated_for": np.array(calibrated_for(settings["defences"][1])),
-            "strip_overlays": strip.overlays,
-            "strip_threshold": np.array(strip.threshold),
-            "strip_slack": np.asarray(strip.slack),
-            "strip_clean_scores": self.strip.scores,
         }
 
     def card(self, provenance: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
@@ -167,15 +148,7 @@ class _Fitted:
                 "undefended_accuracy": self.purifier.undefended_accuracy,
                 "trials": [asdict(trial) for trial in self.purifier.trials],
             },
-            "strip": {
-                "mode": self.strip.mode,
-                "reason": self.strip.reason,
-                "threshold_bits": self.strip.strip.threshold,
-                "held_images": len(self.strip.scores),
-                "mean_overlays": self.strip.mean_overlays,
-                "chosen": asdict(self.strip.chosen),
-                "trials": [asdict(trial) for trial in self.strip.trials],
-            },
+            **{detector.name: detector.card() for detector in self.detectors},
             "measured": measured,
         }
 
@@ -190,7 +163,7 @@ def _write(
         draft.mkdir()
         save(fitted.model.model, draft / MODEL)
         settings = fitted.settings(name)
-        arrays = fitted.arrays(settings)
+        arrays = calibration_arrays(fitted.detectors)
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(provenance, {}))
         defended = assemble(unmeasured, fitted.model, secret=b"", threads=threads)
         measured = {"calibration_images": _measure(defended, fitted.model, fitted.parts.holding)}
@@ -216,9 +189,7 @@ def _measure(defended: DefendedClassifier, classifier: KerasClassifier, data: Da
         "accuracy_on_answered": float(hits[answered].mean()) if answered.any() else None,
         "accuracy_abstention_counted_wrong": float(hits.mean()),
         "abstained": float(decisions.abstained.mean()),
-        "mean_overlays": float(np.mean([d.overlays.mean() for d in decisions.trace.detections]))
-        if decisions.trace.detections
-        else 0.0,
+        "mean_model_calls": decisions.trace.model_calls / len(data),
     }
 
 
@@ -252,15 +223,15 @@ def _other_half(path: Path, split: str) -> Dataset | None:
 def _summarise(bundle: Bundle, fitted: _Fitted, measured: dict[str, Any]) -> None:
     print(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}")
     print(f"  total_variation  {fitted.purifier.mode}: weight {fitted.purifier.purifier.weight:g}; {fitted.purifier.reason}")
-    strip = fitted.strip.strip
-    print(f"  strip            {fitted.strip.mode}: {strip.blend} {strip.weight:g}, stages {strip.stages}; {fitted.strip.reason}")
+    for detector in fitted.detectors:
+        print(f"  {detector.name:<15}  {detector.mode}: {detector.fitted.summary}; {detector.reason}")
     print("  reverse_sigmoid  enforce")
     for where, numbers in measured.items():
         answered = numbers["accuracy_on_answered"]
         print(
             f"  {where.replace('_', ' ')} ({numbers['images']:,}): accuracy {100 * numbers['undefended_accuracy']:.2f} % undefended, "
             + (f"{100 * answered:.2f} % on answered, " if answered is not None else "")
-            + f"{100 * numbers['abstained']:.2f} % abstained, {numbers['mean_overlays']:.1f} overlays per image"
+            + f"{100 * numbers['abstained']:.2f} % abstained, {numbers['mean_model_calls']:.1f} model calls per image"
         )
     print(f"serve it: hauberk serve --bundle {bundle.directory}")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from defences.binary_input_detector import BinaryInputDetector
+from defences.sentinet import SentiNet
 from defences.strip import Strip
 from defences.total_variation import TotalVariation
+from models.binary_network import default_layout, layer_weights
 from service.admission import Admission
 
 
@@ -19,6 +22,11 @@ def compile_kernels() -> None:
         purifier.masks((2, 8, 8, 1), keys)
     strip = Strip(overlays=np.zeros((2, 8, 8, 1), np.uint8), threshold=0.0, stages=(2,), slack=(0.0,))
     strip.begin(images, keys).probe()
+    layout = default_layout((8, 8, 1))
+    weights = np.zeros(int(layer_weights(layout).sum()), np.float32)
+    BinaryInputDetector(weights=weights, layout=layout, shape=(8, 8, 1), threshold=0.0).begin(images, keys)
+    labels = np.zeros(2, np.int64)
+    SentiNet(overlays=strip.overlays, overlay_labels=labels, threshold=0.0).begin(images, keys).probe()
     Admission((1, 1, 1), 1).warm_up()
 
 

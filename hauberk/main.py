@@ -10,7 +10,10 @@ import traceback
 
 import typer
 
+from hauberk.attack import attack
 from hauberk.calibrate import calibrate
+from hauberk.evaluate import evaluate
+from hauberk.scan import scan
 from hauberk.serve import serve
 from hauberk.train import train
 from models.errors import InvalidInput
@@ -23,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (serve, train, calibrate):
+for command in (serve, train, calibrate, scan, evaluate, attack):
     app.command()(command)
 
 

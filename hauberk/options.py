@@ -21,19 +21,27 @@ SEED_AT_MOST = 2**32 - 1
 
 def read_data(path: Path, split: str, rows: str | None) -> Dataset:
     """The data in `path`, or its rows START:STOP."""
+    data = load_dataset(path, split=chosen_split(split))
+    return data if rows is None else data.take(chosen_rows(rows, len(data)))
+
+
+def chosen_split(split: str) -> Split:
+    """What --split says. Raises: InvalidInput."""
     if split not in ("train", "test"):
         raise InvalidInput(f"expected --split train or test, got {split!r}")
-    data = load_dataset(path, split=cast(Split, split))
-    if rows is None:
-        return data
+    return cast(Split, split)
+
+
+def chosen_rows(rows: str, samples: int) -> slice:
+    """What --rows START:STOP says of so many samples. Raises: InvalidInput."""
     start, separator, stop = rows.partition(":")
     try:
-        chosen = slice(int(start or 0), int(stop or len(data)))
+        chosen = slice(int(start or 0), int(stop or samples))
     except ValueError:
         chosen = slice(0, 0)
-    if not separator or not 0 <= chosen.start < chosen.stop <= len(data):
-        raise InvalidInput(f"expected --rows START:STOP within 0:{len(data)}, got {rows!r}")
-    return data.take(chosen)
+    if not separator or not 0 <= chosen.start < chosen.stop <= samples:
+        raise InvalidInput(f"expected --rows START:STOP within 0:{samples}, got {rows!r}")
+    return chosen
 
 
 def check_writable(directory: Path) -> None:
@@ -47,14 +55,19 @@ def check_writable(directory: Path) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """A bar on stderr that follows reports of (what, done, of)."""
+    """A bar on stderr that follows reports of (what, done, of); nothing is drawn before the first."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, int] = {}
+    bar = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, int] = {}
 
-        def report(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's TaskID is an int
+    def report(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            bar.start()
+            tasks[what] = bar.add_task(what, total=of)
+        bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's TaskID is an int
 
+    try:
         yield report
+    finally:
+        if tasks:
+            bar.stop()

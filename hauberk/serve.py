@@ -14,6 +14,7 @@ import typer
 from defences.assembly import check
 from models.bundle import read_bundle
 from models.errors import InvalidInput
+from service import telemetry
 from service.settings import read_settings
 
 _SERVICE = "service.gateway:Gateway"
@@ -41,6 +42,7 @@ def serve(
     address = _address(host)
     settings = read_settings()
     check(read_bundle(settings.bundle), modes=settings.modes)
+    telemetry.check(settings)
     _check_free(address, host, port)
     print(f"starting Hauberk with {settings.bundle}, this takes a few seconds", file=sys.stderr, flush=True)
     # Replaced, not spawned: signals and the exit code are the server's own. -P: the working directory is not searched for modules.

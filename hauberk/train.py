@@ -1,19 +1,27 @@
-"""hauberk train: the reference network, reproducibly, on purified images."""
+"""hauberk train: the reference network, reproducibly, on purified images; with --adversarial, a network hardened against evasion."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from defences.purified_training import with_purified_copies
+from hauberk.classifier_options import open_classifier
 from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from models.adversarial_trainer import AdversarialTrainer, named_attacks
+from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, save
+from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.training import Recipe, robust_network, save
 from models.training import train as fit
+from models.training_state import Epoch
 from service.settings import processors
+
+_VALIDATION_AT_MOST = 1000
 
 
 def train(
@@ -28,26 +36,112 @@ def train(
     purified: Annotated[
         bool, typer.Option(help="Train on a purified copy of every image beside it, so that purifying costs less.")
     ] = True,
+    adversarial: Annotated[str | None, typer.Option(help="Train against this attack: fgm or pgd.")] = None,
+    eps: Annotated[float, typer.Option(help="With --adversarial: by how much it changes a pixel, of a range of 1.")] = 0.3,
+    iterations: Annotated[int, typer.Option(help="With --adversarial pgd: steps of the attack.")] = 7,
+    ratio: Annotated[float, typer.Option(help="With --adversarial: the share of each batch that is attacked.")] = 1.0,
+    trades: Annotated[float, typer.Option(help="With --adversarial: TRADES with this weight of the divergence, instead.")] = 0.0,
+    shift: Annotated[int, typer.Option(help="With --adversarial: move every image by up to so many pixels each way.")] = 0,
+    patience: Annotated[
+        int | None, typer.Option(help="With --adversarial: stop after so many epochs without better robust accuracy.")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="With --adversarial: harden a copy of this model, NAME.keras, instead of a new one.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
 ) -> None:
-    """Train the reference network.
+    """Train the reference network, or harden a network against an attack.
+
+    A killed --adversarial run goes on after its last epoch when the same command is given again (NAME.training.npz holds it).
 
     Example: hauberk train --data models/data/mnist.npz --rows 0:55000 --out mnist.keras
     """
     if out.suffix != ".keras":
         raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
+    if classifier is not None and adversarial is None:
+        raise InvalidInput("expected --adversarial fgm or pgd with --classifier, got none; a model is hardened, not trained anew")
     check_writable(out.parent)
     used = threads or processors()
     recipe = Recipe(epochs=epochs, seed=seed)
+    trainer = None
+    if adversarial is not None:
+        attacks = named_attacks(adversarial, eps, iterations=iterations)
+        trainer = AdversarialTrainer(attacks=attacks, recipe=recipe, ratio=ratio, beta=trades, shift=shift, patience=patience)
     dataset = read_data(data, split, rows)
-    given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
-    with progress_bar() as report:
-        report("training", 0, epochs)
-        model = fit(given, recipe=recipe, threads=used, on_epoch=lambda epoch, loss: report("training", epoch, epochs))
+    if trainer is not None:
+        model = _hardened(trainer, dataset, out, purified=purified, threads=used, classifier=classifier)
+    else:
+        given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
+        with progress_bar() as report:
+            report("training", 0, epochs)
+            model = fit(given, recipe=recipe, threads=used, on_epoch=lambda epoch, loss: report("training", epoch, epochs))
     save(model, out)
+    if trainer is not None:
+        _checkpoint(out).unlink(missing_ok=True)
     print(f"{out}: {model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}")
-    if split == "train":
+    if split == "train" and classifier is None:
         _print_test_accuracy(model, data)
+
+
+def _hardened(
+    trainer: AdversarialTrainer, data: Dataset, out: Path, *, purified: bool, threads: int, classifier: Path | None
+) -> Any:
+    """The Keras model of the best epoch, judged on a tenth of the data, at most 1,000 images, that it is not trained on."""
+    seed = trainer.recipe.seed
+    order = np.random.default_rng(seed).permutation(len(data))
+    held = min(len(data) // 10, _VALIDATION_AT_MOST)
+    validation = data.take(np.sort(order[:held])) if held else None
+    kept = data.take(np.sort(order[held:]))
+    start = _start(data, classifier, trainer.attacks[0].eps, seed, threads)
+    given = with_purified_copies(kept, seed=seed, threads=threads) if purified else kept
+    checkpoint = _checkpoint(out)
+    goes_on = checkpoint.exists()
+    with progress_bar() as report:
+
+        def step(done: int, of: int) -> None:
+            nonlocal goes_on
+            if goes_on:
+                print(f"{checkpoint}: going on after its last epoch")
+                goes_on = False
+            report("training", done, of)
+
+        hardened = trainer(
+            start,
+            given,
+            validation=validation,
+            checkpoint=checkpoint,
+            on_step=step,
+            on_epoch=_print_epoch,
+        )
+    print(f"taken: epoch {hardened.best.number} of {len(hardened.epochs)}")
+    return hardened.classifier.model
+
+
+def _start(data: Dataset, classifier: Path | None, eps: float, seed: int, threads: int) -> KerasClassifier:
+    if classifier is not None:
+        return open_classifier(classifier, data, labels=None, input_range=None, outputs=None, threads=threads)
+    classes = int(data.labels.max()) + 1
+    if classes < 2:
+        raise InvalidInput("expected labels of at least 2 classes to train on, got only class 0")
+    import_tensorflow(threads)
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    h, w, c = data.images.shape[1:]
+    return KerasClassifier(robust_network((h, w, c), classes, eps))
+
+
+def _print_epoch(epoch: Epoch) -> None:
+    judged = (
+        ""
+        if math.isnan(epoch.robust)
+        else f", held images {100 * epoch.accuracy:.1f} % right, {100 * epoch.robust:.1f} % attacked"
+    )
+    print(f"epoch {epoch.number}: loss {epoch.loss:.4f}{judged}")
+
+
+def _checkpoint(out: Path) -> Path:
+    return out.with_suffix(".training.npz")
 
 
 def _print_test_accuracy(model: object, data: Path) -> None:

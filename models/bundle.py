@@ -97,6 +97,11 @@ def default_bundle_directory() -> Path:
     return Path(__file__).parent / "bundles" / "mnist"
 
 
+def standard_bundle_directory() -> Path:
+    """The other bundle that ships: the same digits, trained without an adversary, to compare with and to show attacks on."""
+    return default_bundle_directory().with_name("mnist-standard")
+
+
 def read_bundle(directory: Path) -> Bundle:
     """Read a bundle and verify it. Raises: InvalidBundle, one sentence that says what is wrong and where."""
     if not directory.is_dir():
@@ -138,6 +143,14 @@ def write_bundle(
     digests = {name: _sha256(directory / name) for name in names}
     (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
     return read_bundle(directory)
+
+
+def record(bundle: Bundle, name: str, found: Any) -> Bundle:
+    """Write what was measured of a bundle into its card, which gives the bundle another version. Raises: InvalidBundle."""
+    card = {key: value for key, value in bundle.card.items() if key != name}
+    files = card.pop("files")
+    (bundle.directory / CARD).write_text(json.dumps({**card, name: found, "files": files}, indent=2) + "\n")
+    return read_bundle(bundle.directory)
 
 
 def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:

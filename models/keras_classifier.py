@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from models.classifier import Images, Probabilities
+from models.activations import KerasActivations
+from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities
 from models.errors import InvalidInput
+from models.keras_gradients import KerasGradients
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-# A network's activations are many times its input: 55 images of 224x224x3, all 512 of 32x32x3.
+# A network's activations are many times its input: 55 images of 224x224x3, all 256 of 32x32x3. Of 512 digits they are 30 MB, which no
+# cache holds: two batches of 256 take a fifth less time.
 _NUMBERS_PER_FORWARD = 1 << 23
+_ROWS_PER_FORWARD = 256
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
 
 Outputs = Literal["probabilities", "logits"]
@@ -67,12 +71,12 @@ class KerasClassifier:
     graph: outside, images are float32 [n, h, w, c] in [0, 1] and outputs are float32 [n, k] with k >= 2.
 
     Args:
-        model: a Keras model with one input and one output.
+        model: a Keras model with one input and one output; a subclassed or unbuilt one is built for `input_shape`.
         labels: the class names; ("0", "1", ...) when not given.
         input_shape: (h, w, c); needed only when the model leaves a dimension open or takes flat input.
         input_range: (low, high), what 0 and 1 become at the model's input.
         outputs: whether the model ends in probabilities or in logits.
-        batch_size: at most this many images a forward call; larger batches are split, so that memory stays bounded. 512 when not
+        batch_size: at most this many images a forward call; larger batches are split, so that memory stays bounded. 256 when not
             given, fewer for large images.
 
     Raises: InvalidInput: a model whose input or output cannot be read as one image in, one class distribution out.
@@ -89,6 +93,7 @@ class KerasClassifier:
         batch_size: int | None = None,
     ) -> None:
         tf = import_tensorflow()
+        model = _with_inputs(model, input_shape)
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise InvalidInput(f"expected a model with 1 input and 1 output, got {len(model.inputs)} and {len(model.outputs)}")
         own = tuple(model.inputs[0].shape[1:])
@@ -98,13 +103,16 @@ class KerasClassifier:
         if len(self.labels) != max(columns, 2):
             raise InvalidInput(f"expected {max(columns, 2)} labels, one per class of the model, got {len(self.labels)}")
         self.model, self.input_range, self.outputs = model, input_range, outputs
-        self.batch_size = batch_size or max(1, min(512, _NUMBERS_PER_FORWARD // int(np.prod(self.input_shape))))
+        self.batch_size = batch_size or max(1, min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(self.input_shape))))
         low, high = input_range
         model_shape = [-1, *(size if size is not None else wanted for size, wanted in zip(own, self.input_shape, strict=False))]
 
-        def forward(images: Any) -> Any:
+        def raw_outputs(images: Any, training: bool = False) -> Any:
             scaled = images * (high - low) + low if (low, high) != (0.0, 1.0) else images
-            raw = tf.cast(model(tf.reshape(scaled, model_shape), training=False), tf.float32)
+            return tf.cast(model(tf.reshape(scaled, model_shape), training=training), tf.float32)
+
+        def forward(images: Any) -> Any:
+            raw = raw_outputs(images)
             if columns == 1:
                 # 1 - sigmoid(20) is 0 in float32, sigmoid(-20) is not.
                 both = (tf.sigmoid(-raw), tf.sigmoid(raw)) if outputs == "logits" else (1 - raw, raw)
@@ -115,6 +123,8 @@ class KerasClassifier:
         self.forward = tf.function(forward, input_signature=signature, autograph=False)
         self._run = self.forward.get_concrete_function()
         self._constant = tf.constant
+        self._gradients = KerasGradients(raw_outputs, self.input_shape, outputs=outputs, batch_size=self.batch_size)
+        self._activations = KerasActivations(raw_outputs, model, self.input_shape, batch_size=self.batch_size)
 
     @classmethod
     def load(cls, path: Path, *, threads: int | None = None, **options: Any) -> KerasClassifier:
@@ -144,6 +154,42 @@ class KerasClassifier:
         parts = [self._forward(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)]
         return np.concatenate(parts)
 
+    def logits(self, images: Images) -> Logits:
+        """Logits [n, k]; those before the softmax of a model that ends in one, and symmetric ones for a single output."""
+        return self._gradients.logits(images)
+
+    def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:
+        """See `DifferentiableClassifier.loss_gradient`."""
+        return self._gradients.loss_gradient(images, labels, loss)
+
+    def class_gradients(self, images: Images) -> Images:
+        """See `DifferentiableClassifier.class_gradients`."""
+        return self._gradients.class_gradients(images)
+
+    def layers(self) -> tuple[str, ...]:
+        """See `ActivationClassifier.layers`."""
+        return self._activations.layers
+
+    def hidden_layer(self) -> str:
+        """See `ActivationClassifier.hidden_layer`."""
+        return self._activations.hidden_layer
+
+    def earlier_layer(self) -> str | None:
+        """See `ActivationClassifier.earlier_layer`."""
+        return self._activations.earlier_layer
+
+    def activations(self, images: Images, layer: str | int | None = None) -> Activations:
+        """See `ActivationClassifier.activations`; large feature maps are averaged over squares, see `models.activations`."""
+        return self._activations(images, layer)
+
+    def activation_gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
+        """See `DifferentiableActivations.activation_gradients`."""
+        return self._activations.gradients(images, layer, by_activations)
+
+    def graph_logits(self, images: Any, training: bool = False) -> Any:
+        """Logits [n, k] of a tensor of images as TensorFlow operations, for whoever builds a tf.function around them."""
+        return self._gradients.graph_logits(images, training)
+
     def _forward(self, images: Images) -> Probabilities:
         outputs: Probabilities = self._run(self._constant(images)).numpy()
         return outputs
@@ -165,6 +211,18 @@ def load_model(path: Path, *, threads: int | None = None) -> Any:
     except Exception as failure:
         reason = str(failure).strip().split("\n")[0][:200]
         raise InvalidInput(f"expected a Keras model that loads in safe mode, but {path.name} does not: {reason}") from failure
+
+
+def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:
+    """The model itself where it knows its inputs; else a functional model around it for images of this shape."""
+    import keras
+
+    if hasattr(model, "inputs") and model.inputs:
+        return model
+    if input_shape is None:
+        raise InvalidInput(f"expected input_shape (h, w, c) for {type(model).__name__}, a model that does not say what it takes")
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, model(inputs))
 
 
 def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:

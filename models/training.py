@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import import_tensorflow
 
+Build = Callable[[tuple[int, int, int], int], Any]
+"""(input shape, classes) -> a Keras model, untrained, that ends in a softmax."""
+
+Optimiser = Literal["adam", "momentum", "sgd"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train: Adam with a cosine-decayed step size.
+    """How to train: Adam with a cosine-decayed step size, unless it says otherwise.
 
     Args:
         epochs: passes over the data.
         batch_size: images a step.
         learning_rate: the first step size.
         seed: of weights, shuffling and dropout; the same seed, data and thread count give the same weights.
+        optimiser: "adam", "momentum" (SGD with momentum .9) or "sgd" (without).
+        decay: "cosine" to zero, or "none".
+        steps_at_least: more passes over few data, until so many steps are made.
     """
 
     epochs: int = 12
     batch_size: int = 128
     learning_rate: float = 2e-3
     seed: int = 0
+    optimiser: Optimiser = "adam"
+    decay: Literal["cosine", "none"] = "cosine"
+    steps_at_least: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("steps_at_least", 0)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"expected {name} >= {least}, got {getattr(self, name)}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InvalidInput(f"expected learning_rate > 0, got {self.learning_rate}")
+        for name, known in (("optimiser", get_args(Optimiser)), ("decay", ("cosine", "none"))):
+            if getattr(self, name) not in known:
+                raise InvalidInput(f"expected {name} of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def passes(self, samples: int) -> int:
+        """Passes over this many samples."""
+        return max(self.epochs, -(-self.steps_at_least // -(-samples // self.batch_size)))
+
+    def build_optimiser(self, step_size: Any) -> Any:
+        """The Keras optimiser, with a number or a schedule as its step size."""
+        import keras
+
+        if self.optimiser == "adam":
+            return keras.optimizers.Adam(step_size)
+        return keras.optimizers.SGD(step_size, momentum=0.9 if self.optimiser == "momentum" else 0.0)
 
 
 def reference_network(input_shape: tuple[int, int, int], classes: int) -> Any:
@@ -57,6 +88,44 @@ def reference_network(input_shape: tuple[int, int, int], classes: int) -> Any:
     )
 
 
+def robust_network(input_shape: tuple[int, int, int], classes: int, eps: float) -> Any:
+    """For adversarial training under L-inf `eps` in [0, 1]: a fixed level of every value, two strided convolutions, a dense layer of 128.
+
+        level(x) = clip((x - low) / (1 - 2 low), 0, 1) + x / 50,   low = 4/3 eps, at most .45
+
+    Networks that were trained adversarially on digits have learnt such a level in their first layer (Madry et al. 2017, arXiv:1706.06083,
+    appendix C), though not as tight a one: values within `eps` of either end of the range stay near that end whatever an attacker does,
+    and he is left with those in between. At small `eps` it is next to the identity. It is flat nowhere (x / 50): every step along the
+    sign of the gradient finds its direction, nothing is hidden from who attacks or trains.
+    """
+    import_tensorflow()
+    import keras
+    from keras import layers
+
+    channels = input_shape[2]
+    model = keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Conv2D(3 * channels, 1, activation="relu", trainable=False, name="ramps"),
+            layers.Conv2D(channels, 1, use_bias=False, trainable=False, name="level"),
+            layers.Conv2D(24, 4, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(48, 4, strides=2, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+    low = min(4 / 3 * eps, 0.45)
+    slope = 1 / (1 - 2 * low)
+    each = np.eye(channels, dtype=np.float32)
+    # relu(slope (x - low)) - relu(slope (x - high)) + relu(x) / 50
+    ramps = np.concatenate([slope * each, slope * each, each], axis=1)
+    starts = np.repeat(np.array([-slope * low, -slope * (1 - low), 0], np.float32), channels)
+    model.get_layer("ramps").set_weights([ramps[None, None], starts])
+    model.get_layer("level").set_weights([np.concatenate([each, -each, each / 50])[None, None]])
+    return model
+
+
 def train(
     data: Dataset,
     *,
@@ -78,13 +147,14 @@ def train(
     tf.config.experimental.enable_op_determinism()
     h, w, c = data.images.shape[1:]
     model = reference_network((h, w, c), classes)
-    steps = -(-len(data) // recipe.batch_size) * recipe.epochs
+    passes = recipe.passes(len(data))
+    steps = -(-len(data) // recipe.batch_size) * passes
+    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
-        "sparse_categorical_crossentropy",
+        recipe.build_optimiser(schedule if recipe.decay == "cosine" else recipe.learning_rate), "sparse_categorical_crossentropy"
     )
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
-    model.fit(data.images, data.labels, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=0, callbacks=[report])
+    model.fit(data.images, data.labels, batch_size=recipe.batch_size, epochs=passes, verbose=0, callbacks=[report])
     return model
 
 

@@ -45,7 +45,7 @@ def _defences(defended: DefendedClassifier) -> Iterator[str]:
 
 
 def _parameters(defence: Any) -> str:
-    names = [field.name for field in dataclasses.fields(defence) if not field.name.startswith("_")]
+    names = [field.name for field in dataclasses.fields(defence) if field.repr and not field.name.startswith("_")]
     return ", ".join(f"{name} {_short(getattr(defence, name))}" for name in names)
 
 

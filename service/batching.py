@@ -29,7 +29,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.defended_classifier import Decisions, Trace, Wave
+from defences.defended_classifier import Decisions, Interval, Trace, Wave, in_order
 from models.classifier import Images
 from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
 
@@ -73,6 +73,8 @@ class Batcher(Generic[_Batch]):
         observer: see `Observer`; what it raises is logged and has no other effect.
         queue_images: how many images may wait. batch_images: how many may be at work at once, at least as many as a request may hold.
         deadline_s: from `classify` to its answer.
+        traced: whether answers carry a trace of their own: what detectors found in each image, and the intervals of the stages it
+            went through, "queue" before them.
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class Batcher(Generic[_Batch]):
         queue_images: int = 1024,
         batch_images: int = 64,
         deadline_s: float = 10.0,
+        traced: bool = False,
     ) -> None:
-        self._path, self._observer = path, observer
+        self._path, self._observer, self._traced = path, observer, traced
         self._queue_images, self._batch_images, self._deadline_s = queue_images, batch_images, deadline_s
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._carried: _Job | None = None
@@ -104,8 +107,13 @@ class Batcher(Generic[_Batch]):
         """Images in the queue."""
         return self._submitted - self._taken
 
+    @property
+    def full(self) -> bool:
+        """Whether not even one image more may wait."""
+        return self.waiting >= self._queue_images
+
     async def classify(self, images: Images) -> Decisions:
-        """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries no trace.
+        """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
 
         Raises: QueueFull, Stopping, DeadlineExceeded, InternalError. Cancelling drops the work if it has not begun.
         """
@@ -113,7 +121,7 @@ class Batcher(Generic[_Batch]):
             raise Stopping
         if self.waiting + len(images) > self._queue_images:
             raise QueueFull
-        job = _Job(images, self._loop.create_future())
+        job = (_TracedJob if self._traced else _Job)(images, self._loop.create_future())
         timer = self._loop.call_later(self._deadline_s, _refuse, job, DeadlineExceeded())
         self._submitted += len(images)
         self._queue.put(job)
@@ -188,6 +196,7 @@ class Batcher(Generic[_Batch]):
         if self._batch is None:
             self._joined = 0
         for job in jobs:
+            job.let_in = now
             job.begin(self._joined)
             self._joined = job.ends
         images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
@@ -200,6 +209,9 @@ class Batcher(Generic[_Batch]):
         wave = self._path.advance(batch)
         if wave is not None:
             self._tell(self._observer.decided, wave[1])
+            if self._traced:
+                for job in jobs:
+                    job.note(wave[1].trace.intervals)
             self._hand_out(jobs, *wave)
 
     def _again(self, jobs: list[_Job], failure: Exception) -> None:
@@ -249,12 +261,12 @@ class Batcher(Generic[_Batch]):
 class _Job:
     """One request on its way through the batcher. The event loop owns `future`, the worker the rest."""
 
-    __slots__ = ("answer", "count", "decided", "future", "images", "starts", "submitted", "undecided")
+    __slots__ = ("answer", "count", "decided", "future", "images", "let_in", "starts", "submitted", "undecided")
 
     def __init__(self, images: Images, future: asyncio.Future[Decisions]) -> None:
         self.images, self.future = images, future
         self.count = len(images)
-        self.submitted = time.perf_counter()
+        self.submitted = self.let_in = time.perf_counter()
         self.begin(0)
 
     @property
@@ -285,6 +297,44 @@ class _Job:
         self.decided[rows] = True
         self.undecided = self.count - int(self.decided.sum())
         return self.undecided == 0
+
+    def note(self, intervals: Sequence[Interval]) -> None:
+        """What the worker did up to a wave; called before `take`."""
+
+
+class _TracedJob(_Job):
+    """One whose answer carries a trace."""
+
+    __slots__ = ("_began", "_intervals", "_waves")
+
+    def begin(self, starts: int) -> None:
+        super().begin(starts)
+        self._waves: list[Wave] = []
+        self._intervals: list[Interval] = []
+        self._began = time.perf_counter()
+
+    def note(self, intervals: Sequence[Interval]) -> None:
+        if self.undecided:
+            self._intervals += [interval for interval in intervals if interval.started >= self._began]
+
+    def take(self, wave: Decisions, rows: NDArray[np.int64], first: int, last: int) -> bool:
+        part = slice(first, last)
+        answer = Decisions(wave.probabilities[part], wave.abstained[part], wave.labels[part], wave.trace.part(part))
+        self.undecided -= last - first
+        if self._waves or self.undecided:
+            self._waves.append((rows, answer))
+        if self.undecided:
+            return False
+        if self._waves:
+            answer = in_order(self._waves, wave.probabilities.shape[1])
+        found, queue = answer.trace, Interval("queue", self.submitted, self.let_in)
+        trace = Trace(
+            purification_distance=found.purification_distance,
+            detections=found.detections,
+            intervals=(queue, *self._intervals),
+        )
+        self.answer = Decisions(answer.probabilities, answer.abstained, answer.labels, trace)
+        return True
 
 
 def _answer(jobs: list[_Job]) -> None:

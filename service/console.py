@@ -68,6 +68,17 @@ DEFENCES = {
         "Total variation minimisation", "purify", "Smooths each image on the way in, so that faint perturbations are lost."
     ),
     "strip": About("STRIP", "abstain", "Refuses images whose answer no overlay changes: the mark of a backdoor trigger."),
+    "sentinet": About(
+        "SentiNet",
+        "abstain",
+        "Refuses images of which one small region decides the class, whatever picture it is in: local triggers.",
+    ),
+    "binary_input_detector": About(
+        "Binary input detector", "abstain", "Refuses images that a network trained on attacks takes for adversarial."
+    ),
+    "binary_activation_detector": About(
+        "Binary activation detector", "abstain", "Refuses images that look adversarial in an early layer of the classifier."
+    ),
     "reverse_sigmoid": About(
         "Reverse sigmoid", "obscure", "Blurs the probabilities on the way out, so that a copy trained on them learns less."
     ),

@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from models.errors import HauberkError
 from service.clients import Account, Clients
@@ -34,6 +34,10 @@ from service.errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
+from service.observers import RefusalObserver, RequestObserver, Source, Spans
+
+if TYPE_CHECKING:
+    from defences.defended_classifier import Interval
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +70,6 @@ def mint() -> bytes:
     return b"%032x" % _minted.getrandbits(128)
 
 
-class RequestObserver(Protocol):
-    """Is told of every request."""
-
-    def began(self) -> None: ...
-
-    def ended(self, route: str, status: int, seconds: float) -> None: ...
-
-    def rejected(self, code: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class Route:
     """What a path takes.
@@ -100,19 +94,24 @@ class Site:
 
     Args:
         clients: who may ask for predictions, and how many.
+        audit, spans: see there; none unless they are given.
         body_timeout_s, held_at_most: for a body to arrive; the bytes of bodies that may be held at once, of all requests.
 
-    While `closing`, every answer asks its client to connect again, which leads it elsewhere.
+    While `closing`, every answer asks its client to connect again, which leads it elsewhere. While `full()`, what would have to wait is
+    refused.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
     observer: RequestObserver | None = None
     log: Callable[..., None] | None = None
     clients: Clients = field(default_factory=Clients)
+    audit: RefusalObserver | None = None
+    spans: Spans | None = None
     body_timeout_s: float = 10.0
     held_at_most: int = 1 << 26
     held: int = 0
     closing: bool = False
+    full: Callable[[], bool] = lambda: False
 
     def open(
         self,
@@ -132,6 +131,47 @@ class Site:
             self.observer.ended(UNKNOWN, problem.status, 0.0)
         if self.log is not None:
             self.log(request_id=request_id.decode(), method="", route=UNKNOWN, status=problem.status, code=problem.code)
+        if self.audit is not None:
+            self.audit.refused(Source(request_id.decode(), "", UNKNOWN), problem)
+
+    def began(self, exchange: Exchange) -> Route | None:
+        """Count a request as one under way; what its path takes."""
+        route = self.routes.get(exchange.scope["path"])
+        if route is not None:
+            exchange.route = route.label or exchange.scope["path"]
+        if self.observer is not None:
+            self.observer.began()
+        return route
+
+    def refused(self, exchange: Exchange, route: Route | None, problem: Problem) -> None:
+        """Count a refusal, and tell the audit log of it."""
+        if self.observer is not None:
+            self.observer.rejected(problem.code)
+        if self.audit is not None and route is not None and route.reads:
+            self.audit.refused(exchange.source, problem)
+
+    def ended(self, exchange: Exchange, route: Route | None) -> None:
+        """Count and log a request that is over, however it ended."""
+        exchange.let_go()
+        seconds = time.perf_counter() - exchange.started
+        status, logged = exchange.status or _CLIENT_LEFT, route is None or route.logged
+        if self.observer is not None:
+            self.observer.ended(exchange.route, status, seconds)
+        if self.log is not None and logged:
+            fields: dict[str, Any] = {
+                "request_id": exchange.request_id,
+                "method": exchange.scope["method"],
+                "route": exchange.route,
+                "status": status,
+                "duration_s": round(seconds, 6),
+                "images": exchange.images,
+                "abstained": exchange.abstained,
+            }
+            if exchange.account is not None and exchange.account.name:
+                fields["client"] = exchange.account.name
+            self.log(**fields)
+        if self.spans is not None and logged and exchange.route != UNKNOWN:
+            self.spans.ended(exchange, exchange.route, status)
 
 
 class Exchange:
@@ -143,6 +183,8 @@ class Exchange:
         self.status = 0
         self.account: Account | None = None
         self.images = self.abstained = 0
+        self.route = UNKNOWN
+        self.intervals: tuple[Interval, ...] = ()
         self.body_at_most, self._site = 0, site
         self._body_ended, self._held = False, 0
         self.media_type = self.encoding = self.authorization = b""
@@ -164,6 +206,11 @@ class Exchange:
     @property
     def request_id(self) -> str:
         return self.id.decode()
+
+    @property
+    def source(self) -> Source:
+        """Who asked for what."""
+        return Source(self.request_id, "" if self.account is None else self.account.name, self.route)
 
     async def read(self) -> bytes:
         """The body. Raises: BodyTooLarge, SlowBody, QueueFull, ClientLeft."""
@@ -203,11 +250,13 @@ class Exchange:
     async def respond(self, status: int, media_type: bytes, body: bytes, headers: Headers = (), *, more: bool = False) -> None:
         """Send the whole answer; `more` leaves it open for `finish`."""
         self.status = status
-        length = str(len(body)).encode()
-        own = [(b"content-type", media_type), (b"content-length", length), (b"x-request-id", self.id), *headers]
-        own += [header for header in self.closing() if header not in headers]
+        own = self._headers(media_type, body, headers)
         await self.send({"type": "http.response.start", "status": status, "headers": own})
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _headers(self, media_type: bytes, body: bytes, headers: Headers) -> list[tuple[bytes, bytes]]:
+        own = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), (b"x-request-id", self.id), *headers]
+        return own + [header for header in self.closing() if header not in headers]
 
     def closing(self) -> Headers:
         """What tells the client to connect again, when this server is about to end."""
@@ -215,16 +264,24 @@ class Exchange:
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem document, or with what the Open Inference Protocol has for an error."""
-        if f"{self.scope['path']}/".startswith(_OPEN_INFERENCE):
-            media_type, body = b"application/json", problem.short_body()
-        else:
-            media_type, body = MEDIA_TYPE, problem.body(self.request_id)
+        media_type, body = self._document(problem)
         if not isinstance(problem, BodyTooLarge):
             await self.respond(problem.status, media_type, body, problem.headers)
             return
         await self.respond(problem.status, media_type, body, problem.headers, more=True)
         await self._drain(_DRAIN_FACTOR * self.body_at_most)
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def refusal(self, problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body of what `refuse` answers, for who sends it himself."""
+        self.status = problem.status
+        media_type, body = self._document(problem)
+        return self._headers(media_type, body, problem.headers), body
+
+    def _document(self, problem: Problem) -> tuple[bytes, bytes]:
+        if f"{self.scope['path']}/".startswith(_OPEN_INFERENCE):
+            return b"application/json", problem.short_body()
+        return MEDIA_TYPE, problem.body(self.request_id)
 
     async def _drain(self, most: int) -> None:
         dropped = 0
@@ -306,61 +363,36 @@ class Edge:
             application.middleware_stack = self
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        site = self._site
-        exchange = Exchange(scope, receive, send, site)
-        exchange.scope["hauberk.app"] = self.app
-        route = site.routes.get(scope["path"])
-        name = UNKNOWN if route is None else route.label or scope["path"]
-        if site.observer is not None:
-            site.observer.began()
+        exchange = Exchange(scope, receive, send, self._site)
+        scope["hauberk.app"] = self.app
+        route = self._site.began(exchange)
         try:
             await self._answer(exchange, route)
         finally:
-            exchange.let_go()
-            self._note(exchange, name, exchange.status or _CLIENT_LEFT, logged=route is None or route.logged)
+            self._site.ended(exchange, route)
 
     async def _answer(self, exchange: Exchange, route: Route | None) -> None:
         """Let the endpoint answer, or refuse."""
         try:
-            await _checked(exchange, route, self._site)(exchange)
+            await checked(exchange, route, self._site)(exchange)
         except Problem as problem:
             if isinstance(problem, InternalError):
                 logger.exception("a request failed", extra={"fields": {"request_id": exchange.request_id}})
-            await self._refuse(exchange, problem)
+            await self._refuse(exchange, route, problem)
         except ClientLeft:
             return
         except Exception:
             logger.exception("a request failed", extra={"fields": {"request_id": exchange.request_id}})
-            await self._refuse(exchange, InternalError())
+            await self._refuse(exchange, route, InternalError())
 
-    async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
+    async def _refuse(self, exchange: Exchange, route: Route | None, problem: Problem) -> None:
         if exchange.status:
             return  # the answer had begun: uvicorn closes the connection, so that the client sees it is cut
-        if self._site.observer is not None:
-            self._site.observer.rejected(problem.code)
+        self._site.refused(exchange, route, problem)
         await exchange.refuse(problem)
 
-    def _note(self, exchange: Exchange, route: str, status: int, *, logged: bool) -> None:
-        seconds = time.perf_counter() - exchange.started
-        site = self._site
-        if site.observer is not None:
-            site.observer.ended(route, status, seconds)
-        if site.log is not None and logged:
-            fields: dict[str, Any] = {
-                "request_id": exchange.request_id,
-                "method": exchange.scope["method"],
-                "route": route,
-                "status": status,
-                "duration_s": round(seconds, 6),
-                "images": exchange.images,
-                "abstained": exchange.abstained,
-            }
-            if exchange.account is not None and exchange.account.name:
-                fields["client"] = exchange.account.name
-            site.log(**fields)
 
-
-def _checked(exchange: Exchange, route: Route | None, site: Site) -> Callable[[Exchange], Awaitable[None]]:
+def checked(exchange: Exchange, route: Route | None, site: Site) -> Callable[[Exchange], Awaitable[None]]:
     """The endpoint, once everything that can be said from the head of the request is said."""
     if not site.routes:
         raise NotReady

@@ -18,10 +18,11 @@ from models.bundle import Bundle
 from models.classifier import Images
 from service import npy, pictures
 from service.admission import SHORT_BYTES, Admission
+from service.audit import AuditLog
 from service.batching import Batcher
 from service.console import Console
 from service.edge import Exchange, Route, pass_on
-from service.errors import NotFound, NotReady, Problem, Stopping
+from service.errors import NotFound, NotReady, Problem, QueueFull, Stopping
 from service.metrics import MEDIA_TYPE as METRICS
 from service.metrics import Metrics
 from service.open_inference_endpoints import OpenInference
@@ -45,6 +46,7 @@ class Endpoints:
         images_at_most: per request.
         listens_on_loopback: whether only this machine can connect; `/metrics` is not for others, histograms are an oracle.
         modes: those that replace the bundle's, by defence.
+        audit: is told of decisions.
 
     `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
     `stopping` when it takes none.
@@ -56,6 +58,7 @@ class Endpoints:
     images_at_most: int
     listens_on_loopback: bool
     modes: Mapping[str, str] = field(default_factory=dict)
+    audit: AuditLog | None = None
     batcher: Batcher[Any] | None = None
     draining: bool = False
     stopping: bool = False
@@ -111,7 +114,7 @@ class Endpoints:
         await self._predict(exchange, lambda body: pictures.read(body, exchange.media_type, self.tensors), work)
 
     async def _predict(self, exchange: Exchange, read: Callable[[bytes], Images], work: int = 0) -> None:
-        self.accepting()  # before the body is read
+        self.admitting()  # before the body is read
         images = await self.read(read, await exchange.read(), work)
         exchange.let_go()
         decisions = await self.decide(exchange, images)
@@ -130,6 +133,9 @@ class Endpoints:
                 account.give_back(len(images))
             raise
         exchange.abstained = int(np.count_nonzero(decisions.abstained))
+        exchange.intervals = decisions.trace.intervals
+        if self.audit is not None:
+            self.audit.decided(exchange.source, images, decisions)
         return decisions
 
     async def classify(self, images: Images) -> Decisions:
@@ -184,6 +190,19 @@ class Endpoints:
         if self.batcher is None:
             raise NotReady
         return self.batcher
+
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused for want of room."""
+        return self.batcher is not None and self.batcher.full and not self.stopping
+
+    def admitting(self) -> None:
+        """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
+
+        Raises: Stopping, NotReady, QueueFull.
+        """
+        if self.accepting().full:
+            raise QueueFull
 
     async def read(self, read: Callable[[bytes], T], body: bytes, work: int = 0) -> T:
         """Read a body; beside the event loop when it is long, or when reading it takes as much `work` as that many bytes."""

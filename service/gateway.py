@@ -25,17 +25,19 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
-from service import __version__, logs, metrics_directory
+from service import __version__, logs, metrics_directory, telemetry
 from service.banner import banner
 from service.clients import Clients
 from service.drain import drain_on_sigterm
 from service.edge import Edge, Site
+from service.observers import Source
 from service.settings import make_paths_absolute, read_settings
 from service.wire import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from defences.defended_classifier import Step
     from service.edge import Route
     from service.endpoints import Endpoints
     from service.metrics_port import MetricsPort
@@ -48,6 +50,8 @@ SITE = Site()
 HTTP_PROTOCOLS["auto"] = "service.protocol:Protocol"
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
+# What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
+_HAND_ON_S = 3.0
 
 # n×h×w or n×h×w×c; admission is the one to check it.
 Batch = list[list[list[float | list[float]]]]
@@ -70,7 +74,9 @@ class Gateway:
         """In the parent process, before there is a worker: an operator's mistake ends the server here, with one line."""
         make_paths_absolute()
         try:
-            read_bundle(read_settings().bundle)
+            settings = read_settings()
+            read_bundle(settings.bundle)
+            telemetry.check(settings)
         except InvalidInput as mistake:
             print(f"hauberk: {mistake}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -86,11 +92,13 @@ class Gateway:
             self.endpoints = self._endpoints()
             routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
             self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
+            self.endpoints.metrics.show_codes(route.label or path for path, route in routes.items() if route.reads)
             self._open_site(SITE, routes)
 
     def _open_site(self, site: Site, routes: Mapping[str, Route]) -> None:
         settings = self.settings
         site.clients = Clients(settings.clients, images_per_minute=settings.images_per_minute)
+        site.audit, site.spans = self.telemetry.audit, self.telemetry.tracer
         site.held_at_most = settings.held_at_most(self.bundle.input_shape)
         log = self.access_log.add if settings.access_log else None
         site.open(routes, self.endpoints.metrics, log, settings.deadline_s)
@@ -101,6 +109,7 @@ class Gateway:
         from service import protocol
 
         with _or_end_the_server():
+            SITE.full = lambda: self.endpoints.full
             protocol.Protocol.site = SITE
             self.watching = asyncio.create_task(protocol.watch())
             self.metrics_port = self._metrics_port()
@@ -131,7 +140,10 @@ class Gateway:
         """
         admitted = self.endpoints.admission.images_in({"images": images})
         decisions = await self.endpoints.classify(admitted)
-        return Answer.model_validate_json(self.endpoints.wire.answer(os.urandom(16).hex(), decisions))
+        request_id = os.urandom(16).hex()
+        if self.telemetry.audit is not None:
+            self.telemetry.audit.decided(Source(request_id, "", "/predict"), admitted, decisions)
+        return Answer.model_validate_json(self.endpoints.wire.answer(request_id, decisions))
 
     @bentoml.on_shutdown
     async def end(self) -> None:
@@ -143,6 +155,7 @@ class Gateway:
         if self.metrics_port is not None:
             await self.metrics_port.close()
         self.watching.cancel()
+        await self.telemetry.close(_HAND_ON_S)
         logger.info("stopped")
         self.access_log.flush()
 
@@ -151,13 +164,17 @@ class Gateway:
         from service.metrics import Metrics, new_registry
 
         build = (__version__, self.bundle.name, self.bundle.version)
+        metrics = Metrics(new_registry(), labels=self.bundle.labels, build=build)
+        worker = bentoml.server_context.worker_index or 1
+        self.telemetry = telemetry.begin(self.settings, self.bundle, metrics, software=__version__, worker=worker)
         return Endpoints(
             bundle=self.bundle,
-            metrics=Metrics(new_registry(), labels=self.bundle.labels, build=build),
+            metrics=metrics,
             software=__version__,
             images_at_most=self.settings.max_images,
             listens_on_loopback=is_loopback(_host()),
             modes=self.settings.modes,
+            audit=self.telemetry.audit,
         )
 
     async def _get_ready(self) -> None:
@@ -183,10 +200,12 @@ class Gateway:
             queue_images=settings.queue_at_most(self.bundle.input_shape),
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
+            traced=self.telemetry.traced,
         )
         endpoints.metrics.watch(lambda: batcher.waiting)
         endpoints.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
         endpoints.limit(warm.max_images)
+        self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
         startup.freeze()
         endpoints.batcher = batcher
         fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
@@ -200,6 +219,13 @@ def announce(gateway: Any, warm: Warm) -> None:
     example = gateway.bundle.directory / "example.json"
     text = banner(gateway.bundle, warm.defended, SERVICE.url or "", example=example if example.is_file() else None)
     print(text, flush=True)
+
+
+def _in_force(warm: Warm) -> list[tuple[str, str]]:
+    """Every defence that is on, (name, mode), in the order of the data path."""
+    coat = warm.defended
+    steps: tuple[Step[Any], ...] = (*coat.preprocessors, *coat.detectors, *coat.postprocessors)
+    return [(step.defence.name, step.mode) for step in steps]
 
 
 def _give_up(reason: str) -> None:

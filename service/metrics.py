@@ -41,6 +41,8 @@ _INPUT_STATUSES = frozenset((400, 408, 413, 415, 422, 431))
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# What counts against the server, and what it is counted among: alerts rest on these, from the first one on.
+_SHOWN_CODES = (200, 500, 503, 504)
 _BITS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 _DISTANCES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 
@@ -138,6 +140,12 @@ class Metrics:
         )
         self._queue_depth = Gauge("hauberk_queue_depth", "Images waiting.", registry=registry, multiprocess_mode="livesum")
 
+        self._audited = Counter("hauberk_audit_lines", "Lines written to the audit log.", registry=registry)
+        audit_lost = Counter(
+            "hauberk_audit_lines_lost", "Lines the audit log could not take, by what was full.", ("reason",), registry=registry
+        )
+        self._audit_lost = {reason: audit_lost.labels(reason) for reason in ("queue", "disk")}
+
     def watch(self, waiting: Callable[[], int]) -> None:
         """Ask this for `hauberk_queue_depth`."""
         self._waiting = waiting
@@ -145,6 +153,12 @@ class Metrics:
     def show_routes(self, routes: Iterable[str]) -> None:
         """The closed set of the `route` label; every other path is counted as "other"."""
         self._routes |= {route: self._durations.labels(route) for route in (*routes, OTHER)}
+
+    def show_codes(self, routes: Iterable[str]) -> None:
+        """Show these routes at zero with the codes alerts look at: of a counter that begins at 7, Prometheus sees no increase."""
+        for route in routes:
+            for status in _SHOWN_CODES:
+                self._answered[route, status] = self._requests.labels(route, str(status))
 
     def show_detectors(self, detectors: Iterable[tuple[str, str]]) -> None:
         """Show these detectors, (name, mode), at zero before they first refuse something."""
@@ -197,7 +211,7 @@ class Metrics:
         )
         counter.inc(int(np.count_nonzero(detection.abstained)))
         if detection.name == "strip":
-            for overlays, entropy in zip(detection.overlays.tolist(), detection.entropy_bits.tolist(), strict=True):
+            for overlays, entropy in zip(detection.calls.tolist(), detection.scores.tolist(), strict=True):
                 self._overlays.observe(overlays)
                 if not math.isnan(entropy):
                     self._entropy.observe(entropy)
@@ -206,6 +220,14 @@ class Metrics:
         """`Observer`: a batch raised."""
         stage = failure.stage if isinstance(failure, StageFailure) else OTHER
         self._failures[stage if stage in self._failures else OTHER].inc()
+
+    def audited(self, lines: int) -> None:
+        """Lines of the audit log are written."""
+        self._audited.inc(lines)
+
+    def audit_lost(self, reason: str, lines: int) -> None:
+        """They are not, because of the "queue" or the "disk"."""
+        self._audit_lost[reason].inc(lines)
 
     def exposition(self) -> bytes:
         """The Prometheus text, of all workers of this server."""

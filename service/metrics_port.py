@@ -13,6 +13,7 @@ import uvicorn
 
 from models.errors import InvalidInput
 from service.edge import Edge, Site
+from service.protocol import MetricsProtocol
 
 
 class MetricsPort:
@@ -34,7 +35,12 @@ class MetricsPort:
                 f"cannot listen on {host}:{port} for metrics ({reason}); set HAUBERK_METRICS_HOST or HAUBERK_METRICS_PORT"
             ) from failure
         config = uvicorn.Config(
-            Edge(_nothing, site=site), lifespan="off", log_config=None, server_header=False, proxy_headers=False
+            Edge(_nothing, site=site),
+            http=MetricsProtocol,
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
         )
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([self._socket]))

@@ -48,7 +48,7 @@ class OpenInference:
     async def infer(self, exchange: Exchange) -> None:
         """POST .../infer."""
         service = self._service
-        service.accepting()  # before the body is read
+        service.admitting()  # before the body is read
         body = await exchange.read()
         length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
         inference = await service.read(lambda body: open_inference.read(body, length, service.tensors), body)

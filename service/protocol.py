@@ -5,23 +5,24 @@ connection whose client never reads. Here:
 
     431  a head, or what surrounds a chunked body, that is too long        503  more connections than the process can take
     408  a head that does not arrive in time                                cut  a client that does not read its answer
-    400  bytes that are no HTTP
+    400  bytes that are no HTTP                                            503  a prediction, while the queue is full
 
 each a problem document with a request id, counted and logged like every other. No timer per request: one watchman looks at all
-connections once a second.
+connections once a second. A full queue is known before there is a request: a task, its events and its messages would cost more than the
+answer does, at the very time when there is nothing to spare.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.edge import Site, mint
-from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, SlowHead, TooManyConnections
+from service.edge import Exchange, Message, Route, Site, checked, mint
+from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, QueueFull, SlowHead, TooManyConnections
 
 HEAD_BYTES_AT_MOST = 1 << 14
 HEADERS_AT_MOST = 100
@@ -53,6 +54,7 @@ class Protocol(HttpToolsProtocol):
     site: ClassVar[Site]
     most: ClassVar[int] = connections_at_most()
     open: ClassVar[set[Protocol]] = set()
+    predicts: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -62,6 +64,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
         self._problem: Problem | None = None
+        self._turned_away: tuple[Exchange, Route] | None = None  # the rest of its body is still to come
         self._unread, self._unread_since = 0, 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -73,6 +76,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open.discard(self)
+        if self._turned_away is not None:
+            self.site.ended(*self._turned_away)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -102,14 +107,51 @@ class Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._waits_since, self._in_head = None, False
+        self._in_head = False
+        if self.predicts and self.site.full() and self._turn_away():
+            return
+        self._waits_since = None
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # what follows is of another protocol
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        super().on_body(body)
+        if self._turned_away is None:
+            super().on_body(body)
+        elif self._body_bytes > self._turned_away[1].body_at_most:
+            self.transport.close()
+
+    def on_message_complete(self) -> None:
+        if self._turned_away is None:
+            super().on_message_complete()
+            return
+        (exchange, route), self._turned_away, self._waits_since = self._turned_away, None, None
+        problem = QueueFull()
+        self._write(problem.status, *exchange.refusal(problem))
+        self.site.refused(exchange, route, problem)
+        self.site.ended(exchange, route)
+        self.on_response_complete()
+
+    def _turn_away(self) -> bool:
+        """Whether the request whose head this is will be refused for want of room, and not for anything the edge finds in its head."""
+        path = self.url.decode("latin-1")
+        route = self.site.routes.get(path)
+        if route is None or not route.reads or self.root_path or self.expect_100_continue:
+            return False
+        if not self.parser.should_keep_alive() or self.parser.should_upgrade():
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False  # answers must come in the order of their requests
+        self.scope |= {"method": self.parser.get_method().decode(), "path": path}
+        exchange = Exchange(cast("Message", self.scope), _never, _nowhere, self.site)
+        try:
+            checked(exchange, route, self.site)
+        except Problem:
+            return False
+        self.site.began(exchange)
+        self._turned_away = exchange, route
+        return True
 
     def _count(self, *parts: bytes) -> None:
         self._head_bytes += sum(map(len, parts))
@@ -141,10 +183,13 @@ class Protocol(HttpToolsProtocol):
         request_id = mint()
         body = problem.body(request_id.decode())
         head = [(b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
-        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *head, *problem.headers)]
-        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self._write(problem.status, [*head, *problem.headers], body)
         self.transport.close()
         self.site.note_refused(problem, request_id)
+
+    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
 
     def look(self, now: float) -> None:
         """What the watchman does once a second: give up on a client that neither sends nor reads, as long as a body may take."""
@@ -160,6 +205,20 @@ class Protocol(HttpToolsProtocol):
             self._refuse(SlowHead())
         else:
             self.transport.close()
+
+
+class MetricsProtocol(Protocol):
+    """A connection of the port for metrics, where no request waits for the queue."""
+
+    predicts = False
+
+
+async def _never() -> Message:
+    raise AssertionError("a request that is turned away is not read")
+
+
+async def _nowhere(message: Message) -> None:
+    raise AssertionError("a request that is turned away is answered by its connection")
 
 
 async def watch() -> None:

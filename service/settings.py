@@ -85,6 +85,10 @@ DEFAULTS = (
     Default("HAUBERK_METRICS_PORT", "9464", "port for metrics; open only when the service listens on more than loopback"),
     Default("HAUBERK_THREADS", "the processors less one, between 1 and 4", "threads of the classifier and of the purifier"),
     Default("HAUBERK_ACCESS_LOG", "on", "a line of JSON per request on stderr: on or off"),
+    Default("HAUBERK_AUDIT_FILE", "", "file with a line of JSON per decision, see docs/events.md; none without"),
+    Default("HAUBERK_AUDIT_BYTES", "64 MiB", "bytes of that file, at most; then it is renamed and a new one begun"),
+    Default("HAUBERK_AUDIT_FILES", "16", "files kept of it, at most, the one being written included"),
+    Default("HAUBERK_TRACING", "off", "send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says: on or off"),
     Default("HAUBERK_BANNER", "off", "print what is served to stdout once it is ready: on or off; hauberk serve switches it on"),
 )
 
@@ -112,6 +116,10 @@ class Settings:
     metrics_port: int = 9464
     threads: int = 1
     access_log: bool = True
+    audit_file: Path | None = None
+    audit_bytes: int = 64 << 20
+    audit_files: int = 16
+    tracing: bool = False
     announce: bool = False
 
     def body_at_most(self, input_shape: tuple[int, int, int]) -> int:
@@ -161,6 +169,10 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         metrics_port=_port(given),
         threads=_whole(given, "HAUBERK_THREADS", max(1, min(4, processors() - 1))),
         access_log=_switch(given, "HAUBERK_ACCESS_LOG", True),
+        audit_file=Path(given["HAUBERK_AUDIT_FILE"]) if "HAUBERK_AUDIT_FILE" in given else None,
+        audit_bytes=_whole(given, "HAUBERK_AUDIT_BYTES", 64 << 20),
+        audit_files=_whole(given, "HAUBERK_AUDIT_FILES", 16),
+        tracing=_switch(given, "HAUBERK_TRACING", False),
         announce=_switch(given, "HAUBERK_BANNER", False),
     )
     _check_together(settings)
@@ -169,7 +181,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def make_paths_absolute(environment: MutableMapping[str, str] = os.environ) -> None:
     """For the processes this one starts: the worker of a served Bento runs in the Bento's directory, not the operator's."""
-    for name in ("HAUBERK_BUNDLE", "HAUBERK_SECRET_FILE", "HAUBERK_CLIENTS_FILE"):
+    for name in ("HAUBERK_BUNDLE", "HAUBERK_SECRET_FILE", "HAUBERK_CLIENTS_FILE", "HAUBERK_AUDIT_FILE"):
         if environment.get(name):
             environment[name] = os.path.abspath(environment[name])
 

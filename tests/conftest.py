@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from attacks.backdoor import Poisoned
 from models.datasets import MNIST, Dataset, load_dataset
 from tests.fakes import squares
+from tests.poisoned import poisoned_squares, small_network
 
 settings.register_profile("hauberk", derandomize=True, database=None, deadline=None, max_examples=40)
 settings.load_profile("hauberk")
@@ -51,3 +53,31 @@ def keras_file(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("keras") / "squares.keras"
     keras_model.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def backdoored() -> tuple[Any, Poisoned]:
+    """A network that learned a backdoor, and what it learned it from."""
+    from models.keras_classifier import import_tensorflow
+
+    import_tensorflow(2)
+    import keras
+
+    poisoned, model = poisoned_squares(), small_network()
+    model.compile(keras.optimizers.Adam(0.005), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(poisoned.data.images, poisoned.data.labels, epochs=10, batch_size=64, verbose=0)
+    return model, poisoned
+
+
+@pytest.fixture(scope="session")
+def undoored() -> tuple[Any, Dataset]:
+    """The same network, trained on clean squares."""
+    from models.keras_classifier import import_tensorflow
+
+    import_tensorflow(2)
+    import keras
+
+    data, model = squares(900, seed=5), small_network()
+    model.compile(keras.optimizers.Adam(0.005), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(data.images, data.labels, epochs=10, batch_size=64, verbose=0)
+    return model, data

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.classifier import Images, Probabilities
+from attacks.attack import BudgetSpent
+from models.classifier import Images, Loss, LossGradient, Probabilities
 from models.datasets import Dataset
 
 Shape = tuple[int, int, int]
@@ -69,3 +70,117 @@ def squares(n: int, *, seed: int, size: int = 16) -> Dataset:
     for image, label, (row, column) in zip(images, labels, rng.integers(0, size - 5, (n, 2)), strict=True):
         image[row : row + 5, column : column + 5, label] += 0.7
     return Dataset(images.astype(np.float32), labels)
+
+
+@dataclass
+class LinearClassifier:
+    """Softmax of weights [d, k] and bias [k]: everything about it, the distance to its boundary included, has a closed form."""
+
+    weights: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    input_shape: Shape
+    calls: int = 0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.weights.shape[1])))
+
+    def predict(self, images: Images) -> Probabilities:
+        return softmax(self.logits(images).astype(np.float64))
+
+    def logits(self, images: Images) -> NDArray[np.float32]:
+        self.calls += len(images)
+        flat = images.reshape(len(images), len(self.weights)).astype(np.float64)
+        logits: NDArray[np.float32] = (np.einsum("nd,dk->nk", flat, self.weights) + self.bias).astype(np.float32)
+        return logits
+
+    def loss_gradient(self, images: Images, labels: NDArray[np.int64], loss: Loss) -> LossGradient:
+        logits = self.logits(images)
+        values, derivative = loss(logits, labels)
+        gradient = derivative.astype(np.float64) @ self.weights.T
+        return LossGradient(values, logits, gradient.astype(np.float32).reshape(images.shape))
+
+    def class_gradients(self, images: Images) -> NDArray[np.float32]:
+        self.calls += len(images)
+        one = self.weights.T.reshape(1, -1, *self.input_shape)
+        return np.repeat(one, len(images), axis=0).astype(np.float32)
+
+
+@dataclass
+class ReadableClassifier(LinearClassifier):
+    """With a layer to read, `hidden`: what tanh makes of half the logits, whose slope has a closed form too."""
+
+    def layers(self) -> tuple[str, ...]:
+        return ("hidden",)
+
+    def hidden_layer(self) -> str:
+        return "hidden"
+
+    def earlier_layer(self) -> str | None:
+        return None
+
+    def activations(self, images: Images, layer: str | int | None = None) -> NDArray[np.float32]:
+        return np.tanh(self.logits(images) / 2)
+
+    def activation_gradients(self, images: Images, layer: str | int | None, by_activations: NDArray[np.float32]) -> Images:
+        slopes = by_activations * (1 - self.activations(images) ** 2) / 2
+        return (slopes.astype(np.float64) @ self.weights.T).astype(np.float32).reshape(images.shape)
+
+
+def readable(input_shape: Shape, classes: int, *, seed: int = 0) -> ReadableClassifier:
+    """As `linear_with_gradients`."""
+    plain = linear_with_gradients(input_shape, classes, seed=seed)
+    return ReadableClassifier(plain.weights, plain.bias, input_shape)
+
+
+def linear_with_gradients(input_shape: Shape, classes: int, *, seed: int = 0) -> LinearClassifier:
+    """Random weights; an image of all 0.5 is on no class's side."""
+    weights = np.random.default_rng(seed).normal(size=(int(np.prod(input_shape)), classes))
+    return LinearClassifier(weights, -weights.sum(axis=0) / 2, input_shape)
+
+
+@dataclass
+class Metered:
+    """A classifier that answers so many images and no more, as one behind a budget does."""
+
+    classifier: LinearClassifier
+    budget: int
+    spent: int = 0
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.classifier.input_shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.classifier.labels
+
+    def predict(self, images: Images) -> Probabilities:
+        some = images[: self.budget - self.spent]
+        self.spent += len(some)
+        answers = self.classifier.predict(some) if len(some) else np.empty((0, len(self.labels)), np.float32)
+        if len(some) < len(images):
+            raise BudgetSpent("no more", answers)
+        return answers
+
+
+@dataclass
+class Touchy:
+    """A classifier that refuses a share of what it is asked, by the image alone: half of it when not given."""
+
+    classifier: LinearClassifier
+    share: float = 0.5
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.classifier.input_shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.classifier.labels
+
+    def predict(self, images: Images) -> Probabilities:
+        answers = self.classifier.predict(images)
+        turns = images.sum(axis=(1, 2, 3), dtype=np.float64) * 1e3 % 1
+        answers[turns < self.share] = 0
+        return answers

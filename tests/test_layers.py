@@ -53,7 +53,7 @@ def test_the_defences_and_the_classifier_protocol_know_no_server_no_metrics_and_
         assert not PURE & set(imported(file, lazily=True)), file
 
 
-@pytest.mark.parametrize("layer", ["models", "defences", "service", "hauberk", "attacks"])
+@pytest.mark.parametrize("layer", ["models", "defences", "service", "hauberk", "attacks", "evaluation"])
 def test_tensorflow_is_never_imported_by_importing_a_module_of_ours(layer: str) -> None:
     for file in (ROOT / layer).rglob("*.py"):
         assert not FRAMEWORKS & set(imported(file, lazily=False)), file

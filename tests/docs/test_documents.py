@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -15,6 +17,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from defences.assembly import NAMES
+from defences.poison_findings import ClassFindings, Cluster, Confusion
+from evaluation import report
+from evaluation.scan_report import MethodReport, ScanReport
+from hauberk.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
+from hauberk.campaign import ATTACKS
+from hauberk.evaluate import evaluate
+from hauberk.scan import METHODS, scan
 from service.errors import every_problem
 from service.metrics import Metrics
 from service.settings import DEFAULTS, Default
@@ -51,7 +60,34 @@ def test_every_error_code_is_documented() -> None:
     assert documented == {(problem.status, problem.code) for problem in every_problem()}
 
 
-@pytest.mark.parametrize("module", ["conformal", "reverse_sigmoid", "total_variation"])
+def test_every_attack_and_every_field_of_its_report_is_documented() -> None:
+    page = (ROOT / "docs" / "attacking.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) >= set(ATTACKS)
+    section = page.split("## report.json")[1].split("## From Python")[0]
+    told = set(re.findall(r"`(\w+)`", section))
+    for model in (Report, Gateway, Options, Queries, Evasion, Theft, Finding):
+        assert set(model.model_fields) <= told, model.__name__
+
+
+def test_every_attacker_option_and_field_of_an_evaluation_is_documented() -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    told = set(re.findall(r"`([\w-]+)`", page))
+    assert set(report.KNOWS) - {"clean"} <= told
+    assert {field.name for field in dataclasses.fields(report.Report)} <= told
+    assert {f"--{name}" for name in inspect.signature(evaluate).parameters} <= told
+
+
+def test_every_option_and_field_of_a_scan_is_documented() -> None:
+    page = (ROOT / "docs" / "scanning.md").read_text()
+    told = set(re.findall(r"`([\w-]+)`", page))
+    options = {"backend" if name == "backend_name" else name for name in inspect.signature(scan).parameters}
+    assert {f"--{name.replace('_', '-')}" for name in options} <= told
+    for values in (ScanReport, MethodReport, Confusion, ClassFindings, Cluster):
+        assert {field.name for field in dataclasses.fields(values)} <= told, values.__name__
+    assert set(METHODS) <= told
+
+
+@pytest.mark.parametrize("module", ["conformal", "evasion_calibration", "reverse_sigmoid", "total_variation"])
 def test_the_examples_in_docstrings_are_true(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"defences.{module}"))
     assert results.attempted > 0

@@ -9,13 +9,17 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from defences.binary_activation_detector import BinaryActivationDetector
+from defences.binary_input_detector import BinaryInputDetector
 from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
 from defences.keyed import Keys
 from defences.reverse_sigmoid import ReverseSigmoid
+from defences.sentinet import SentiNet
 from defences.strip import Strip
 from defences.total_variation import TotalVariation
+from models.binary_network import OUTPUTS, default_layout, layer_weights
 from models.classifier import Images, Probabilities
-from tests.fakes import Shape, linear, noise, softmax
+from tests.fakes import Shape, linear, noise, readable, softmax
 
 PREPROCESSORS: dict[str, Preprocessor] = {
     "total_variation": TotalVariation(weight=0.07),
@@ -37,12 +41,25 @@ POSTPROCESSORS: dict[str, Postprocessor] = {
     "reverse_sigmoid, a step": ReverseSigmoid(gamma=50.0),
 }
 
-DETECTORS: dict[str, Callable[[Shape, float], Detector]] = {
+PROBING: dict[str, Callable[[Shape, float], Detector]] = {
     "strip": lambda shape, threshold: strip(shape, threshold),
     "strip, mixing": lambda shape, threshold: strip(shape, threshold, blend="mix", weight=0.5),
     "strip, one stage": lambda shape, threshold: strip(shape, threshold, stages=(24,), slack=(0.0,)),
     "strip, no slack": lambda shape, threshold: strip(shape, threshold, slack=(0.0, 0.0, 0.0, 0.0), weight=0.25),
+    "sentinet": lambda shape, threshold: sentinet(shape, threshold),
+    "sentinet, one level": lambda shape, threshold: sentinet(
+        shape, threshold, sides=(0.5,), stages=(3,), kept=(), slack=(0.0,), overlay_labels=np.array([1, 1, 2])
+    ),
+    "sentinet, no slack": lambda shape, threshold: sentinet(shape, threshold, kept=(1, 1, 1), slack=(0.0,) * 4),
 }
+UNPROBED: dict[str, Callable[[Shape, float], Detector]] = {
+    "binary_input_detector": lambda shape, threshold: binary_input_detector(shape, threshold),
+    "binary_input_detector, one layer": lambda shape, threshold: binary_input_detector(
+        shape, threshold, layout=np.array([[shape[0], shape[1], 1, shape[2], 1]])
+    ),
+    "binary_activation_detector": lambda shape, threshold: binary_activation_detector(shape, threshold),
+}
+DETECTORS = PROBING | UNPROBED
 
 MODES: tuple[Mode, ...] = ("enforce", "monitor", "off")
 
@@ -52,6 +69,41 @@ def strip(shape: Shape, threshold: float, **options: Any) -> Strip:
     overlays = np.rint(noise(24, shape, seed=99) * 255).astype(np.uint8)
     given = {"stages": (2, 4, 8, 24), "slack": (0.4, 0.2, 0.1, 0.0)} | options
     return Strip(overlays=overlays, threshold=threshold, **given)
+
+
+def sentinet(shape: Shape, threshold: float, **options: Any) -> SentiNet:
+    """SentiNet with overlays of noise, of all classes but class 1 by their labels, two levels and three stages."""
+    given: dict[str, Any] = {
+        "overlay_labels": np.array([0, 2, 3, 3, 0, 2, 0]),
+        "sides": (0.7, 0.4),
+        "stages": (1, 2, 5),
+        "kept": (2, 3, 2),
+        "slack": (0.4, 0.3, 0.1, 0.0),
+    } | options
+    overlays = np.rint(noise(len(given["overlay_labels"]), shape, seed=98) * 255).astype(np.uint8)
+    return SentiNet(overlays=overlays, threshold=threshold, **given)
+
+
+def binary_input_detector(shape: Shape, threshold: float, **options: Any) -> BinaryInputDetector:
+    """With random weights, whose scores are of the order of 1."""
+    layout = options.pop("layout", default_layout(shape))
+    return BinaryInputDetector(weights=random_weights(layout), layout=layout, shape=shape, threshold=threshold, **options)
+
+
+def binary_activation_detector(shape: Shape, threshold: float, **options: Any) -> BinaryActivationDetector:
+    """With random weights, on a classifier of four classes."""
+    layout = default_layout((1, 1, 4))
+    given: dict[str, Any] = {"layer": "hidden", "classifier": readable(shape, 4)} | options
+    return BinaryActivationDetector(weights=random_weights(layout), layout=layout, threshold=threshold, **given)
+
+
+def random_weights(layout: NDArray[np.int64], seed: int = 0) -> NDArray[np.float32]:
+    """Of a binary network, scaled by how many numbers each sum has."""
+    rng, parts = np.random.default_rng(seed), []
+    for layer, count in zip(layout, layer_weights(layout), strict=True):
+        terms = (count - layer[OUTPUTS]) / layer[OUTPUTS]
+        parts.append(rng.normal(size=int(count)) * np.sqrt(2 / terms))
+    return np.concatenate(parts).astype(np.float32)
 
 
 seeds = st.integers(0, 2**32 - 1)

@@ -23,16 +23,14 @@ def assert_same(found: Decisions, expected: Decisions) -> None:
     np.testing.assert_allclose(found.trace.purification_distance, expected.trace.purification_distance, atol=1e-4)
     for one, other in zip(found.trace.detections, expected.trace.detections, strict=True):
         np.testing.assert_array_equal(one.abstained, other.abstained)
-        np.testing.assert_array_equal(one.overlays, other.overlays)
-        np.testing.assert_allclose(one.entropy_bits, other.entropy_bits, atol=1e-5)
+        np.testing.assert_array_equal(one.calls, other.calls)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
 def rows_of(decisions: Decisions, order: NDArray[np.int64]) -> Decisions:
     trace = decisions.trace
     distance = trace.purification_distance[order] if trace.purification_distance.size else trace.purification_distance
-    detections = tuple(
-        type(d)(d.name, d.mode, d.abstained[order], d.overlays[order], d.entropy_bits[order]) for d in trace.detections
-    )
+    detections = tuple(type(d)(d.name, d.mode, d.abstained[order], d.calls[order], d.scores[order]) for d in trace.detections)
     return Decisions(
         decisions.probabilities[order],
         decisions.abstained[order],

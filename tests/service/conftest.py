@@ -258,6 +258,22 @@ def server(tmp_path_factory: pytest.TempPathFactory, backdoored: Bundle, key: st
         end(running)
 
 
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """A server of a module's own, while it is entered."""
+
+    @contextlib.contextmanager
+    def running(directory: Path, **options: Any) -> Iterator[Server]:
+        server = start(directory, **options)
+        try:
+            wait_until_ready(server)
+            yield server
+        finally:
+            end(server)
+
+    return running
+
+
 @pytest.fixture
 def few_files() -> contextlib.AbstractContextManager[None]:
     """While it is entered, processes that are started may open 200 files."""

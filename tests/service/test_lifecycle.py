@@ -43,6 +43,7 @@ def last_words(server: Any) -> str:
         ({"HAUBERK_MODE": "x"}, "unknown setting HAUBERK_MODE"),
         ({"HAUBERK_MAX_IMAGES": "none"}, "expected HAUBERK_MAX_IMAGES to be a whole number"),
         ({"HAUBERK_BUNDLE": "/nowhere"}, "expected a bundle directory, got /nowhere"),
+        ({"HAUBERK_AUDIT_FILE": "/nowhere/audit.jsonl"}, "HAUBERK_AUDIT_FILE /nowhere/audit.jsonl cannot be written (no such"),
     ],
 )
 def test_an_operators_mistake_ends_the_server_at_once_with_one_line(new_server: Any, settings: dict[str, str], says: str) -> None:

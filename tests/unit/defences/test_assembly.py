@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.assembly import NAMES, assemble, calibrated_for, check, parse_modes
+from defences.assembly import NAMES, assemble, calibrated_for, check, parse_modes, together
 from defences.defended_classifier import DefendedClassifier, Mode
 from defences.errors import InvalidBundle, InvalidInput
 from defences.reverse_sigmoid import ReverseSigmoid
+from defences.sentinet import SentiNet
 from defences.strip import Strip
 from defences.total_variation import TotalVariation
 from models.bundle import Bundle
@@ -21,6 +22,7 @@ from tests.fakes import linear, noise
 
 CLASSIFIER = linear(SHAPE, 4, sharpness=2.0)
 IMAGES = noise(40, SHAPE, 1)
+OF_BUNDLE = ("total_variation", "strip", "reverse_sigmoid")
 
 
 def coat(bundle: Bundle, **modes: Mode) -> DefendedClassifier:
@@ -61,7 +63,7 @@ def test_modes_of_the_bundle_hold_unless_replaced(tmp_path: Path) -> None:
 
 
 def test_monitoring_leaves_the_answers_as_they_are_and_reports_all_the_same(bundle: Bundle) -> None:
-    everything: dict[str, Mode] = dict.fromkeys(NAMES, "monitor")
+    everything: dict[str, Mode] = dict.fromkeys(OF_BUNDLE, "monitor")
     monitored, enforced = coat(bundle, **everything).classify(IMAGES), coat(bundle, total_variation="monitor").classify(IMAGES)
     np.testing.assert_array_equal(monitored.probabilities, CLASSIFIER.predict(IMAGES))
     assert not monitored.abstained.any()
@@ -72,7 +74,7 @@ def test_monitoring_leaves_the_answers_as_they_are_and_reports_all_the_same(bund
 
 
 def test_what_is_off_is_not_computed(bundle: Bundle) -> None:
-    nothing: dict[str, Mode] = dict.fromkeys(NAMES, "off")
+    nothing: dict[str, Mode] = dict.fromkeys(OF_BUNDLE, "off")
     found = coat(bundle, **nothing).classify(IMAGES)
     np.testing.assert_array_equal(found.probabilities, CLASSIFIER.predict(IMAGES))
     assert found.trace.model_calls == len(IMAGES)
@@ -169,5 +171,62 @@ def test_modes_are_read_from_text(text: str, modes: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("text", ["strip", "strip=", "strip=on", "moat=off", "=off", "strip=off=monitor", "STRIP=off"])
 def test_modes_that_are_none_are_refused_with_what_could_be(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"enforce, monitor, off|total_variation, strip, reverse_sigmoid"):
+    with pytest.raises(InvalidInput, match=f"enforce, monitor, off|{', '.join(NAMES)}"):
         parse_modes(text)
+
+
+def test_a_bundle_without_one_of_the_detectors_that_were_calibrated_together_is_refused(tmp_path: Path) -> None:
+    arrays = bundles.calibration(detectors_calibrated_together=np.array(together(["strip", "moat"])))
+    refused(bundles.write(tmp_path, arrays=arrays), r'calibrated together, \["moat", "strip"\], got \["strip"\]')
+
+
+def test_a_detector_calibrated_alone_stays_so_in_every_mode(tmp_path: Path) -> None:
+    arrays = bundles.calibration(detectors_calibrated_together=np.array(together(["strip"])))
+    bundle = bundles.write(tmp_path, arrays=arrays)
+    assert not coat(bundle, strip="off").detectors
+    assert coat(bundle, strip="monitor").detectors[0].mode == "monitor"
+
+
+SENTINET: dict[str, Any] = {
+    "name": "sentinet",
+    "mode": "enforce",
+    "sides": [0.6, 0.4],
+    "stages": [1, 3],
+    "kept": [2, 2],
+}
+
+
+def with_sentinet(**changes: Any) -> dict[str, Any]:
+    return (
+        bundles.calibration(
+            detectors_calibrated_together=np.array(together(["strip", "sentinet"])),
+            sentinet_calibrated_for=np.array(calibrated_for(SENTINET)),
+            sentinet_overlays=np.rint(noise(6, SHAPE, 8) * 255).astype(np.uint8),
+            sentinet_overlay_labels=np.arange(6) % 4,
+            sentinet_threshold=np.array(0.25),
+            sentinet_slack=np.array([0.2, 0.1, 0.0]),
+        )
+        | changes
+    )
+
+
+def test_sentinet_is_built_beside_strip_with_what_was_measured(tmp_path: Path) -> None:
+    bundle = bundles.write(tmp_path, STRIP, SENTINET, arrays=with_sentinet())
+    detector = coat(bundle).detectors[1].defence
+    assert isinstance(detector, SentiNet)
+    assert (detector.threshold, detector.slack, detector.sides, detector.kept) == (0.25, (0.2, 0.1, 0.0), (0.6, 0.4), (2, 2))
+    assert coat(bundle, sentinet="off", strip="monitor").calls_at_most == 1 + 8
+
+
+def test_detectors_that_were_not_calibrated_together_are_refused_together(tmp_path: Path) -> None:
+    alone = with_sentinet()
+    del alone["detectors_calibrated_together"]
+    refused(
+        bundles.write(tmp_path / "a", STRIP, SENTINET, arrays=alone), "expected the detectors that were calibrated together, one"
+    )
+    refused(bundles.write(tmp_path / "b", SENTINET, arrays=with_sentinet()), r'"strip"\], got \["sentinet"\]')
+
+
+def test_overlays_of_sentinet_of_another_shape_are_refused(tmp_path: Path) -> None:
+    arrays = with_sentinet(sentinet_overlays=np.zeros((6, 7, 5, 3), np.uint8))
+    refused(bundles.write(tmp_path, STRIP, SENTINET, arrays=arrays), r"sentinet overlays of shape \(5, 7, 3\)")

@@ -14,9 +14,9 @@ from defences.calibration import (
 )
 from defences.conformal import conformal_rank
 from defences.errors import InvalidInput
-from defences.keyed import keyed_permutations
+from defences.keyed import keyed_permutations, random_keys
 from defences.strip import Strip, entropy_bits
-from defences.strip_calibration import _random_keys, _staged_scores, calibrate_strip
+from defences.strip_calibration import _staged_scores, calibrate_strip
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, constant, linear, noise, softmax
@@ -90,7 +90,7 @@ def test_the_strongest_purifier_that_costs_next_to_nothing_is_enforced() -> None
     assert choice.mode == "enforce"
     assert choice.undefended_accuracy == 1.0
     assert len(choice.trials) == 1  # the strongest was tried first and was affordable
-    assert choice.trials[0].lost_points_bound <= ACCURACY_POINTS_AT_MOST
+    assert choice.trials[0].clean.at_most <= ACCURACY_POINTS_AT_MOST
     assert choice.purifier.weight == choice.trials[0].weight == pytest.approx(2.0 / 12, abs=1e-4)
 
 
@@ -109,13 +109,37 @@ def test_a_purifier_nobody_can_afford_only_monitors_and_says_why() -> None:
     assert weights == sorted(weights, reverse=True)
 
 
+def test_a_purifier_that_only_makes_noisy_images_worse_is_not_enforced() -> None:
+    def trained_on_noise(images: Images) -> Probabilities:
+        """Right about smooth images and about full noise, wrong about what a purifier leaves of noise."""
+        roughness = np.abs(np.diff(images, axis=2)).mean(axis=(1, 2, 3))
+        stranger = (roughness > 0.02) & (roughness < 0.2)
+        answers = halves(images)
+        answers[stranger] = answers[stranger, ::-1]
+        return answers
+
+    choice = choose_purifier(FakeClassifier(trained_on_noise, SHAPE, 2), half_bright(400, 0))
+    assert choice.trials[0].clean.lost_points == 0
+    assert any(trial.acts and trial.noisy.harms for trial in choice.trials)
+    assert choice.mode == "monitor" or not choice.trials[-1].noisy.harms
+    assert choice.purifier.weight < choice.trials[0].weight
+
+
 def test_strip_on_a_classifier_that_scores_like_a_backdoor_only_monitors_and_says_why() -> None:
     trojan = constant([1, 0, 0], (2, 2, 1))
     choice = calibrate_strip(trojan, split(labelled(trojan, 400), rate=0.05, confidence=None, seed=0), rate=0.05)
     assert choice.mode == "monitor"
-    assert "clean images score as low as a perfect backdoor would" in choice.reason
+    assert "clean images score as low as a perfect backdoor would for any to be refused, so it only monitors" in choice.reason
     assert choice.strip.threshold == -np.inf
     assert choice.false_abstentions == 0.0
+
+
+def test_a_classifier_that_is_too_sure_cannot_switch_off_its_own_detector() -> None:
+    sure = linear((4, 4, 1), 4, sharpness=300.0)
+    choice = calibrate_strip(sure, split(labelled(sure, 600), rate=0.05, confidence=None, seed=0), rate=0.05)
+    assert -np.inf < choice.strip.threshold <= 1e-4
+    assert choice.mode == "enforce"
+    assert "distrust a classifier that is so sure" in choice.reason
 
 
 @pytest.mark.parametrize(("rate", "confidence"), [(0.05, None), (0.05, 0.95), (0.2, None)])
@@ -151,7 +175,7 @@ def test_the_same_seed_calibrates_the_same_and_another_one_otherwise() -> None:
 
 def brute_force(strip: Strip, classifier: Classifier, images: Images, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """max_j (mean_{n_j} - slack_j) with every overlay for every image."""
-    order = keyed_permutations(_random_keys(len(images), np.random.default_rng(seed)), len(strip.overlays))
+    order = keyed_permutations(random_keys(len(images), np.random.default_rng(seed)), len(strip.overlays))
     entropies = entropy_bits(classifier.predict(strip.superimpose(images, order))).reshape(len(images), -1)
     staged = [entropies[:, :seen].mean(axis=1) - slack for seen, slack in zip(strip.stages, strip.slack, strict=True)]
     return np.max(staged, axis=0)  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,8 +146,8 @@ def test_a_detector_that_only_monitors_reports_and_answers() -> None:
     [detection] = found.trace.detections
     assert detection.abstained.all()
     assert (detection.name, detection.mode) == ("strip", "monitor")
-    assert detection.overlays.tolist() == [8] * 10
-    assert detection.entropy_bits.tolist() == [0.0] * 10
+    assert detection.calls.tolist() == [8] * 10
+    assert detection.scores.tolist() == [0.0] * 10
 
 
 @pytest.mark.parametrize("mode", ["enforce", "monitor"])
@@ -195,6 +196,26 @@ def test_the_time_of_every_stage_is_told() -> None:
     seconds = coat.classify(IMAGES).trace.seconds
     assert set(seconds) == {"purify", "predict", "abstain", "obscure"}
     assert all(spent >= 0 for spent in seconds.values())
+
+
+def test_the_times_are_the_sums_of_intervals_that_follow_each_other() -> None:
+    coat = DefendedClassifier(linear(SHAPE, 3), detectors=[Step(strip(0.5))], postprocessors=[Step(ReverseSigmoid())])
+    trace = coat.classify(IMAGES).trace
+    assert [interval.stage for interval in trace.intervals[:3]] == ["purify", "abstain", "abstain"]
+    for one, following in itertools.pairwise(trace.intervals):
+        assert one.started <= one.ended <= following.started
+    for stage, seconds in trace.seconds.items():
+        assert seconds == pytest.approx(sum(i.ended - i.started for i in trace.intervals if i.stage == stage))
+
+
+def test_a_part_of_a_trace_is_about_those_images_only() -> None:
+    coat = DefendedClassifier(linear(SHAPE, 3), preprocessors=[Step(TotalVariation(weight=0.1))], detectors=[Step(strip(0.5))])
+    whole = coat.classify(IMAGES).trace
+    part = whole.part(slice(1, 3))
+    assert part.purification_distance.tolist() == whole.purification_distance[1:3].tolist()
+    assert part.detections[0].abstained.tolist() == whole.detections[0].abstained[1:3].tolist()
+    assert part.detections[0].calls.tolist() == whole.detections[0].calls[1:3].tolist()
+    assert (part.seconds, part.intervals, part.model_calls) == ({}, (), 0)
 
 
 def test_the_secret_reaches_the_masks() -> None:

@@ -78,15 +78,15 @@ def test_an_image_leaves_at_the_first_stage_whose_boundary_it_exceeds() -> None:
     session.decide(np.concatenate([flat(2, 1), flat(2, 0)]))
     assert session.undecided.size == 0
     assert session.abstained.tolist() == [False, False, True]
-    assert session.overlays_seen.tolist() == [2, 4, 4]
-    np.testing.assert_allclose(session.mean_entropy, [1.0, 0.75, 0.0])
+    assert session.calls.tolist() == [2, 4, 4]
+    np.testing.assert_allclose(session.scores, [1.0, 0.75, 0.0])
 
 
 def test_a_score_at_the_threshold_is_refused() -> None:
     session = Strip(**GOOD | {"stages": (4,), "slack": (0.0,)}).begin(noise(1, SHAPE, 1), np.zeros(1, np.uint64))
     session.probe()
     session.decide(np.concatenate([flat(2, 1), flat(2, 0)]))
-    assert session.mean_entropy.tolist() == [0.5]
+    assert session.scores.tolist() == [0.5]
     assert session.abstained.tolist() == [True]
 
 
@@ -120,4 +120,4 @@ def test_a_stage_of_large_images_is_probed_in_turns_and_decides_alike() -> None:
         session.decide(flat(len(rows), bits=0))
     assert asked == [6, 94, 94, 94]
     assert session.abstained.all()
-    assert session.overlays_seen.tolist() == [96, 96, 96]
+    assert session.calls.tolist() == [96, 96, 96]

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.assembly import assemble
+from attacks.attack import Goal
+from attacks.gradient import FastGradient
+from defences.assembly import assemble, check
 from models.bundle import Bundle, read_bundle
 from models.keras_classifier import KerasClassifier
 from tests.fakes import squares
@@ -74,7 +76,7 @@ def test_the_card_holds_every_number_the_choices_rest_on(bundle: Bundle, clean_d
     assert card["strip"]["trials"]
     assert card["strip"]["held_images"] == 280 == len(bundle.calibration["strip_clean_scores"])
     threshold = float(bundle.calibration["strip_threshold"])
-    assert card["strip"]["threshold_bits"] == threshold
+    assert card["strip"]["threshold"] == threshold
     assert (bundle.calibration["strip_clean_scores"] <= threshold).mean() <= 0.05
 
 
@@ -136,7 +138,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too few for the promise": ({"confidence": 0.95}, "expected at least 449 clean images"),
     "no share": ({"false_abstention_rate": 1.5}, "expected a false abstention rate in (0, 1), got 1.5"),
     "no confidence": ({"confidence": 1}, "expected a confidence in (0, 1), got 1.0"),
-    "an unknown detector": ({"detectors": "strip,moat"}, "expected --detectors from strip, got 'strip,moat'"),
+    "an unknown detector": ({"detectors": "strip,moat"}, "each once, got 'strip,moat'"),
+    "a detector twice": ({"detectors": "strip,strip"}, "each once, got 'strip,strip'"),
     "no detector": ({"detectors": ""}, "expected --detectors from strip"),
     "a directory of somebody else": ({"out": "theirs"}, "theirs, which holds something else"),
     "a file in the way": ({"out": "squares.npz"}, "squares.npz, which holds something else"),
@@ -206,3 +209,53 @@ def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(wor
     options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
     assert_refused(Ran(ended.returncode, ended.stdout, ended.stderr), "loads in safe mode, but broken.keras does not")
+
+
+def test_detectors_of_evasion_are_trained_calibrated_with_strip_and_served(
+    hauberk: Command, keras_file: Path, clean_data: Path, tmp_path: Path
+) -> None:
+    names = ["strip", "binary_input_detector", "binary_activation_detector"]
+    options = ["--detectors", ",".join(names), "--evasion-eps", "0.2", "--false-abstention-rate", "0.05", "--name", "watched"]
+    ran = hauberk("calibrate", "--classifier", keras_file, "--data", clean_data, "--out", tmp_path / "watched", *options)
+    assert ran.code == 0, ran.errors
+    assert "trained on attacks of eps 0.2" in ran.output
+    bundle = read_bundle(tmp_path / "watched")
+    assert [defence["name"] for defence in bundle.settings["defences"]] == ["total_variation", *names, "reverse_sigmoid"]
+    for name in names[1:]:
+        assert {"clean", "sign noise", "shifted", "fast_gradient 0.2"} <= bundle.card[name]["trained_on"].keys()
+        assert max(bundle.card[name]["alone"]["refused_harmless"].values()) <= 0.02
+    check(bundle)
+    classifier, test = KerasClassifier.from_bundle(bundle), squares(60, seed=11)
+    decided = assemble(bundle, classifier, secret=b"").classify(test.images)
+    assert [detection.name for detection in decided.trace.detections] == names
+    attacked = FastGradient(eps=0.2)(classifier, test.images, Goal(test.labels)).images
+    alone = assemble(bundle, classifier, secret=b"", modes={"strip": "off", "total_variation": "off"})
+    assert alone.classify(attacked).abstained.mean() > decided.abstained.mean() + 0.5
+
+
+@pytest.mark.parametrize("eps", ["0", "-0.1", "nan"])
+def test_an_evasion_eps_that_is_no_size_is_refused(hauberk: Command, workplace: Path, eps: str) -> None:
+    assert_refused(calibrate(hauberk, detectors="binary_input_detector", evasion_eps=eps), "expected eps > 0")
+
+
+def test_two_detectors_are_calibrated_together_and_served_together(
+    hauberk: Command, keras_file: Path, clean_data: Path, tmp_path: Path
+) -> None:
+    options = ["--detectors", "sentinet,strip", "--false-abstention-rate", "0.05"]
+    ran = hauberk("calibrate", "--classifier", keras_file, "--data", clean_data, "--out", tmp_path / "both", *options)
+    assert ran.code == 0, ran.errors
+    assert "  sentinet         " in ran.output
+    bundle = read_bundle(tmp_path / "both")
+    assert [defence["name"] for defence in bundle.settings["defences"]] == [
+        "total_variation",
+        "strip",
+        "sentinet",
+        "reverse_sigmoid",
+    ]
+    refused = np.zeros(280, bool)
+    for name in ("strip", "sentinet"):
+        refused |= bundle.calibration[f"{name}_clean_scores"] <= bundle.calibration[f"{name}_threshold"]
+        assert bundle.card[name]["held_images"] == 280
+    assert refused.sum() <= int(0.05 * 281)
+    coat = assemble(bundle, KerasClassifier.from_bundle(bundle), secret=b"", modes={"sentinet": "monitor"})
+    assert [step.defence.name for step in coat.detectors] == ["strip", "sentinet"]

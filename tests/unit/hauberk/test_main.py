@@ -14,7 +14,7 @@ from service import __version__
 from tests import bundles
 from tests.unit.hauberk.conftest import Command, Ran, process
 
-COMMANDS = ("serve", "train", "calibrate")
+COMMANDS = ("serve", "train", "calibrate", "scan", "attack")
 
 
 def assert_refused(ran: Ran, sentence: str) -> None:
@@ -30,7 +30,7 @@ def assert_refused(ran: Ran, sentence: str) -> None:
 def test_the_help_of_every_command_has_an_example_of_it(hauberk: Command, command: str) -> None:
     ran = hauberk(command, "--help")
     assert ran.code == 0
-    assert f"Example: hauberk {command} --" in ran.output
+    assert f"Example: hauberk {command} " in ran.output
 
 
 def test_help_lists_every_command_and_so_does_saying_nothing(hauberk: Command) -> None:
@@ -90,6 +90,11 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"rows": "5:5"}, "expected --rows START:STOP"),
     "no epochs": ({"epochs": 0}, "expected epochs >= 1, got 0"),
     "nowhere to write": ({"out": "squares.npz/model.keras"}, "cannot write to"),
+    "an unknown attack": ({"adversarial": "jsma"}, "expected an attack to train against of fgm, pgd, got 'jsma'"),
+    "no eps": ({"adversarial": "pgd", "eps": 0}, "training attack: expected eps > 0, got 0.0"),
+    "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
+    "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
+    "no model to harden": ({"adversarial": "pgd", "classifier": "none.keras"}, "none.keras, which does not exist"),
 }
 
 
@@ -115,6 +120,39 @@ def test_train_writes_a_model_and_says_how_good_it_is(
     assert "on the test split: " in ran.output
 
 
+HARDEN = ("--adversarial", "pgd", "--eps", 0.1, "--iterations", 1, "--rows", "0:200", "--no-purified", "--threads", 2)
+
+
+def test_train_hardens_judges_every_epoch_and_leaves_no_checkpoint(
+    hauberk: Command, clean_data: Path, tmp_path: Path, keras_model: Any
+) -> None:
+    ran = hauberk("train", "--data", clean_data, "--out", tmp_path / "m.keras", "--epochs", 2, "--shift", 1, *HARDEN)
+    assert ran.code == 0
+    assert "epoch 2: loss " in ran.output
+    assert "% right, " in ran.output
+    assert "taken: epoch " in ran.output
+    assert {path.name for path in tmp_path.iterdir()} == {"m.keras"}
+
+
+def test_a_killed_hardening_goes_on_and_a_changed_one_does_not(
+    hauberk: Command, clean_data: Path, tmp_path: Path, keras_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(epoch: Any) -> None:
+        raise KeyboardInterrupt
+
+    command = ("train", "--data", clean_data, "--out", tmp_path / "m.keras", *HARDEN)
+    with monkeypatch.context() as patched:
+        patched.setattr("hauberk.train._print_epoch", kill)
+        assert hauberk(*command, "--epochs", 2).code == 130
+    assert (tmp_path / "m.training.npz").is_file()
+    assert_refused(hauberk(*command, "--epochs", 3), "to be a checkpoint of this training, but it is one of other data")
+    ran = hauberk(*command, "--epochs", 2)
+    assert ran.code == 0
+    assert "m.training.npz: going on after its last epoch" in ran.output
+    assert "epoch 1: " not in ran.output
+    assert {path.name for path in tmp_path.iterdir()} == {"m.keras"}
+
+
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.socket() as listener:
@@ -127,6 +165,12 @@ def test_serve_refuses_a_port_that_is_taken(taken_port: int, tmp_path: Path) -> 
     bundles.write(tmp_path)
     ran = process("serve", "--bundle", tmp_path, "--port", taken_port)
     assert_refused(ran, f"cannot listen on 127.0.0.1:{taken_port} (address already in use); choose another with --port")
+
+
+def test_serve_refuses_an_audit_file_that_cannot_be_written(tmp_path: Path) -> None:
+    bundles.write(tmp_path)
+    ran = process("serve", "--bundle", tmp_path, HAUBERK_AUDIT_FILE=str(tmp_path / "none" / "audit.jsonl"))
+    assert_refused(ran, "audit.jsonl cannot be written (no such file or directory); name another file, or none")
 
 
 def test_serve_refuses_a_bundle_that_is_missing(tmp_path: Path) -> None:

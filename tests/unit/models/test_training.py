@@ -11,7 +11,7 @@ import pytest
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
-from models.training import Recipe, reference_network, save, train
+from models.training import Recipe, reference_network, robust_network, save, train
 from tests.fakes import noise, squares
 
 DATA = squares(96, seed=0)
@@ -56,7 +56,7 @@ def test_the_reference_network_is_as_small_as_its_documentation_says(keras_model
 
 
 @pytest.mark.parametrize("recipe", [{"epochs": 0}, {"batch_size": 0}, {"epochs": -1}])
-def test_a_recipe_that_trains_nothing_is_refused(recipe: dict[str, int]) -> None:
+def test_a_recipe_that_trains_nothing_is_refused(recipe: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"expected {next(iter(recipe))} >= 1"):
         Recipe(**recipe)
 
@@ -69,3 +69,21 @@ def test_images_too_small_for_the_reference_network_are_refused() -> None:
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(InvalidInput, match="at least 2 classes"):
         train(Dataset(noise(4, (16, 16, 1), 0), np.zeros(4, np.int64)), recipe=RECIPE)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.03, 0.3, 0.5])
+def test_the_level_of_the_robust_network_is_steep_where_it_should_be_and_flat_nowhere(keras_model: Any, eps: float) -> None:
+    x = np.linspace(0, 1, 101, dtype=np.float32)
+    network = robust_network((12, 12, 3), 2, eps)
+    level = np.broadcast_to(x[:, None, None, None], (101, 12, 12, 3))
+    for name in ("ramps", "level"):
+        level = np.asarray(network.get_layer(name)(level))
+    low = min(4 / 3 * eps, 0.45)
+    np.testing.assert_allclose(level[:, 5, 5, 1], np.clip((x - low) / (1 - 2 * low), 0, 1) + x / 50, atol=1e-5)
+    assert (np.diff(level[:, 0, 0, 2]) > 0).all()
+
+
+def test_training_leaves_the_level_of_the_robust_network_alone(keras_model: Any) -> None:
+    network = robust_network((12, 12, 1), 3, 0.3)
+    assert {weight.path.split("/")[-2] for weight in network.trainable_variables}.isdisjoint({"ramps", "level"})
+    assert robust_network((28, 28, 1), 10, 0.3).count_params() == pytest.approx(322_000, rel=0.01)

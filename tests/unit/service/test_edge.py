@@ -11,33 +11,12 @@ from typing import Any
 import pytest
 
 from service.edge import Edge, Exchange, Route, Site, pass_on
-from service.errors import QueueFull
+from service.errors import Problem, QueueFull
+from service.observers import Source
+from tests.unit.service.watcher import Watcher
 
 Endpoint = Callable[[Exchange], Awaitable[None]]
 JSON = [(b"content-type", b"application/json")]
-
-
-class Watcher:
-    """Keeps what the edge reports."""
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.ends: list[tuple[str, int]] = []
-        self.codes: list[str] = []
-        self.lines: list[dict[str, Any]] = []
-
-    def began(self) -> None:
-        self.in_flight += 1
-
-    def ended(self, route: str, status: int, seconds: float) -> None:
-        self.in_flight -= 1
-        self.ends.append((route, status))
-
-    def rejected(self, code: str) -> None:
-        self.codes.append(code)
-
-    def log(self, **fields: Any) -> None:
-        self.lines.append(fields)
 
 
 class Reply:
@@ -339,3 +318,38 @@ def test_refusals_under_v2_have_the_shape_of_its_protocol(watcher: Watcher) -> N
 def test_a_route_is_counted_under_its_label(watcher: Watcher) -> None:
     ask(Edge(behind, site=site(watcher, x=Route(echo, label="/{name}"))), "/x", method="GET")
     assert watcher.ends == [("/{name}", 200)]
+
+
+class Telltale:
+    """Keeps what an audit log and a tracer are told."""
+
+    def __init__(self) -> None:
+        self.refusals: list[tuple[str, str, str]] = []
+        self.ends: list[tuple[str, int]] = []
+
+    def refused(self, source: Source, problem: Problem) -> None:
+        self.refusals.append((source.request_id, source.route, problem.code))
+
+    def ended(self, exchange: Exchange, route: str, status: int) -> None:
+        self.ends.append((route, status))
+
+
+def test_the_audit_log_is_told_of_refused_bodies_and_connections_and_the_tracer_of_known_paths(watcher: Watcher) -> None:
+    async def broken(exchange: Exchange) -> None:
+        raise ValueError
+
+    told = Telltale()
+    taken, failing = Route(echo, **POST), Route(broken, **POST)  # type: ignore[arg-type]
+    served = site(watcher, echo=taken, broken=failing, get=Route(pass_on), health=Route(echo, logged=False))
+    served.audit = served.spans = told
+    edge = Edge(behind, site=served)
+    for path, method in (("/echo", "POST"), ("/broken", "POST"), ("/get", "POST"), ("/health", "GET"), ("/nowhere", "GET")):
+        ask(edge, path, method=method, headers=[*JSON, (b"x-request-id", path.encode())])
+    ask(edge, headers=[*JSON, (b"x-request-id", b"long")], parts=[b"longer than ten"])
+    served.note_refused(QueueFull(), b"early")
+    assert told.refusals == [
+        ("/broken", "/broken", "internal_error"),
+        ("long", "/echo", "body_too_large"),
+        ("early", "other", "queue_full"),
+    ]
+    assert told.ends == [("/echo", 200), ("/broken", 500), ("/get", 405), ("/echo", 413)]

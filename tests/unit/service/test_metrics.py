@@ -31,6 +31,8 @@ CONTRACT = {
     "hauberk_queue_depth": ("gauge", set()),
     "hauberk_requests_in_flight": ("gauge", set()),
     "hauberk_stage_failures": ("counter", {"stage"}),
+    "hauberk_audit_lines": ("counter", set()),
+    "hauberk_audit_lines_lost": ("counter", {"reason"}),
     "hauberk_start_time_seconds": ("gauge", set()),
     "hauberk_build_info": ("gauge", {"version", "model", "model_version"}),
 }
@@ -63,6 +65,17 @@ def test_the_names_types_and_labels_are_those_of_the_contract() -> None:
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[family.name] = (family.type, labels)
     assert found == CONTRACT
+
+
+def test_codes_that_alerts_look_at_are_shown_at_zero_before_they_first_happen() -> None:
+    made = metrics()
+    made.show_codes(["/predict"])
+    assert [value(made, "hauberk_requests_total", route="/predict", code=code) for code in ("200", "500", "503", "504")] == [
+        0
+    ] * 4
+    made.began()
+    made.ended("/predict", 500, 0.01)
+    assert value(made, "hauberk_requests_total", route="/predict", code="500") == 1
 
 
 def test_a_request_is_counted_by_route_and_code_and_timed() -> None:

@@ -28,6 +28,7 @@ def test_without_any_variable_the_defaults_hold() -> None:
     assert (settings.clients, settings.images_per_minute, settings.max_model_calls) == (None, None, None)
     assert settings.max_images_is_default
     assert settings.access_log
+    assert (settings.audit_file, settings.tracing) == (None, False)
     assert not settings.announce
     assert 1 <= settings.threads <= 4
 
@@ -70,6 +71,10 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "HAUBERK_DEADLINE_S": "2.5",
             "HAUBERK_THREADS": "3",
             "HAUBERK_ACCESS_LOG": "off",
+            "HAUBERK_AUDIT_FILE": "/var/log/hauberk/audit.jsonl",
+            "HAUBERK_AUDIT_BYTES": "1000000",
+            "HAUBERK_AUDIT_FILES": "4",
+            "HAUBERK_TRACING": "on",
             "HAUBERK_BANNER": "1",
         }
     )
@@ -92,6 +97,10 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         deadline_s=2.5,
         threads=3,
         access_log=False,
+        audit_file=Path("/var/log/hauberk/audit.jsonl"),
+        audit_bytes=1_000_000,
+        audit_files=4,
+        tracing=True,
         announce=True,
     )
 

@@ -1,0 +1,122 @@
+"""HTTP with bounds: an answer has a size and a time it must end in, and nobody is led elsewhere."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import orjson
+
+from models.errors import InvalidInput
+
+_KEY_AT_MOST = 512
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; `retry_after_s` is None where it does not say so."""
+
+    status: int
+    body: bytes
+    retry_after_s: float | None
+
+
+class Connection:
+    """Connections to one server, kept open.
+
+    Redirects are not followed, and compression is not asked for: compressed, an answer could be longer than it looks.
+
+    Args:
+        url: http or https, with a path where the server is behind one; no user, no query.
+        api_key: sent as `Authorization: Bearer`.
+        timeout_s: for a whole request.
+
+    Raises: InvalidInput on construction: a URL or a key that cannot be one.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None, timeout_s: float) -> None:
+        self.url = _checked(url)
+        self._timeout_s = timeout_s
+        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "hauberk-attack"}
+        if api_key is not None:
+            headers["authorization"] = f"Bearer {_checked_key(api_key)}"
+        self._client = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def post(self, path: str, body: bytes, media_type: str, *, bytes_at_most: int) -> Reply:
+        """Raises: httpx.HTTPError, for an answer that is too long or too slow as well."""
+        return self._send("POST", path, body, {"content-type": media_type}, bytes_at_most)
+
+    def json(self, path: str, *, bytes_at_most: int) -> Any:
+        """What a GET of this path answers. Raises: InvalidInput, one sentence."""
+        try:
+            reply = self._send("GET", path, None, {}, bytes_at_most)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
+            raise InvalidInput(f"cannot reach {self.url} ({reason(failure)}); is the gateway running there?") from failure
+        except httpx.HTTPError as failure:
+            raise InvalidInput(self.no_gateway(reason(failure))) from failure
+        if reply.status != 200:
+            raise InvalidInput(self.no_gateway(f"status {reply.status} for {path}"))
+        try:
+            return orjson.loads(reply.body)
+        except ValueError as failure:
+            raise InvalidInput(self.no_gateway(f"no JSON at {path}")) from failure
+
+    def no_gateway(self, why: str) -> str:
+        """One sentence about who is there instead."""
+        return f"expected a Hauberk gateway at {self.url}, got something else ({why}); give the URL of its root"
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str], bytes_at_most: int) -> Reply:
+        give_up = time.monotonic() + self._timeout_s
+        with self._client.stream(method, self.url + path, content=body, headers=headers) as response:
+            received = bytearray()
+            for part in response.iter_raw():
+                received += part
+                if len(received) > bytes_at_most:
+                    raise httpx.DecodingError(f"an answer of more than {bytes_at_most} bytes")
+                if time.monotonic() > give_up:
+                    raise httpx.ReadTimeout("timed out")
+            return Reply(response.status_code, bytes(received), retry_after_s(response.headers.get("retry-after")))
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds in a Retry-After header (RFC 9110, 10.2.3: a number or a date); None where there is none that can be read."""
+    if header is None:
+        return None
+    if header.isascii() and header.strip().isdecimal():
+        return float(header)
+    try:
+        when = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def reason(failure: httpx.HTTPError) -> str:
+    """What went wrong, in one line."""
+    return (str(failure) or type(failure).__name__).strip().rstrip(".").lower().replace("\n", " ")[:200]
+
+
+def _checked(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as failure:
+        raise InvalidInput(f"expected the URL of a gateway, got {url!r}") from failure
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidInput(f"expected a URL that begins with http:// or https://, got {url!r}")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise InvalidInput("expected a URL of host, port and path only; a key comes from a file or from GATEWAY_API_KEY")
+    return str(parsed).rstrip("/")
+
+
+def _checked_key(key: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key or not 1 <= len(key) <= _KEY_AT_MOST:
+        raise InvalidInput(f"expected an API key of 1 to {_KEY_AT_MOST} printable ASCII characters without spaces")
+    return key

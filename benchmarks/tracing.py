@@ -1,0 +1,156 @@
+"""python -m benchmarks tracing: what the audit log and trace spans cost, on and off, beside the code from before there were any.
+
+Rounds are short and take turns, and a cost is the median over rounds of the ratio within a round: what else the machine does slows
+neighbours alike. The collector, which throws spans away, runs on this machine too and takes its share of it from the traced server.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import psutil
+
+from benchmarks import requests as wire
+from benchmarks.cells import Cell, Loader
+from benchmarks.load import Outcome
+from benchmarks.peers import table
+from benchmarks.servers import GATEWAY, ROOT, Contender, Server, serving
+from benchmarks.service_tables import AT
+from benchmarks.wanted import Wanted, wanted_table
+from models.datasets import MNIST, load_dataset
+
+CELL_S, _ROUNDS = 120.0, 24
+_IMAGES = 2000
+_INTRODUCED = "service/tracing.py"
+_SECRET = {"HAUBERK_SECRET": "a secret of the benchmark"}
+_SINK = Contender("a collector", "benchmarks.contenders.sink:app", bentoml=False)
+_ANY = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+OFF, WITHOUT, TRACED, AUDITED = "both off", "code without them", "spans on", "audit log on"
+# A round's ratio varies by some percent, its median over the rounds by less than one.
+_NOTHING, _LITTLE = 0.99, 0.9
+
+
+def section(cell_s: float = CELL_S) -> str:
+    """The page's section."""
+    with TemporaryDirectory() as name, ExitStack() as stack:
+        directory = Path(name)
+        loader = Loader(directory, cell_s, _ROUNDS)
+        test = load_dataset(MNIST, split="test").take(slice(0, _IMAGES))
+        requests = [wire.as_json(image) for image in wire.to_bytes(test.images)[..., 0]]
+        sink = stack.enter_context(serving(_SINK, directory / "sink", _ANY))
+        contenders = _contenders(directory, f"http://127.0.0.1:{sink.port}")
+        servers = [stack.enter_context(serving(each, directory / each.name, requests[0])) for each in contenders]
+        processor = Processor()
+        cells = loader.alternate(servers, loader.prepare(requests), processor.around, clients=AT)
+    names = [contender.name for contender in contenders]
+    return text(dict(zip(names, cells, strict=True)), {name: processor.per_request_us(name) for name in names}, cell_s)
+
+
+@dataclass
+class Processor:
+    """Adds up the processor's time of a server's processes, all threads, over its rounds: what others do does not change it much."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
+
+    def around(self, server: Server, step: Callable[[], Outcome]) -> Outcome:
+        """Run a round between two looks at the clock; for `Loader.alternate`."""
+        before = _processor_s(server.process)
+        outcome = step()
+        name = server.contender.name
+        self.seconds[name] = self.seconds.get(name, 0.0) + _processor_s(server.process) - before
+        self.requests[name] = self.requests.get(name, 0) + len(outcome.samples)
+        return outcome
+
+    def per_request_us(self, name: str) -> float:
+        """Microseconds of a processor a request."""
+        return 1e6 * self.seconds[name] / self.requests[name]
+
+
+def _processor_s(process: psutil.Process) -> float:
+    spent = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(times.user + times.system for times in spent))
+
+
+def _contenders(directory: Path, collector: str) -> list[Contender]:
+    contenders = [
+        Contender(OFF, GATEWAY, _SECRET),
+        Contender(TRACED, GATEWAY, _SECRET | {"HAUBERK_TRACING": "on", "OTEL_EXPORTER_OTLP_ENDPOINT": collector}),
+        Contender(AUDITED, GATEWAY, _SECRET | {"HAUBERK_AUDIT_FILE": str(directory / "audit.jsonl")}),
+    ]
+    old = _checkout_without(directory / "without")
+    return contenders if old is None else [Contender(WITHOUT, GATEWAY, _SECRET, root=old), *contenders]
+
+
+def _checkout_without(directory: Path) -> Path | None:
+    """The sources of the commit before the one that introduced tracing; None where there is no history to take them from."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    log = [git, "-C", str(ROOT), "log", "--diff-filter=A", "--format=%H", "--", _INTRODUCED]
+    commits = subprocess.run(log, capture_output=True, text=True, check=False).stdout.split()
+    archive = directory.with_suffix(".tar")
+    if not commits:
+        return None
+    made = subprocess.run([git, "-C", str(ROOT), "archive", "-o", str(archive), f"{commits[-1]}^"], check=False)
+    if made.returncode != 0:
+        print("no commit before tracing is at hand", file=sys.stderr)
+        return None
+    with tarfile.open(archive) as tar:
+        tar.extractall(directory, filter="data")
+    return directory
+
+
+def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: float) -> str:
+    """The section, from the cells and the processor's time a request by the servers' names."""
+    rows = [
+        [
+            name,
+            f"{cell.rate:,.0f}",
+            f"{cell.percentile_ms(50):.1f}",
+            f"{cell.percentile_ms(99):.1f}",
+            f"{processor_us[name]:,.0f}",
+            cell.failures,
+        ]
+        for name, cell in cells.items()
+    ]
+    wanted = [
+        Wanted(f"requests/s with {name} to {OFF}", _LITTLE, ratio(cells[name], cells[OFF])[1]) for name in (TRACED, AUDITED)
+    ]
+    told = [(name, ratio(cells[name], cells[OFF])) for name in (TRACED, AUDITED)]
+    if WITHOUT in cells:
+        told.insert(0, (f"{OFF}, to {WITHOUT}", ratio(cells[OFF], cells[WITHOUT])))
+        wanted.insert(0, Wanted(f"requests/s with {OFF} to {WITHOUT}", _NOTHING, told[0][1][1]))
+    spread = "; ".join(f"{name}: {low:.3f} to {high:.3f}" for name, (low, _, high) in told)
+    return "\n".join(
+        [
+            "## Audit log and trace spans",
+            "",
+            f"One image of MNIST a request, {AT} clients, every defence on; {cell_s:g} s a cell in rounds that take turns. A ratio is "
+            f"the median over the rounds; half of the rounds lie within {spread}. Without them means: the sources of the commit before.",
+            "",
+            wanted_table(wanted),
+            table(("server", "requests/s", "p50 ms", "p99 ms", "processor us/request", "not 200"), rows),
+        ]
+    )
+
+
+def ratio(ours: Cell, other: Cell) -> tuple[float, float, float]:
+    """Requests/s of one to the other within a round: lower quartile, median and upper quartile over the rounds."""
+    ratios = _rates(ours) / _rates(other)
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+    return low, middle, high
+
+
+def _rates(cell: Cell) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    rates: Sequence[float] = [Cell((outcome,)).rate for outcome in cell.rounds]
+    return np.array(rates, np.float64)

@@ -1,0 +1,53 @@
+"""The session of a detector that needs no probe: it decides while an image joins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.keyed import Keys
+from models.classifier import Images, Probabilities
+
+Score = Callable[[Images], NDArray[np.float64]]
+"""Images [n, h, w, c] -> one number each [n]: low is suspicious."""
+
+
+class UnprobedSession:
+    """See `DetectorSession`; nothing is ever undecided.
+
+    Args:
+        score: asked once about each image; what is not finite fails the stage, since NaN would pass every threshold.
+        threshold: an image is refused when its score is not above it.
+        calls: what `score` costs an image, in model calls.
+    """
+
+    def __init__(self, score: Score, threshold: float, *, calls: int = 0) -> None:
+        self._score, self._threshold, self._calls = score, threshold, calls
+        self.abstained = np.empty(0, bool)
+        self.scores = np.empty(0)
+
+    @property
+    def undecided(self) -> NDArray[np.int64]:
+        return np.empty(0, np.int64)
+
+    @property
+    def calls(self) -> NDArray[np.int64]:
+        return np.full(len(self.scores), self._calls)
+
+    def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
+        """Forget all images but those at `kept`, and decide on these behind them. Raises: ValueError: a score that is no number."""
+        scores = self._score(images)
+        if scores.shape != (len(images),) or not np.isfinite(scores).all():
+            raise ValueError(f"expected {len(images)} finite scores, got {scores.dtype} {scores.shape}")
+        self.scores = np.concatenate([self.scores[kept], scores])
+        self.abstained = self.scores <= self._threshold
+
+    def probe(self) -> Images:
+        """Nothing is left to probe."""
+        raise AssertionError("a detector that is never undecided is not asked for probes")
+
+    def decide(self, outputs: Probabilities) -> None:
+        """Nothing is left to decide."""
+        raise AssertionError("a detector that is never undecided is not told of outputs")

@@ -1,0 +1,1 @@
+"""What runs the gateway: container, Prometheus, Grafana, Kubernetes."""

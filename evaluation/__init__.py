@@ -1,0 +1,1 @@
+"""Honest evaluation: the tables that decide whether a defence is worth its cost."""

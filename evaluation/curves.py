@@ -1,0 +1,53 @@
+"""Success versus eps: an attacker who does not know the defences, one who does, and noise of the same norm as the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from attacks.attack import Goal
+from attacks.transfer import Relentless
+from evaluation.cells import Cell
+from evaluation.evasion import Evasion, gradient_attack
+from evaluation.outcomes import ABSTAINED, WRONG, Outcomes, outcomes
+
+SECTION = "curves"
+KINDS = ("noise", "oblivious", "adaptive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Curves over radii up to the one at which everything should have fallen."""
+
+    evasion: Evasion
+    eps_at_most: float
+
+    def cells(self) -> Iterator[Cell]:
+        """One per radius, all coats in it."""
+        for eps in self.radii():
+            yield Cell(SECTION, f"{eps:g}", partial(self._at, eps))
+
+    def radii(self) -> tuple[float, ...]:
+        """Evenly spaced, the last is `eps_at_most`."""
+        points = self.evasion.budget.curve_points
+        return tuple(float(np.round(self.eps_at_most * (i + 1) / points, 5)) for i in range(points))
+
+    def _at(self, eps: float) -> dict[str, Any]:
+        evasion = self.evasion
+        images, labels = evasion.data.images, evasion.data.labels
+        bare = Relentless(evasion.target.classifier)
+        crafted = gradient_attack("pgd", eps, evasion.budget)(bare, images, Goal(labels), seed=evasion.seed)
+        rows = {}
+        for name, defended in evasion.target.variants.items():
+            adaptive = evasion.adversarial(eps, name, steps=evasion.budget.steps)
+            sent = (evasion.noise(eps).images, crafted.images, adaptive.images)
+            rows[name] = {kind: _counts(outcomes(defended, x, labels)) for kind, x in zip(KINDS, sent, strict=True)}
+        return {"eps": eps, "variants": rows}
+
+
+def _counts(found: Outcomes) -> dict[str, int]:
+    return {"images": len(found), "wrong": int((found == WRONG).sum()), "abstained": int((found == ABSTAINED).sum())}

@@ -1,0 +1,148 @@
+"""Checks by which an evaluation distrusts itself: signs that an attack failed and the defence only looks strong.
+
+After Carlini et al. 2019, arXiv:1902.06705, Tramer et al. 2020, arXiv:2002.08347, and the checks of AutoAttack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from attacks.gradient import zero_gradient_share
+from evaluation.cells import Cell
+from evaluation.evasion import ADAPTIVE, QUERY, WITH_SECRET, Evasion
+from evaluation.outcomes import WRONG, outcomes
+from evaluation.variants import FULL_STACK, UNDEFENDED, open_target
+
+SECTION = "distrust"
+_ZERO_AT_MOST = 0.01
+_SAME_WITHIN = 0.02
+_ERRORS = 2.0
+_LARGE_EPS = 1.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it is as it should be, and the numbers."""
+
+    name: str
+    fine: bool
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distrust:
+    """Experiments made only to doubt the others."""
+
+    evasion: Evasion
+    threads: int
+
+    def cells(self) -> Iterator[Cell]:
+        """One per doubt."""
+        for name, find in (
+            ("randomness", self._randomness),
+            ("zero gradients", self._zero_gradients),
+            ("twice the iterations", self._twice),
+            ("large eps", self._large),
+        ):
+            yield Cell(SECTION, name, partial(find))
+
+    def _randomness(self) -> dict[str, float]:
+        """Whether the same images are answered alike twice, and how many are answered otherwise under another secret."""
+        target, images = self.evasion.target, self.evasion.data.images
+        first, second = (target.full_stack.classify(images).labels for _ in range(2))
+        other = open_target(target.bundle, secret=target.secret[::-1] + b"other", threads=self.threads)
+        return {
+            "changed_on_repetition": float((first != second).mean()),
+            "changed_under_another_secret": float((other.full_stack.classify(images).labels != first).mean()),
+        }
+
+    def _zero_gradients(self) -> dict[str, float]:
+        """The share of images whose loss has no gradient at all: an attack that follows it stands still."""
+        data = self.evasion.data
+        return {"share": zero_gradient_share(self.evasion.target.classifier, data.images, data.labels)}
+
+    def _twice(self) -> dict[str, float]:
+        """Robust accuracy of the full stack under the adaptive attack, with the stated and with twice the iterations."""
+        steps = self.evasion.budget.steps
+        eps = self.evasion.radii[0]
+        once, twice = (self._robust(eps, steps=n) for n in (steps, 2 * steps))
+        return {"eps": eps, "iterations": steps, "once": once, "twice": twice}
+
+    def _large(self) -> dict[str, float]:
+        """Robust accuracy where eps allows any image: anything left says that the attack, not the defence, failed."""
+        return {
+            name: self._robust(_LARGE_EPS, steps=self.evasion.budget.steps, variant=name) for name in (UNDEFENDED, FULL_STACK)
+        }
+
+    def _robust(self, eps: float, *, steps: int, variant: str = FULL_STACK) -> float:
+        data = self.evasion.data
+        found = self.evasion.adversarial(eps, variant, steps=steps)
+        return float((outcomes(self.evasion.target.variants[variant], found.images, data.labels) != WRONG).mean())
+
+
+def checks(results: Mapping[str, Mapping[str, Any]], *, classes: int) -> list[Check]:
+    """Judge the doubts, and what the tables say against each other."""
+    doubts = results[SECTION]
+    random, zero, twice, large = (doubts[name] for name in ("randomness", "zero gradients", "twice the iterations", "large eps"))
+    n = len(results["evasion"]["clean"]["outcomes"][UNDEFENDED])
+    noise = _ERRORS * float(np.sqrt(0.25 / n))
+    chance = 1 / classes + noise
+    return [
+        Check(
+            "the same image is answered alike twice",
+            random["changed_on_repetition"] == 0,
+            f"{random['changed_on_repetition']:.1%} changed; {random['changed_under_another_secret']:.1%} under another secret",
+        ),
+        Check("gradients are there", zero["share"] <= _ZERO_AT_MOST, f"{zero['share']:.1%} of images have none"),
+        Check(
+            "twice the iterations find no more",
+            twice["once"] - twice["twice"] <= max(_SAME_WITHIN, noise / 2),
+            f"robust accuracy {twice['once']:.1%} with {twice['iterations']} and {twice['twice']:.1%} with "
+            f"{2 * twice['iterations']} iterations, eps {twice['eps']:g}, full stack",
+        ),
+        Check(
+            "nothing is left where eps allows any image",
+            max(large.values()) <= chance,
+            ", ".join(f"{name}: {value:.1%}" for name, value in large.items()),
+        ),
+        *_white_box_is_best(results["evasion"], noise),
+        *_iterations_help(results["evasion"], noise),
+    ]
+
+
+def _white_box_is_best(evasion: Mapping[str, Any], noise: float) -> list[Check]:
+    """Who knows more must not do worse: a query attack that beats the adaptive one shows a weak gradient."""
+    safe = _safe_shares(evasion)
+    worse = [
+        f"{variant} at eps {eps:g}: {name} {safe[name, eps, variant]:.1%} < adaptive {adaptive:.1%}"
+        for (kind, eps, variant), adaptive in safe.items()
+        if kind == ADAPTIVE
+        for name in QUERY
+        if safe[name, eps, variant] < min(adaptive, safe[WITH_SECRET, eps, variant]) - noise
+    ]
+    return [Check("no query attack beats the adaptive one", not worse, "; ".join(worse) or "none does")]
+
+
+def _iterations_help(evasion: Mapping[str, Any], noise: float) -> list[Check]:
+    safe = _safe_shares(evasion)
+    worse = [
+        f"eps {eps:g}: pgd {value:.1%} > fgm {safe['fgm', eps, UNDEFENDED]:.1%}"
+        for (kind, eps, variant), value in safe.items()
+        if kind == "pgd" and variant == UNDEFENDED and value > safe["fgm", eps, UNDEFENDED] + noise
+    ]
+    return [Check("many steps beat one", not worse, "; ".join(worse) or "they do")]
+
+
+def _safe_shares(evasion: Mapping[str, Any]) -> dict[tuple[str, float, str], float]:
+    """Robust accuracy with an abstention counted as safe, by attack, radius and coat."""
+    return {
+        (cell["attack"], cell["eps"], variant): float((np.array(found) != WRONG).mean())
+        for cell in evasion.values()
+        for variant, found in cell["outcomes"].items()
+        if cell["eps"] is not None
+    }

@@ -1,0 +1,132 @@
+"""The whole evaluation: which images go where, every cell of every table, and the report made of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from defences.calibration import Progress, silent
+from evaluation.benign import Benign
+from evaluation.budget import Budget
+from evaluation.cells import Cell, Cells
+from evaluation.curves import Curves
+from evaluation.distrust import Distrust
+from evaluation.evasion import Evasion
+from evaluation.stand_ins import StandIns
+from evaluation.variants import Target
+from models.datasets import Dataset
+from models.errors import InvalidInput
+
+IMAGES_AT_LEAST = 20
+# What the thief, the transfer attacker and the backdoored copies need beside the images attacked.
+OTHERS_AT_LEAST = 600
+_CURVE_OVER_RADIUS = 5 / 3
+_ONLY_SHOWN = ("report", "page", "plots")
+_LAYERS = ("attacks", "defences", "evaluation", "models")
+
+
+def _code_digest() -> str:
+    """sha256 of the sources that results come from: what another version found is not taken for this one's."""
+    root = Path(__file__).parents[1]
+    files = sorted(file for layer in _LAYERS for file in (root / layer).glob("*.py") if file.stem not in _ONLY_SHOWN)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data, shuffled and split: attacked, held back to measure on, and left to attackers; no image is in two of them."""
+
+    attacked: Dataset
+    held: Dataset
+    others: Dataset
+
+
+def split(data: Dataset, budget: Budget, seed: int) -> Parts:
+    """Small data is attacked first; what is held back takes at most half of the rest. Raises: InvalidInput: too few images."""
+    if len(data) < IMAGES_AT_LEAST:
+        raise InvalidInput(f"expected at least {IMAGES_AT_LEAST} images to evaluate on, got {len(data)}")
+    order = np.random.default_rng(seed).permutation(len(data))
+    attacked = min(budget.images, len(data))
+    held = min(budget.benign_images, (len(data) - attacked) // 2)
+    parts = np.split(order, [attacked, attacked + held])
+    return Parts(*(data.take(rows) for rows in parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything that is measured on one bundle.
+
+    Args:
+        target: the bundle in its coats.
+        data: labelled images the classifier was not trained on.
+        radii: eps of the L-inf attacks.
+        budget: what may be spent, of `BUDGETS` or one's own.
+        data_digest: sha256 of the data, part of what results are kept under.
+        threads: of training.
+    """
+
+    target: Target
+    data: Dataset
+    radii: tuple[float, ...]
+    budget: Budget
+    seed: int
+    data_digest: str
+    threads: int
+
+    @cached_property
+    def parts(self) -> Parts:
+        return split(self.data, self.budget, self.seed)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Sections that these data are too few for, and why: said in the report, never silently missing."""
+        others = len(self.parts.others)
+        if others >= OTHERS_AT_LEAST:
+            return {}
+        reason = f"needs {OTHERS_AT_LEAST} images beside those attacked and held back, got {others}; give more or spend less"
+        return dict.fromkeys(("transfer", "backdoors", "extraction", "membership"), reason)
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell, the quick sections first."""
+        parts, budget = self.parts, self.budget
+        evasion = Evasion(
+            target=self.target,
+            data=parts.attacked,
+            others=parts.others.take(slice(0, 0)) if self.left_out else parts.others,
+            radii=self.radii,
+            budget=budget,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        clean = parts.held if len(parts.held) else parts.attacked
+        yield from Benign(target=self.target, data=clean, timed=budget.timed).cells()
+        yield from evasion.cells()
+        yield from Curves(evasion=evasion, eps_at_most=max(self.radii) * _CURVE_OVER_RADIUS).cells()
+        yield from Distrust(evasion=evasion, threads=self.threads).cells()
+        if not self.left_out:
+            stand_ins = StandIns(target=self.target, others=parts.others, held=parts.held, budget=budget, seed=self.seed)
+            yield from stand_ins.backdoors()
+            yield from stand_ins.extraction()
+            yield from stand_ins.membership()
+
+    def plan(self) -> dict[str, Any]:
+        """What decides the results, our own code included."""
+        return {
+            "code": _code_digest(),
+            "bundle": self.target.bundle.digest,
+            "data": self.data_digest,
+            "seed": self.seed,
+            "radii": list(self.radii),
+            "budget": asdict(self.budget),
+            "threads": self.threads,
+        }
+
+    def run(self, out: Path, progress: Progress = silent) -> dict[str, dict[str, Any]]:
+        """Results by section and cell; those found before, in this or an earlier call, are read from `out`."""
+        return Cells(out, self.plan()).run(list(self.cells()), progress)

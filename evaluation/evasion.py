@@ -1,0 +1,186 @@
+"""Evasion: every attack against every coat, image by image, so that the worst case over attacks can be taken.
+
+Four kinds of attacker. *Oblivious* ones craft on the bare classifier and do not know that it is defended. A *transfer* attacker has no
+classifier and trains one. *Query* attackers only ask the defended gateway, and may be refused. *Adaptive* ones know every defence, and
+lack the secret or have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from attacks.adaptive import AdaptiveView
+from attacks.attack import Adversarial, Attack, Goal
+from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
+from attacks.hop_skip_jump import HopSkipJump
+from attacks.inversion import Unblurred
+from attacks.saliency_map import SaliencyMap
+from attacks.square import Square
+from attacks.transfer import Relentless
+from evaluation.budget import Budget
+from evaluation.cells import Cell
+from evaluation.outcomes import ABSTAINED, WRONG, outcomes
+from evaluation.variants import Target
+from models.classifier import Classifier, DifferentiableClassifier, Images
+from models.datasets import Dataset
+from models.distillation import Distillation
+from models.keras_classifier import KerasClassifier
+from models.training import Recipe
+
+SECTION = "evasion"
+CLEAN, NOISE, TRANSFER, ADAPTIVE, WITH_SECRET = "clean", "noise", "transfer", "bpda_eot", "bpda_eot_with_secret"
+OBLIVIOUS = ("fgm", "bim", "pgd")
+QUERY = ("square", "hop_skip_jump")
+UNBLURRED = "square_unblurred"
+JSMA = "jsma"
+# The share of pixels that JSMA may change, and by how much: the values of Papernot et al. 2016 for MNIST.
+_JSMA_THETA, _JSMA_GAMMA = 1.0, 0.1
+_OVERLAYS, _MORE_OVERLAYS = 8, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evasion:
+    """What is attacked with what.
+
+    Args:
+        data: the images attacked, with their true labels.
+        others: images the transfer attacker trains on, none of `data` among them; without any that attack is left out.
+        radii: eps of the L-inf attacks.
+        threads: of the surrogate's training.
+    """
+
+    target: Target
+    data: Dataset
+    others: Dataset
+    radii: tuple[float, ...]
+    budget: Budget
+    seed: int
+    threads: int
+
+    def cells(self) -> Iterator[Cell]:
+        """The table, an attack against all coats a cell, or against one where the attack depends on it."""
+        yield Cell(SECTION, CLEAN, partial(self._sent, CLEAN, None, lambda: unchanged(self.data.images)))
+        yield Cell(SECTION, JSMA, partial(self._sent, JSMA, None, self._jsma))
+        for eps in self.radii:
+            yield Cell(SECTION, f"{NOISE} {eps:g}", partial(self._sent, NOISE, eps, partial(self.noise, eps)))
+            for name in OBLIVIOUS:
+                attack = gradient_attack(name, eps, self.budget)
+                crafted = partial(self._crafted, attack, self.target.classifier)
+                yield Cell(SECTION, f"{name} {eps:g}", partial(self._sent, name, eps, crafted))
+            if len(self.others):
+                yield Cell(SECTION, f"{TRANSFER} {eps:g}", partial(self._sent, TRANSFER, eps, partial(self._transferred, eps)))
+            for variant in self.target.variants:
+                for name in (*QUERY, *([UNBLURRED] if self.target.blurs(variant) else [])):
+                    yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._queried, name, eps, variant))
+                for name in (ADAPTIVE, WITH_SECRET):
+                    yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._adapted, name, eps, variant))
+
+    def adversarial(self, eps: float, variant: str, *, steps: int, secret: bytes | None = None) -> Adversarial:
+        """What the adaptive attacker finds: PGD through the purifier and past STRIP; with images that were refused it tries again,
+        looking at more of STRIP's overlays and with other secrets of its own."""
+        defended = self.target.variants[variant]
+        attack = gradient_attack("pgd", eps, self.budget, steps=steps)
+        goal = Goal(self.data.labels)
+
+        def view(seed: int, overlays: int) -> AdaptiveView:
+            draws = self.budget.draws
+            return AdaptiveView(defended, self.target.classifier, secret=secret, draws=draws, overlays=overlays, seed=seed)
+
+        first = attack(view(self.seed, _OVERLAYS), self.data.images, goal, seed=self.seed)
+        found = outcomes(defended, first.images, self.data.labels)
+        again = np.flatnonzero(found == ABSTAINED)
+        images, queries, gradients = first.images.copy(), first.queries.copy(), first.gradients.copy()
+        if again.size:
+            fresh = view(self.seed + 1, _MORE_OVERLAYS)
+            second = attack(fresh, self.data.images[again], goal.take(again), seed=self.seed + 1)
+            # The second try replaces the first only where it is through.
+            better = outcomes(defended, second.images, self.data.labels[again]) > found[again]
+            images[again[better]] = second.images[better]
+            queries[again] += second.queries
+            gradients[again] += second.gradients
+        return Adversarial(images, outcomes(defended, images, self.data.labels) == WRONG, queries, gradients)
+
+    def _sent(self, name: str, eps: float | None, craft: Callable[[], Adversarial]) -> dict[str, Any]:
+        """One set of images, sent to every coat."""
+        found = craft()
+        return self._result(name, eps, found, list(self.target.variants))
+
+    def _queried(self, name: str, eps: float, variant: str) -> dict[str, Any]:
+        attacks: dict[str, Attack] = {
+            "square": Square(eps=eps, queries=self.budget.queries),
+            "hop_skip_jump": HopSkipJump(norm=np.inf, queries=self.budget.queries, eps=eps),
+        }
+        attacks[UNBLURRED] = attacks["square"]
+        asked: Classifier = self.target.variants[variant]
+        if name == UNBLURRED:
+            for blur in reversed(self.target.blurs(variant)):
+                asked = Unblurred(classifier=asked, beta=blur.beta, gamma=blur.gamma)
+        found = attacks[name](asked, self.data.images, Goal(self.data.labels), seed=self.seed)
+        return self._result(name, eps, found, [variant])
+
+    def _adapted(self, name: str, eps: float, variant: str) -> dict[str, Any]:
+        secret = self.target.secret if name == WITH_SECRET else None
+        found = self.adversarial(eps, variant, steps=self.budget.steps, secret=secret)
+        return self._result(name, eps, found, [variant])
+
+    def _result(self, name: str, eps: float | None, found: Adversarial, variants: Sequence[str]) -> dict[str, Any]:
+        """What became of the images in these coats, and what it took to make them."""
+        change = (found.images - self.data.images).reshape(len(self.data), -1).astype(np.float64)
+        coats = self.target.variants
+        return {
+            "attack": name,
+            "eps": eps,
+            "queries": int(found.queries.sum()),
+            "gradients": int(found.gradients.sum()),
+            "mean_l2": round(float(np.sqrt((change**2).sum(axis=1)).mean()), 4),
+            "outcomes": {variant: outcomes(coats[variant], found.images, self.data.labels).tolist() for variant in variants},
+        }
+
+    def noise(self, eps: float) -> Adversarial:
+        """The images with random signs of this size, one draw: nobody is asked."""
+        signs = np.random.default_rng(self.seed).choice(np.array([-eps, eps], np.float32), self.data.images.shape)
+        return unchanged(np.clip(self.data.images + signs, 0, 1))
+
+    def _crafted(self, attack: Attack, classifier: DifferentiableClassifier) -> Adversarial:
+        """To the last step: what only just fools a bare classifier no longer does once it is purified."""
+        return attack(Relentless(classifier), self.data.images, Goal(self.data.labels), seed=self.seed)
+
+    def _jsma(self) -> Adversarial:
+        classes = len(self.target.classifier.labels)
+        others = np.random.default_rng(self.seed).integers(1, classes, len(self.data))
+        goal = Goal((self.data.labels + others) % classes, targeted=True)
+        return SaliencyMap(theta=_JSMA_THETA, gamma=_JSMA_GAMMA)(self.target.classifier, self.data.images, goal, seed=self.seed)
+
+    def _transferred(self, eps: float) -> Adversarial:
+        return self._crafted(gradient_attack("pgd", eps, self.budget), self._surrogate)
+
+    @cached_property
+    def _surrogate(self) -> KerasClassifier:
+        """The transfer attacker's own classifier: the reference network on other images of the same kind."""
+        classifier = self.target.classifier
+        own = self.others.take(slice(0, self.budget.surrogate_images))
+        recipe = Recipe(epochs=self.budget.surrogate_epochs)
+        training = Distillation(classifier.input_shape, len(classifier.labels), recipe=recipe, threads=self.threads)
+        one_hot = np.eye(len(classifier.labels), dtype=np.float32)[own.labels]
+        return KerasClassifier(training.train(own.images, one_hot, seed=self.seed), labels=classifier.labels)
+
+
+def gradient_attack(name: str, eps: float, budget: Budget, *, steps: int | None = None) -> Attack:
+    """FGM, BIM or PGD in the L-inf ball, as strong as the budget says."""
+    iterations = steps or budget.steps
+    if name == "fgm":
+        return FastGradient(eps=eps)
+    if name == "bim":
+        return BasicIterative(eps=eps, iterations=iterations)
+    return ProjectedGradientDescent(eps=eps, iterations=iterations, restarts=budget.restarts)
+
+
+def unchanged(images: Images) -> Adversarial:
+    """No attack at all: costs nothing."""
+    none = np.zeros(len(images), np.int64)
+    return Adversarial(images, none.astype(bool), none, none)

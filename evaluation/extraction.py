@@ -1,0 +1,154 @@
+"""What a thief's copy is worth after so many queries: accuracy and agreement over budgets, thieves and optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacks.attack import predicted_labels
+from attacks.extraction import OPTIMISERS, train_copy
+from attacks.thief import THIEVES, Thief
+from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
+from defences.calibration import Progress, silent
+from models.classifier import Classifier, Images, Labels
+from models.datasets import Dataset
+from models.distillation import Distillation
+from models.errors import InvalidInput
+from models.training import Build, Recipe, reference_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionRow:
+    """One copy.
+
+    Attributes:
+        thief, optimiser, budget: whose it is, how it was trained, and how many queries its thief could spend.
+        queries: how many it spent; fewer than the budget where asking several times does not divide it.
+        refused: share of them that the victim refused.
+        accuracy: share of test images the copy gives their true label.
+        agreement: share of test images to which the copy gives the label that the undefended victim gives them (fidelity, Jagielski et
+            al. 2020, arXiv:1909.01838). A copy can be accurate without agreeing where the victim errs.
+        accuracy_error, agreement_error: their binomial standard errors: of the test sample, not of the training seed.
+    """
+
+    thief: str
+    optimiser: str
+    budget: int
+    queries: int
+    refused: float
+    accuracy: float
+    accuracy_error: float
+    agreement: float
+    agreement_error: float
+
+
+def extraction_curve(
+    victim: Classifier,
+    pool: Images,
+    test: Dataset,
+    *,
+    budgets: Sequence[int],
+    thieves: Mapping[str, Thief] = THIEVES,
+    optimisers: Mapping[str, Recipe] = OPTIMISERS,
+    undefended: Classifier | None = None,
+    build: Build = reference_network,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[ExtractionRow]:
+    """Steal `victim` once for every thief, optimiser and budget.
+
+    Every image is asked once for all thieves who ask in the same way: a budget of 1,000 is the first 1,000 queries of the largest.
+
+    Args:
+        pool: the thief's own images; no test image among them.
+        test: what the copies are judged on; nobody is asked about it but `undefended`.
+        undefended: what the victim's label is, defences apart; `victim` itself when not given, which then spends a query on every test
+            image, and agreement counts those that it answers.
+        build: the copies' network.
+
+    Cost: the largest budget in queries for each way of asking; one training for every row.
+    Raises: InvalidInput: no budget, thief or optimiser; a budget larger than the pool; test images of another shape, labels out of range.
+    """
+    _check(victim, pool, test, budgets, thieves, optimisers)
+    asked = _transfer_sets(victim, pool, max(budgets), thieves.values(), seed, progress)
+    labels = predicted_labels((undefended or victim).predict(test.images))
+    rows = []
+    for recipe_name, recipe in optimisers.items():
+        distillation = Distillation(victim.input_shape, len(victim.labels), recipe=recipe, build=build)
+        for name, thief in thieves.items():
+            for budget in sorted(budgets):
+                transfer = asked[thief.asks, thief.shift].first(budget)
+                model = train_copy(transfer, thief, distillation, seed=seed)
+                predicted = predicted_labels(distillation.predict(model, test.images))
+                rows.append(_row(name, recipe_name, budget, transfer, predicted, labels, test.labels))
+                progress("copies", len(rows), len(optimisers) * len(thieves) * len(budgets))
+    return rows
+
+
+def queries_needed(rows: Iterable[ExtractionRow], agreement: float) -> int | None:
+    """The fewest queries with which any of these copies agreed so well: what a limit on queries has to stay under; None if none did."""
+    return min((row.queries for row in rows if row.agreement >= agreement), default=None)
+
+
+def _check(
+    victim: Classifier,
+    pool: Images,
+    test: Dataset,
+    budgets: Sequence[int],
+    thieves: Mapping[str, Thief],
+    optimisers: Mapping[str, Recipe],
+) -> None:
+    for what, given in (("budget", budgets), ("thief", thieves), ("optimiser", optimisers)):
+        if not len(given):
+            raise InvalidInput(f"expected at least one {what}, got none")
+    for thief in thieves.values():
+        check_pool(victim, pool, min(budgets), asks=thief.asks)
+        check_pool(victim, pool, max(budgets), asks=thief.asks)
+    classes = len(victim.labels)
+    if not len(test) or test.images.shape[1:] != victim.input_shape:
+        raise InvalidInput(f"expected test images [n, {', '.join(map(str, victim.input_shape))}], got {list(test.images.shape)}")
+    if not 0 <= int(test.labels.min()) <= int(test.labels.max()) < classes:
+        wrong = test.labels[(test.labels < 0) | (test.labels >= classes)][0]
+        raise InvalidInput(f"expected test labels from 0 to {classes - 1}, the classes of the victim, got {wrong}")
+
+
+def _transfer_sets(
+    victim: Classifier, pool: Images, budget: int, thieves: Iterable[Thief], seed: int, progress: Progress
+) -> dict[tuple[int, int], TransferSet]:
+    """By (asks, shift): what the largest budget brings."""
+    rows = shuffled(pool, seed)
+    ways = sorted({(thief.asks, thief.shift) for thief in thieves})
+    return {
+        (asks, shift): ask(victim, pool, rows[: budget // asks], asks=asks, shift=shift, seed=seed, progress=progress)
+        for asks, shift in ways
+    }
+
+
+def _row(
+    thief: str, optimiser: str, budget: int, transfer: TransferSet, predicted: Labels, victims: Labels, true: Labels
+) -> ExtractionRow:
+    answered = victims >= 0
+    accuracy, accuracy_error = _share(predicted == true)
+    agreement, agreement_error = _share((predicted == victims)[answered])
+    return ExtractionRow(
+        thief=thief,
+        optimiser=optimiser,
+        budget=budget,
+        queries=transfer.queries,
+        refused=transfer.refusals / transfer.queries,
+        accuracy=accuracy,
+        accuracy_error=accuracy_error,
+        agreement=agreement,
+        agreement_error=agreement_error,
+    )
+
+
+def _share(hits: NDArray[np.bool_]) -> tuple[float, float]:
+    """A share and its binomial standard error; NaN of nothing."""
+    if not len(hits):
+        return float("nan"), float("nan")
+    share = float(hits.mean())
+    return share, float(np.sqrt(share * (1 - share) / len(hits)))

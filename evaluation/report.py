@@ -1,0 +1,222 @@
+"""report.json: what was measured, in one document whose schema is that of the classes below.
+
+All but `created`, `seconds` and every `latency` is the same for the same bundle, data, seed, budget and number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from evaluation.distrust import Check, checks
+from evaluation.evasion import ADAPTIVE, CLEAN, JSMA, NOISE, OBLIVIOUS, QUERY, TRANSFER, UNBLURRED, WITH_SECRET
+from evaluation.intervals import Share, share
+from evaluation.outcomes import Outcomes, Robustness, robustness, worst
+
+FORMAT = 1
+
+KNOWS = {
+    CLEAN: "no attack",
+    NOISE: "nothing: random signs of the same norm",
+    **dict.fromkeys((*OBLIVIOUS, JSMA), "the classifier, not that it is defended"),
+    TRANSFER: "other images of the same kind",
+    **dict.fromkeys(QUERY, "the gateway's answers, refusals among them"),
+    UNBLURRED: "the answers, and the reverse sigmoid's formula and parameters",
+    ADAPTIVE: "classifier and defences, not the secret",
+    WITH_SECRET: "everything, the secret too",
+}
+"""What each attacker has."""
+
+
+@dataclass(frozen=True)
+class EvasionRow:
+    """An attack against a coat.
+
+    Attributes:
+        eps: L-inf radius; none for JSMA, which changes a tenth of the pixels as much as it likes, and for clean images.
+        mean_l2: L2 length of the change, mean over images.
+    """
+
+    attack: str
+    knows: str
+    eps: float | None
+    variant: str
+    robustness: Robustness
+    mean_l2: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward and backward passes of an attack at a radius, for all images and, where it depends on the coat, for all coats."""
+
+    attack: str
+    eps: float | None
+    queries: int
+    gradients: int
+
+
+@dataclass(frozen=True)
+class WorstRow:
+    """For each image the attack that suits the attacker best, of all those with this radius."""
+
+    eps: float
+    variant: str
+    robustness: Robustness
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Answered wrongly, and refused, at a radius."""
+
+    eps: float
+    variant: str
+    kind: str
+    wrong: Share
+    abstained: Share
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one image at a time in the evaluating process, milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class BenignRow:
+    """What a coat costs clean images.
+
+    Attributes:
+        accuracy: right of all, an abstention counted as wrong.
+        accuracy_on_answered: right of those answered.
+        calibration_error: expected calibration error of the returned probabilities, 15 bins.
+    """
+
+    variant: str
+    accuracy: Share
+    accuracy_on_answered: Share
+    abstained: Share
+    calibration_error: float
+    model_calls_per_image: float
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole report.
+
+    Attributes:
+        bundle: name, version, input_shape, classes, and its defences with their modes.
+        data: file, sha256, split and rows, and how many images went where.
+        budget: its name and numbers.
+        left_out: sections the data were too few for, with the reason.
+        seconds: of this run; what was found in an earlier one is not in it.
+    """
+
+    format: int
+    hauberk: str
+    created: str
+    seconds: float
+    bundle: dict[str, Any]
+    data: dict[str, Any]
+    budget: dict[str, Any]
+    seed: int
+    radii: list[float]
+    left_out: dict[str, str]
+    benign: list[BenignRow]
+    evasion: list[EvasionRow]
+    costs: list[Cost]
+    worst_case: list[WorstRow]
+    curves: list[CurvePoint]
+    backdoors: list[dict[str, Any]]
+    extraction: list[dict[str, Any]]
+    membership: list[dict[str, Any]]
+    checks: list[Check]
+
+
+REPORT = TypeAdapter(Report)
+"""Reads, writes and describes reports: `REPORT.json_schema()`."""
+
+
+def build(results: Mapping[str, Mapping[str, Any]], *, classes: int, **about: Any) -> Report:
+    """The report of an evaluation's results; `about` is what the results do not say."""
+    return Report(
+        format=FORMAT,
+        **about,
+        benign=[_benign(variant, row) for variant, row in results["benign"].items()],
+        evasion=evasion_rows(results["evasion"]),
+        costs=costs(results["evasion"]),
+        worst_case=worst_rows(results["evasion"]),
+        curves=[point for cell in results["curves"].values() for point in _curve(cell)],
+        backdoors=list(results.get("backdoors", {}).values()),
+        extraction=[row for rows in results.get("extraction", {}).values() for row in rows],
+        membership=[row for rows in results.get("membership", {}).values() for row in rows],
+        checks=checks(results, classes=classes),
+    )
+
+
+def evasion_rows(cells: Mapping[str, Any]) -> list[EvasionRow]:
+    """One row per attack, radius and coat."""
+    return [
+        EvasionRow(
+            cell["attack"],
+            KNOWS[cell["attack"]],
+            cell["eps"],
+            variant,
+            robustness(np.array(found)),
+            cell["mean_l2"],
+        )
+        for cell in cells.values()
+        for variant, found in cell["outcomes"].items()
+    ]
+
+
+def costs(cells: Mapping[str, Any]) -> list[Cost]:
+    """One row per attack and radius."""
+    spent: dict[tuple[str, float | None], list[int]] = {}
+    for cell in cells.values():
+        total = spent.setdefault((cell["attack"], cell["eps"]), [0, 0])
+        total[0] += cell["queries"]
+        total[1] += cell["gradients"]
+    return [Cost(attack, eps, queries, gradients) for (attack, eps), (queries, gradients) in spent.items()]
+
+
+def worst_rows(cells: Mapping[str, Any]) -> list[WorstRow]:
+    """Per radius and coat, over all attacks within the radius and no attack at all."""
+    found: dict[tuple[float, str], list[Outcomes]] = {}
+    clean = cells[CLEAN]["outcomes"]
+    for cell in cells.values():
+        if cell["eps"] is not None:
+            for variant, some in cell["outcomes"].items():
+                found.setdefault((cell["eps"], variant), [np.array(clean[variant])]).append(np.array(some))
+    return [WorstRow(eps, variant, robustness(worst(many))) for (eps, variant), many in found.items()]
+
+
+def _share(hits: int, of: int) -> Share:
+    return share(np.arange(of) < hits)
+
+
+def _benign(variant: str, row: Mapping[str, Any]) -> BenignRow:
+    images, right, abstained = row["images"], row["right"], row["abstained"]
+    return BenignRow(
+        variant,
+        _share(right, images),
+        _share(right, images - abstained),
+        _share(abstained, images),
+        row["calibration_error"],
+        row["model_calls_per_image"],
+        Latency(**row["latency"]),
+    )
+
+
+def _curve(cell: Mapping[str, Any]) -> list[CurvePoint]:
+    return [
+        CurvePoint(cell["eps"], variant, kind, _share(row["wrong"], row["images"]), _share(row["abstained"], row["images"]))
+        for variant, kinds in cell["variants"].items()
+        for kind, row in kinds.items()
+    ]

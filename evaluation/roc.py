@@ -1,0 +1,158 @@
+"""The ROC of a detector that refuses low scores, with what chance may have done to it.
+
+Positives are what should be refused, negatives what should not: TPR(t) = P(positive <= t), FPR(t) = P(negative <= t).
+All is distribution-free or asymptotic as said, ties included, and nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import binom, norm, rankdata
+
+from evaluation.intervals import Share, clopper_pearson, share
+from models.errors import InvalidInput
+
+Scores = NDArray[np.float64]
+_Rates = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Roc:
+    """A point for every threshold that decides otherwise than the one before, from refusing nothing to refusing everything.
+
+    Attributes:
+        thresholds: [m], ascending; the first is -inf.
+        fpr, tpr: [m].
+        tpr_low, tpr_high: [m], pointwise: the exact interval of the TPR at that threshold (Clopper-Pearson), threshold given.
+        band_low, band_high: [m], simultaneous: with the confidence the whole curve of the populations, as TPR over FPR, lies between
+            (fpr, band_low) and (fpr, band_high). It moves the curve along both axes by what the Dvoretzky-Kiefer-Wolfowitz inequality
+            (with Massart's constant) allows each of the two samples (Campbell 1994, doi:10.1002/sim.4780130508).
+    """
+
+    thresholds: Scores
+    fpr: _Rates
+    tpr: _Rates
+    tpr_low: _Rates
+    tpr_high: _Rates
+    band_low: _Rates
+    band_high: _Rates
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number between the ends of its two-sided interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def roc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> Roc:
+    """The curve. Raises: InvalidInput: no scores, or NaN among them."""
+    _check(positives, negatives, confidence)
+    thresholds = np.concatenate([[-np.inf], np.unique(np.concatenate([positives, negatives]))])
+    hits = np.searchsorted(np.sort(positives), thresholds, side="right")
+    tpr = hits / len(positives)
+    fpr = np.searchsorted(np.sort(negatives), thresholds, side="right") / len(negatives)
+    low, high = clopper_pearson(hits, len(positives), confidence)
+    each = math.sqrt(confidence)  # the samples are independent: both inequalities hold with the product of theirs
+    up, along = _dkw(len(positives), each), _dkw(len(negatives), each)
+    return Roc(
+        thresholds,
+        fpr,
+        tpr,
+        low,
+        high,
+        np.maximum(np.where(fpr - along > 0, tpr[np.searchsorted(fpr, fpr - along, side="left")], 0) - up, 0),
+        np.minimum(tpr[np.searchsorted(fpr, fpr + along, side="right") - 1] + up, 1),
+        confidence,
+    )
+
+
+def auroc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> Estimate:
+    """P(positive < negative) + P(equal) / 2, with DeLong's interval (1988, doi:10.2307/2531595) on the logit scale.
+
+    Where every pair is in the same order DeLong's variance is 0 and his interval a point. There it is the exact one of min(n, m)
+    disjoint, hence independent, pairs of which all are in that order: (1 - confidence) / 2 to the power 1 / min(n, m) bounds it.
+    """
+    _check(positives, negatives, confidence)
+    n, m = len(positives), len(negatives)
+    ranks = rankdata(np.concatenate([positives, negatives]))  # mid-ranks
+    # The share of negatives above every positive, and of positives below every negative, ties counting half.
+    above = 1 - (ranks[:n] - rankdata(positives)) / m
+    below = (ranks[n:] - rankdata(negatives)) / n
+    area = float(above.mean())
+    variance = float(above.var(ddof=1)) / n + float(below.var(ddof=1)) / m if min(n, m) > 1 else 0.0
+    tail = (1 - confidence) / 2
+    if variance <= 0 or not 0 < area < 1:
+        bound = tail ** (1 / min(n, m)) if area in (0.0, 1.0) else 0.0
+        return Estimate(area, bound if area > 0 else 0.0, 1 - bound if area < 1 else 1.0)
+    middle = math.log(area / (1 - area))
+    half = float(norm.isf(tail)) * math.sqrt(variance) / (area * (1 - area))
+    return Estimate(area, float(expit(middle - half)), float(expit(middle + half)))
+
+
+def tpr_at_fpr(positives: Scores, negatives: Scores, rate: float = 0.01, *, confidence: float = 0.95) -> Estimate:
+    """The TPR at the largest threshold whose FPR is at most `rate`, with a distribution-free interval for that of the populations.
+
+    Half of the error goes to where the true threshold lies (between two order statistics of the negatives, by the binomial law), half
+    to the share of positives at or below each of the two (Clopper-Pearson). Exact, so rather too wide than too narrow.
+    """
+    _check(positives, negatives, confidence)
+    if not 0 < rate < 1:
+        raise InvalidInput(f"expected a false positive rate in (0, 1), got {rate}")
+    ordered = np.concatenate([[-np.inf], np.sort(negatives), [np.inf]])
+    n = len(negatives)
+    tail = (1 - confidence) / 4
+    first, last = int(binom.ppf(tail, n, rate)), int(binom.isf(tail, n, rate)) + 1
+    half = (1 + confidence) / 2
+    low = clopper_pearson(_counted(positives, ordered[first]), len(positives), half)[0]
+    high = clopper_pearson(_counted(positives, ordered[min(last, n + 1)]), len(positives), half)[1]
+    curve = roc(positives, negatives, confidence=confidence)
+    value = float(curve.tpr[curve.fpr <= rate][-1])
+    return Estimate(value, float(low[0]), float(high[0]))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold that was fixed beforehand does."""
+
+    threshold: float
+    tpr: Share
+    fpr: Share
+
+
+def operating_point(positives: Scores, negatives: Scores, threshold: float, *, confidence: float = 0.95) -> OperatingPoint:
+    """TPR and FPR at a calibrated threshold, each with its exact interval."""
+    _check(positives, negatives, confidence)
+    return OperatingPoint(
+        threshold,
+        share(positives <= threshold, confidence=confidence),
+        share(negatives <= threshold, confidence=confidence),
+    )
+
+
+def _counted(scores: Scores, threshold: float) -> NDArray[np.int64]:
+    return np.array([int((scores <= threshold).sum())])
+
+
+def _dkw(n: int, confidence: float) -> float:
+    """How far an empirical distribution function of n may be from the true one, anywhere."""
+    return math.sqrt(math.log(2 / (1 - confidence)) / (2 * n))
+
+
+def _check(positives: Scores, negatives: Scores, confidence: float) -> None:
+    for what, scores in (("positives", positives), ("negatives", negatives)):
+        if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
+            raise InvalidInput(f"expected scores [n] of {what}, none of them NaN, got {list(scores.shape)}")
+    if not 0 < confidence < 1:
+        raise InvalidInput(f"expected a confidence in (0, 1), got {confidence}")

@@ -1,0 +1,93 @@
+"""report.html of a scan: a page that loads nothing, with pictures of every class's clusters."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from defences.poison_findings import ClassFindings, Findings
+from evaluation.plots import cluster_map
+from evaluation.scan_report import ScanReport
+from models.classifier import Images, Labels
+
+_TEMPLATES = Path(__file__).parent / "report_page"
+_SPRITES, _COLUMNS = 24, 8
+_SPRITE_SIDE = 40
+_CLASSES_AT_MOST = 20
+_POINTS_AT_MOST = 250
+
+Read = Callable[[NDArray[np.int64]], Images]
+
+
+def scan_page(report: ScanReport, findings: list[Findings], labels: Labels, images: Read, truth: NDArray[np.bool_] | None) -> str:
+    """The report as HTML.
+
+    Args:
+        images: rows -> float32 [m, h, w, c] in [0, 1], asked for some of each cluster.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": lambda value: f"{100 * value:.1f}", "count": lambda number: f"{number:,}"}
+    sections = [(method, _classes(found, labels, images, truth)) for method, found in zip(report.methods, findings, strict=True)]
+    return environment.get_template("scan.html").render(report=report, sections=sections)
+
+
+def _classes(found: Findings, labels: Labels, images: Read, truth: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
+    """Per class: its findings, and pictures of the clusters; of many classes only those with poison are drawn."""
+    drawn = {one.label for one in found.classes if one.verdict == "poison"}
+    if len(found.classes) <= _CLASSES_AT_MOST:
+        drawn = {one.label for one in found.classes}
+    return [
+        {"found": one, "pictures": _pictures(one, found, labels, images, truth) if one.label in drawn else None}
+        for one in found.classes
+    ]
+
+
+def _pictures(
+    one: ClassFindings, found: Findings, labels: Labels, images: Read, truth: NDArray[np.bool_] | None
+) -> dict[str, Any] | None:
+    if not one.clusters:
+        return None
+    rows = np.flatnonzero(labels == one.label)
+    second = found.in_second[rows]
+    sprites = [_sprites(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
+    shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
+    clean = None if truth is None else truth[rows[shown]]
+    drawing = cluster_map(found.plane[rows[shown]], second[shown], [cluster.poison for cluster in one.clusters], clean)
+    return {"sprites": sprites, "map": Markup(drawing)}  # noqa: S704  # our own drawing of numbers
+
+
+def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Evenly over all of them, so that two pages of the same data agree."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if len(rows) else rows
+
+
+def _sprites(images: Images) -> str:
+    """One PNG of all, as a data URI; empty where there are none."""
+    if not len(images):
+        return ""
+    n, h, w, c = images.shape
+    channels = images if c in (1, 3) else images[..., :1]
+    lines = -(-n // _COLUMNS)
+    sheet = np.ones((lines * (h + 1), _COLUMNS * (w + 1), channels.shape[-1]), np.float32)
+    for number, image in enumerate(channels):
+        top, left = (number // _COLUMNS) * (h + 1), (number % _COLUMNS) * (w + 1)
+        sheet[top : top + h, left : left + w] = image
+    pixels = np.rint(sheet * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    scale = _SPRITE_SIDE / max(h, w)
+    if scale < 1:
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

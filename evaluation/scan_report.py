@@ -1,0 +1,91 @@
+"""report.json of a scan: verdicts class by class, in one document whose schema is that of the classes below.
+
+All but `created` and `seconds` is the same for the same classifier, data, layer, methods and seed, whatever the backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from defences.poison_findings import ClassFindings, Confusion, Findings, confusion
+from models.classifier import Labels
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """What one detector found."""
+
+    method: str
+    poisoned_classes: list[str]
+    classes: list[ClassFindings]
+    confusion: Confusion | None
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """The whole report.
+
+    Attributes:
+        verdict: "poison" if any method finds any in any class.
+        suspicious_samples: how many `is_clean.npy` calls poison.
+        poisoned_classes: those any method finds poison in.
+        classifier: file, layer read, earlier layer looked at again.
+        data: file, split, rows, samples, classes.
+        confusion: of `is_clean.npy` against the truth, where that was given.
+        seconds: of this run; what was kept from an earlier one is not in it.
+    """
+
+    format: int
+    hauberk: str
+    created: str
+    seconds: float
+    verdict: Literal["clean", "poison"]
+    suspicious_samples: int
+    poisoned_classes: list[str]
+    classifier: dict[str, Any]
+    data: dict[str, Any]
+    seed: int
+    methods: list[MethodReport]
+    confusion: Confusion | None
+
+
+SCAN_REPORT = TypeAdapter(ScanReport)
+"""Reads, writes and describes reports: `SCAN_REPORT.json_schema()`."""
+
+
+def together(findings: list[Findings], labels: Labels) -> NDArray[np.bool_]:
+    """is_clean [n] of several detectors: in each class the first that finds poison decides which samples it is."""
+    is_clean = np.ones(len(labels), bool)
+    decided: set[int] = set()
+    for found in findings:
+        for label in found.poisoned:
+            if label not in decided:
+                decided.add(label)
+                rows = labels == label
+                is_clean[rows] = found.is_clean[rows]
+    return is_clean
+
+
+def build(findings: list[Findings], is_clean: NDArray[np.bool_], *, truth: NDArray[np.bool_] | None, **about: Any) -> ScanReport:
+    """The report of what the detectors found; `about` is what they do not say."""
+    names = {found.label: found.name for found in findings[0].classes}
+    poisoned = sorted({label for found in findings for label in found.poisoned})
+    return ScanReport(
+        format=FORMAT,
+        verdict="poison" if poisoned else "clean",
+        suspicious_samples=int((~is_clean).sum()),
+        poisoned_classes=[names[label] for label in poisoned],
+        methods=[
+            MethodReport(found.method, [names[label] for label in found.poisoned], list(found.classes), found.confusion)
+            for found in findings
+        ],
+        confusion=None if truth is None else confusion(is_clean, truth),
+        **about,
+    )

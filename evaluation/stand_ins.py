@@ -1,0 +1,119 @@
+"""The sections that need more than the served classifier: copies with a backdoor, thieves' copies, a network that learned by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from attacks.backdoor_kinds import backdoors
+from attacks.extraction import OPTIMISERS
+from attacks.membership_inference import membership_inference
+from attacks.thief import THIEVES, Thief, inverted
+from defences.defended_classifier import DefendedClassifier
+from defences.probing import PROBING
+from evaluation.backdoors import Budget as BackdoorBudget
+from evaluation.backdoors import backdoor_rows
+from evaluation.budget import Budget
+from evaluation.cells import Cell
+from evaluation.extraction import extraction_curve
+from evaluation.variants import FULL_STACK, UNDEFENDED, Target
+from models.datasets import Dataset
+from models.distillation import Distillation
+from models.keras_classifier import KerasClassifier
+from models.training import Recipe
+
+_OPEN_HANDED = ("probabilities", "labels")
+# A network that generalises tells little about its members: this one does not.
+_MEMBERS = 300
+_BY_HEART = Recipe(epochs=60, batch_size=32, decay="none")
+_AGAINST_BLUR = (*_OPEN_HANDED, "top-1", "sharpened", "looked up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIns:
+    """What the three sections are given.
+
+    Args:
+        others: images the attackers may use; none of `held` among them.
+        held: images to measure on.
+    """
+
+    target: Target
+    others: Dataset
+    held: Dataset
+    budget: Budget
+    seed: int
+
+    def backdoors(self) -> Iterator[Cell]:
+        """A copy of the classifier with each backdoor, STRIP and what else the bundle has calibrated on it."""
+        known = backdoors(self.target.classifier, seed=self.seed)
+        for kind in self.budget.backdoors:
+            if kind in known:
+                yield Cell("backdoors", kind, partial(self._backdoor, kind))
+
+    def extraction(self) -> Iterator[Cell]:
+        """Thieves against no defence, against each that changes what they are answered, and against the full stack."""
+        stacks: dict[str, tuple[str, ...]] = {UNDEFENDED: _OPEN_HANDED}
+        stacks |= {step.defence.name: _AGAINST_BLUR for step in self.target.full_stack.postprocessors}
+        stacks[FULL_STACK] = _AGAINST_BLUR
+        for victim, thieves in stacks.items():
+            for optimiser in self.budget.optimisers:
+                yield Cell("extraction", f"{victim} {optimiser}", partial(self._extraction, victim, optimiser, thieves))
+
+    def membership(self) -> Iterator[Cell]:
+        """A network that has learned few images by heart, behind what the bundle does to probabilities."""
+        yield Cell("membership", "by heart", self._membership)
+
+    def _membership(self) -> list[dict[str, Any]]:
+        classifier, members = self.target.classifier, self.others.take(slice(0, _MEMBERS))
+        strangers = self.held.take(slice(0, len(members)))
+        training = Distillation(classifier.input_shape, len(classifier.labels), recipe=_BY_HEART)
+        one_hot = np.eye(len(classifier.labels), dtype=np.float32)[members.labels]
+        by_heart = KerasClassifier(training.train(members.images, one_hot, seed=self.seed), labels=classifier.labels)
+        blurred = DefendedClassifier(by_heart, postprocessors=self.target.full_stack.postprocessors)
+        return [
+            {"victim": name, **asdict(row)}
+            for name, victim in ((UNDEFENDED, by_heart), (FULL_STACK, blurred))
+            for row in membership_inference(victim, members, strangers, seed=self.seed)
+        ]
+
+    def _backdoor(self, kind: str) -> dict[str, Any]:
+        half = len(self.others) // 2
+        served = {step.defence.name for step in self.target.full_stack.detectors}
+        (row,) = backdoor_rows(
+            self.target.classifier,
+            self.others.take(slice(0, half)),
+            self.others.take(slice(half, None)),
+            self.held,
+            kinds=[kind],
+            preprocessors=self.target.full_stack.preprocessors,
+            fits={name: fit for name, fit in PROBING.items() if name in served},
+            budget=BackdoorBudget(training=self.budget.backdoor_images, epochs=self.budget.backdoor_epochs),
+            seed=self.seed,
+        )
+        return {key: value for key, value in row.as_json().items() if key != "seconds"}
+
+    def _extraction(self, victim: str, optimiser: str, thieves: tuple[str, ...]) -> list[dict[str, Any]]:
+        rows = extraction_curve(
+            self.target.variants[victim],
+            self.others.images,
+            self.held,
+            budgets=[queries for queries in self.budget.extraction_budgets if queries <= len(self.others)],
+            thieves={name: THIEVES[name] for name in thieves} | self._who_knows(victim),
+            optimisers={optimiser: OPTIMISERS[optimiser]},
+            undefended=self.target.classifier,
+            seed=self.seed,
+        )
+        return [{"victim": victim, **asdict(row)} for row in rows]
+
+    def _who_knows(self, victim: str) -> dict[str, Thief]:
+        """The thief who has the bundle's parameters of the reverse sigmoid and undoes it."""
+        blurs = self.target.blurs(victim)
+        if len(blurs) != 1:
+            return {}
+        undo = inverted(beta=blurs[0].beta, gamma=blurs[0].gamma)
+        return {"inverted": Thief(name="inverted", targets=undo, knows="the formula, beta and gamma")}

@@ -1,0 +1,51 @@
+"""The coats a bundle is evaluated in: none, each defence alone, and the full stack as it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from defences.assembly import assemble
+from defences.defended_classifier import DefendedClassifier, Mode
+from defences.reverse_sigmoid import ReverseSigmoid
+from models.bundle import Bundle
+from models.keras_classifier import KerasClassifier
+
+UNDEFENDED, FULL_STACK = "none", "full stack"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bundle's classifier, bare and in its coats, under one secret.
+
+    Attributes:
+        variants: by name, UNDEFENDED first and FULL_STACK last; a defence alone is enforced whatever the bundle's mode for it.
+    """
+
+    bundle: Bundle
+    classifier: KerasClassifier
+    secret: bytes
+    variants: Mapping[str, DefendedClassifier]
+
+    @property
+    def full_stack(self) -> DefendedClassifier:
+        """The bundle as it is served."""
+        return self.variants[FULL_STACK]
+
+    def blurs(self, variant: str) -> list[ReverseSigmoid]:
+        """The reverse sigmoids that change what is answered in this coat."""
+        steps = self.variants[variant].postprocessors
+        return [step.defence for step in steps if isinstance(step.defence, ReverseSigmoid) and step.mode == "enforce"]
+
+
+def open_target(bundle: Bundle, *, secret: bytes, threads: int) -> Target:
+    """Load a bundle's classifier once and dress it in every coat. Raises: InvalidBundle."""
+    classifier = KerasClassifier.from_bundle(bundle, threads=threads)
+    names = [defence["name"] for defence in bundle.settings["defences"]]
+
+    def coat(modes: Mapping[str, Mode]) -> DefendedClassifier:
+        return assemble(bundle, classifier, secret=secret, modes=modes, threads=threads)
+
+    off: dict[str, Mode] = dict.fromkeys(names, "off")
+    alone = {name: coat({**off, name: "enforce"}) for name in names}
+    return Target(bundle, classifier, secret, {UNDEFENDED: coat(off), **alone, FULL_STACK: coat({})})

@@ -1,0 +1,193 @@
+"""hauberk evaluate: attack a bundle in every coat, and write the tables that say whether its defences are worth their cost."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.budget import BUDGETS
+from evaluation.evaluate import Evaluation
+from evaluation.outcomes import Robustness
+from evaluation.report import REPORT, Report, build
+from evaluation.variants import open_target
+from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from models.bundle import read_bundle
+from models.datasets import Dataset
+from models.errors import InvalidInput
+from service import __version__
+from service.settings import processors
+
+_GREY_RADII, _COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
+_REPORT_NEEDS = ("matplotlib", "jinja2")
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Option(help="Bundle directory, as hauberk calibrate writes it.")],
+    data: Annotated[Path, typer.Option(help="Labelled images it was neither trained nor calibrated on, .npz.")],
+    out: Annotated[Path, typer.Option(help="Directory for report.json and report.html; a second call goes on where it was.")],
+    budget: Annotated[str, typer.Option(help="How much to spend: quick (minutes), standard or full (hours).")] = "standard",
+    split: Annotated[str, typer.Option(help="Which half of a file with x_train and x_test: train or test.")] = "test",
+    rows: Annotated[str | None, typer.Option(help="Only the rows START:STOP.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="L-inf radii with commas between; 0.1,0.3 for grey and 2/255,8/255 for colour images.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_AT_MOST, help="Of everything drawn; two runs agree.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
+) -> None:
+    """Attack a bundle without, with each and with all of its defences, and write report.json and report.html.
+
+    Example: hauberk evaluate --bundle models/bundles/mnist --data models/data/mnist.npz --out out/evaluation
+    """
+    started = time.monotonic()
+    missing = [name for name in _REPORT_NEEDS if find_spec(name) is None]
+    if missing:
+        raise InvalidInput(f"report.html needs {' and '.join(missing)}; install hauberk[report]")
+    if budget not in BUDGETS:
+        raise InvalidInput(f"expected --budget {', '.join(BUDGETS)}, got {budget!r}")
+    check_writable(out)
+    read = read_bundle(bundle)
+    images = read_data(data, split, rows)
+    radii = _radii(eps, grey=read.input_shape[2] == 1)
+    _check_fit(images, read.input_shape, len(read.labels))
+    used = threads or processors()
+    target = open_target(read, secret=hashlib.sha256(f"evaluation {seed}".encode()).digest(), threads=used)
+    digest = hashlib.sha256(images.images.tobytes() + images.labels.tobytes()).hexdigest()
+    evaluation = Evaluation(
+        target=target, data=images, radii=radii, budget=BUDGETS[budget], seed=seed, data_digest=digest, threads=used
+    )
+    parts = evaluation.parts
+    with progress_bar() as report:
+        results = evaluation.run(out, report)
+    built = build(
+        results,
+        classes=len(read.labels),
+        hauberk=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 1),
+        bundle={
+            "name": read.name,
+            "version": read.version,
+            "input_shape": list(read.input_shape),
+            "classes": len(read.labels),
+            "defences": {defence["name"]: defence["mode"] for defence in read.settings["defences"]},
+        },
+        data={
+            "file": data.name,
+            "images_sha256": digest,
+            "split": split,
+            "rows": rows or f"0:{len(images)}",
+            "attacked": len(parts.attacked),
+            "held": len(parts.held),
+            "others": len(parts.others),
+        },
+        budget={"name": budget, **asdict(evaluation.budget)},
+        seed=seed,
+        radii=list(radii),
+        left_out=evaluation.left_out,
+    )
+    _write(built, out)
+    _summarise(built, out)
+
+
+def _radii(text: str | None, *, grey: bool) -> tuple[float, ...]:
+    if text is None:
+        return _GREY_RADII if grey else _COLOUR_RADII
+    try:
+        radii = tuple(sorted({_number(part) for part in text.split(",")}))
+    except (ValueError, ZeroDivisionError):
+        radii = ()
+    if not radii or not all(0 < radius <= 1 for radius in radii):
+        raise InvalidInput(f"expected --eps with radii in (0, 1] such as 0.1,0.3 or 8/255, got {text!r}")
+    return radii
+
+
+def _number(text: str) -> float:
+    above, slash, below = text.partition("/")
+    return float(above) / float(below) if slash else float(above)
+
+
+def _check_fit(data: Dataset, shape: tuple[int, int, int], classes: int) -> None:
+    if data.images.shape[1:] != shape:
+        raise InvalidInput(f"expected images of the bundle's shape {shape}, got {data.images.shape[1:]}")
+    if int(data.labels.max()) >= classes:
+        raise InvalidInput(f"expected labels below {classes}, the classes of the bundle, got {int(data.labels.max())}")
+
+
+def _write(report: Report, out: Path) -> None:
+    from evaluation.page import page  # matplotlib takes a second to import
+
+    (out / "report.json").write_bytes(REPORT.dump_json(report, indent=2) + b"\n")
+    (out / "report.html").write_text(page(report), encoding="utf-8")
+
+
+def _summarise(report: Report, out: Path) -> None:
+    """What matters, in a terminal's width."""
+    console = Console()
+    variants = [row.variant for row in report.benign]
+    console.print(f"\nBundle {report.bundle['name']} {report.bundle['version']}, {report.data['attacked']} images attacked.")
+    console.print("Robust accuracy in %; where some were refused: an abstention counted as safe / as a failure.")
+    for radius in report.radii:
+        rows: list[tuple[str, Sequence[Any]]] = [
+            (attack, [row for row in report.evasion if row.attack == attack and row.eps in (None, radius)])
+            for attack in dict.fromkeys(row.attack for row in report.evasion)
+        ]
+        rows.append(("worst case", [row for row in report.worst_case if row.eps == radius]))
+        _print_table(console, f"eps {radius:.3g}", variants, rows)
+    _summarise_others(console, report)
+    for check in report.checks:
+        console.print(f"{'fine ' if check.fine else 'DOUBT'} {check.name}: {check.found}", markup=False, highlight=False)
+    for section, reason in report.left_out.items():
+        console.print(f"left out: {section}: {reason}", markup=False, highlight=False)
+    queries, gradients = (sum(getattr(cost, what) for cost in report.costs) for what in ("queries", "gradients"))
+    console.print(f"{queries:,} queries and {gradients:,} gradients, {report.seconds:.0f} s.", highlight=False)
+    console.print(f"All tables and curves: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _summarise_others(console: Console, report: Report) -> None:
+    """A line for each backdoor, and the best thief of each victim."""
+    for row in report.backdoors:
+        works, answered = (100 * row[key]["rate"] for key in ("success", "answered"))
+        refused = ", ".join(f"{one['name']} {100 * one['refused_triggered']['rate']:.1f} %" for one in row["detectors"][:-1])
+        console.print(
+            f"backdoor {row['kind']}: works on {works:.1f} % of triggered images undefended; refused by {refused}; {answered:.1f} % are "
+            "answered with the attacker's label",
+            highlight=False,
+        )
+    for victim in dict.fromkeys(row["victim"] for row in report.extraction):
+        best = max((row for row in report.extraction if row["victim"] == victim), key=lambda row: row["agreement"])
+        console.print(
+            f"extraction, {victim}: the best thief ({best['thief']}, {best['optimiser']}) agrees on "
+            f"{100 * best['agreement']:.1f} % after {best['queries']:,} queries",
+            highlight=False,
+        )
+
+
+def _print_table(console: Console, title: str, variants: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(title, no_wrap=True)
+    for variant in variants:
+        table.add_column(variant, overflow="fold")
+    for name, found in rows:
+        by_variant = {row.variant: row.robustness for row in found}
+        cells = (by_variant.get(variant) for variant in variants)
+        table.add_row(
+            name,
+            *("" if cell is None else _both_ways(cell) for cell in cells),
+        )
+    console.print(table)
+
+
+def _both_ways(found: Robustness) -> str:
+    safe, failure = 100 * found.abstention_safe.rate, 100 * found.abstention_failure.rate
+    return f"{safe:.1f}/{failure:.1f}" if found.abstained.hits else f"{safe:.1f}"

@@ -1,0 +1,123 @@
+"""python -m locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:3000 --shape steady --rate 100 --seconds 60
+
+Options of its own are under "load test" in --help; what is asked, how and with which verdict is in docs/loadtest.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from locust import LoadTestShape, events
+from locust.env import Environment
+from locust.runners import LocalRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # locust itself adds this file's own directory only
+
+from loadtest import gate, payloads, shapes
+from loadtest.users import Adversarial, CleanDigits, Malformed, Oversize, Site, Stream, Thief, Triggered
+
+__all__ = ["Adversarial", "Arrivals", "CleanDigits", "Malformed", "Oversize", "Thief", "Triggered"]
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: ArgumentParser) -> None:
+    """Our options, beside locust's."""
+    group = parser.add_argument_group("load test", "an open model: one user is one arrival a second on average")
+    group.add_argument("--shape", choices=shapes.NAMES, default="steady", help="how the rate goes over time, default %(default)s")
+    group.add_argument("--rate", type=float, default=50.0, help="arrivals a second; of a ramp the highest, default %(default)s")
+    group.add_argument("--seconds", type=float, default=60.0, help="how long, default %(default)s")
+    group.add_argument("--at-least", type=float, default=0.0, help="of a ramp: the rate that has to be reached")
+    group.add_argument("--slo", type=Path, default=gate.SHIPPED, help="the limits, default %(default)s")
+    group.add_argument("--payloads", type=Path, default=payloads.SHIPPED, help="the images, default %(default)s")
+    group.add_argument(
+        "--wire", choices=sorted(payloads.WRITERS), default="json", help="how images are sent, default %(default)s"
+    )
+    group.add_argument("--key-file", type=Path, help="a file with the key for Authorization: Bearer")
+    group.add_argument("--request-timeout", type=float, default=30.0, help="seconds for an answer, default %(default)s")
+
+
+@events.init.add_listener
+def prepare(environment: Environment, **_: Any) -> None:
+    """Read limits and images before anything is sent; a mistake ends the test with exit code 2 and one line."""
+    given = environment.parsed_options
+    if given is None:
+        return
+    if not isinstance(environment.runner, LocalRunner):
+        _give_up("expected one process, got --master, --worker or --processes; start several load tests instead")
+    if given.rate < 1 or given.seconds <= 2 * shapes.WARM_UP_S:
+        _give_up(f"expected --rate 1 or more and --seconds above {2 * shapes.WARM_UP_S:g}, got {given.rate:g}, {given.seconds:g}")
+    try:
+        gate.read_limits(given.slo)
+        images = payloads.read_images(given.payloads)
+        key = given.key_file.read_text().strip() if given.key_file else ""
+    except (OSError, ValueError) as mistake:
+        _give_up(str(mistake))
+    Stream.site = Site(
+        environment.host or "http://127.0.0.1:3000", images, environment.events, given.wire, key, given.request_timeout
+    )
+
+
+def _give_up(reason: str) -> None:
+    print(f"loadtest: {reason}", file=sys.stderr)
+    sys.exit(gate.BAD_LIMITS)
+
+
+@events.test_start.add_listener
+def begin(**_: Any) -> None:
+    """The clock starts with the test, not with the process."""
+    Stream.site.start()
+
+
+_VERDICTS: dict[int, str] = {}
+
+
+def _verdict(environment: Environment) -> tuple[int, str]:
+    given, site = environment.parsed_options, Stream.site
+    assert given is not None  # noqa: S101  # for the type checker
+    limits = gate.read_limits(given.slo)
+    head = f"{len(site.samples)} requests to {site.url}, {given.shape}, {given.rate:g} arrivals/s, {given.seconds:g} s"
+    if given.shape == "ramp":
+        highest, table = gate.saturation(site.samples, limits, rate=given.rate, seconds=given.seconds)
+        code = gate.FINE if highest >= given.at_least else gate.MISSED
+        text = f"{table}\nverdict: {'met' if code == gate.FINE else 'missed'}, every limit is met up to {highest:g} arrivals/s"
+    else:
+        lines = gate.judge(site.samples, limits, shape=given.shape, rate=given.rate, seconds=given.seconds)
+        code, text = gate.verdict(lines)
+    return code, f"{head}\n{text}"
+
+
+@events.quitting.add_listener
+def decide(environment: Environment, **_: Any) -> None:
+    """The exit code is the verdict's."""
+    if environment.parsed_options is not None:
+        code, text = _verdict(environment)
+        _VERDICTS[code] = text
+        environment.process_exit_code = code
+
+
+@events.quit.add_listener
+def tell(exit_code: int, **_: Any) -> None:
+    """Print the verdict, after locust's own tables."""
+    if exit_code in _VERDICTS:
+        print(_VERDICTS[exit_code], flush=True)
+
+
+@events.test_stop.add_listener
+def finish(**_: Any) -> None:
+    """What began is waited for."""
+    Stream.site.finish()
+
+
+class Arrivals(LoadTestShape):
+    """The shape that --shape names."""
+
+    def tick(self) -> tuple[int, float] | None:
+        """Users, and how many to start a second: all at once."""
+        assert self.runner is not None  # noqa: S101  # for the type checker
+        given = self.runner.environment.parsed_options
+        assert given is not None  # noqa: S101
+        users = shapes.users_at(shapes.parts(given.shape, given.rate, given.seconds), self.get_run_time())  # type: ignore[no-untyped-call]
+        return None if users is None else (users, float(users))

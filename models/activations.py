@@ -1,0 +1,287 @@
+"""What a layer inside a Keras model computes, for any layer of any model, in one compiled function per layer.
+
+Layers are found by watching one call: while TensorFlow traces the model, every layer notes what it was given and what it returned. That
+is the same for Sequential, functional and subclassed models and for models nested in models, where a graph of layers need not exist.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from models.classifier import Activations, Images
+from models.errors import InvalidInput
+from models.image_gradient import fast_image_gradients
+
+FEATURES_AT_MOST = 4096
+"""A feature map [h, w, c] of more numbers is averaged over squares until it has no more; a vector is kept as it is."""
+
+_MAP_RANK = 4  # [n, h, w, c]
+_KERNEL_RANK = 2  # what multiplies has a matrix; scales and offsets (batch normalisation, PReLU) have vectors
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one layer did in the watched call; its first argument and its result, where that is one tensor with a row per image."""
+
+    name: str
+    layer: Any
+    given: Any
+    returned: Any
+
+
+class KerasActivations:
+    """Activations of a model's layers, traced when first asked for.
+
+    The default is the last hidden layer: what the classification head is given. The head is the last layer with a kernel on the way back
+    from the output, over whatever has none (softmax, dropout, batch normalisation, pooling).
+
+    Args:
+        raw_outputs: images -> the model's own output, as TensorFlow operations; in inference mode.
+        model: the Keras model that `raw_outputs` calls.
+        input_shape: (h, w, c) of one image.
+        batch_size: at most this many images a pass.
+
+    Cost: a forward pass per image up to the layer; the model is traced once per layer asked for.
+    """
+
+    def __init__(
+        self, raw_outputs: Callable[[Any], Any], model: Any, input_shape: tuple[int, int, int], *, batch_size: int
+    ) -> None:
+        self._raw_outputs, self._model, self._shape, self._batch_size = raw_outputs, model, input_shape, batch_size
+        self._compiled: dict[int | None, Any] = {}
+        self._transposed: dict[int | None, Any] = {}
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that can be read, in the order they are computed; one inside another is `outer/inner`, a second call `name#2`."""
+        return self._seen[0]
+
+    @property
+    def hidden_layer(self) -> str:
+        """The layer read by default. Raises: InvalidInput: no layer of the model has a kernel."""
+        names, hidden, _ = self._seen
+        if hidden is None:
+            raise InvalidInput(f"expected a model with a classification head, but no layer has a kernel; name {_one_of(names)}")
+        return hidden
+
+    @property
+    def earlier_layer(self) -> str | None:
+        """The last feature map [h, w, c] before the hidden layer; none in networks without."""
+        return self._seen[2]
+
+    def __call__(self, images: Images, layer: str | int | None = None) -> Activations:
+        """Activations float32 [n, d] of images float32 [n, h, w, c] in [0, 1], flattened.
+
+        Args:
+            layer: a name, or a position in `layers`; the last hidden layer when not given.
+
+        Raises: InvalidInput: no such layer; the message lists those that exist.
+        """
+        compiled = self._function(layer)
+        width = int(compiled.output_shapes[1])
+        activations = np.empty((len(images), width), np.float32)
+        for start in range(0, len(images), self._batch_size):
+            batch = images[start : start + self._batch_size]
+            activations[start : start + len(batch)] = compiled(self._tf.constant(batch, self._tf.float32)).numpy()
+        return activations
+
+    def gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
+        """The gradient by the image of a function of the activations, whose gradient by them [n, d] is given: [n, h, w, c].
+
+        Cost: a forward and a backward pass per image up to the layer. Raises: InvalidInput, as a call.
+        """
+        compiled = self._backward(None if layer is None else self._position(layer))
+        constant, float32 = self._tf.constant, self._tf.float32
+        found = np.empty_like(images)
+        for start in range(0, len(images), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            found[rows] = compiled(constant(images[rows], float32), constant(by_activations[rows], float32)).numpy()
+        return found
+
+    def _backward(self, position: int | None) -> Any:
+        if position not in self._transposed:
+            tf = self._tf
+
+            def gradient(images: Any, by_activations: Any) -> Any:
+                with fast_image_gradients(images.graph):
+                    activations = self._read(position, images)
+                return tf.gradients(activations, images, grad_ys=by_activations)[0]
+
+            signature = [tf.TensorSpec([None, *self._shape], tf.float32), tf.TensorSpec([None, None], tf.float32)]
+            self._transposed[position] = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
+        return self._transposed[position]
+
+    def _read(self, position: int | None, images: Any) -> Any:
+        """The layer's activations [n, d], while a graph is made."""
+        calls, output = self._watched(images)
+        return _flat(self._tf, _last_hidden(calls, output) if position is None else calls[position].returned)
+
+    def _function(self, layer: str | int | None) -> Any:
+        position = None if layer is None else self._position(layer)
+        if position not in self._compiled:
+            if position is None:
+                _ = self.hidden_layer  # raises where there is none
+            self._compiled[position] = self._traced(partial(self._read, position))
+        return self._compiled[position]
+
+    def _position(self, layer: str | int) -> int:
+        names = self.layers
+        if isinstance(layer, int):
+            if -len(names) <= layer < len(names):
+                return layer % len(names)
+            raise InvalidInput(
+                f"expected a layer from {-len(names)} to {len(names) - 1} or its name, got {layer}: {_listed(names)}"
+            )
+        matching = [at for at, name in enumerate(names) if name == layer]
+        matching = matching or [at for at, name in enumerate(names) if name.rpartition("/")[2] == layer]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise InvalidInput(f"expected one layer, got {layer!r}, which is {_one_of([names[at] for at in matching])}")
+        raise InvalidInput(f"expected {_one_of(names)} as the layer, got {layer!r}")
+
+    @cached_property
+    def _seen(self) -> tuple[tuple[str, ...], str | None, str | None]:
+        seen: list[tuple[tuple[str, ...], str | None, str | None]] = []
+
+        def look(images: Any) -> Any:
+            calls, output = self._watched(images)
+            seen.append((tuple(call.name for call in calls), _hidden_name(calls, output), _earlier_name(calls, output)))
+            return output
+
+        self._traced(look)
+        return seen[-1]
+
+    def _watched(self, images: Any) -> tuple[list[_Call], Any]:
+        """The calls of one traced pass, and the model's output."""
+        calls: list[_Call] = []
+        with _watching(self._model, images.graph, calls):
+            output = self._raw_outputs(images)
+        return calls, output
+
+    def _traced(self, function: Callable[[Any], Any]) -> Any:
+        signature = [self._tf.TensorSpec([None, *self._shape], self._tf.float32)]
+        return self._tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+
+    @property
+    def _tf(self) -> Any:
+        return sys.modules["tensorflow"]
+
+
+@contextmanager
+def _watching(model: Any, graph: Any, calls: list[_Call]) -> Iterator[None]:
+    """Note every call of a layer inside the model whose result is in this graph; calls from elsewhere meanwhile are let through."""
+    within: list[str] = []
+    counts: dict[str, int] = {}
+
+    def watch(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            within.append(layer.name)
+            path = "/".join(within)
+            try:
+                returned = call(*args, **kwargs)
+            finally:
+                within.pop()
+            if getattr(returned, "graph", None) is graph and returned.shape.rank is not None and returned.shape.rank >= 2:
+                counts[path] = counts.get(path, 0) + 1
+                name = path if counts[path] == 1 else f"{path}#{counts[path]}"
+                calls.append(_Call(name, layer, args[0] if args else next(iter(kwargs.values()), None), returned))
+            return returned
+
+        return noted
+
+    # In the instance's dictionary, past Keras's own attribute tracking, which would see a change of the model.
+    layers = {id(layer): layer for layer in _inside(model)}.values()
+    own = {id(layer): layer.__dict__["call"] for layer in layers if "call" in layer.__dict__}
+    for layer in layers:
+        layer.__dict__["call"] = watch(layer, layer.call)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["call"]
+            if id(layer) in own:
+                layer.__dict__["call"] = own[id(layer)]
+
+
+def _inside(layer: Any) -> Iterator[Any]:
+    """All layers inside this one. A model lists its own; of other layers Keras keeps the list to itself."""
+    inner = layer.layers if hasattr(layer, "layers") else getattr(layer, "_layers", ())
+    for one in inner:
+        yield one
+        yield from _inside(one)
+
+
+def _head(calls: Sequence[_Call], output: Any) -> _Call | None:
+    """The call with a kernel that is nearest to the output, breadth first over the operations that lead to it."""
+    with_kernel = {call.returned.name: call for call in calls if _has_kernel(call.layer) and hasattr(call.given, "op")}
+    todo, seen = [output], {output.name}
+    for tensor in todo:
+        if tensor.name in with_kernel:
+            return with_kernel[tensor.name]
+        for source in tensor.op.inputs:
+            if source.name not in seen:
+                seen.add(source.name)
+                todo.append(source)
+    return None
+
+
+def _has_kernel(layer: Any) -> bool:
+    """Whether this layer itself, not one inside it, multiplies with weights."""
+    return not any(True for _ in _inside(layer)) and any(len(weight.shape) >= _KERNEL_RANK for weight in layer.weights)
+
+
+def _last_hidden(calls: Sequence[_Call], output: Any) -> Any:
+    head = _head(calls, output)
+    return None if head is None else head.given
+
+
+def _hidden_name(calls: Sequence[_Call], output: Any) -> str | None:
+    """The layer that computed what the head is given; dropout and other layers that do nothing at inference are not it."""
+    head = _head(calls, output)
+    if head is None:
+        return None
+    made_by = [call.name for call in calls if call.returned is head.given]
+    return made_by[0] if made_by else f"the input of {head.name}"
+
+
+def _earlier_name(calls: Sequence[_Call], output: Any) -> str | None:
+    hidden = _last_hidden(calls, output)
+    earlier = list(itertools.takewhile(lambda call: call.returned is not hidden, calls))
+    maps = [call.name for call in earlier if call.returned.shape.rank == _MAP_RANK]
+    return maps[-1] if maps else None
+
+
+def _flat(tf: Any, tensor: Any) -> Any:
+    """[n, ...] as float32 [n, d]; maps [n, h, w, c] of more than FEATURES_AT_MOST numbers are averaged over squares first."""
+    tensor = tf.cast(tensor, tf.float32)
+    if tensor.shape.rank == _MAP_RANK and None not in tensor.shape[1:]:
+        tensor = _pooled(tf, tensor)
+    width = int(np.prod([size if size is not None else -1 for size in tensor.shape[1:]]))
+    if width < 0:
+        raise InvalidInput(f"expected a layer of fixed size, got one of shape {tuple(tensor.shape)}; name another layer")
+    return tf.reshape(tensor, [-1, width])
+
+
+def _pooled(tf: Any, maps: Any) -> Any:
+    h, w, c = maps.shape[1:]
+    side = next(
+        side for side in range(1, max(h, w) + 1) if -(-h // side) * -(-w // side) * c <= FEATURES_AT_MOST or side >= max(h, w)
+    )
+    return maps if side == 1 else tf.nn.avg_pool2d(maps, side, side, "SAME")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"one of {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

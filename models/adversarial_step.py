@@ -1,0 +1,140 @@
+"""Adversarial training's compiled functions: a step that makes its own adversarial examples, and a count of what withstands them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from models.classifier import Images, Labels
+from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.training_attack import TrainingAttack
+
+_VALIDATION_ROWS = 250
+
+
+class AdversarialStep:
+    """Compiled once for a classifier, whose weights it changes.
+
+    Loss of a batch, of which the first `ratio` is made adversarial, dealt out to the attacks in equal parts:
+
+        mean CE(f(x'), y) over those rows and CE(f(x), y) over the rest                                       (Madry et al. 2017)
+        mean CE(f(x), y) + beta * KL(softmax f(x) || softmax f(x')),  x' climbing that KL; for beta > 0        (TRADES, Zhang et al. 2019)
+
+    Examples are made as the classifier predicts (no dropout, batch normalisation by its running means), and learnt in training mode.
+
+    Args:
+        averaging: weights are averaged over the steps with this decay; 0 for no average.
+    """
+
+    def __init__(
+        self,
+        classifier: KerasClassifier,
+        optimiser: Any,
+        *,
+        attacks: Sequence[TrainingAttack],
+        ratio: float,
+        beta: float,
+        averaging: float,
+    ) -> None:
+        tf = import_tensorflow()
+        self._tf, self._classifier, self._optimiser = tf, classifier, optimiser
+        self._attacks, self._ratio, self._beta, self._averaging = tuple(attacks), ratio, beta, averaging
+        self._weights = classifier.model.trainable_variables
+        optimiser.build(self._weights)
+        self.averages = [tf.Variable(variable) for variable in self._weights]
+        images = tf.TensorSpec([None, *classifier.input_shape], tf.float32)
+        labels, scalar, seed = tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.float32), tf.TensorSpec([2], tf.int32)
+        self._train = tf.function(self._graph_train, input_signature=[images, labels, scalar, scalar, seed], autograph=False)
+        self._attacked = tf.function(self._graph_attacked, input_signature=[images, labels, seed], autograph=False)
+
+    def train(self, images: Images, labels: Labels, *, step_size: float, scale: float, seed: tuple[int, int]) -> float:
+        """One step on a batch; returns its loss. `scale` in [0, 1] shrinks the attacks."""
+        constant = self._tf.constant
+        return float(
+            self._train(
+                constant(images),
+                constant(labels, "int64"),
+                constant(step_size, "float32"),
+                constant(scale, "float32"),
+                constant(seed, "int32"),
+            )
+        )
+
+    def robust(self, images: Images, labels: Labels, *, seed: int) -> float:
+        """The share that is classified rightly after every attack (each at twice the iterations it trains with)."""
+        right = 0
+        for start in range(0, len(images), _VALIDATION_ROWS):
+            rows = slice(start, start + _VALIDATION_ROWS)
+            right += int(np.count_nonzero(self._attacked(images[rows], labels[rows].astype(np.int64), [seed, start]).numpy()))
+        return right / len(images)
+
+    def swap(self) -> None:
+        """Exchange the weights and their averages: once to judge or keep the average, once more to train on."""
+        for variable, average in zip(self._weights, self.averages, strict=True):
+            kept = variable.numpy()
+            variable.assign(average)
+            average.assign(kept)
+
+    def _graph_train(self, images: Any, labels: Any, step_size: Any, scale: Any, seed: Any) -> Any:
+        tf = self._tf
+        logits_of = self._classifier.graph_logits
+        given = self._made(images, labels, scale, seed)
+        logits = logits_of(images if self._beta else given, True)
+        loss = _cross_entropy(tf, labels, logits)
+        if self._beta:
+            loss += self._beta * _divergence(tf, logits, logits_of(given, True))
+        loss = tf.add_n([tf.reduce_mean(loss), *self._classifier.model.losses])
+        self._optimiser.learning_rate = step_size
+        self._optimiser.apply(tf.gradients(loss, self._weights, unconnected_gradients="zero"), self._weights)
+        if self._averaging:
+            for variable, average in zip(self._weights, self.averages, strict=True):
+                average.assign(average * self._averaging + variable * (1 - self._averaging))
+        return loss
+
+    def _made(self, images: Any, labels: Any, scale: Any, seed: Any) -> Any:
+        """The batch with its first rows made adversarial."""
+        tf = self._tf
+        rows = tf.shape(images)[0]
+        changed = rows if self._beta else tf.cast(tf.round(tf.cast(rows, tf.float32) * self._ratio), tf.int32)
+        parts = []
+        for number, attack in enumerate(self._attacks):
+            part = slice(changed * number // len(self._attacks), changed * (number + 1) // len(self._attacks))
+            objective = self._objective(images[part], labels[part])
+            parts.append(attack.graph(images[part], objective, scale=scale, seed=_apart(seed, number)))
+        return tf.concat([*parts, images[changed:]], axis=0)
+
+    def _objective(self, images: Any, labels: Any) -> Any:
+        tf, logits_of = self._tf, self._classifier.graph_logits
+        if self._beta:
+            clean = tf.stop_gradient(logits_of(images))
+            return lambda point: _divergence(tf, clean, logits_of(point))
+        return lambda point: _cross_entropy(tf, labels, logits_of(point))
+
+    def _graph_attacked(self, images: Any, labels: Any, seed: Any) -> Any:
+        tf, logits_of = self._tf, self._classifier.graph_logits
+        one = tf.constant(1.0)
+        right = tf.argmax(logits_of(images), axis=1) == labels
+        for number, attack in enumerate(self._attacks):
+            longer = TrainingAttack(eps=attack.eps, norm=attack.norm, iterations=2 * attack.iterations, step=attack.length / 2)
+            found = longer.graph(
+                images, lambda point: _cross_entropy(tf, labels, logits_of(point)), scale=one, seed=_apart(seed, number)
+            )
+            right &= tf.argmax(logits_of(found), axis=1) == labels
+        return right
+
+
+def _apart(seed: Any, number: int) -> Any:
+    """A seed of its own for each attack, which uses the next few."""
+    return seed + np.array([0, 100 * number], np.int32)
+
+
+def _cross_entropy(tf: Any, labels: Any, logits: Any) -> Any:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _divergence(tf: Any, clean: Any, moved: Any) -> Any:
+    """KL(softmax clean || softmax moved) of every row."""
+    own = tf.nn.log_softmax(clean)
+    return tf.reduce_sum(tf.exp(own) * (own - tf.nn.log_softmax(moved)), axis=1)

@@ -1,0 +1,110 @@
+"""Train a copy of any Keras classifier on: what an owner of new data does, and what an attacker who poisons it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.datasets import Dataset
+from models.errors import InvalidInput
+from models.keras_classifier import KerasClassifier, import_tensorflow
+
+
+def fine_tune(
+    classifier: KerasClassifier,
+    data: Dataset,
+    *,
+    epochs: int = 3,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    seed: int = 0,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> KerasClassifier:
+    """A copy of the classifier, trained on `data` with Adam and a cosine-decayed step size; the given one stays as it is.
+
+    The copy has the same architecture, input range, kind of output and labels; layers that are frozen in the given one stay frozen.
+
+    Args:
+        epochs: >= 1.
+        seed: of shuffling and dropout; the same seed, data and thread count give the same weights.
+        on_epoch: told (epoch, loss).
+
+    Raises: InvalidInput: images of another shape, labels the classifier lacks, a model that cannot be copied or has no trainable weights.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise InvalidInput(f"expected epochs and batch_size >= 1, got {epochs} and {batch_size}")
+    check_training_data(classifier, data)
+    tf = import_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    model = _copy(classifier.model)
+    steps = -(-len(data) // batch_size) * epochs
+    logits = classifier.outputs == "logits"
+    single = model.outputs[0].shape[1] == 1
+    loss = keras.losses.BinaryCrossentropy if single else keras.losses.SparseCategoricalCrossentropy
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        loss(from_logits=logits),
+        jit_compile=False,
+    )
+    report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
+    labels = data.labels[:, None].astype(np.float32) if single else data.labels
+    model.fit(_as_input(classifier, data.images), labels, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
+    return like(classifier, model)
+
+
+def copy_of(classifier: KerasClassifier) -> KerasClassifier:
+    """The same classifier with weights of its own. Raises: InvalidInput: a model that cannot be copied or has no trainable weights."""
+    return like(classifier, _copy(classifier.model))
+
+
+def like(classifier: KerasClassifier, model: Any) -> KerasClassifier:
+    """A classifier around a model of the same architecture."""
+    return KerasClassifier(
+        model,
+        labels=classifier.labels,
+        input_shape=classifier.input_shape,
+        input_range=classifier.input_range,
+        outputs=classifier.outputs,
+        batch_size=classifier.batch_size,
+    )
+
+
+def _copy(model: Any) -> Any:
+    try:
+        copy = type(model).from_config(model.get_config())
+        copy.set_weights(model.get_weights())
+    except Exception as failure:  # a model of a class of its own may be unable to describe itself, in ways of its own
+        raise InvalidInput(
+            f"expected a model that can be copied from its configuration, but {type(model).__name__} cannot; "
+            "build it from layers with keras.Sequential or keras.Model(inputs, outputs)"
+        ) from failure
+    if not copy.trainable_weights:
+        raise InvalidInput(f"expected a model with trainable weights, got {model.name}, all of whose layers are frozen")
+    return copy
+
+
+def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the model itself expects: its own range, and no channel axis or a flat input where that is its shape."""
+    low, high = classifier.input_range
+    own = classifier.model.inputs[0].shape[1:]
+    shape = [size if size is not None else wanted for size, wanted in zip(own, classifier.input_shape, strict=False)]
+    scaled = images if (low, high) == (0.0, 1.0) else images * np.float32(high - low) + np.float32(low)
+    return scaled.reshape(len(images), *shape)
+
+
+def check_training_data(classifier: KerasClassifier, data: Dataset) -> None:
+    """Raise InvalidInput unless there is data, of the classifier's shape, with labels it has."""
+    if not len(data):
+        raise InvalidInput("expected at least one image to train on, got none")
+    if data.images.shape[1:] != classifier.input_shape:
+        wanted = ", ".join(map(str, classifier.input_shape))
+        raise InvalidInput(f"expected images [n, {wanted}] as the classifier takes them, got {list(data.images.shape)}")
+    classes = len(classifier.labels)
+    if not 0 <= int(data.labels.min()) <= int(data.labels.max()) < classes:
+        raise InvalidInput(f"expected labels from 0 to {classes - 1}, the classes of the model, got {data.labels.max()}")

@@ -1,0 +1,161 @@
+"""Data sets larger than memory: images that stay on disk and are read, checked and scaled some rows at a time.
+
+A directory with images.npy and labels.npy is mapped as it is. An .npz is a zip archive, whose members cannot be mapped; where the images
+are large, they are unpacked once, as a stream, next to the results.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.classifier import Images, Labels
+from models.datasets import Dataset, Split, load_dataset
+from models.errors import InvalidInput
+
+IN_MEMORY_AT_MOST = 1 << 28
+"""Bytes of images, as stored, that are simply read."""
+
+_COPIED_AT_ONCE = 1 << 22
+_LABELS_AT_MOST = 1 << 32
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images that are read when asked for, and their labels.
+
+    Attributes:
+        raw: uint8 or float [n, h, w] or [n, h, w, c], mapped or in memory.
+        labels: int64 [n].
+        name: of the file, for messages.
+    """
+
+    raw: NDArray[np.generic]
+    labels: Labels
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of one image."""
+        h, w, *c = self.raw.shape[1:]
+        return h, w, c[0] if c else 1
+
+    def images(self, rows: NDArray[np.int64] | slice) -> Images:
+        """float32 [m, h, w, c] in [0, 1]. Raises: InvalidInput: values that are not."""
+        raw = np.asarray(self.raw[rows])
+        if raw.dtype == np.uint8:
+            scaled = raw.astype(np.float32) / np.float32(255)
+        else:
+            with np.errstate(over="ignore"):
+                scaled = raw.astype(np.float32)
+            if not ((scaled >= 0) & (scaled <= 1)).all():  # NaN is neither
+                raise InvalidInput(f"expected float images within 0..1 in {self.name}; divide by 255, or store uint8")
+        return scaled[..., None] if scaled.ndim == 3 else scaled
+
+    def take(self, rows: slice) -> StoredImages:
+        """Some rows, still on disk."""
+        return StoredImages(self.raw[rows], self.labels[rows], self.name)
+
+    def first(self, count: int) -> Dataset:
+        """The first samples, in memory."""
+        return Dataset(self.images(slice(0, count)), self.labels[:count])
+
+
+def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = None) -> StoredImages:
+    """Open a data file or directory; images of more than IN_MEMORY_AT_MOST bytes stay on disk.
+
+    Args:
+        unpack_to: where the images of a large .npz are unpacked, once.
+
+    Raises: InvalidInput, one sentence: nothing there, arrays missing, wrong type, shape, length or range, no space to unpack.
+    """
+    if path.is_dir():
+        return _checked(_mapped(path / "images.npy"), _mapped(path / "labels.npy"), path.name)
+    member = _large_member(path, split)
+    if member is None or unpack_to is None:
+        data = load_dataset(path, split=split)
+        return StoredImages(data.images, data.labels, path.name)
+    images = unpack_to / f"{member}.npy"
+    if not images.exists():
+        _unpack(path, f"{member}.npy", images)
+    labels_name = "labels" if member == "images" else f"y_{split}"
+    with np.load(path, allow_pickle=False) as archive:
+        if labels_name not in archive.files:
+            raise InvalidInput(f"expected {path.name} to hold {member} and {labels_name}, got {sorted(archive.files)}")
+        return _checked(_mapped(images), archive[labels_name], path.name)
+
+
+def refused_when_full(directory: Path, write: Callable[[], None]) -> None:
+    """Write, and say in one sentence when there is no room. Raises: InvalidInput."""
+    try:
+        write()
+    except OSError as failure:
+        reason = (failure.strerror or str(failure)).lower()
+        raise InvalidInput(
+            f"cannot write to {directory} ({reason}); make room and call again: finished work is kept"
+        ) from failure
+
+
+def _large_member(path: Path, split: Split) -> str | None:
+    """The array of images in an .npz that is too large to read; none if it is not, or the file is for `load_dataset` to refuse."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+    except (OSError, zipfile.BadZipFile):
+        return None
+    name = "images" if "images.npy" in sizes else f"x_{split}"
+    return name if sizes.get(f"{name}.npy", 0) > IN_MEMORY_AT_MOST else None
+
+
+def _unpack(path: Path, member: str, to: Path) -> None:
+    unfinished = to.with_suffix(".part")
+
+    def write() -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path) as archive, archive.open(member) as packed, unfinished.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, _COPIED_AT_ONCE)
+        os.replace(unfinished, to)
+
+    try:
+        refused_when_full(to.parent, write)
+    except zipfile.BadZipFile as failure:
+        raise InvalidInput(f"expected an .npz archive of plain arrays, but {path.name} is damaged") from failure
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _mapped(path: Path) -> NDArray[np.generic]:
+    if not path.is_file():
+        raise InvalidInput(f"expected a directory with images.npy and labels.npy, got {path.parent}, which has no {path.name}")
+    try:
+        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as failure:
+        raise InvalidInput(f"expected a plain array, but {path.name} cannot be read as one") from failure
+    return array
+
+
+def _checked(raw: NDArray[np.generic], labels: NDArray[np.generic], name: str) -> StoredImages:
+    if raw.ndim not in (3, 4) or 0 in raw.shape[1:] or (raw.dtype != np.uint8 and raw.dtype.kind != "f"):
+        raise InvalidInput(
+            f"expected images [n, h, w] or [n, h, w, c], uint8 or float, in {name}, got {raw.dtype} {list(raw.shape)}"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(raw) or not len(raw):
+        raise InvalidInput(
+            f"expected one integer label for each of {len(raw)} images in {name}, got {labels.dtype} {list(labels.shape)}"
+        )
+    indices = np.asarray(labels).astype(np.int64)
+    if not 0 <= int(indices.min()) <= int(indices.max()) < _LABELS_AT_MOST:
+        raise InvalidInput(f"expected labels from 0 in {name}, got {int(indices.min())} to {int(indices.max())}")
+    return StoredImages(raw, indices, name)

@@ -1,0 +1,230 @@
+"""hauberk evaluate, end to end on colour images with a tiny budget: the report, its page, resuming, agreement, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from defences.assembly import calibrated_for
+from evaluation.budget import BUDGETS
+from evaluation.report import REPORT, Report
+from models.bundle import write_bundle
+from tests.fakes import squares
+from tests.unit.hauberk.conftest import Command, Ran
+from tests.unit.hauberk.test_main import assert_refused
+
+TINY = replace(
+    BUDGETS["quick"],
+    images=12,
+    benign_images=150,
+    steps=4,
+    queries=12,
+    curve_points=2,
+    surrogate_images=100,
+    surrogate_epochs=1,
+    backdoor_images=100,
+    backdoor_epochs=1,
+    extraction_budgets=(30, 60),
+    optimisers=("sgd, as published",),
+    timed=5,
+)
+STRIP: dict[str, Any] = {"name": "strip", "mode": "enforce", "blend": "add", "weight": 1.0, "stages": [2, 4, 8]}
+
+
+@pytest.fixture(scope="module")
+def bundle(keras_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network that tells squares apart, behind all three defences."""
+    directory = tmp_path_factory.mktemp("bundles") / "squares"
+    directory.mkdir()
+    shutil.copy(keras_file, directory / "model.keras")
+    classifier = {
+        "file": "model.keras",
+        "outputs": "probabilities",
+        "input_range": [0.0, 1.0],
+        "input_shape": [16, 16, 3],
+        "labels": ["red", "green", "blue"],
+    }
+    defences = [
+        {"name": "total_variation", "mode": "enforce", "weight": 0.05, "keep_probability": 0.9},
+        STRIP,
+        {"name": "reverse_sigmoid", "mode": "enforce"},
+    ]
+    calibration = {
+        "strip_calibrated_for": np.array(calibrated_for(STRIP)),
+        "strip_overlays": np.rint(squares(8, seed=5).images * 255).astype(np.uint8),
+        "strip_threshold": np.array(0.02),
+        "strip_slack": np.zeros(3),
+    }
+    settings = {"format": 1, "name": "squares", "classifier": classifier, "defences": defences}
+    write_bundle(directory, settings=settings, calibration=calibration, card={})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,000 images, of which 12 are attacked, 150 held back."""
+    path = tmp_path_factory.mktemp("data") / "squares.npz"
+    some = squares(1000, seed=21)
+    np.savez(path, images=np.rint(some.images * 255).astype(np.uint8), labels=some.labels)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _a_tiny_budget() -> Iterator[None]:
+    BUDGETS["tiny"] = TINY
+    yield
+    del BUDGETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first run writes; the others find what it found."""
+    return tmp_path_factory.mktemp("evaluated")
+
+
+def evaluate(hauberk: Command, bundle: Path, data: Path, out: Path, **options: Any) -> Ran:
+    given = {"budget": "tiny", "threads": 2} | options
+    more = [f"--{name}={value}" for name, value in given.items()]
+    return hauberk("evaluate", "--bundle", bundle, "--data", data, "--out", out, *more)
+
+
+@pytest.fixture
+def report(hauberk: Command, bundle: Path, data: Path, out: Path) -> Report:
+    ran = evaluate(hauberk, bundle, data, out)
+    assert ran.code == 0, ran.errors
+    return REPORT.validate_json((out / "report.json").read_bytes())
+
+
+def steady(path: Path) -> dict[str, Any]:
+    """report.json without what differs from run to run: when, how long, how fast."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    for name in ("created", "seconds"):
+        del found[name]
+    for row in found["benign"]:
+        del row["latency"]
+    return found
+
+
+def test_every_attack_meets_every_coat_and_the_worst_case_is_no_better_than_any(report: Report) -> None:
+    variants = ["none", "total_variation", "strip", "reverse_sigmoid", "full stack"]
+    assert [row.variant for row in report.benign] == variants
+    attacks = {"clean", "jsma", "noise", "fgm", "bim", "pgd", "transfer", "square", "hop_skip_jump", "bpda_eot"}
+    attacks |= {"bpda_eot_with_secret"}
+    radii = {round(2 / 255, 6), round(8 / 255, 6)}
+    for variant in variants:
+        rows = [row for row in report.evasion if row.variant == variant]
+        blurred = {"square_unblurred"} if variant in ("reverse_sigmoid", "full stack") else set()
+        assert {row.attack for row in rows} == attacks | blurred
+        assert {round(row.eps, 6) for row in rows if row.eps is not None} == radii
+        for worst in (row for row in report.worst_case if row.variant == variant):
+            others = [row.robustness for row in rows if row.eps == worst.eps]
+            assert worst.robustness.abstention_safe.rate <= min(other.abstention_safe.rate for other in others)
+            assert worst.robustness.abstention_failure.rate <= min(other.abstention_failure.rate for other in others)
+
+
+def test_the_other_sections_are_there(report: Report) -> None:
+    assert {row["kind"] for row in report.backdoors} == {"corner_pattern"}
+    assert {row["victim"] for row in report.extraction} == {"none", "reverse_sigmoid", "full stack"}
+    assert {row["queries"] for row in report.extraction} == {30, 60}
+    assert {row["victim"] for row in report.membership} == {"none", "full stack"}
+    assert len({(point.eps, point.variant, point.kind) for point in report.curves}) == 2 * 5 * 3
+    assert not report.left_out
+    assert len(report.checks) == 6
+
+
+def test_a_second_call_finds_everything_found_and_says_the_same(
+    hauberk: Command, bundle: Path, data: Path, out: Path, report: Report
+) -> None:
+    before, kept = steady(out / "report.json"), sorted(out.rglob("*.json"))
+    times = [file.stat().st_mtime_ns for file in kept if file.parent.name != out.name]
+    assert evaluate(hauberk, bundle, data, out).code == 0
+    assert steady(out / "report.json") == before
+    assert [file.stat().st_mtime_ns for file in kept if file.parent.name != out.name] == times
+
+
+def test_two_runs_with_one_seed_agree(
+    hauberk: Command, bundle: Path, data: Path, out: Path, report: Report, tmp_path: Path
+) -> None:
+    assert evaluate(hauberk, bundle, data, tmp_path / "again").code == 0
+    assert steady(tmp_path / "again" / "report.json") == steady(out / "report.json")
+
+
+def test_the_page_loads_nothing_and_has_a_picture_of_every_section(out: Path, report: Report) -> None:
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "Does this evaluation believe itself?" in page
+    for attribute in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert attribute.startswith("#"), attribute
+    assert "http-equiv" in page
+    unclosed: list[str] = []
+
+    class Nesting(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            if tag not in ("meta", "br"):
+                unclosed.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert unclosed.pop() == tag
+
+    Nesting().feed(page)
+    assert unclosed == []
+
+
+def test_the_summary_says_what_was_found(hauberk: Command, bundle: Path, data: Path, out: Path, report: Report) -> None:
+    printed = evaluate(hauberk, bundle, data, out).output
+    for said in (
+        "Bundle squares",
+        "worst case",
+        "backdoor corner_pattern",
+        "extraction, full stack",
+        "queries and",
+        "report.html",
+    ):
+        assert said in printed
+
+
+def test_too_few_images_for_a_section_are_said_in_the_report(hauberk: Command, bundle: Path, data: Path, tmp_path: Path) -> None:
+    ran = evaluate(hauberk, bundle, data, tmp_path, rows="0:100", eps="0.1")
+    assert ran.code == 0, ran.errors
+    found = REPORT.validate_json((tmp_path / "report.json").read_bytes())
+    assert set(found.left_out) == {"transfer", "backdoors", "extraction", "membership"}
+    assert "left out: backdoors: needs 600 images" in ran.output
+    assert "transfer" not in {row.attack for row in found.evasion}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"budget": "huge"}, "expected --budget quick, standard, full, tiny, got 'huge'"),
+        ({"eps": "0"}, "expected --eps with radii in (0, 1]"),
+        ({"eps": "1/0"}, "expected --eps with radii in (0, 1]"),
+        ({"eps": "a,b"}, "expected --eps with radii in (0, 1]"),
+        ({"eps": "nan"}, "expected --eps with radii in (0, 1]"),
+        ({"rows": "0:10"}, "expected at least 20 images to evaluate on, got 10"),
+        ({"split": "both"}, "expected --split train or test"),
+    ],
+)
+def test_bad_options_are_refused(
+    hauberk: Command, bundle: Path, data: Path, tmp_path: Path, options: dict[str, str], sentence: str
+) -> None:
+    assert_refused(evaluate(hauberk, bundle, data, tmp_path, **options), sentence)
+
+
+def test_data_that_do_not_fit_the_bundle_are_refused(hauberk: Command, bundle: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.zeros((30, 8, 8, 3), np.uint8), labels=np.zeros(30, int))
+    assert_refused(evaluate(hauberk, bundle, other, tmp_path), "expected images of the bundle's shape (16, 16, 3), got (8, 8, 3)")
+    np.savez(other, images=np.zeros((30, 16, 16, 3), np.uint8), labels=np.full(30, 3))
+    assert_refused(evaluate(hauberk, bundle, other, tmp_path), "expected labels below 3, the classes of the bundle, got 3")
+    np.savez(other, pictures=np.zeros(3))
+    assert_refused(evaluate(hauberk, bundle, other, tmp_path), "to hold images and labels")
+    assert_refused(evaluate(hauberk, tmp_path / "none", data, tmp_path), "expected a bundle directory")

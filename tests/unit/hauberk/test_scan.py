@@ -1,0 +1,191 @@
+"""hauberk scan, end to end on colour images: both verdicts, the three files, resuming, other workers, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attacks.backdoor import Poisoned
+from evaluation.scan_report import SCAN_REPORT
+from hauberk import stored_activations
+from models.datasets import Dataset
+from models.keras_classifier import KerasClassifier
+from tests.unit.hauberk.conftest import Command, Ran
+from tests.unit.hauberk.test_main import assert_refused
+
+
+@pytest.fixture(scope="module")
+def poisoned_files(backdoored: tuple[Any, Poisoned], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model.keras, data.npz and truth.npy of a poisoned training set."""
+    directory = tmp_path_factory.mktemp("poisoned")
+    model, poisoned = backdoored
+    model.save(directory / "model.keras")
+    _save(poisoned.data, directory / "data.npz")
+    np.save(directory / "truth.npy", poisoned.is_clean)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def clean_files(undoored: tuple[Any, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model.keras and data.npz of a clean one."""
+    directory = tmp_path_factory.mktemp("clean")
+    model, data = undoored
+    model.save(directory / "model.keras")
+    _save(data, directory / "data.npz")
+    return directory
+
+
+def _save(data: Dataset, path: Path) -> None:
+    np.savez(path, images=np.rint(data.images * 255).astype(np.uint8), labels=data.labels)
+
+
+def _scan(hauberk: Command, files: Path, out: Path, *more: Any) -> Ran:
+    return hauberk("scan", "--classifier", files / "model.keras", "--data", files / "data.npz", "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def scanned(poisoned_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a scan of the poisoned set wrote; a directory of its own, that others compare with."""
+    return tmp_path_factory.mktemp("scan")
+
+
+def test_poison_is_found_written_down_and_exit_code_3(hauberk: Command, poisoned_files: Path, scanned: Path) -> None:
+    ran = _scan(hauberk, poisoned_files, scanned, "--truth", poisoned_files / "truth.npy", "--labels", "red,green,blue")
+    assert ran.code == 3, ran
+    assert "poison in class blue" in ran.output
+    truth, is_clean = np.load(poisoned_files / "truth.npy"), np.load(scanned / "is_clean.npy")
+    assert is_clean.dtype == bool
+    assert (~is_clean[~truth]).mean() >= 0.99
+    assert (~is_clean[truth]).mean() <= 0.01
+    report = SCAN_REPORT.validate_json((scanned / "report.json").read_bytes())
+    assert (report.verdict, report.poisoned_classes) == ("poison", ["blue"])
+    assert report.suspicious_samples == (~is_clean).sum()
+    assert report.confusion is not None
+    assert report.confusion.found + report.confusion.missed == (~truth).sum()
+    assert report.classifier["layer"] == "hidden"
+    assert [method.method for method in report.methods] == ["activation_clustering", "spectral_signatures"]
+
+
+def test_the_page_loads_nothing_and_shows_the_clusters(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
+    _scan(hauberk, poisoned_files, tmp_path, "--methods", "activation_clustering")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page.replace('href="#', ""))
+    assert page.count("data:image/png;base64,") == 6
+    assert "<svg" in page
+
+
+def test_a_clean_set_is_exit_code_0(hauberk: Command, clean_files: Path, tmp_path: Path) -> None:
+    ran = _scan(hauberk, clean_files, tmp_path)
+    assert ran.code == 0, ran
+    assert "no poison found" in ran.output
+    assert np.load(tmp_path / "is_clean.npy").all()
+    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "clean"
+
+
+def _verdicts(out: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return {name: value for name, value in report.items() if name not in ("created", "seconds", "data")}
+
+
+def test_a_directory_of_plain_arrays_gives_the_same_verdicts(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "arrays"
+    directory.mkdir()
+    with np.load(poisoned_files / "data.npz") as arrays:
+        for name in ("images", "labels"):
+            np.save(directory / f"{name}.npy", arrays[name])
+    assert _scan(hauberk, poisoned_files, tmp_path / "a").code == 3
+    ran = hauberk("scan", "--classifier", poisoned_files / "model.keras", "--data", directory, "--out", tmp_path / "b")
+    assert ran.code == 3, ran
+    assert _verdicts(tmp_path / "a") == _verdicts(tmp_path / "b")
+
+
+def test_a_killed_scan_goes_on_where_it_was(
+    hauberk: Command, poisoned_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_activations, "_ROWS_AT_ONCE", 200)
+    asked: list[int] = []
+    whole = KerasClassifier.activations
+
+    def killed(self: KerasClassifier, images: Any, layer: Any = None) -> Any:
+        if len(images) == 200:
+            asked.append(len(images))
+            if len(asked) == 4:
+                raise KeyboardInterrupt
+        return whole(self, images, layer)
+
+    monkeypatch.setattr(KerasClassifier, "activations", killed)
+    assert _scan(hauberk, poisoned_files, tmp_path, "--methods", "activation_clustering").code == 130
+    [done] = (tmp_path / "work").glob("*/activations.done")
+    assert int(done.read_text()) == 600
+    assert _scan(hauberk, poisoned_files, tmp_path, "--methods", "activation_clustering").code == 3
+    assert len(asked) == 6  # of 1,059 rows: three blocks of 200, one that was killed, and two more; the last is shorter
+    _scan(hauberk, poisoned_files, tmp_path / "fresh", "--methods", "activation_clustering")
+    assert _verdicts(tmp_path) == _verdicts(tmp_path / "fresh")
+
+
+@pytest.mark.skipif(find_spec("distributed") is None, reason="needs hauberk[cluster]")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:Sending large graph:UserWarning")
+def test_a_dask_cluster_of_two_workers_gives_the_same_verdicts(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
+    assert _scan(hauberk, poisoned_files, tmp_path / "here").code == 3
+    ran = _scan(hauberk, poisoned_files, tmp_path / "there", "--backend", "dask", "--workers", "2")
+    assert ran.code == 3, ran
+    assert _verdicts(tmp_path / "here") == _verdicts(tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--layer", "nowhere"], "expected one of conv2d"),
+        (["--methods", "crystal_ball"], "expected --methods of activation_clustering, spectral_signatures"),
+        (["--reduction", "tsne"], "expected --reduction pca or ica"),
+        (["--backend", "mainframe"], "expected --backend loky, threading, dask, ray"),
+        (["--rows", "5:2"], "expected --rows START:STOP"),
+        (["--split", "half"], "expected --split train or test"),
+        (["--truth", "nothing.npy"], "cannot be read"),
+        (["--labels", "red,green"], "expected 3 labels"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_code_2(
+    hauberk: Command, poisoned_files: Path, tmp_path: Path, more: list[str], sentence: str
+) -> None:
+    ran = _scan(hauberk, poisoned_files, tmp_path, *more)
+    assert ran.code == 2, ran
+    assert sentence in [line for line in ran.errors.splitlines() if line.startswith("hauberk: ")][-1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (np.zeros(40, int), "at least 2 classes"),
+        (np.arange(40) % 4, "labels below 3"),
+        (np.zeros(39, int), "one label per image"),
+    ],
+)
+def test_labels_that_do_not_fit_are_one_line_and_code_2(
+    hauberk: Command, poisoned_files: Path, tmp_path: Path, labels: Any, sentence: str
+) -> None:
+    with np.load(poisoned_files / "data.npz") as arrays:
+        np.savez(tmp_path / "data.npz", images=arrays["images"][:40], labels=labels)
+    command = ("scan", "--classifier", poisoned_files / "model.keras", "--data", tmp_path / "data.npz", "--out", tmp_path / "out")
+    assert_refused(hauberk(*command), sentence)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_finished(
+    hauberk: Command, poisoned_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    ran = _scan(hauberk, poisoned_files, tmp_path)
+    assert ran.code == 2, ran
+    assert "no space left on device" in ran.errors.splitlines()[-1]
+    monkeypatch.undo()
+    assert (tmp_path / "work").is_dir()
