@@ -1,6 +1,7 @@
 """The image: what deploy/Dockerfile says, and what its process 1 does before it becomes the server.
 
-`make container-check` carries all of it out; that takes root and minutes.
+The last test carries all of it out but the installation, for which this environment's packages stand; `make container-check` does that too,
+in minutes.
 """
 
 from __future__ import annotations
@@ -124,3 +125,12 @@ def test_the_check_knows_every_instruction_the_dockerfile_has() -> None:
     said_only = {"SHELL", "LABEL", "EXPOSE", "STOPSIGNAL"}
     assert {each.name for stage in STAGES for each in stage.instructions} <= carried_out | said_only
     assert container_check.DOCKERFILE == DOCKERFILE
+
+
+def test_every_step_works_and_the_result_answers_as_a_container_would() -> None:
+    reason = container_check.why_not()
+    if reason:
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "deploy.container_check", "--reuse"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
