@@ -92,7 +92,7 @@ def _purifier() -> str:
             rows.append([f"keep {keep:g}", attacker.name, *(str(share(labels == test.labels)) for labels in found)])
     return (
         f"The purifier (weight {weight:.4f}; keep 1 draws nothing, keep .8 drops a fifth of the pixels by a keyed mask) before the "
-        f"bundled classifier, accuracy:\n\n{table(('purifier', 'attacker', *(f'eps {eps:g}' for eps in _RADII)), rows)}"
+        f"standard classifier, accuracy:\n\n{table(('purifier', 'attacker', *(f'eps {eps:g}' for eps in _RADII)), rows)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.forward_pass: other ways to run the bundled classifier's forward pass, the same rows in turns, one thread.
+"""python -m benchmarks.forward_pass: other ways to run the standard classifier's forward pass, the same rows in turns, one thread.
 
 What docs/decisions/0006 says about them. With TF_ENABLE_ONEDNN_OPTS=0 TensorFlow uses Eigen's kernels instead of oneDNN's.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import alternate, table
-from models.bundle import default_bundle_directory, read_bundle
+from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, load_dataset
 from models.keras_classifier import KerasClassifier, import_tensorflow
@@ -26,7 +26,7 @@ Forward = Callable[[Images], Any]
 
 def main() -> None:
     """Print microseconds per row, the median of all rounds."""
-    classifier = KerasClassifier.from_bundle(read_bundle(default_bundle_directory()), threads=1)
+    classifier = KerasClassifier.from_bundle(read_bundle(standard_bundle_directory()), threads=1)
     images = load_dataset(MNIST, split="test").images[: max(_ROWS)]
     rows = []
     for count in _ROWS:
