@@ -31,6 +31,8 @@ _READY = b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
 _CLOSE, _RETRY = b"connection: close", b"retry-after:"
 NOT_TOLD, CHANGED = -2, -3
 """In the fourth column of a sample: refused with 429 or 503 without Retry-After; answered otherwise than the same request before."""
+IDLE_S = 60.0
+"""A connection that is idle for longer is not used again, as load balancers have it: its server may be closing it."""
 _LABEL = re.compile(rb'"label":("[^"]*"|null)')
 
 
@@ -97,7 +99,7 @@ class _Generator:
             began = time.perf_counter() if self.load.from_sent else intended
             try:
                 async with asyncio.timeout(self.load.timeout_s):
-                    connection = self.idle.pop() if self.idle else await self._connect()
+                    connection = self._reused() or await self._connect()
                     status, told, answer = await connection.ask(request)
                 if status == 200:
                     labels = _LABEL.findall(answer)
@@ -108,6 +110,13 @@ class _Generator:
                 pass
             now = time.perf_counter()
         self._samples.extend((began - self._opens, now - self._opens, status, told))
+
+    def _reused(self) -> _Connection | None:
+        """The connection that was in use last."""
+        long_ago = time.perf_counter() - IDLE_S
+        while self.idle and self.idle[0].idle_since < long_ago:
+            self.idle.pop(0).close()
+        return self.idle.pop() if self.idle else None
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -125,6 +134,7 @@ class _Generator:
 class _Connection(asyncio.Protocol):
     def __init__(self, idle: list[_Connection]) -> None:
         self._idle = idle
+        self.idle_since = 0.0
         self._received, self._wanted = b"", 0
         self._answer: asyncio.Future[tuple[int, int, bytes]] | None = None
 
@@ -145,6 +155,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             raise
 
+    def close(self) -> None:
+        """No request goes this way any more."""
+        self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         self._wanted = self._wanted or length_of_answer(self._received)
@@ -155,6 +169,7 @@ class _Connection(asyncio.Protocol):
         if _CLOSE in head:
             self._transport.close()
         else:
+            self.idle_since = time.perf_counter()
             self._idle.append(self)
         self._answer.set_result((status, NOT_TOLD if status in (429, 503) and _RETRY not in head else 0, self._received))
 

@@ -117,8 +117,8 @@ def section() -> str:
     search_header = ("norm", "eps", "success, ours / ART", "queries per image, ours / ART", "ours s", "ART s", "ratio")
     return (
         "## Black-box attacks\n\n"
-        f"`python -m benchmarks.black_box_attacks`, the standard MNIST classifier without its defences, {_THREADS} threads, seed {_SEED}, "
-        f"the median of {_ROUNDS} alternating rounds; the same Keras model for both.\n\n"
+        f"`python -m benchmarks.black_box_attacks`, the standard MNIST classifier without its defences, {_THREADS} threads, "
+        f"seed {_SEED}, the median of {_ROUNDS} alternating rounds; the same Keras model for both.\n\n"
         f"HopSkipJump on the first {_WALKED} test images, each given as many queries as ART had used:\n\n{table(walk_header, walked)}\n"
         f"Square on the first {_SEARCHED} test images, at most {_STEPS} squares for each. ART asks up to three times for a square, of "
         "images that are done as well; its L2 images hold NaN where all energy of a square was clipped away, and those are counted as "

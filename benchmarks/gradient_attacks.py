@@ -69,8 +69,8 @@ def section() -> str:
     return (
         "## Gradient attacks\n\n"
         f"`python -m benchmarks.gradient_attacks`, seed {_SEED}, {_THREADS} threads, against ART 1.20 in one batch of all images, its "
-        "fastest; the median of alternating rounds. The networks: the standard MNIST classifier on test digits, and the reference network "
-        f"on synthetic {_side(colours)}. *Accuracy left* is the share of images that do not reach the attack's goal. Images that reach "
+        "fastest; the median of alternating rounds. The networks: the standard MNIST classifier on test digits, and the reference "
+        f"network on synthetic {_side(colours)}. *Accuracy left* is the share of images that do not reach the attack's goal. Images that reach "
         "it leave our loop, so there are rows where few do: what is left of the ratio there is the compiled gradient alone. Ours asks "
         "the classifier which images succeeded and says so; ART's call is followed by the same question, so that both do the same work. "
         "ART is given the networks without their softmax, but for JSMA. Where it leaves more images than ours, the network was sure of "

@@ -36,7 +36,7 @@ SOAK_S, CELL_S = 600.0, 30.0
 _CLIENTS, _IMAGES = 64, 2000
 _DEADLINE_S, _DRAIN_S = 10.0, 3.0
 _RESTART_S, _AT_ONCE_S = 40.0, 0.01
-_POOL = 1024  # connections of whatever stands before a gateway
+_POOL = 2048  # connections of whatever stands before a gateway: more than its queue holds, or nothing would ever be refused
 _SETTINGS = {
     "HAUBERK_SECRET": "0123456789abcdef" * 2,
     "HAUBERK_DEADLINE_S": f"{_DEADLINE_S:g}",

@@ -26,6 +26,8 @@ from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, Que
 
 HEAD_BYTES_AT_MOST = 1 << 14
 HEADERS_AT_MOST = 100
+# Load balancers keep an idle connection for 60 s (AWS, nginx). Whoever closes it sooner closes some just as a request comes in on them.
+KEEP_ALIVE_S = 75
 
 # What one read of the event loop can bring.
 _READ_BYTES = 1 << 18
@@ -59,6 +61,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ws_protocol_class = None  # a request to change protocols is served as if it had not asked
+        self.timeout_keep_alive = max(self.timeout_keep_alive, KEEP_ALIVE_S)
         self.access_log = False  # ours says more; and uvicorn's makes its text even where nobody reads it
         self._waits_since: float | None = None
         self._in_head = False

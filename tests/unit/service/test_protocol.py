@@ -12,8 +12,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from benchmarks import arrivals
 from service.edge import Edge, Exchange, Route, Site
-from service.protocol import MetricsProtocol, Protocol
+from service.protocol import KEEP_ALIVE_S, MetricsProtocol, Protocol
 from tests.unit.service.watcher import Watcher
 
 BODY = b'{"images":[]}'
@@ -125,6 +126,21 @@ def test_a_prediction_is_turned_away_counted_and_logged_and_the_next_one_served(
     assert bench.watcher.codes == ["queue_full"]
     assert bench.watcher.ends == [("/predict", 503), ("/predict", 200)]
     assert [(line["request_id"], line["status"]) for line in bench.watcher.lines] == [("mine", 503), ("mine", 200)]
+
+
+def test_an_idle_connection_outlives_the_patience_of_load_balancers(at: Callable[..., Bench]) -> None:
+    left: list[float] = []
+
+    async def scenario(bench: Bench) -> None:
+        bench.full = False
+        await bench.send(REQUEST)
+        closing = bench.connection.timeout_keep_alive_task
+        assert closing is not None
+        left.append(closing.when() - asyncio.get_running_loop().time())
+
+    assert at(scenario).wire.statuses == [200]
+    assert KEEP_ALIVE_S - 1 < left[0] <= KEEP_ALIVE_S
+    assert KEEP_ALIVE_S > arrivals.IDLE_S
 
 
 def test_it_is_answered_once_all_of_its_body_has_come(at: Callable[..., Bench]) -> None:
