@@ -1,7 +1,7 @@
 """The image: what deploy/Dockerfile says, and what its process 1 does before it becomes the server.
 
-The last test carries all of it out but the installation, for which this environment's packages stand; `make container-check` does that too,
-in minutes.
+The last test carries all of it out but the installation, for which this environment's packages stand; `make container-check` does that
+too, in minutes.
 """
 
 from __future__ import annotations
