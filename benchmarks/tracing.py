@@ -1,15 +1,12 @@
-"""python -m benchmarks tracing: what the audit log and trace spans cost, on and off, beside the code from before there were any.
+"""python -m benchmarks tracing: what the audit log and trace spans cost.
 
-Rounds are short and take turns, and a cost is the median over rounds of the ratio within a round: what else the machine does slows
-neighbours alike. The collector, which throws spans away, runs on this machine too and takes its share of it from the traced server.
+Off, they are no code that runs (tests/unit/service/test_endpoints.py), and nothing to measure. Rounds are short and take turns, and a
+cost is the median over rounds of the ratio within a round: what else the machine does slows neighbours alike. The collector, which throws
+spans away, runs on this machine too and takes its share of it from the traced server.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,20 +20,18 @@ from benchmarks import requests as wire
 from benchmarks.cells import Cell, Loader
 from benchmarks.load import Outcome
 from benchmarks.peers import table
-from benchmarks.servers import GATEWAY, ROOT, Contender, Server, serving
+from benchmarks.servers import GATEWAY, Contender, Server, serving
 from benchmarks.service_tables import AT
 from benchmarks.wanted import Wanted, wanted_table
 from models.datasets import MNIST, load_dataset
 
 CELL_S, _ROUNDS = 120.0, 24
 _IMAGES = 2000
-_INTRODUCED = "service/tracing.py"
 _SECRET = {"HAUBERK_SECRET": "a secret of the benchmark"}
 _SINK = Contender("a collector", "benchmarks.contenders.sink:app", bentoml=False)
 _ANY = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
-OFF, WITHOUT, TRACED, AUDITED = "both off", "code without them", "spans on", "audit log on"
-# A round's ratio varies by some percent, its median over the rounds by less than one.
-_NOTHING, _LITTLE = 0.99, 0.9
+OFF, TRACED, AUDITED = "both off", "spans on", "audit log on"
+_LITTLE = 0.9
 
 
 def section(cell_s: float = CELL_S) -> str:
@@ -82,32 +77,11 @@ def _processor_s(process: psutil.Process) -> float:
 
 
 def _contenders(directory: Path, collector: str) -> list[Contender]:
-    contenders = [
+    return [
         Contender(OFF, GATEWAY, _SECRET),
         Contender(TRACED, GATEWAY, _SECRET | {"HAUBERK_TRACING": "on", "OTEL_EXPORTER_OTLP_ENDPOINT": collector}),
         Contender(AUDITED, GATEWAY, _SECRET | {"HAUBERK_AUDIT_FILE": str(directory / "audit.jsonl")}),
     ]
-    old = _checkout_without(directory / "without")
-    return contenders if old is None else [Contender(WITHOUT, GATEWAY, _SECRET, root=old), *contenders]
-
-
-def _checkout_without(directory: Path) -> Path | None:
-    """The sources of the commit before the one that introduced tracing; None where there is no history to take them from."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-    log = [git, "-C", str(ROOT), "log", "--diff-filter=A", "--format=%H", "--", _INTRODUCED]
-    commits = subprocess.run(log, capture_output=True, text=True, check=False).stdout.split()
-    archive = directory.with_suffix(".tar")
-    if not commits:
-        return None
-    made = subprocess.run([git, "-C", str(ROOT), "archive", "-o", str(archive), f"{commits[-1]}^"], check=False)
-    if made.returncode != 0:
-        print("no commit before tracing is at hand", file=sys.stderr)
-        return None
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
-    return directory
 
 
 def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: float) -> str:
@@ -127,16 +101,13 @@ def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: f
         Wanted(f"requests/s with {name} to {OFF}", _LITTLE, ratio(cells[name], cells[OFF])[1]) for name in (TRACED, AUDITED)
     ]
     told = [(name, ratio(cells[name], cells[OFF])) for name in (TRACED, AUDITED)]
-    if WITHOUT in cells:
-        told.insert(0, (f"{OFF}, to {WITHOUT}", ratio(cells[OFF], cells[WITHOUT])))
-        wanted.insert(0, Wanted(f"requests/s with {OFF} to {WITHOUT}", _NOTHING, told[0][1][1]))
     spread = "; ".join(f"{name}: {low:.3f} to {high:.3f}" for name, (low, _, high) in told)
     return "\n".join(
         [
             "## Audit log and trace spans",
             "",
-            f"One image of MNIST a request, {AT} clients, every defence on; {cell_s:g} s a cell in rounds that take turns. A ratio is "
-            f"the median over the rounds; half of the rounds lie within {spread}. Without them means: the sources of the commit before.",
+            f"`python -m benchmarks tracing`: one image of MNIST a request, {AT} clients, every defence on; {cell_s:g} s a cell in rounds that take turns. A ratio is "
+            f"the median over the rounds; half of the rounds lie within {spread}.",
             "",
             wanted_table(wanted),
             table(("server", "requests/s", "p50 ms", "p99 ms", "processor us/request", "not 200"), rows),

@@ -27,12 +27,9 @@ def test_a_cost_is_the_median_of_ratios_within_rounds_so_that_a_slow_minute_is_n
     assert low <= middle <= high
 
 
-def test_the_section_shows_every_server_and_what_was_wanted_with_and_without_the_older_code() -> None:
+def test_the_section_shows_every_server_and_what_was_wanted() -> None:
     cells = {tracing.OFF: cell(100), tracing.TRACED: cell(95), tracing.AUDITED: cell(80)}
-    processor_us = dict.fromkeys((*cells, tracing.WITHOUT), 900.0)
-    text = tracing.text(cells, processor_us, 120)
+    text = tracing.text(cells, dict.fromkeys(cells, 900.0), 120)
     assert "| requests/s with spans on to both off | >= 0.9x | **0.95x** | yes |" in text
     assert "| requests/s with audit log on to both off | >= 0.9x | **0.8x** | no |" in text
-    text = tracing.text({tracing.WITHOUT: cell(100), **cells}, processor_us, 120)
-    assert "| requests/s with both off to code without them | >= 0.99x | **1x** | yes |" in text
-    assert "| code without them | 100 |" in text
+    assert "| both off | 100 |" in text

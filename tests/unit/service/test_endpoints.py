@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,28 @@ def test_a_prediction_has_the_members_of_the_contract_and_no_other(bundle: Bundl
             {"label": None, "probabilities": None, "abstained": True},
         ],
     }
+
+
+def test_an_audit_log_and_spans_that_are_off_are_no_code_that_runs(bundle: Bundle, waves: Any) -> None:
+    ran: set[str] = set()
+
+    def note(frame: Any, _: str, __: Any) -> None:
+        ran.add(Path(frame.f_code.co_filename).name)
+
+    async def scenario(ask: Ask) -> Any:
+        threading.setprofile(note)  # before the batcher's thread is
+        sys.setprofile(note)
+        try:
+            made.batcher = Batcher(Stepwise(waves), made.metrics)
+            return [await ask("/predict", body) for body in (orjson.dumps({"images": [IMAGE]}), b"no JSON")]
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+
+    made = endpoints(bundle)
+    assert [status for status, _, _ in run(made, scenario)] == [200, 400]
+    assert {"edge.py", "endpoints.py", "batching.py"} <= ran
+    assert not ran & {"audit.py", "audit_events.py", "audit_file.py", "tracing.py", "telemetry.py", "atlas.py"}
 
 
 def test_a_bad_request_leaves_its_neighbours_unharmed(bundle: Bundle, waves: Any) -> None:
