@@ -106,8 +106,8 @@ def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: f
         [
             "## Audit log and trace spans",
             "",
-            f"`python -m benchmarks tracing`: one image of MNIST a request, {AT} clients, every defence on; {cell_s:g} s a cell in rounds "
-            f"that take turns. A ratio is the median over the rounds; half of the rounds lie within {spread}.",
+            f"`python -m benchmarks tracing`: one image of MNIST a request, {AT} clients, every defence on; {cell_s:g} s a cell in "
+            f"rounds that take turns. A ratio is the median over the rounds; half of the rounds lie within {spread}.",
             "",
             wanted_table(wanted),
             table(("server", "requests/s", "p50 ms", "p99 ms", "processor us/request", "not 200"), rows),
