@@ -50,8 +50,8 @@ tutorial: $(INSTALLED) ## run the tutorial's notebooks again, about six minutes;
 	$(BIN)/python docs/tutorial/execute.py
 
 bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifiers again, about an hour
-	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --adversarial pgd --eps 0.31 --iterations 12 --shift 1 --epochs 16 \
-	  --no-purified --threads 1 --out build/mnist.keras
+	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --adversarial pgd --eps 0.31 --iterations 12 --trades 6 --shift 1 \
+	  --epochs 16 --no-purified --threads 1 --out build/mnist.keras
 	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist-standard.keras
 	for name in mnist mnist-standard; do \
 	  $(BIN)/hauberk calibrate --classifier build/$$name.keras --data models/data/mnist.npz --rows 55000:60000 \
