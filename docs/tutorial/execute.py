@@ -35,7 +35,7 @@ RESULTS = "results"
 
 # A number of README.md, and behind it in a comment which result of which notebook it is.
 _QUOTED = re.compile(r"(?P<number>\d[\d,]*(?:\.\d+)?)(?P<unit>[^\d|<>]*)<!-- (?P<notebook>\w+)\.(?P<key>[\w.]+) -->")
-_CELL_TIMEOUT_S = 900
+_CELL_TIMEOUT_S = 3600
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
