@@ -8,24 +8,19 @@ whose answer says `Connection: close`, and stops for good when `/readyz` says 50
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import gc
 import itertools
-import json
 import re
 import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy as np
-import uvloop
 
-from benchmarks.load import LOST, TIMED_OUT, Outcome, length_of_answer, read_requests
+from benchmarks.load import LOST, TIMED_OUT, Outcome, length_of_answer, main_of
 
 _READY = b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
 _CLOSE, _RETRY = b"connection: close", b"retry-after:"
@@ -180,18 +175,5 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(ConnectionResetError())
 
 
-def main() -> None:
-    """Run one load and write its samples."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("load", help="an Arrivals as JSON")
-    parser.add_argument("requests", type=Path, help="what save_requests wrote")
-    parser.add_argument("out", type=Path, help="an .npz file to write")
-    given = parser.parse_args()
-    requests = read_requests(given.requests)
-    gc.collect()
-    gc.freeze()
-    uvloop.run(run(Arrivals(**json.loads(given.load)), requests)).save(given.out)
-
-
 if __name__ == "__main__":
-    main()
+    main_of(Arrivals, run, __doc__)

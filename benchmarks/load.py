@@ -17,10 +17,10 @@ import itertools
 import json
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import uvloop
@@ -32,6 +32,8 @@ _RETRY_S = _LOOK_S = 0.1
 _HEAD_ENDS = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 _ABSTAINED = b'"abstained":true'
+
+AnyLoad = TypeVar("AnyLoad")
 
 
 @dataclass(frozen=True)
@@ -215,19 +217,20 @@ def length_of_answer(received: bytes) -> int:
     return end + len(_HEAD_ENDS) + int(head[at + len(_LENGTH) : head.index(b"\r\n", at)])
 
 
-def main() -> None:
-    """Run one load and write its samples."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("load", help="a Load as JSON")
+def main_of(
+    kind: type[AnyLoad], run: Callable[[AnyLoad, Sequence[bytes]], Coroutine[Any, Any, Outcome]], about: str | None
+) -> None:
+    """The command line of a load generator: run one load of this kind and write its samples."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("load", help=f"{kind.__name__}'s arguments as JSON")
     parser.add_argument("requests", type=Path, help="what save_requests wrote")
     parser.add_argument("out", type=Path, help="an .npz file to write")
     given = parser.parse_args()
     requests = read_requests(given.requests)
     gc.collect()
     gc.freeze()
-    outcome = uvloop.run(run(Load(**json.loads(given.load)), requests))
-    outcome.save(given.out)
+    uvloop.run(run(kind(**json.loads(given.load)), requests)).save(given.out)
 
 
 if __name__ == "__main__":
-    main()
+    main_of(Load, run, __doc__)
