@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import NoMoreAnswers, predicted_labels
-from models.classifier import Classifier, Images, Labels, Probabilities
+from models.classifier import Around, Classifier, Images, Labels, Probabilities
 
 
-class Unfailing:
+class Unfailing(Around):
     """A classifier that never says that it answers no more: from then on it refuses. For attacks that know refusals only.
 
     Attributes:
@@ -18,17 +18,9 @@ class Unfailing:
     """
 
     def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
+        self.classifier = classifier
         self.closed = False
         self.answered = 0
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self._classifier.input_shape
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self._classifier.labels
 
     def predict(self, images: Images) -> Probabilities:
         """See `Classifier`."""
@@ -36,7 +28,7 @@ class Unfailing:
         if self.closed or not len(images):
             return answers
         try:
-            answered = self._classifier.predict(images)
+            answered = self.classifier.predict(images)
         except NoMoreAnswers as end:
             self.closed, answered = True, end.answered
         answers[: len(answered)] = answered

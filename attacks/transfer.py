@@ -13,22 +13,14 @@ import numpy as np
 
 from attacks.attack import Goal
 from attacks.gradient import ProjectedGradientDescent
-from models.classifier import DifferentiableClassifier, Images, Labels, Logits, Loss, LossGradient, Probabilities
+from models.classifier import Around, DifferentiableClassifier, Images, Labels, Logits, Loss, LossGradient, Probabilities
 
 
 @dataclass(frozen=True)
-class Relentless:
+class Relentless(Around):
     """A copy that admits nothing: its logits and gradients are as they are, but it refuses to predict, so that no attack ends early."""
 
-    copy: DifferentiableClassifier
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.copy.input_shape
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.copy.labels
+    classifier: DifferentiableClassifier
 
     def predict(self, images: Images) -> Probabilities:
         """Refusals."""
@@ -36,15 +28,15 @@ class Relentless:
 
     def logits(self, images: Images) -> Logits:
         """See `DifferentiableClassifier`."""
-        return self.copy.logits(images)
+        return self.classifier.logits(images)
 
     def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:
         """See `DifferentiableClassifier`."""
-        return self.copy.loss_gradient(images, labels, loss)
+        return self.classifier.loss_gradient(images, labels, loss)
 
     def class_gradients(self, images: Images) -> Images:
         """See `DifferentiableClassifier`."""
-        return self.copy.class_gradients(images)
+        return self.classifier.class_gradients(images)
 
 
 def transferred(

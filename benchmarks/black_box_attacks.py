@@ -15,7 +15,7 @@ from attacks.hop_skip_jump import HopSkipJump
 from attacks.square import Square
 from benchmarks.peers import alternate, art_classifier, table
 from models.bundle import read_bundle, standard_bundle_directory
-from models.classifier import Images, Probabilities
+from models.classifier import Around, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset
 from models.keras_classifier import KerasClassifier, import_tensorflow
 
@@ -30,19 +30,11 @@ _ROUNDING = 1e-5
 
 
 @dataclass
-class _Counted:
+class _Counted(Around):
     """A classifier that counts what it is asked, as ART's wrapper is made to."""
 
     classifier: KerasClassifier
     asked: int = 0
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.classifier.input_shape
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.classifier.labels
 
     def predict(self, images: Images) -> Probabilities:
         self.asked += len(images)

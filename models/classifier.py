@@ -35,6 +35,20 @@ class Classifier(Protocol):
         ...
 
 
+class Around:
+    """What a classifier around another one has of it: the shape of its images and its labels."""
+
+    classifier: Classifier
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.classifier.input_shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.classifier.labels
+
+
 Labels = NDArray[np.int64]
 """int64 [n], class indices."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import BudgetSpent
-from models.classifier import Images, Loss, LossGradient, Probabilities
+from models.classifier import Around, Images, Loss, LossGradient, Probabilities
 from models.datasets import Dataset
 
 Shape = tuple[int, int, int]
@@ -140,20 +140,12 @@ def linear_with_gradients(input_shape: Shape, classes: int, *, seed: int = 0) ->
 
 
 @dataclass
-class Metered:
+class Metered(Around):
     """A classifier that answers so many images and no more, as one behind a budget does."""
 
     classifier: LinearClassifier
     budget: int
     spent: int = 0
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.classifier.input_shape
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.classifier.labels
 
     def predict(self, images: Images) -> Probabilities:
         some = images[: self.budget - self.spent]
@@ -165,19 +157,11 @@ class Metered:
 
 
 @dataclass
-class Touchy:
+class Touchy(Around):
     """A classifier that refuses a share of what it is asked, by the image alone: half of it when not given."""
 
     classifier: LinearClassifier
     share: float = 0.5
-
-    @property
-    def input_shape(self) -> Shape:
-        return self.classifier.input_shape
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.classifier.labels
 
     def predict(self, images: Images) -> Probabilities:
         answers = self.classifier.predict(images)

@@ -12,7 +12,7 @@ from attacks.thief import THIEVES, Guess, Thief
 from attacks.transfer_set import ask, shuffled
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.reverse_sigmoid import ReverseSigmoid
-from models.classifier import Classifier, Images, Probabilities
+from models.classifier import Around, Classifier, Images, Probabilities
 from models.distillation import Distillation
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier
@@ -25,20 +25,12 @@ THIEF = CopycatCNN(queries=200, recipe=QUICK, build=small)
 
 
 @dataclass
-class Refuses:
+class Refuses(Around):
     """A gateway that answers a row of zeros to what is brighter than `limit`."""
 
     classifier: Classifier
     limit: float
     asked: int = 0
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.classifier.input_shape
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.classifier.labels
 
     def predict(self, images: Images) -> Probabilities:
         self.asked += len(images)
