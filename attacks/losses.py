@@ -59,12 +59,6 @@ def probability(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Lo
     return sure, derivative
 
 
-def log_probability(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """log p_label: cross-entropy with the other sign."""
-    loss, derivative = cross_entropy(logits, labels)
-    return -loss, -derivative
-
-
 def entropy_bits(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
     """Shannon entropy of softmax(z) in bits, whatever the labels; derivative -p_j (log2 p_j + H)."""
     shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)

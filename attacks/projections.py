@@ -1,6 +1,8 @@
 """Projections onto the balls that bound an attack: the closest point, in Euclidean distance, that is not too far away.
 
-    argmin_z ||z - delta||_2   subject to   ||z||_p <= eps,       p in {1, 2, inf}
+    argmin_z ||z - delta||_2   subject to   ||z||_p <= eps,       p in {1, 2}
+
+For p = inf it is a clip, which needs no function.
 
 Row by row, in compiled loops; sums in float64. The box [0, 1] is not in it: clipping a projected image to the box brings every
 component closer to the original image or leaves it, so that it stays in the ball.
@@ -16,11 +18,6 @@ from numpy.typing import NDArray
 
 Deltas = NDArray[np.float32]
 """float32 [n, ...], differences from the original image, one per row."""
-
-
-def onto_linf_ball(deltas: Deltas, eps: float) -> Deltas:
-    """clip(delta, -eps, eps): a new array [n, ...]."""
-    return np.clip(deltas, np.float32(-eps), np.float32(eps))
 
 
 def onto_l2_ball(deltas: Deltas, eps: float) -> Deltas:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import binom, norm, rankdata
 
-from evaluation.intervals import Share, clopper_pearson, share
+from evaluation.intervals import clopper_pearson
 from models.errors import InvalidInput
 
 Scores = NDArray[np.float64]
@@ -120,25 +120,6 @@ def tpr_at_fpr(positives: Scores, negatives: Scores, rate: float = 0.01, *, conf
     curve = roc(positives, negatives, confidence=confidence)
     value = float(curve.tpr[curve.fpr <= rate][-1])
     return Estimate(value, float(low[0]), float(high[0]))
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What a threshold that was fixed beforehand does."""
-
-    threshold: float
-    tpr: Share
-    fpr: Share
-
-
-def operating_point(positives: Scores, negatives: Scores, threshold: float, *, confidence: float = 0.95) -> OperatingPoint:
-    """TPR and FPR at a calibrated threshold, each with its exact interval."""
-    _check(positives, negatives, confidence)
-    return OperatingPoint(
-        threshold,
-        share(positives <= threshold, confidence=confidence),
-        share(negatives <= threshold, confidence=confidence),
-    )
 
 
 def _counted(scores: Scores, threshold: float) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": losses.cross_entropy,
     "margin": losses.margin,
     "logit": losses.logit,
-    "log_probability": losses.log_probability,
     "probability": losses.probability,
     "entropy_bits": losses.entropy_bits,
 }

@@ -10,11 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attacks.projections import Deltas, onto_l1_ball, onto_l2_ball, onto_linf_ball
+from attacks.projections import Deltas, onto_l1_ball, onto_l2_ball
+from attacks.steps import step
 from tests.property.strategies import seeds
 
-PROJECTIONS: dict[float, Callable[[Deltas, float], Deltas]] = {1: onto_l1_ball, 2: onto_l2_ball, np.inf: onto_linf_ball}
 EPS = 1.5
+
+
+def clipped(deltas: Deltas, eps: float) -> Deltas:
+    """Onto the L-inf ball."""
+    return np.clip(deltas, np.float32(-eps), np.float32(eps))
+
+
+PROJECTIONS: dict[float, Callable[[Deltas, float], Deltas]] = {1: onto_l1_ball, 2: onto_l2_ball, np.inf: clipped}
 
 
 def rows(seed: int, *, n: int = 6, d: int = 40) -> Deltas:
@@ -90,6 +98,19 @@ def test_the_l1_projection_is_that_of_the_sorting_algorithm(seed: int, eps: floa
     np.testing.assert_allclose(
         onto_l1_ball(deltas, eps).reshape(len(deltas), -1), expected, atol=1e-5 * float(np.abs(deltas).max()), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("norm", PROJECTIONS)
+@pytest.mark.parametrize("eps", [0.01, 0.2, 3.0])
+def test_a_step_without_a_gradient_is_the_projection(norm: float, eps: float) -> None:
+    images, centres = np.random.default_rng(3).random((2, 6, 5, 8, 1), dtype=np.float32)
+    moved = images.copy()
+    step(moved, centres, np.zeros_like(moved), length=0.1, eps=eps, norm=norm)
+    expected = np.clip(centres + PROJECTIONS[norm](images - centres, eps), 0, 1)
+    np.testing.assert_allclose(moved, expected, atol=2e-6)
+    again = moved.copy()
+    step(again, centres, np.zeros_like(moved), length=0.1, eps=eps, norm=norm)
+    np.testing.assert_allclose(again, moved, atol=2e-6)
 
 
 @pytest.mark.parametrize("norm", PROJECTIONS)

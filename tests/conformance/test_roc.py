@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from evaluation import intervals
 from evaluation.intervals import clopper_pearson, share
-from evaluation.roc import auroc, operating_point, roc, tpr_at_fpr
+from evaluation.roc import auroc, roc, tpr_at_fpr
 from models.errors import InvalidInput
 
 Scores = NDArray[np.float64]
@@ -119,12 +119,6 @@ def test_the_band_is_what_both_inequalities_allow_by_brute_force() -> None:
         possible = curve.tpr[(curve.fpr <= fpr + along)].max() + up
         least = curve.tpr[(curve.fpr >= fpr - along)].min() - up
         assert (low, high) == pytest.approx((max(least, 0), min(possible, 1)))
-
-
-def test_a_threshold_refuses_what_is_at_or_below_it() -> None:
-    point = operating_point(np.array([0.0, 1, 2, 3]), np.array([2.0, 3, 4, 5, 6]), 2.0)
-    assert (point.tpr.hits, point.tpr.of, point.fpr.hits, point.fpr.of) == (3, 4, 1, 5)
-    assert point.tpr.rate == 0.75
 
 
 def test_the_tpr_at_a_rate_is_that_of_the_last_threshold_within_it() -> None:
