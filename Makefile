@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 IMAGE := hauberk:0.1.0
+# Two processes, each test file in one of them: their servers and trained networks are made once. More would need 2 GB each.
+IN_PARALLEL := -n 2 --dist loadfile
 SECRETS := deploy/secrets/hauberk_secret deploy/secrets/grafana_admin_password
 PYTHON_FILES := attacks benchmarks defences deploy evaluation hauberk loadtest models service tests docs/tutorial
 RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml
@@ -29,13 +31,13 @@ serve: $(INSTALLED) ## serve the bundled MNIST classifier at http://127.0.0.1:30
 	@$(BIN)/hauberk serve
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy $(PYTHON_FILES)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 bench: $(INSTALLED) ## measure against stock BentoML and ART, an hour and a half on a quiet machine; writes docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks

@@ -206,7 +206,7 @@ class Gateway:
         endpoints.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
         endpoints.limit(warm.max_images)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
-        startup.freeze()
+        startup.settle()
         endpoints.batcher = batcher
         fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
         logger.info("ready", extra={"fields": fields})

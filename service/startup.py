@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import sys
 import time
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 3
+_TURN_S = 1e-4
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,15 @@ def warm_up(defended: DefendedClassifier, batch_images: int) -> None:
         size *= 2
 
 
-def freeze() -> None:
-    """Take what the start left out of the garbage collector's sight: a full collection would visit all of TensorFlow."""
+def settle() -> None:
+    """Leave the start behind: what it made is out of the garbage collector's sight, and threads take turns more often.
+
+    A full collection would visit all of TensorFlow. The event loop and the worker pass Python's lock to each other all the time; at its
+    5 ms a turn each waits for the other with nothing to do (docs/decisions/0006).
+    """
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(_TURN_S)
 
 
 def _seconds_per_call(classifier: Classifier, batch_images: int) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from defences.strip import Strip
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
 from service.settings import read_settings
-from service.startup import fitting_images, warm_up
+from service.startup import fitting_images, settle, warm_up
 
 
 class Counting:
@@ -66,3 +68,14 @@ def test_warming_up_runs_the_path_at_the_sizes_of_traffic() -> None:
     classifier = Counting()
     warm_up(defended(classifier), 16)
     assert sorted(set(classifier.batches)) == [10, 20, 40, 80, 160]
+
+
+def test_after_the_start_threads_take_short_turns_and_what_it_made_is_not_collected() -> None:
+    turn_s = sys.getswitchinterval()
+    try:
+        settle()
+        assert sys.getswitchinterval() == pytest.approx(1e-4)
+        assert gc.get_freeze_count() > 0
+    finally:
+        sys.setswitchinterval(turn_s)
+        gc.unfreeze()
