@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,6 +48,14 @@ OURS = Contender("Hauberk, every defence on", GATEWAY, _SETTINGS)
 Samples = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Peak:
+    """Requests answered a second, and the seconds of a processor that one of them took the server."""
+
+    rate: float
+    answer_s: float
+
+
 class Bench:
     """Servers and loads of the section. `cell_s` is how long everything but the soak takes."""
 
@@ -57,9 +66,11 @@ class Bench:
         self.requests = [wire.as_json(image) for image in wire.to_bytes(test.images)[..., 0]]
         self.file = self.loader.prepare(self.requests)
 
-    def saturation(self, server: Server) -> float:
-        """Requests answered a second by a closed loop that keeps it busy."""
-        return Cell((self.loader.run(Load(server.port, _CLIENTS, self.cell_s, warm_up_s=3.0), self.file),)).rate
+    def saturation(self, server: Server) -> Peak:
+        """A closed loop that keeps it busy."""
+        before = server.processor_s()
+        outcome = self.loader.run(Load(server.port, _CLIENTS, self.cell_s, warm_up_s=3.0), self.file)
+        return Peak(Cell((outcome,)).rate, (server.processor_s() - before) / len(outcome.samples))
 
     def arriving(self, load: Arrivals, name: str) -> Arriving:
         """Begin to send; `finish` waits for the end."""
@@ -107,10 +118,12 @@ def soak(bench: Bench, server: Server, rate: float, seconds: float) -> tuple[str
     ]
 
 
-def overload(bench: Bench, server: Server, peak: float) -> tuple[str, list[Wanted]]:
+def overload(bench: Bench, server: Server, peak: Peak) -> tuple[str, list[Wanted]]:
     """Three times what it can do."""
-    load = Arrivals(server.port, 3 * peak, bench.cell_s, warm_up_s=5.0, connections=_POOL, from_sent=True)
+    load = Arrivals(server.port, 3 * peak.rate, bench.cell_s, warm_up_s=5.0, connections=_POOL, from_sent=True)
+    before = server.processor_s()
     outcome = bench.arriving(load, "overload").finish()
+    spent_s = server.processor_s() - before
     began, ended, status, told = outcome.samples[outcome.samples[:, 0] >= 0].T
     accepted = status == 200
     answered = ((outcome.samples[:, 2] == 200) & (outcome.samples[:, 1] >= 0) & (outcome.samples[:, 1] <= outcome.seconds)).sum()
@@ -120,14 +133,17 @@ def overload(bench: Bench, server: Server, peak: float) -> tuple[str, list[Wante
     untold = int((told == NOT_TOLD).sum())
     p99 = float(np.percentile(ended[accepted] - began[accepted], 99))
     sent = len(began) / outcome.seconds
+    answers, turned_away = int((outcome.samples[:, 2] == 200).sum()), int(np.isin(outcome.samples[:, 2], (429, 503)).sum())
+    refusal_s = (spent_s - answers * peak.answer_s) / max(turned_away, 1)
     text = (
-        f"**Overload.** {sent:,.0f} arrivals/s ({sent / peak:.1f}x saturation; the generator took {outcome.processor_share:.0%} of a "
-        f"processor) for {outcome.seconds:,.0f} s: {rate:,.0f} answers/s; "
-        f"{_statuses(outcome.samples)}; {untold} of the refusals without Retry-After. p99 of the accepted {p99:.2f} s, the "
-        f"deadline is {_DEADLINE_S:g} s.\n"
+        f"**Overload.** {sent:,.0f} arrivals/s ({sent / peak.rate:.1f}x saturation; the generator took {outcome.processor_share:.0%} of "
+        f"a processor) for {outcome.seconds:,.0f} s: {rate:,.0f} answers/s; {_statuses(outcome.samples)}; {untold} of the refusals "
+        f"without Retry-After. p99 of the accepted {p99:.2f} s, the deadline is {_DEADLINE_S:g} s. An answer took the server "
+        f"{1000 * peak.answer_s:.2f} ms of a processor at saturation; if it took no more here, a refusal took {1000 * refusal_s:.2f} ms. "
+        f"Generator and server share {os.cpu_count()} processors.\n"
     )
     return text, [
-        Wanted("overload: answers/s to saturation", 0.9, rate / peak),
+        Wanted("overload: answers/s to saturation", 0.9, rate / peak.rate),
         Wanted("overload: neither answered nor told when to come again", 0, others + untold, at_most=True),
         Wanted("overload: p99 of the accepted to the deadline", 1, p99 / _DEADLINE_S, at_most=True),
     ]
@@ -217,14 +233,14 @@ def section(soak_s: float = SOAK_S, cell_s: float = CELL_S) -> str:
         bench = Bench(Path(name), cell_s)
         with serving(OURS, Path(name) / "server", bench.requests[0]) as server:
             peak = bench.saturation(server)
-            add(soak(bench, server, 0.7 * peak, soak_s))
+            add(soak(bench, server, 0.7 * peak.rate, soak_s))
             add(overload(bench, server, peak))
-        add(kill(bench, Path(name), 0.5 * peak))
-        add(end(bench, Path(name), 0.5 * peak))
+        add(kill(bench, Path(name), 0.5 * peak.rate))
+        add(end(bench, Path(name), 0.5 * peak.rate))
     head = (
         "## Operations\n\n`python -m benchmarks operations`: one worker, every defence on, one MNIST digit a request as JSON, "
         "the load generator on "
-        f"the same machine. Saturation, {_CLIENTS} clients in a closed loop: **{peak:,.0f} requests/s**. Arrivals are an open "
+        f"the same machine. Saturation, {_CLIENTS} clients in a closed loop: **{peak.rate:,.0f} requests/s**. Arrivals are an open "
         "loop: latencies "
         "count from when a request was meant to begin.\n"
     )

@@ -70,6 +70,11 @@ class Server:
         resident = [process.memory_info().rss / _MIB for process in processes]
         return Memory(max(resident), sum(resident))
 
+    def processor_s(self) -> float:
+        """Seconds of a processor that all threads of its processes have taken so far: what others do does not change it much."""
+        spent = [each.cpu_times() for each in (self.process, *self.process.children(recursive=True))]
+        return float(sum(times.user + times.system for times in spent))
+
     def get(self, path: str) -> str:
         """The body of a GET."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import psutil
 
 from benchmarks import requests as wire
 from benchmarks.cells import Cell, Loader
@@ -52,28 +51,23 @@ def section(cell_s: float = CELL_S) -> str:
 
 @dataclass
 class Processor:
-    """Adds up the processor's time of a server's processes, all threads, over its rounds: what others do does not change it much."""
+    """Adds up the processor's time of a server's processes, over its rounds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
 
     def around(self, server: Server, step: Callable[[], Outcome]) -> Outcome:
         """Run a round between two looks at the clock; for `Loader.alternate`."""
-        before = _processor_s(server.process)
+        before = server.processor_s()
         outcome = step()
         name = server.contender.name
-        self.seconds[name] = self.seconds.get(name, 0.0) + _processor_s(server.process) - before
+        self.seconds[name] = self.seconds.get(name, 0.0) + server.processor_s() - before
         self.requests[name] = self.requests.get(name, 0) + len(outcome.samples)
         return outcome
 
     def per_request_us(self, name: str) -> float:
         """Microseconds of a processor a request."""
         return 1e6 * self.seconds[name] / self.requests[name]
-
-
-def _processor_s(process: psutil.Process) -> float:
-    spent = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return float(sum(times.user + times.system for times in spent))
 
 
 def _contenders(directory: Path, collector: str) -> list[Contender]:
