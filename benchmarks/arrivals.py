@@ -14,6 +14,7 @@ import itertools
 import re
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -28,6 +29,8 @@ NOT_TOLD, CHANGED = -2, -3
 """In the fourth column of a sample: refused with 429 or 503 without Retry-After; answered otherwise than the same request before."""
 IDLE_S = 60.0
 """A connection that is idle for longer is not used again, as load balancers have it: its server may be closing it."""
+_STATUS_BEGINS, _STATUS_ENDS = 9, 12  # in "HTTP/1.1 200"
+_LOOK_S = 0.1
 _LABEL = re.compile(rb'"label":("[^"]*"|null)')
 
 
@@ -57,122 +60,198 @@ async def run(load: Arrivals, requests: Sequence[bytes]) -> Outcome:
     return await _Generator(load, requests).run()
 
 
+@dataclass(slots=True)
+class _Request:
+    """One on its way. `began` is what its latency counts from, `turn` when it had a connection or was about to get one."""
+
+    number: int
+    content: bytes
+    began: float
+    turn: float = 0.0
+    timed_out: bool = False
+
+
 class _Generator:
+    """No task, timer or lock per request: what the generator takes of a processor, the server on this machine does not get."""
+
     def __init__(self, load: Arrivals, requests: Sequence[bytes]) -> None:
         self.load = load
         self._requests: Iterator[tuple[int, bytes]] = itertools.cycle(enumerate(requests))
         self._labels: dict[int, list[bytes]] = {}
-        self.idle: list[_Connection] = []
+        self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
+        self._waiting: deque[_Request] = deque()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._open = self._under_way = 0
         self._samples = array("d")
-        self._under_way: set[asyncio.Task[None]] = set()
         self._opens = time.perf_counter() + load.warm_up_s
         self._told_to_stop = False
-        self._connections = asyncio.Semaphore(load.connections)
 
     async def run(self) -> Outcome:
-        watch = asyncio.create_task(self._watch_readiness()) if self.load.heed_readiness else None
+        watches = [asyncio.create_task(self._time_out())]
+        if self.load.heed_readiness:
+            watches.append(asyncio.create_task(self._watch_readiness()))
         processor = time.process_time()
         intended = time.perf_counter()
         ends = self._opens + self.load.seconds
         while intended < ends and not self._told_to_stop:
             await asyncio.sleep(max(0.0, intended - time.perf_counter()))
-            task = asyncio.create_task(self._ask(*next(self._requests), intended))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._under_way += 1
+            self._give_turn(_Request(*next(self._requests), intended))
             intended += 1 / self.load.rate
         took = time.perf_counter() - (self._opens - self.load.warm_up_s)
         share = (time.process_time() - processor) / took
         while self._under_way:
-            await asyncio.wait(self._under_way)
-        if watch is not None:
+            await asyncio.sleep(_LOOK_S / 10)
+        for watch in watches:
             watch.cancel()
+        for connection in self._idle:
+            connection.close()
         return Outcome(np.array(self._samples).reshape(-1, 4), min(self.load.seconds, took - self.load.warm_up_s), share)
 
-    async def _ask(self, number: int, request: bytes, intended: float) -> None:
-        status, told = LOST, 0
-        async with self._connections:
-            began = time.perf_counter() if self.load.from_sent else intended
-            try:
-                async with asyncio.timeout(self.load.timeout_s):
-                    connection = self._reused() or await self._connect()
-                    status, told, answer = await connection.ask(request)
-                if status == 200:
-                    labels = _LABEL.findall(answer)
-                    told = 0 if self._labels.setdefault(number, labels) == labels else CHANGED
-            except TimeoutError:
-                status = TIMED_OUT
-            except OSError:
-                pass
-            now = time.perf_counter()
-        self._samples.extend((began - self._opens, now - self._opens, status, told))
+    def _give_turn(self, request: _Request) -> None:
+        """Send it by the connection that was in use last, or by a new one; where there may be none, it waits."""
+        connection = self._reused()
+        if connection is None and self._open >= self.load.connections:
+            self._waiting.append(request)
+            return
+        request.turn = time.perf_counter()
+        if self.load.from_sent:
+            request.began = request.turn
+        if connection is not None:
+            self._send(connection, request)
+            return
+        self._open += 1
+        task = asyncio.create_task(self._connect(request))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _send(self, connection: _Connection, request: _Request) -> None:
+        self._busy.add(connection)
+        connection.ask(request)
 
     def _reused(self) -> _Connection | None:
-        """The connection that was in use last."""
         long_ago = time.perf_counter() - IDLE_S
-        while self.idle and self.idle[0].idle_since < long_ago:
-            self.idle.pop(0).close()
-        return self.idle.pop() if self.idle else None
+        while self._idle and self._idle[0].idle_since < long_ago:
+            self._idle.pop(0).close()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self, request: _Request) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: _Connection(self.idle), "127.0.0.1", self.load.port)
-        return connection
+        try:
+            async with asyncio.timeout(self.load.timeout_s):
+                _, connection = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.load.port)
+        except OSError as failure:
+            # A time-out of our own, that is: one of the kernel's is an OSError with a number.
+            self._note(request, TIMED_OUT if isinstance(failure, TimeoutError) and failure.errno is None else LOST)
+            self._freed()
+            return
+        if connection.usable:
+            self._send(connection, request)
+        else:  # lost already, and counted as such
+            self._note(request, LOST)
+
+    def answered(self, connection: _Connection, request: _Request, status: int, told: int, answer: bytes) -> None:
+        """A connection has the whole answer, and is idle unless it closes."""
+        self._busy.discard(connection)
+        if status == 200:
+            labels = _LABEL.findall(answer)
+            told = 0 if self._labels.setdefault(request.number, labels) == labels else CHANGED
+        self._note(request, status, told)
+        if connection.usable:
+            connection.idle_since = time.perf_counter()
+            self._idle.append(connection)
+            if self._waiting:
+                self._give_turn(self._waiting.popleft())
+
+    def lost(self, connection: _Connection, request: _Request | None) -> None:
+        """A connection is gone, with the request that was under way on it."""
+        self._busy.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if request is not None:
+            self._note(request, TIMED_OUT if request.timed_out else LOST)
+        self._freed()
+
+    def _freed(self) -> None:
+        self._open -= 1
+        if self._waiting:
+            self._give_turn(self._waiting.popleft())
+
+    def _note(self, request: _Request, status: int, told: int = 0) -> None:
+        self._under_way -= 1
+        self._samples.extend((request.began - self._opens, time.perf_counter() - self._opens, status, told))
+
+    async def _time_out(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            late = time.perf_counter() - self.load.timeout_s
+            for connection in [each for each in self._busy if each.request is not None and each.request.turn < late]:
+                connection.give_up()
 
     async def _watch_readiness(self) -> None:
         while not self._told_to_stop:
-            await asyncio.sleep(0.1)
-            with contextlib.suppress(OSError):
-                status, _, _ = await (await self._connect()).ask(_READY)
-                self._told_to_stop = status == 503
+            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.load.port)
+                writer.write(_READY)
+                self._told_to_stop = (await reader.readexactly(_STATUS_ENDS))[_STATUS_BEGINS:] == b"503"
+                writer.close()
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, idle: list[_Connection]) -> None:
-        self._idle = idle
+    """A keep-alive connection; `request` is under way on it."""
+
+    def __init__(self, generator: _Generator) -> None:
+        self._generator = generator
+        self.request: _Request | None = None
         self.idle_since = 0.0
         self._received, self._wanted = b"", 0
-        self._answer: asyncio.Future[tuple[int, int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    async def ask(self, request: bytes) -> tuple[int, int, bytes]:
-        """Status, `NOT_TOLD` for a refusal that does not say when to come again, and the whole answer.
+    @property
+    def usable(self) -> bool:
+        """Whether it can take another request."""
+        return not self._transport.is_closing()
 
-        Raises: OSError when the connection is lost.
-        """
+    def ask(self, request: _Request) -> None:
+        """Send a request."""
+        self.request = request
         self._received, self._wanted = b"", 0
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        try:
-            return await self._answer
-        except asyncio.CancelledError:
-            self._transport.abort()
-            raise
+        self._transport.write(request.content)
 
     def close(self) -> None:
         """No request goes this way any more."""
         self._transport.close()
 
+    def give_up(self) -> None:
+        """The request under way has timed out."""
+        if self.request is not None:
+            self.request.timed_out = True
+        self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
-        self._received += data
+        self._received = self._received + data if self._received else data
         self._wanted = self._wanted or length_of_answer(self._received)
-        if not self._wanted or len(self._received) < self._wanted or self._answer is None or self._answer.done():
+        if not self._wanted or len(self._received) < self._wanted or self.request is None:
             return
+        request, self.request = self.request, None
         head = self._received.partition(b"\r\n\r\n")[0].lower()
-        status = int(self._received[9:12])
+        status = int(self._received[_STATUS_BEGINS:_STATUS_ENDS])
         if _CLOSE in head:
             self._transport.close()
-        else:
-            self.idle_since = time.perf_counter()
-            self._idle.append(self)
-        self._answer.set_result((status, NOT_TOLD if status in (429, 503) and _RETRY not in head else 0, self._received))
+        told = NOT_TOLD if status in (429, 503) and _RETRY not in head else 0
+        self._generator.answered(self, request, status, told, self._received)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self in self._idle:
-            self._idle.remove(self)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionResetError())
+        request, self.request = self.request, None
+        self._generator.lost(self, request)
 
 
 if __name__ == "__main__":

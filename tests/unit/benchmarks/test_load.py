@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ def answer(status: int, body: bytes = b"{}") -> bytes:
 class Book:
     """What the server saw. `answers` are given in turn; an empty one hangs up, None never comes."""
 
-    answers: list[bytes | None]
+    answers: Sequence[bytes | None]
     delay_s: float = 0.0
     pieces: int = 1
     connections: int = 0
