@@ -18,6 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
 
 from defences.within_class import whiten
 
@@ -163,7 +164,9 @@ def _sphered(reduced: _Matrix) -> _Matrix:
 
 def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
     """Halves [s, n]: of 2-means first, then both tails of every dimension."""
-    starts = [KMeans(2, n_init=4, random_state=seed).fit(reduced).labels_.astype(bool)]
+    # Classes are split side by side, and scikit-learn's own threads would wait for each other by spinning.
+    with threadpool_limits(1, user_api="openmp"):
+        starts = [KMeans(2, n_init=4, random_state=seed).fit(reduced).labels_.astype(bool)]
     for tail in _TAILS:
         low, high = np.quantile(reduced, [tail, 1 - tail], axis=0)
         starts += [*(reduced <= low).T, *(reduced >= high).T]
