@@ -48,7 +48,7 @@ fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of it
 loadtest: $(INSTALLED) ## start the gateway, load it for a minute, print a verdict, stop it; OPTIONS='--shape spike --rate 40'
 	$(BIN)/python -m loadtest.run $(OPTIONS)
 
-tutorial: $(INSTALLED) ## run the tutorial's notebooks again, about six minutes; writes docs/tutorial
+tutorial: $(INSTALLED) ## run the tutorial's notebooks again, half an hour; writes docs/tutorial
 	$(BIN)/python docs/tutorial/execute.py
 
 bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifiers again, about an hour
