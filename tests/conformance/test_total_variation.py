@@ -10,7 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from defences.keyed import image_keys
 from defences.total_variation import Norm, TotalVariation
