@@ -39,7 +39,7 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	$(BIN)/mypy $(PYTHON_FILES)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-bench: $(INSTALLED) ## measure against stock BentoML and ART, an hour and a half on a quiet machine; writes docs/benchmarks.md
+bench: $(INSTALLED) ## measure against stock BentoML and ART, hours on a quiet machine; writes docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks
 
 fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of its own, about 6 minutes
@@ -48,10 +48,10 @@ fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of it
 loadtest: $(INSTALLED) ## start the gateway, load it for a minute, print a verdict, stop it; OPTIONS='--shape spike --rate 40'
 	$(BIN)/python -m loadtest.run $(OPTIONS)
 
-tutorial: $(INSTALLED) ## run the tutorial's notebooks again, half an hour; writes docs/tutorial
+tutorial: $(INSTALLED) ## run the tutorial's notebooks again, hardening alone up to 17 minutes; writes docs/tutorial
 	$(BIN)/python docs/tutorial/execute.py
 
-bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifiers again, about an hour
+bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifiers again, hours
 	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --adversarial pgd --eps 0.31 --iterations 12 --trades 6 --shift 1 \
 	  --epochs 16 --no-purified --threads 1 --out build/mnist.keras
 	$(BIN)/hauberk train --data models/data/mnist.npz --rows 0:55000 --epochs 10 --out build/mnist-standard.keras

@@ -133,8 +133,8 @@ def overload(bench: Bench, server: Server, peak: Peak) -> tuple[str, list[Wanted
     untold = int((told == NOT_TOLD).sum())
     p99 = float(np.percentile(ended[accepted] - began[accepted], 99))
     sent = len(began) / outcome.seconds
-    answers, turned_away = int((outcome.samples[:, 2] == 200).sum()), int(np.isin(outcome.samples[:, 2], (429, 503)).sum())
-    refusal_s = (spent_s - answers * peak.answer_s) / max(turned_away, 1)
+    every = outcome.samples[:, 2]
+    refusal_s = (spent_s - (every == 200).sum() * peak.answer_s) / max(1, np.isin(every, (429, 503)).sum())
     text = (
         f"**Overload.** {sent:,.0f} arrivals/s ({sent / peak.rate:.1f}x saturation; the generator took {outcome.processor_share:.0%} of "
         f"a processor) for {outcome.seconds:,.0f} s: {rate:,.0f} answers/s; {_statuses(outcome.samples)}; {untold} of the refusals "

@@ -33,6 +33,7 @@ _HASTE = 60.0
 _STEP_S = 2
 _VARIABLES = {"$__rate_interval": "15s", "$instance": ".*"}
 _COLUMNS, _SERIES_AT_MOST = 3, 10
+_ROOM = 0.25  # above the lines, for the legend
 
 
 def _phases() -> list[tuple[str, list[bytes], float]]:
@@ -79,7 +80,9 @@ def _draw(axes: Any, panel: Panel, source: Prometheus, began: float, ended: floa
                 text = text.replace(f"{{{{{name}}}}}", value)
             axes.plot(values[:, 0], values[:, 1], linewidth=1, label=text or None)
             drawn += 1
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = axes.get_ylim()
+    bottom = min(0.0, low)
+    axes.set_ylim(bottom, high + _ROOM * (high - bottom))
     if any(legend for legend, _ in panel.queries) and drawn:
         axes.legend(fontsize=6, frameon=False, loc="upper left", ncols=2)
 

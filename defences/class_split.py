@@ -9,7 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from defences.within_class import whiten
 
@@ -165,12 +166,18 @@ def _sphered(reduced: _Matrix) -> _Matrix:
 def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
     """Halves [s, n]: of 2-means first, then both tails of every dimension."""
     # Classes are split side by side, and scikit-learn's own threads would wait for each other by spinning.
-    with threadpool_limits(1, user_api="openmp"):
+    with _thread_pools().limit(limits=1, user_api="openmp"):
         starts = [KMeans(2, n_init=4, random_state=seed).fit(reduced).labels_.astype(bool)]
     for tail in _TAILS:
         low, high = np.quantile(reduced, [tail, 1 - tail], axis=0)
         starts += [*(reduced <= low).T, *(reduced >= high).T]
     return np.stack(starts)
+
+
+@cache
+def _thread_pools() -> Any:
+    """Found once: looking through all of the process's libraries takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _refined(sphere: _Matrix, starts: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], _Matrix]]:

@@ -96,8 +96,8 @@ def warm_up(defended: DefendedClassifier, batch_images: int) -> None:
 def settle() -> None:
     """Leave the start behind: what it made is out of the garbage collector's sight, and threads take turns more often.
 
-    A full collection would visit all of TensorFlow. The event loop and the worker pass Python's lock to each other all the time; at its
-    5 ms a turn each waits for the other with nothing to do (docs/decisions/0006).
+    A full collection would visit all of TensorFlow. The event loop and the worker take Python's lock from each other all the time, and
+    more is answered when neither has to wait for Python's 5 ms (docs/decisions/0006).
     """
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import arrivals
 from benchmarks.arrivals import CHANGED, NOT_TOLD, Arrivals, run
 from benchmarks.load import LOST, TIMED_OUT, Outcome
-from tests.unit.benchmarks.test_load import REQUESTS, Book, answer, listening, statuses
+from tests.unit.benchmarks.test_load import REQUESTS, Book, answer, deserted_port, listening, statuses
 
 CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
 RETRY = b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}"
@@ -87,9 +87,7 @@ def test_lost_connections_and_late_answers_are_samples() -> None:
 
 def test_where_nobody_listens_every_request_is_lost() -> None:
     async def to_nobody() -> Outcome:
-        async with listening(Book([])) as book:
-            port = book.port
-        return await run(Arrivals(port, rate=100, seconds=0.2, connections=2), REQUESTS)
+        return await run(Arrivals(await deserted_port(), rate=100, seconds=0.2, connections=2), REQUESTS)
 
     outcome = asyncio.run(asyncio.wait_for(to_nobody(), 10))
     assert set(statuses(outcome)) == {LOST}

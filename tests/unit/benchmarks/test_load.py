@@ -70,6 +70,12 @@ async def listening(book: Book) -> AsyncIterator[Book]:
         yield book
 
 
+async def deserted_port() -> int:
+    """A port where somebody has listened and nobody does."""
+    async with listening(Book([])) as book:
+        return book.port
+
+
 def load(book: Book, **options: float) -> Outcome:
     async def both() -> Outcome:
         async with listening(book):
@@ -150,9 +156,7 @@ def test_a_lost_connection_is_a_sample_and_the_client_connects_again() -> None:
 
 def test_a_server_that_refuses_connections_is_all_failures() -> None:
     async def to_nobody() -> Outcome:
-        async with listening(Book([])) as book:
-            port = book.port
-        return await run(Load(port, clients=2, seconds=0.15, warm_up_s=0), REQUESTS)
+        return await run(Load(await deserted_port(), clients=2, seconds=0.15, warm_up_s=0), REQUESTS)
 
     outcome = asyncio.run(asyncio.wait_for(to_nobody(), 10))
     assert set(statuses(outcome)) == {LOST}

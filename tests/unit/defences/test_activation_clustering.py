@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from attacks.backdoor import Poisoned
+from defences import class_split
 from defences.activation_clustering import ActivationClustering
 from defences.errors import InvalidInput, InvalidParameter
 from defences.poison_findings import Findings, TrainingSet
@@ -117,3 +120,18 @@ def test_a_backdoored_network_gives_its_poison_away(backdoored: tuple[Any, Poiso
 def test_a_network_trained_on_clean_images_does_not(undoored: tuple[Any, Dataset]) -> None:
     model, clean = undoored
     assert ActivationClustering().detect(TrainingSet.of(KerasClassifier(model, outputs="logits"), clean)).poisoned == ()
+
+
+def test_a_class_is_clustered_on_one_thread_whatever_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Watched(KMeans):  # type: ignore[misc]  # scikit-learn has no types
+        def fit(self, *args: Any, **options: Any) -> Any:
+            seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+            return super().fit(*args, **options)
+
+    monkeypatch.setattr(class_split, "KMeans", Watched)
+    with threadpool_limits(2, user_api="openmp"):
+        ActivationClustering().detect(features()[0])
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"} == {2}
+    assert set(seen) == {1}
