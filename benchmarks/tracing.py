@@ -1,6 +1,6 @@
 """python -m benchmarks tracing: what the audit log and trace spans cost.
 
-Off, they are no code that runs (tests/unit/service/test_endpoints.py), and nothing to measure. Rounds are short and take turns, and a
+Off, they are no code that runs (tests/unit/service/routes/test_predict.py), and nothing to measure. Rounds are short and take turns, and a
 cost is the median over rounds of the ratio within a round: what else the machine does slows neighbours alike. The collector, which throws
 spans away, runs on this machine too and takes its share of it from the traced server.
 """

@@ -9,7 +9,7 @@ from defences.sentinet import SentiNet
 from defences.strip import Strip
 from defences.total_variation import TotalVariation
 from models.binary_network import default_layout, layer_weights
-from service.admission import Admission
+from service.formats.json_images import Admission
 
 
 def compile_kernels() -> None:

@@ -14,7 +14,7 @@ import typer
 from defences.assembly import check
 from models.bundle import read_bundle
 from models.errors import InvalidInput
-from service import telemetry
+from service.observing import audit_and_spans as telemetry
 from service.settings import read_settings
 
 _SERVICE = "service.gateway:Gateway"

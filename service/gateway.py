@@ -25,29 +25,32 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
-from service import __version__, logs, metrics_directory, telemetry
-from service.banner import banner
-from service.clients import Clients
-from service.drain import drain_on_sigterm
-from service.edge import Edge, Site
-from service.observers import Source
+from service import __version__
+from service.observing import logs
+from service.observing import metrics_directory
+from service.observing import audit_and_spans as telemetry
+from service.lifecycle.banner import banner
+from service.edge.accounts import Clients
+from service.lifecycle.drain import drain_on_sigterm
+from service.edge.middleware import Edge, Site
+from service.edge.observers import Source
 from service.settings import make_paths_absolute, read_settings
-from service.wire import Answer
+from service.formats.answers import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from defences.defended_classifier import Step
-    from service.edge import Route
-    from service.endpoints import Endpoints
-    from service.metrics_port import MetricsPort
-    from service.startup import Warm
+    from service.edge.middleware import Route
+    from service.routes.predict import Endpoints
+    from service.observing.metrics_port import MetricsPort
+    from service.lifecycle.startup import Warm
 
 logger = logging.getLogger(__name__)
 
 SITE = Site()
 # uvicorn, which BentoML starts after it imported this, takes its protocol from here.
-HTTP_PROTOCOLS["auto"] = "service.protocol:Protocol"
+HTTP_PROTOCOLS["auto"] = "service.edge.connection:Protocol"
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 # What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
@@ -106,7 +109,7 @@ class Gateway:
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
-        from service import protocol
+        from service.edge.middleware import connection as protocol
 
         with _or_end_the_server():
             SITE.full = lambda: self.endpoints.full
@@ -119,7 +122,7 @@ class Gateway:
     def _metrics_port(self) -> MetricsPort | None:
         if self.endpoints.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
             return None  # the first worker answers for all of them
-        from service.metrics_port import MetricsPort
+        from service.observing.metrics_port import MetricsPort
 
         site = Site()
         self._open_site(site, self.endpoints.private_routes())
@@ -160,8 +163,8 @@ class Gateway:
         self.access_log.flush()
 
     def _endpoints(self) -> Endpoints:
-        from service.endpoints import Endpoints, is_loopback
-        from service.metrics import Metrics, new_registry
+        from service.routes.predict import Endpoints, is_loopback
+        from service.observing.metrics import Metrics, new_registry
 
         build = (__version__, self.bundle.name, self.bundle.version)
         metrics = Metrics(new_registry(), labels=self.bundle.labels, build=build)
@@ -178,7 +181,7 @@ class Gateway:
         )
 
     async def _get_ready(self) -> None:
-        from service import startup
+        from service.lifecycle import startup
 
         loop = asyncio.get_running_loop()
         try:
@@ -190,7 +193,7 @@ class Gateway:
             self._open_for_work(warm)
 
     def _open_for_work(self, warm: Warm) -> None:
-        from service import startup
+        from service.lifecycle import startup
         from service.batching import Batcher
 
         settings, endpoints = self.settings, self.endpoints

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
-from service.clients import Client, read_clients
+from service.edge.accounts import Client, read_clients
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Mode

@@ -17,7 +17,7 @@ import pytest
 import service as gateway
 from deploy import container_check
 from deploy.dockerfile import Instruction, read, substituted
-from service.container import prepare
+from service.lifecycle.container import prepare
 from tests.service.conftest import ROOT
 
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -56,7 +56,7 @@ def test_the_user_is_a_number_and_that_of_kubernetes() -> None:
 
 
 def test_process_one_is_the_server_itself() -> None:
-    assert (FINAL.last("ENTRYPOINT").exec_form or [])[1:] == ["-P", "-m", "service.container"]
+    assert (FINAL.last("ENTRYPOINT").exec_form or [])[1:] == ["-P", "-m", "service.lifecycle.container"]
     assert FINAL.last("STOPSIGNAL").text == "SIGTERM"
 
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.grafana.dashboards import OUT, written
 from deploy.grafana.panels import BOARDS, Board
-from service.metrics import Metrics, new_registry
+from service.observing.metrics import Metrics, new_registry
 from tests.service.conftest import ROOT
 
 GRAFANA = ROOT / "deploy" / "grafana"

@@ -25,7 +25,7 @@ from hauberk.campaign import ATTACKS
 from hauberk.evaluate import evaluate
 from hauberk.scan import METHODS, scan
 from service.errors import every_problem
-from service.metrics import Metrics
+from service.observing.metrics import Metrics
 from service.settings import DEFAULTS, Default
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.atlas import DEFENCES, REFUSALS
+from service.observing.mitre_atlas import DEFENCES, REFUSALS
 from tests.unit.service.audit_lines import SCHEMA, read
 
 ROOT = Path(__file__).parents[2]

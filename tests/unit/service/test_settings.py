@@ -8,7 +8,7 @@ import pytest
 
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
-from service.clients import Client
+from service.edge.accounts import Client
 from service.settings import DEFAULTS, Settings, make_paths_absolute, processors, read_settings
 
 KEY = "0123456789abcdef"

@@ -1,0 +1,1 @@
+"""What every request meets first: the connection, the middleware, accounts."""

@@ -1,0 +1,1 @@
+"""Bytes to images and decisions to bytes, one body format a module."""

@@ -1,0 +1,39 @@
+"""python -m service.lifecycle.container: what a container starts. Makes the places that have to be writable, then becomes the server: process 1.
+
+The root file system may be read-only; everything that is written goes below /tmp, or wherever BENTOML_HOME and NUMBA_CACHE_DIR point.
+Numba looks for compiled kernels in NUMBA_CACHE_DIR only, and wants to write there: those that the image brings, in KERNELS_DIR, are
+copied. On another kind of processor they are compiled again, which takes a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+KERNELS, CACHE, HOME = "KERNELS_DIR", "NUMBA_CACHE_DIR", "BENTOML_HOME"
+# BentoML ends a worker this long after it told it to end; the drain and the deadline fit in.
+_OPTIONS = ("--host", "0.0.0.0", "--port", "3000", "--timeout-graceful-shutdown", "30")  # noqa: S104  # a container's own address
+
+
+def prepare(environment: Mapping[str, str]) -> None:
+    """Make the directories, and bring the kernels to where Numba looks for them."""
+    Path(environment[HOME]).mkdir(parents=True, exist_ok=True)
+    cache, kernels = Path(environment[CACHE]), Path(environment.get(KERNELS, ""))
+    cache.mkdir(parents=True, exist_ok=True)
+    if environment.get(KERNELS) and kernels.is_dir():
+        shutil.copytree(kernels, cache, dirs_exist_ok=True)  # with their times: Numba compares those of the sources
+
+
+def main() -> None:
+    """Prepare, and be replaced by the server: signals and exit code are its own."""
+    prepare(os.environ)
+    bento = Path(__file__).parents[2]
+    command = [sys.executable, "-P", "-m", "bentoml", "serve", str(bento), *_OPTIONS, *sys.argv[1:]]
+    os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from a client
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The port for metrics, where the service listens on more than loopback: histograms are an oracle, and not for its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from models.errors import InvalidInput
+from service.edge.middleware import Edge, Site
+from service.edge.connection import MetricsProtocol
+
+
+class MetricsPort:
+    """A second server in the worker's event loop, with an edge of its own.
+
+    Args:
+        site: what it serves.
+        host, port: where it listens; "" is every address.
+
+    Raises: InvalidInput when it cannot listen there.
+    """
+
+    def __init__(self, site: Site, host: str, port: int) -> None:
+        try:
+            self._socket = _listener(host, port)
+        except OSError as failure:
+            reason = os.strerror(failure.errno).lower() if failure.errno else str(failure)
+            raise InvalidInput(
+                f"cannot listen on {host}:{port} for metrics ({reason}); set HAUBERK_METRICS_HOST or HAUBERK_METRICS_PORT"
+            ) from failure
+        config = uvicorn.Config(
+            Edge(_nothing, site=site),
+            http=MetricsProtocol,
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve([self._socket]))
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self._server.should_exit = True
+        await self._serving
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    if not host and socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+class _Server(uvicorn.Server):
+    """The worker's signals are for the main server."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    raise RuntimeError("nothing is passed on")

@@ -1,0 +1,166 @@
+"""The console: what is served here, as a page for people and as JSON for programs.
+
+    GET /                  the page where the client asks for text/html by name, else the JSON that the page is filled from
+    GET /console/{file}    the page's parts, each a path of its own
+
+The files lie beside this module and are read once, at the start; nothing a client sends becomes part of a file name. What is said
+here an attacker reads too: the defences' names and modes, never a parameter, a threshold or a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from service.edge.middleware import Exchange, Route
+from service.formats.answers import JSON
+
+if TYPE_CHECKING:
+    from service.routes.predict import Endpoints
+
+FILES = Path(__file__).parent / "console_page"
+PAGE = "page.html"
+# The names of classes beyond it are in /docs.json; the page calls them by number.
+LABELS_AT_MOST = 1000
+MEDIA_TYPES = {
+    ".html": b"text/html; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".svg": b"image/svg+xml",
+}
+
+# Scripts, styles and pictures of our own files, requests to our own paths, and nothing else: no inline code, no frame, no form.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    # A page and a script of two versions do not work together: ask each time.
+    (b"cache-control", b"no-cache"),
+)
+_FILE_HEADERS = (
+    *_HEADERS,
+    (b"content-security-policy", _POLICY.encode()),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    (b"x-frame-options", b"DENY"),
+)
+_VARY = (b"vary", b"Accept")
+
+
+class About(NamedTuple):
+    """A defence in words: what people call it, its stage of the data path, and what it does."""
+
+    title: str
+    stage: str
+    summary: str
+
+
+DEFENCES = {
+    "total_variation": About(
+        "Total variation minimisation", "purify", "Smooths each image on the way in, so that faint perturbations are lost."
+    ),
+    "strip": About("STRIP", "abstain", "Refuses images whose answer no overlay changes: the mark of a backdoor trigger."),
+    "sentinet": About(
+        "SentiNet",
+        "abstain",
+        "Refuses images of which one small region decides the class, whatever picture it is in: local triggers.",
+    ),
+    "binary_input_detector": About(
+        "Binary input detector", "abstain", "Refuses images that a network trained on attacks takes for adversarial."
+    ),
+    "binary_activation_detector": About(
+        "Binary activation detector", "abstain", "Refuses images that look adversarial in an early layer of the classifier."
+    ),
+    "reverse_sigmoid": About(
+        "Reverse sigmoid", "obscure", "Blurs the probabilities on the way out, so that a copy trained on them learns less."
+    ),
+}
+"""Every defence, in the order of the data path."""
+
+
+class Console:
+    """The page, its parts, and the facts it shows.
+
+    Args:
+        service: the endpoints whose state it shows.
+    """
+
+    def __init__(self, service: Endpoints) -> None:
+        self._service = service
+        self._files = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES}
+
+    def routes(self) -> dict[str, Route]:
+        """The paths. Metrics know all the parts under one name."""
+        parts: dict[str, Callable[[Exchange], Any]] = {
+            f"/console/{name}": partial(self._part, name) for name in self._files if name != PAGE
+        }
+        return {
+            "/": Route(self.index),
+            **{path: Route(part, logged=False, label="/console/{file}") for path, part in parts.items()},
+        }
+
+    async def index(self, exchange: Exchange) -> None:
+        """GET /: the page, or what it is filled from."""
+        accept = b",".join(value for name, value in exchange.scope["headers"] if name == b"accept")
+        if prefers_html(accept):
+            await exchange.respond(200, MEDIA_TYPES[".html"], self._files[PAGE], (*_FILE_HEADERS, _VARY))
+        else:
+            on_loopback = self._service.shows_metrics(exchange)
+            await exchange.respond(200, JSON, orjson.dumps(self.facts(on_loopback)), (*_HEADERS, _VARY))
+
+    async def _part(self, name: str, exchange: Exchange) -> None:
+        await exchange.respond(200, MEDIA_TYPES[Path(name).suffix], self._files[name], _FILE_HEADERS)
+
+    def facts(self, shows_metrics: bool) -> dict[str, Any]:
+        """What is served, which defences are on, and where to read on."""
+        service = self._service
+        bundle = service.bundle
+        links = {"predict": "/predict", "docs": "/docs.json", "schema": "/schema.json", "ready": "/readyz"}
+        links |= {"metrics": "/metrics"} if shows_metrics else {}
+        return {
+            "model": bundle.name,
+            "model_version": bundle.version,
+            "software": service.software,
+            "state": service.state,
+            "input_shape": bundle.input_shape,
+            "classes": len(bundle.labels),
+            "labels": bundle.labels[:LABELS_AT_MOST],
+            "defences": self._defences(),
+            "links": links | {"open_inference": "/v2", "open_inference_model": f"/v2/models/{bundle.name}"},
+        }
+
+    def _defences(self) -> list[dict[str, str]]:
+        """Those the bundle declares, in the order of the data path, with the modes they are in here."""
+        modes = {defence["name"]: defence["mode"] for defence in self._service.bundle.settings["defences"]}
+        modes |= {name: mode for name, mode in self._service.modes.items() if name in modes}
+        return [{"name": name, "mode": modes[name], **about._asdict()} for name, about in DEFENCES.items() if name in modes]
+
+
+def prefers_html(accept: bytes) -> bool:
+    """Whether an Accept header (RFC 9110, 12.5.1) names text/html, and JSON not above it; a wildcard names nothing."""
+    weights = {b"text/html": 0.0, b"application/json": 0.0}
+    for item in accept.lower().split(b","):
+        media_type, *parameters = (part.strip() for part in item.split(b";"))
+        if media_type in weights:
+            weights[media_type] = _weight(parameters)
+    return weights[b"text/html"] > 0 and weights[b"text/html"] >= weights[b"application/json"]
+
+
+def _weight(parameters: list[bytes]) -> float:
+    """The q among a media type's parameters: 1 when there is none, 0 when it is no number."""
+    for parameter in parameters:
+        name, _, value = parameter.partition(b"=")
+        if name == b"q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0

@@ -1,0 +1,88 @@
+"""The paths of the Open Inference Protocol v2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from service.formats import open_inference
+from service.edge.middleware import Exchange, Route
+from service.formats.open_inference import BINARY, HEADER_LENGTH, INPUT, OUTPUTS
+from service.formats.answers import JSON
+
+if TYPE_CHECKING:
+    from service.routes.predict import Endpoints
+
+MODEL, VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+
+
+class OpenInference:
+    """One model in one version, as a server of the protocol shows it.
+
+    Args:
+        service: the endpoints that classify.
+    """
+
+    def __init__(self, service: Endpoints) -> None:
+        self._service = service
+
+    def routes(self, body_at_most: int) -> dict[str, Route]:
+        """All paths. Model and version are known, so each is a path of its own; metrics show them by their templates."""
+        bundle = self._service.bundle
+        routes = {
+            "/v2": Route(self.server),
+            "/v2/health/live": Route(self.live, logged=False),
+            "/v2/health/ready": Route(self.ready, logged=False),
+        }
+        for template in (MODEL, VERSION):
+            path = template.format(model=bundle.name, version=bundle.version)
+            infer = f"{template}/infer"
+            routes[path] = Route(self.model, label=template)
+            routes[f"{path}/ready"] = Route(self.ready, logged=False, label=f"{template}/ready")
+            routes[f"{path}/infer"] = Route(
+                self.infer, frozenset(("POST",)), frozenset((JSON, BINARY)), body_at_most, label=infer
+            )
+        return routes
+
+    async def infer(self, exchange: Exchange) -> None:
+        """POST .../infer."""
+        service = self._service
+        service.admitting()  # before the body is read
+        body = await exchange.read()
+        length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
+        inference = await service.read(lambda body: open_inference.read(body, length, service.formats.arrays), body)
+        del body
+        exchange.let_go()
+        decisions = await service.decide(exchange, inference.images)
+        bundle = service.bundle
+        media_type, answer, headers = open_inference.answer(inference, decisions, bundle.name, bundle.version)
+        await exchange.respond(200, media_type, answer, headers)
+
+    async def server(self, exchange: Exchange) -> None:
+        """GET /v2: what this server is."""
+        await _say(exchange, {"name": "hauberk", "version": self._service.software, "extensions": ["binary_tensor_data"]})
+
+    async def live(self, exchange: Exchange) -> None:
+        """GET /v2/health/live: the process answers."""
+        await _say(exchange, {"live": True})
+
+    async def ready(self, exchange: Exchange) -> None:
+        """GET .../ready, of the server and of its one model: it is warm and takes new clients."""
+        self._service.ready()
+        await _say(exchange, {"ready": True})
+
+    async def model(self, exchange: Exchange) -> None:
+        """GET /v2/models/...: names, types and shapes of what goes in and comes out."""
+        bundle = self._service.bundle
+        widths = {"probabilities": [len(bundle.labels)]}
+        outputs = [
+            {"name": name, "datatype": datatype, "shape": [-1, *widths.get(name, [])]} for name, datatype in OUTPUTS.items()
+        ]
+        inputs = [{"name": INPUT, "datatype": "FP32", "shape": [-1, *bundle.input_shape]}]
+        metadata = {"versions": [bundle.version], "platform": "hauberk", "inputs": inputs, "outputs": outputs}
+        await _say(exchange, {"name": bundle.name, **metadata})
+
+
+async def _say(exchange: Exchange, document: dict[str, Any]) -> None:
+    await exchange.respond(200, JSON, orjson.dumps(document))
