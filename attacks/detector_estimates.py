@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.losses import entropy_bits, probability
-from defences.binary_activation_detector import BinaryActivationDetector
-from defences.binary_input_detector import BinaryInputDetector
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.keyed import Keys, keyed_permutations
-from defences.sentinet import SentiNet
-from defences.strip import Strip
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.strip import Strip
 from models.classifier import DifferentiableClassifier, Images
 
 

@@ -16,7 +16,7 @@ from attacks.attack import Attack, Goal, check_eps
 from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
 from attacks.transfer import Relentless
 from defences.keyed import image_keys
-from defences.total_variation import TotalVariation
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import DifferentiableClassifier, Images
 from models.datasets import Dataset
 

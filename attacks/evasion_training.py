@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from attacks.attack import check_eps, differentiable
 from attacks.evasion_examples import KINDS, Kinds, adversarial_examples, harmless_examples, noise_examples
-from defences.binary_activation_detector import BinaryActivationDetector
-from defences.binary_input_detector import BinaryInputDetector
-from defences.calibration import Split, Terms
-from defences.evasion_calibration import EvasionScores, FittedEvasion
-from defences.joint_calibration import FittedDetector
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.calibration.purifier import Split, Terms
+from defences.calibration.evasion import EvasionScores, FittedEvasion
+from defences.calibration.thresholds import FittedDetector
 from models.binary_network import BinaryNetwork
 from models.binary_training import train_binary_network
 from models.classifier import ActivationClassifier, Classifier, Images

@@ -13,7 +13,7 @@ import numpy as np
 
 from attacks.thief import THIEVES, Thief, one_hot
 from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
-from defences.calibration import Progress, silent
+from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Probabilities
 from models.distillation import Distillation
 from models.keras_classifier import KerasClassifier

@@ -1,6 +1,6 @@
 """Undo the reverse sigmoid: the thief knows the formula and takes some beta and gamma for granted.
 
-Against: Lee et al. 2018, arXiv:1806.00054 (defences/reverse_sigmoid.py, argmax guard included).
+Against: Lee et al. 2018, arXiv:1806.00054 (defences/postprocessors/reverse_sigmoid.py, argmax guard included).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Around, Classifier, Images, Probabilities
 
 _TINY = 1e-9

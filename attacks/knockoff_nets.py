@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attacks.extraction import OPTIMISERS, Theft, copy, train_copy
 from attacks.thief import THIEVES, Thief
 from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
-from defences.calibration import Progress, silent
+from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels, Probabilities
 from models.distillation import Distillation
 from models.errors import InvalidInput

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attacks.inversion import invert_reverse_sigmoid
 from attacks.look_up import look_up
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Probabilities
 from models.errors import InvalidInput
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.calibration import Progress, silent
+from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Probabilities
 from models.errors import InvalidInput
 

@@ -16,9 +16,9 @@ from attacks.backdoor_kinds import note
 from attacks.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
 from benchmarks.backdoors import coloured_digits
 from benchmarks.peers import alternate, table
-from defences.activation_clustering import ActivationClustering
-from defences.poison_findings import Findings, PoisonDetector, TrainingSet, confusion
-from defences.spectral_signatures import SpectralSignatures
+from defences.poison.activation_clustering import ActivationClustering
+from defences.poison.findings import Findings, PoisonDetector, TrainingSet, confusion
+from defences.poison.spectral_signatures import SpectralSignatures
 from models.datasets import MNIST, Dataset, load_dataset
 from models.keras_classifier import KerasClassifier, import_tensorflow
 

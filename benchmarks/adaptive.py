@@ -14,10 +14,10 @@ from attacks.gradient import ProjectedGradientDescent
 from attacks.transfer import Relentless
 from attacks.triggers import CornerPattern
 from benchmarks.peers import table
-from defences.calibration import split as split_data
+from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.strip_calibration import calibrate_strip
-from defences.total_variation import TotalVariation
+from defences.calibration.strip import calibrate_strip
+from defences.purifiers.total_variation import TotalVariation
 from evaluation.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images

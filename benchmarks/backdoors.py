@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.peers import photographs, table
 from defences.assembly import assemble
-from defences.calibration import choose_purifier
+from defences.calibration.purifier import choose_purifier
 from defences.defended_classifier import Preprocessor, Step
-from defences.purified_training import with_purified_copies
+from defences.purifiers.purified_training import with_purified_copies
 from evaluation.backdoors import BackdoorRow, Budget, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset

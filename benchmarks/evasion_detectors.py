@@ -24,12 +24,12 @@ from attacks.square import Square
 from attacks.transfer import Relentless
 from benchmarks.backdoors import coloured_digits
 from benchmarks.peers import alternate, art_classifier, table
-from defences.binary_activation_detector import BinaryActivationDetector
-from defences.binary_input_detector import BinaryInputDetector
-from defences.calibration import Split, Terms
-from defences.calibration import split as split_data
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.calibration.purifier import Split, Terms
+from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier, Detector, Step
-from defences.joint_calibration import conclude
+from defences.calibration.thresholds import conclude
 from evaluation.intervals import share
 from evaluation.plots import detector_rocs
 from evaluation.roc import auroc, roc, tpr_at_fpr

@@ -17,7 +17,7 @@ from attacks.thief import THIEVES, Thief, inverted
 from attacks.transfer_set import ask, shuffled
 from benchmarks.peers import art_classifier, photographs, table
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from evaluation.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset

@@ -17,10 +17,10 @@ from attacks.backdoor import AllToOne, poison
 from attacks.triggers import ImagePatch, under_checkerboard
 from benchmarks.peers import table
 from defences.assembly import assemble
-from defences.calibration import split
+from defences.calibration.purifier import split
 from defences.defended_classifier import DefendedClassifier, Preprocessor, Step
 from defences.keyed import image_keys
-from defences.strip_calibration import StripChoice, calibrate_strip
+from defences.calibration.strip import StripChoice, calibrate_strip
 from evaluation.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from attacks.attack import Goal
 from attacks.gradient import FastGradient
 from benchmarks.peers import table
-from defences.calibration import choose_purifier
+from defences.calibration.purifier import choose_purifier
 from defences.keyed import image_keys
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images

@@ -16,15 +16,15 @@ from attacks.gradient import ProjectedGradientDescent
 from attacks.triggers import ImagePatch, Together, Trigger
 from benchmarks.backdoors import coloured_digits
 from benchmarks.peers import table
-from defences.calibration import Terms
-from defences.calibration import split as split_data
-from defences.conformal import joint_scores
+from defences.calibration.purifier import Terms
+from defences.calibration.purifier import split as split_data
+from defences.calibration.conformal import joint_scores
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.joint_calibration import CalibratedDetector, conclude
-from defences.sentinet import SentiNet
-from defences.sentinet_calibration import fit_sentinet
-from defences.strip import Strip
-from defences.strip_calibration import fit_strip
+from defences.calibration.thresholds import CalibratedDetector, conclude
+from defences.detectors.sentinet import SentiNet
+from defences.calibration.sentinet import fit_sentinet
+from defences.detectors.strip import Strip
+from defences.calibration.strip import fit_strip
 from evaluation.intervals import Share, share
 from evaluation.roc import Estimate, tpr_at_fpr
 from models.bundle import read_bundle, standard_bundle_directory

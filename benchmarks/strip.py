@@ -9,12 +9,12 @@ import numpy as np
 from attacks.backdoor import AllToOne, poison
 from attacks.triggers import CornerPattern
 from benchmarks.peers import alternate, art_classifier, table
-from defences.calibration import Split, choose_purifier
-from defences.calibration import split as split_data
+from defences.calibration.purifier import Split, choose_purifier
+from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import Decisions, DefendedClassifier, Step
-from defences.purified_training import with_purified_copies
-from defences.reverse_sigmoid import ReverseSigmoid
-from defences.strip_calibration import StripChoice, calibrate_strip
+from defences.purifiers.purified_training import with_purified_copies
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.calibration.strip import StripChoice, calibrate_strip
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
 from models.keras_classifier import KerasClassifier

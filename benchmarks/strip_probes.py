@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from attacks.backdoor import AllToOne, poison
 from attacks.triggers import CornerPattern
 from benchmarks.peers import table
-from defences.conformal import conformal_threshold
+from defences.calibration.conformal import conformal_threshold
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.keyed import image_keys
-from defences.purified_training import with_purified_copies
-from defences.strip import Strip
-from defences.total_variation import TotalVariation
+from defences.purifiers.purified_training import with_purified_copies
+from defences.detectors.strip import Strip
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images
 from models.datasets import MNIST, load_dataset
 from models.keras_classifier import KerasClassifier

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers import alternate, photographs, table
-from defences.total_variation import TotalVariation
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images
 from models.datasets import MNIST, load_dataset
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
-from defences.binary_activation_detector import BinaryActivationDetector
-from defences.binary_input_detector import BinaryInputDetector
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.defended_classifier import DefendedClassifier, Mode, Step
 from defences.errors import InvalidBundle, InvalidInput
-from defences.reverse_sigmoid import ReverseSigmoid
-from defences.sentinet import SentiNet
-from defences.strip import Strip
-from defences.total_variation import TotalVariation
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.strip import Strip
+from defences.purifiers.total_variation import TotalVariation
 from models.bundle import Bundle
 from models.classifier import Classifier
 

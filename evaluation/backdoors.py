@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from attacks.backdoor import Poisoned
 from attacks.backdoor_kinds import Backdoor, backdoors
-from defences.calibration import Progress, Terms, silent
-from defences.calibration import split as split_data
+from defences.calibration.purifier import Progress, Terms, silent
+from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier, Detection, Preprocessor, Step
-from defences.joint_calibration import CalibratedDetector, Fit, calibrate_detectors
+from defences.calibration.thresholds import CalibratedDetector, Fit, calibrate_detectors
 from defences.keyed import image_keys
-from defences.strip import Strip
-from defences.strip_calibration import fit_strip
+from defences.detectors.strip import Strip
+from defences.calibration.strip import fit_strip
 from evaluation.intervals import Share, share
 from evaluation.roc import Estimate, Roc, auroc, roc, tpr_at_fpr
 from models.classifier import Images, Labels
@@ -68,7 +68,7 @@ class BackdoorRow:
         success_purified: the same behind the purifier.
         accuracy_before, accuracy: on clean images, undefended, of the given classifier and of the copy.
         strip_mode: what calibration decided; the two rates below are of STRIP's own decision in either mode.
-        threshold_bits: calibrated, for the staged statistic (`defences/strip.py`).
+        threshold_bits: calibrated, for the staged statistic (`defences/detectors/strip.py`).
         refused_triggered, refused_clean: TPR and FPR at that threshold.
         refused_of_working: TPR over the triggered images that would otherwise get the attacker's label.
         answered: of triggered images the full stack answers with the attacker's label.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from defences.calibration import Progress, silent
+from defences.calibration.purifier import Progress, silent
 from evaluation.benign import Benign
 from evaluation.budget import Budget
 from evaluation.cells import Cell, Cells

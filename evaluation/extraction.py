@@ -12,7 +12,7 @@ from attacks.attack import predicted_labels
 from attacks.extraction import OPTIMISERS, train_copy
 from attacks.thief import THIEVES, Thief
 from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
-from defences.calibration import Progress, silent
+from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset
 from models.distillation import Distillation

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from defences.poison_findings import ClassFindings, Findings
+from defences.poison.findings import ClassFindings, Findings
 from evaluation.plots import cluster_map
 from evaluation.scan_report import ScanReport
 from models.classifier import Images, Labels

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from defences.poison_findings import ClassFindings, Confusion, Findings, confusion
+from defences.poison.findings import ClassFindings, Confusion, Findings, confusion
 from models.classifier import Labels
 
 FORMAT = 1

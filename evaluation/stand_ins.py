@@ -14,7 +14,7 @@ from attacks.extraction import OPTIMISERS
 from attacks.membership_inference import membership_inference
 from attacks.thief import THIEVES, Thief, inverted
 from defences.defended_classifier import DefendedClassifier
-from defences.probing import PROBING
+from defences.calibration.probing import PROBING
 from evaluation.backdoors import Budget as BackdoorBudget
 from evaluation.backdoors import backdoor_rows
 from evaluation.budget import Budget

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier, Mode
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.bundle import Bundle
 from models.keras_classifier import KerasClassifier
 

@@ -16,11 +16,11 @@ import typer
 
 from attacks.evasion_training import EPS
 from defences.assembly import assemble
-from defences.calibration import PurifierChoice, Split, Terms, choose_purifier
-from defences.calibration import split as split_data
+from defences.calibration.purifier import PurifierChoice, Split, Terms, choose_purifier
+from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier
-from defences.joint_calibration import CalibratedDetector, calibrate_detectors, calibration_arrays
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from hauberk.classifier_options import open_classifier
 from hauberk.detectors import FITS, chosen_fits, images_to_choose_on
 from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data

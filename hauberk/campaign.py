@@ -20,7 +20,7 @@ from attacks.oracle import Unfailing
 from attacks.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.square import Square
 from attacks.transfer import transferred
-from defences.calibration import silent
+from defences.calibration.purifier import silent
 from hauberk.attack_report import Evasion, Status, Theft
 from models.classifier import Images, Labels
 from models.datasets import Dataset

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from defences.binary_input_detector import BinaryInputDetector
-from defences.sentinet import SentiNet
-from defences.strip import Strip
-from defences.total_variation import TotalVariation
+from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.strip import Strip
+from defences.purifiers.total_variation import TotalVariation
 from models.binary_network import default_layout, layer_weights
 from service.formats.json_images import Admission
 

@@ -11,7 +11,7 @@ from typing import cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from defences.calibration import Progress as Report
+from defences.calibration.purifier import Progress as Report
 from models.datasets import Dataset, Split, load_dataset
 from models.errors import InvalidInput
 

@@ -15,11 +15,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from defences.activation_clustering import ActivationClustering
-from defences.calibration import Progress
-from defences.class_split import Reduction
-from defences.poison_findings import Findings, PoisonDetector, Rows, TrainingSet
-from defences.spectral_signatures import SpectralSignatures
+from defences.poison.activation_clustering import ActivationClustering
+from defences.calibration.purifier import Progress
+from defences.poison.class_split import Reduction
+from defences.poison.findings import Findings, PoisonDetector, Rows, TrainingSet
+from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.scan_report import SCAN_REPORT, ScanReport, build, together
 from hauberk.classifier_options import open_classifier
 from hauberk.options import SEED_AT_MOST, check_writable, chosen_rows, chosen_split, progress_bar

@@ -15,8 +15,8 @@ from typing import Any
 import joblib  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 
-from defences.calibration import Progress, silent
-from defences.class_split import Split
+from defences.calibration.purifier import Progress, silent
+from defences.poison.class_split import Split
 from models.errors import InvalidInput
 from models.stored_images import refused_when_full
 
@@ -25,7 +25,7 @@ BACKENDS = ("loky", "threading", "dask", "ray")
 
 @dataclass(frozen=True)
 class Spread:
-    """Runs the calls that are not yet on disk, on several workers, and keeps what comes back. See `defences.poison_findings.Each`.
+    """Runs the calls that are not yet on disk, on several workers, and keeps what comes back. See `defences.poison.findings.Each`.
 
     Args:
         directory: where results are kept; those of another plan are never read, the caller gives each plan its own.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from defences.calibration import Progress
+from defences.calibration.purifier import Progress
 from models.classifier import Activations
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from defences.purified_training import with_purified_copies
+from defences.purifiers.purified_training import with_purified_copies
 from hauberk.classifier_options import open_classifier
 from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.adversarial_trainer import AdversarialTrainer, named_attacks

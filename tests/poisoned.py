@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from attacks.backdoor import AllToOne, Poisoned, poison
 from attacks.triggers import ImagePatch
-from defences.poison_findings import TrainingSet
+from defences.poison.findings import TrainingSet
 from tests.fakes import squares
 
 CLASSES = ("a", "b", "c", "d")

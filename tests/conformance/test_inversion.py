@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attacks.inversion import Unblurred, invert_reverse_sigmoid
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Probabilities
 from tests.fakes import FakeClassifier, softmax
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom, chisquare
 
 from defences.keyed import image_keys, keyed_permutations
-from defences.total_variation import TotalVariation
+from defences.purifiers.total_variation import TotalVariation
 
 WORD = 2**64
 GOLDEN = 0x9E3779B97F4A7C15

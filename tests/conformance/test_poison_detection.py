@@ -8,10 +8,10 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.linear_model import Ridge
 from sklearn.metrics import silhouette_score
 
-from defences.class_split import split_class
-from defences.exclusion import reclassify
-from defences.poison_findings import confusion
-from defences.within_class import DIRECTIONS_AT_MOST, whiten, within_classes
+from defences.poison.class_split import split_class
+from defences.poison.exclusionary_reclassification import reclassify
+from defences.poison.findings import confusion
+from defences.poison.within_class import DIRECTIONS_AT_MOST, whiten, within_classes
 
 
 @pytest.mark.parametrize("width", [5, 100])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Probabilities
 from tests.fakes import softmax
 

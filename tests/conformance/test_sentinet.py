@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.calibration import Terms, split
+from defences.calibration.purifier import Terms, split
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.joint_calibration import conclude
+from defences.calibration.thresholds import conclude
 from defences.keyed import Keys, image_keys, keyed_permutations
-from defences.sentinet import SentiNet
-from defences.sentinet_calibration import fit_sentinet
+from defences.detectors.sentinet import SentiNet
+from defences.calibration.sentinet import fit_sentinet
 from models.classifier import Classifier, Images
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, Shape, linear, noise, softmax

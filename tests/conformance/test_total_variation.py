@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from defences.keyed import image_keys
-from defences.total_variation import Norm, TotalVariation
+from defences.purifiers.total_variation import Norm, TotalVariation
 from models.classifier import Images
 from models.datasets import Dataset
 

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from defences.assembly import NAMES
-from defences.poison_findings import ClassFindings, Cluster, Confusion
+from defences.poison.findings import ClassFindings, Cluster, Confusion
 from evaluation import report
 from evaluation.scan_report import MethodReport, ScanReport
 from hauberk.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft

@@ -9,14 +9,14 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from defences.binary_activation_detector import BinaryActivationDetector
-from defences.binary_input_detector import BinaryInputDetector
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
 from defences.keyed import Keys
-from defences.reverse_sigmoid import ReverseSigmoid
-from defences.sentinet import SentiNet
-from defences.strip import Strip
-from defences.total_variation import TotalVariation
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.strip import Strip
+from defences.purifiers.total_variation import TotalVariation
 from models.binary_network import OUTPUTS, default_layout, layer_weights
 from models.classifier import Images, Probabilities
 from tests.fakes import Shape, linear, noise, readable, softmax

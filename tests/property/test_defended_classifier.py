@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, DefendedClassifier, Step
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Classifier, Images
 from tests.fakes import Shape, linear
 from tests.property.strategies import cut, defended, images, seeds, shuffled, strip

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defences.total_variation import TotalVariation
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images
 from tests.property.strategies import MASKED, PREPROCESSORS, cut, images, keys_for, seeds, shuffled
 

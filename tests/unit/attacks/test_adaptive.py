@@ -11,9 +11,9 @@ from attacks.adaptive import AdaptiveView
 from attacks.losses import cross_entropy, entropy_bits
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.keyed import image_keys, keyed_permutations
-from defences.sentinet import SentiNet
-from defences.strip import Strip
-from defences.total_variation import TotalVariation
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.strip import Strip
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import DifferentiableClassifier
 from models.errors import InvalidInput
 from tests.fakes import linear_with_gradients, noise

@@ -13,9 +13,9 @@ from attacks.evasion_examples import noise_examples
 from attacks.evasion_training import EvasionTraining
 from attacks.gradient import FastGradient, ProjectedGradientDescent
 from attacks.transfer import Relentless
-from defences.calibration import Split, Terms
+from defences.calibration.purifier import Split, Terms
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.joint_calibration import CalibratedDetector, conclude
+from defences.calibration.thresholds import CalibratedDetector, conclude
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.keras_classifier import KerasClassifier

@@ -11,7 +11,7 @@ from attacks.extraction import CopycatCNN, train_copy
 from attacks.thief import THIEVES, Guess, Thief
 from attacks.transfer_set import ask, shuffled
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Around, Classifier, Images, Probabilities
 from models.distillation import Distillation
 from models.errors import InvalidInput

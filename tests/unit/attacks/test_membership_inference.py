@@ -10,7 +10,7 @@ import pytest
 from attacks.inversion import invert_reverse_sigmoid
 from attacks.membership_inference import LEARNED, SCORES, MembershipRow, membership_inference
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Images, Probabilities
 from models.datasets import Dataset
 from models.errors import InvalidInput

@@ -9,7 +9,7 @@ import pytest
 
 from attacks.look_up import look_up
 from attacks.thief import THIEVES, Thief, as_answered, inverted, one_hot, sharpened, smoothed
-from defences.reverse_sigmoid import ReverseSigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Probabilities
 from models.errors import InvalidInput
 from tests.fakes import softmax

@@ -19,7 +19,7 @@ from attacks.triggers import (
     channels_first,
     under_checkerboard,
 )
-from defences.total_variation import TotalVariation
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images
 from models.errors import InvalidInput
 from tests.fakes import linear_with_gradients, noise

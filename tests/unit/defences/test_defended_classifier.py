@@ -11,9 +11,9 @@ import pytest
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.errors import InvalidInput, StageFailure
 from defences.keyed import Keys
-from defences.reverse_sigmoid import ReverseSigmoid
-from defences.strip import Strip
-from defences.total_variation import TotalVariation
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.detectors.strip import Strip
+from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images, Probabilities
 from tests.fakes import FakeClassifier, constant, linear, noise
 

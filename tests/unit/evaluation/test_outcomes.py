@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.strip import Strip
+from defences.detectors.strip import Strip
 from evaluation.outcomes import ABSTAINED, RIGHT, WRONG, outcomes, robustness, worst
 from tests.fakes import constant, linear, noise
 

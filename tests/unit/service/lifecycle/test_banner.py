@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.reverse_sigmoid import ReverseSigmoid
-from defences.strip import Strip
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.detectors.strip import Strip
 from models.bundle import Bundle
 from service.lifecycle.banner import banner
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.strip import Strip
+from defences.detectors.strip import Strip
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
 from service.settings import read_settings

@@ -1,0 +1,112 @@
+"""How far a detector of evasion may go: not beyond what harmless changes of the same size allow.
+
+Such a detector is to refuse adversarial images, and neither clean ones nor noisy ones. The threshold by clean images is every detector's
+(`defences/calibration/thresholds.py`); beside it there is a ceiling: the highest score that refuses, of every kind of harmless change by
+itself, at most a stated share, as a split conformal quantile. What is refused lies below both, so either promise holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.calibration.conformal import conformal_threshold
+from defences.defended_classifier import Detector
+from defences.calibration.thresholds import FittedDetector
+
+HARMLESS_RATE = 0.02
+"""The share of each kind of harmless change that may be refused."""
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""What a detector gives images [n], by kind; low is suspicious."""
+
+
+def ceiling(harmless: Scores, rate: float = HARMLESS_RATE) -> float:
+    """The highest score that, of every kind, refuses at most `rate` of such images, on average over calibrations.
+
+    Args:
+        harmless: scores of changed clean images that nothing was fitted on.
+
+    >>> round(ceiling({"noise": np.arange(100.0), "blur": np.arange(100.0) + 7}, 0.05), 3)
+    4.0
+    """
+    return min(conformal_threshold(scores, rate) for scores in harmless.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvasionScores:
+    """What a fitted detector gives images.
+
+    Attributes:
+        choosing, holding: clean images, those to choose on and those nothing was chosen on.
+        harmless, attacks: changed and attacked images, by kind, made of held ones.
+    """
+
+    choosing: NDArray[np.float64]
+    holding: NDArray[np.float64]
+    harmless: Scores
+    attacks: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedEvasion:
+    """A detector of evasion whose threshold and ceiling are open.
+
+    Attributes:
+        at: (threshold, ceiling) -> the detector.
+        settings, arrays, card, summary: see `FittedDetector`.
+        calls: what it costs an image, in model calls.
+    """
+
+    name: str
+    at: Callable[[float, float], Detector]
+    settings: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    card: Mapping[str, Any]
+    summary: str
+    scores: EvasionScores
+    calls: int
+
+    def with_ceiling(self, rate: float) -> FittedDetector:
+        """The detector as calibration takes it; `rate` is that of clean images, for what the card says of the detector alone."""
+        highest = ceiling(self.scores.harmless)
+        alone = min(conformal_threshold(self.scores.holding, rate), highest)
+        return FittedDetector(
+            name=self.name,
+            settings=self.settings,
+            arrays={**self.arrays, "ceiling": np.array(highest)},
+            card={
+                **self.card,
+                "ceiling": highest,
+                "harmless_rate": HARMLESS_RATE,
+                "alone": {
+                    "boundary": alone,
+                    "refused_clean": _refused(self.scores.holding, alone),
+                    "refused_harmless": {kind: _refused(scores, alone) for kind, scores in self.scores.harmless.items()},
+                    "refused_attacks": {kind: _refused(scores, alone) for kind, scores in self.scores.attacks.items()},
+                },
+            },
+            choosing=self.scores.choosing,
+            holding=self.scores.holding,
+            at=lambda threshold: self.at(threshold, highest),
+            mean_calls=lambda threshold: float(self.calls),
+            lowest=-np.inf,
+            summary=self.summary,
+            remark=lambda threshold: self._remark(min(threshold, highest)),
+        )
+
+    def _remark(self, boundary: float) -> str:
+        harmless = max(_refused(scores, boundary) for scores in self.scores.harmless.values())
+        caught = [_refused(scores, boundary) for scores in self.scores.attacks.values()]
+        return (
+            f"; it refuses at most {100 * harmless:.1f} % of any kind of noise or harmless change, and "
+            f"{100 * min(caught):.1f} to {100 * max(caught):.1f} % of the attacks it was trained on"
+        )
+
+
+def _refused(scores: NDArray[np.float64], boundary: float) -> float:
+    return float((scores <= boundary).mean())

@@ -1,0 +1,11 @@
+"""The detectors that need nothing but a classifier to ask and clean images to be fitted: by name, in the order of the data path."""
+
+from __future__ import annotations
+
+from defences.calibration.thresholds import Fit
+from defences.detectors.sentinet import SentiNet
+from defences.calibration.sentinet import fit_sentinet
+from defences.detectors.strip import Strip
+from defences.calibration.strip import fit_strip
+
+PROBING: dict[str, Fit] = {Strip.name: fit_strip, SentiNet.name: fit_sentinet}

@@ -1,0 +1,225 @@
+"""Fit the purifier to a classifier on clean data, and split that data for all of calibration.
+
+The data is split once: what is *chosen* (overlay weight, slack, stages) is chosen on one part, and the threshold is read off the other,
+so that the conformal guarantee holds for it (`defences/calibration/conformal.py`). STRIP's half is `strip_calibration.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.calibration.conformal import scores_needed
+from defences.errors import InvalidInput
+from defences.keyed import image_keys
+from defences.purifiers.total_variation import TotalVariation
+from models.classifier import Classifier, Images
+from models.datasets import Dataset
+
+IMAGES_AT_LEAST = 300
+ACCURACY_POINTS_AT_MOST = 0.5
+CHOOSING_AT_MOST = 1000
+_NOISY_IMAGES = 256
+# Weight times sqrt(h * w): the same number looks the same at every size (see TotalVariation). Strongest first.
+_STRENGTHS = (2.0, 1.7, 1.4, 1.2, 1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
+# A purifier that moves noisy images by less than this share of the noise is a no-op under another name.
+_MOVES_AT_LEAST = 0.1
+_NOISE, _HEAVY_NOISE = 0.1, 0.3
+_ROWS_PER_FORWARD = 1024
+_NUMBERS_PER_FORWARD = 1 << 24
+_ONE_SIDED_95 = 1.645
+
+Progress = Callable[[str, int, int], None]
+"""Told (what, done, of)."""
+
+
+def silent(what: str, done: int, of: int) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What every detector is fitted on.
+
+    Args:
+        rate: of clean images that may be refused; `confidence` as in `conformal_rank`. No held score beyond that rank matters.
+        seed: of everything drawn.
+        progress: told how far it is.
+    """
+
+    rate: float
+    confidence: float | None = None
+    seed: int = 0
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """A progress report that is part `number` of `parts`."""
+
+    progress: Progress
+    what: str
+    number: int
+    parts: int
+
+    def __call__(self, done: int, of: int) -> None:
+        self.progress(self.what, self.number * of + done, self.parts * of)
+
+
+def rows_per_forward(images: Images) -> int:
+    """How many rows of this size go into one forward call of calibration: bounded in bytes, at least one."""
+    return max(1, min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(images.shape[1:]))))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clean data in two parts: one to choose on, one to read the threshold off."""
+
+    choosing: Dataset
+    holding: Dataset
+
+
+def split(data: Dataset, *, rate: float, confidence: float | None, seed: int, choosing_at_most: int = CHOOSING_AT_MOST) -> Split:
+    """Shuffle and split: a third, but no more than of use, to choose on. Raises: InvalidInput: too few images for the guarantee."""
+    if len(data) < IMAGES_AT_LEAST:
+        raise InvalidInput(f"expected at least {IMAGES_AT_LEAST} clean images to calibrate on, got {len(data)}")
+    choosing = min(len(data) // 3, choosing_at_most)
+    needed = scores_needed(rate, confidence)
+    if len(data) - choosing < needed:
+        promise = f"rate {rate:g}" + ("" if confidence is None else f" with confidence {confidence:g}")
+        raise InvalidInput(
+            f"expected at least {max(needed * 3 // 2 + 1, IMAGES_AT_LEAST)} clean images for a false abstention {promise}, "
+            f"got {len(data)}; give more images or allow a higher rate"
+        )
+    order = np.random.default_rng(seed).permutation(len(data))
+    return Split(data.take(order[:choosing]), data.take(order[choosing:]))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Percentage points of accuracy lost on the same images, with the standard error of the paired difference."""
+
+    lost_points: float
+    standard_error_points: float
+
+    @property
+    def at_most(self) -> float:
+        """One-sided 95 % upper bound: what holds of these images must hold of others."""
+        return self.lost_points + _ONE_SIDED_95 * self.standard_error_points
+
+    @property
+    def harms(self) -> bool:
+        """Whether something was lost beyond chance: the one-sided 95 % lower bound is above 0."""
+        return self.lost_points > _ONE_SIDED_95 * self.standard_error_points
+
+
+@dataclass(frozen=True)
+class PurifierTrial:
+    """One purifier, measured.
+
+    Attributes:
+        accuracy, clean: of clean images, purified, and what is lost of it.
+        noisy: what is lost on images under heavy noise (random signs of 0.3), compared with the same images not purified.
+        moves: how far it moves noisy images, in units of the noise.
+    """
+
+    weight: float
+    accuracy: float
+    clean: Paired
+    noisy: Paired
+    moves: float
+
+    @property
+    def affordable(self) -> bool:
+        """It costs next to nothing on clean images, and does not make noisy ones worse: a classifier that stands noise by itself was
+        trained for that, on what noise looks like and not on what a strong purifier makes of it."""
+        return self.clean.at_most <= ACCURACY_POINTS_AT_MOST and not self.noisy.harms and self.acts
+
+    @property
+    def acts(self) -> bool:
+        return self.moves >= _MOVES_AT_LEAST
+
+
+@dataclass(frozen=True)
+class PurifierChoice:
+    """The purifier taken, in which mode, why, and every trial behind it."""
+
+    purifier: TotalVariation
+    mode: Literal["enforce", "monitor"]
+    reason: str
+    undefended_accuracy: float
+    trials: tuple[PurifierTrial, ...]
+
+
+def choose_purifier(classifier: Classifier, data: Dataset, *, threads: int = 1, progress: Progress = silent) -> PurifierChoice:
+    """The strongest purifier that costs at most half a point of clean accuracy, with 95 % confidence, and none under noise beyond chance.
+
+    Cost: two model calls per image, and two for each of the strengths tried, strongest first, until one is affordable.
+    """
+    noisy = _noisy(data.images, _HEAVY_NOISE)
+    raw_hits, noisy_hits = (_hits(classifier, images, data) for images in (data.images, noisy))
+    trials: list[PurifierTrial] = []
+    chosen = 0
+    for number, strength in enumerate(_STRENGTHS):
+        progress("purifier", number, len(_STRENGTHS))
+        weight = round(strength / float(np.sqrt(np.prod(classifier.input_shape[:2]))), 4)
+        purifier = TotalVariation(weight=weight, threads=threads)
+        hits = _hits(classifier, _purified(data.images, purifier), data)
+        noisy_and_purified = _hits(classifier, _purified(noisy, purifier), data)
+        paired = _paired(raw_hits, hits), _paired(noisy_hits, noisy_and_purified)
+        trials.append(PurifierTrial(weight, float(hits.mean()), *paired, _moves(data.images[:_NOISY_IMAGES], purifier)))
+        if trials[-1].affordable or not trials[-1].acts:
+            break
+        chosen = number
+    progress("purifier", len(_STRENGTHS), len(_STRENGTHS))
+    undefended = float(raw_hits.mean())
+    budget = f"at most {ACCURACY_POINTS_AT_MOST} points of clean accuracy and none under noise"
+    if trials[-1].affordable:
+        last = trials[-1]
+        reason = f"the strongest of {len(_STRENGTHS)} strengths that costs {budget}: {_told(last)}"
+        return PurifierChoice(TotalVariation(weight=last.weight, threads=threads), "enforce", reason, undefended, tuple(trials))
+    mildest = trials[chosen]
+    reason = (
+        f"no purifier that acts costs {budget} (the mildest: {_told(mildest)}), so it only monitors; "
+        "train the classifier on purified images (hauberk train does) to enforce one"
+    )
+    return PurifierChoice(TotalVariation(weight=mildest.weight, threads=threads), "monitor", reason, undefended, tuple(trials))
+
+
+def _told(trial: PurifierTrial) -> str:
+    return (
+        f"{trial.clean.lost_points:.2f} points lost, standard error {trial.clean.standard_error_points:.2f}; "
+        f"under noise {trial.noisy.lost_points:.2f}, {trial.noisy.standard_error_points:.2f}"
+    )
+
+
+def _hits(classifier: Classifier, images: Images, data: Dataset) -> NDArray[np.bool_]:
+    hits: NDArray[np.bool_] = classifier.predict(images).argmax(axis=1) == data.labels
+    return hits
+
+
+def _purified(images: Images, purifier: TotalVariation) -> Images:
+    return purifier(images, image_keys(images, b""))
+
+
+def _paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Paired:
+    lost, gained, n = int((before & ~after).sum()), int((~before & after).sum()), len(before)
+    error = np.sqrt(max(lost + gained - (lost - gained) ** 2 / n, 0.0)) / n
+    return Paired(100 * (lost - gained) / n, 100 * float(error))
+
+
+def _noisy(images: Images, size: float) -> Images:
+    """Under random signs of this size, the same for the same images."""
+    signs = np.random.default_rng(0).choice(np.array([-size, size], np.float32), images.shape)
+    noisy: Images = np.clip(images + signs, 0, 1)
+    return noisy
+
+
+def _moves(images: Images, purifier: TotalVariation) -> float:
+    """How far images with a random sign noise of 0.1 are moved, over the L2 norm of the noise."""
+    noisy = _noisy(images, _NOISE)
+    return float(np.linalg.norm(_purified(noisy, purifier) - noisy) / np.linalg.norm(noisy - images))

@@ -1,0 +1,189 @@
+"""Fit SentiNet to a classifier on clean data: overlays and slack on one part of it; the threshold is read off the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.calibration.purifier import PartOf, Split, Terms, rows_per_forward
+from defences.calibration.conformal import conformal_rank
+from defences.calibration.thresholds import FittedDetector
+from defences.keyed import Keys, random_keys
+from defences.detectors.sentinet import SentiNet
+from models.classifier import Classifier, Images, Probabilities
+
+OVERLAYS_AT_MOST = 64
+# Standard deviations of what one overlay says of a window, most patient first.
+_PATIENCE = (0.3, 0.2, 0.1, 0.05)
+# What a clean image may cost on average. Beside STRIP both thresholds are lower, and its own prediction, STRIP and this below 20.
+_MEAN_CALLS_AT_MOST = 12.0
+# Held images above this many times the rate cannot be refused at any threshold in question: they need not go to the end.
+_IN_QUESTION = 4.0
+# At such a threshold clean images look like triggered ones.
+_SEPARATES = 0.01
+
+
+@dataclass(frozen=True)
+class PatienceTrial:
+    """One slack, measured on clean images.
+
+    Attributes:
+        patience: what the slack of each step is a multiple of.
+        threshold: the rate-quantile of the statistic.
+        mean_calls: what a clean image pays at that threshold.
+    """
+
+    patience: float
+    threshold: float
+    mean_calls: float
+
+
+def fit_sentinet(classifier: Classifier, parts: Split, terms: Terms) -> FittedDetector:
+    """Choose overlays and the largest slack that is affordable on one part of the data, and score the other.
+
+    Cost: up to `calls_at_most` model calls per image of the first part for each slack tried, and about a third of that per held image.
+    """
+    rng, progress = np.random.default_rng(terms.seed), terms.progress
+    labels = classifier.predict(parts.choosing.images)
+    bank = _bank(labels, min(OVERLAYS_AT_MOST, len(parts.choosing) // 2))
+    draft = SentiNet(
+        overlays=np.rint(parts.choosing.images[bank] * 255).astype(np.uint8),
+        overlay_labels=labels[bank].argmax(axis=1),
+        threshold=np.inf,
+        slack=_slack(0.0),
+    )
+    choosing = np.delete(parts.choosing.images, bank, axis=0)
+    keys = random_keys(len(choosing), rng)
+    trials: list[PatienceTrial] = []
+    for number, patience in enumerate(_PATIENCE):
+        done = PartOf(progress, "windows", number, len(_PATIENCE))
+        runs = _run(replace(draft, slack=_slack(patience)), classifier, choosing, keys, done)
+        threshold = float(np.quantile(runs.scores, terms.rate, method="lower"))
+        trials.append(PatienceTrial(patience, threshold, runs.mean_calls(threshold)))
+        if trials[-1].mean_calls <= _MEAN_CALLS_AT_MOST:
+            break
+    progress("windows", 1, 1)
+    chosen = replace(draft, slack=_slack(trials[-1].patience))
+    scores = _held_scores(chosen, classifier, parts.holding.images, runs.scores, terms, rng)
+    return FittedDetector(
+        name=chosen.name,
+        settings={"sides": list(chosen.sides), "stages": list(chosen.stages), "kept": list(chosen.kept)},
+        arrays={
+            "overlays": chosen.overlays,
+            "overlay_labels": chosen.overlay_labels,
+            "slack": np.asarray(chosen.slack),
+        },
+        card={"chosen": asdict(trials[-1]), "trials": [asdict(trial) for trial in trials]},
+        choosing=runs.scores,
+        holding=scores,
+        at=lambda threshold: replace(chosen, threshold=threshold),
+        mean_calls=runs.mean_calls,
+        summary=f"windows of {', '.join(f'{side:g}' for side in chosen.sides)}, patience {trials[-1].patience:g}",
+        remark=_remark,
+    )
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Images that went through every step, whatever their scores.
+
+    Attributes:
+        scores: float64 [n], the statistic.
+        suspicion: the scores [n, m] that windows came to each step with.
+        new: overlays of each step.
+    """
+
+    scores: NDArray[np.float64]
+    suspicion: tuple[NDArray[np.float64], ...]
+    new: tuple[int, ...]
+
+    def mean_calls(self, threshold: float) -> float:
+        """With a threshold the windows above it do not come; the first level's always do."""
+        come = [np.isfinite(self.suspicion[0]), *(some <= threshold for some in self.suspicion[1:])]
+        # A window takes those in its corners along, and who is above in one step is in the next.
+        return 1 + float(sum(new * some.sum(axis=1).mean() for new, some in zip(self.new, come, strict=True)))
+
+
+def _run(sentinet: SentiNet, classifier: Classifier, images: Images, keys: Keys, progress: Callable[[int, int], None]) -> _Runs:
+    """Every image through every step."""
+    patient = replace(sentinet, threshold=np.inf)
+    at_once = max(1, rows_per_forward(images) // max(step.windows for step in patient.plan()))
+    scores: list[NDArray[np.float64]] = []
+    suspicion: list[list[NDArray[np.float64]]] = [[] for _ in patient.plan()]
+    for start in range(0, len(images), at_once):
+        progress(start, len(images))
+        session = patient.begin(images[start : start + at_once], keys[start : start + at_once])
+        session.decide(classifier.predict(session.probe()))
+        for column in suspicion:
+            column.append(session.suspicion.copy())
+            session.decide(classifier.predict(session.probe()))
+        scores.append(session.scores)
+    new = tuple(step.after - step.before for step in patient.plan())
+    return _Runs(np.concatenate(scores), tuple(np.concatenate(column) for column in suspicion), new)
+
+
+def _held_scores(
+    chosen: SentiNet,
+    classifier: Classifier,
+    images: Images,
+    choosing: NDArray[np.float64],
+    terms: Terms,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """The statistic of every image: exact up to the last that may be refused, above that for the others.
+
+    They leave early, at a threshold that is higher than any that can come out; where it was not, all are measured again to the end.
+    """
+    keys, rank = random_keys(len(images), rng), conformal_rank(len(images), terms.rate, terms.confidence)
+    for limit in (float(np.quantile(choosing, min(1.0, _IN_QUESTION * terms.rate))), np.inf):
+        hasty = replace(chosen, threshold=limit)
+        at_once = max(1, rows_per_forward(images) // max(step.windows for step in hasty.plan()))
+        blocks = []
+        for start in range(0, len(images), at_once):
+            terms.progress("held windows", start, len(images))
+            session = hasty.begin(images[start : start + at_once], keys[start : start + at_once])
+            while session.undecided.size:
+                session.decide(classifier.predict(session.probe()))
+            blocks.append(session.scores)
+        scores = np.concatenate(blocks)
+        if (scores <= limit).sum() >= rank:
+            break
+    terms.progress("held windows", 1, 1)
+    return scores
+
+
+def _bank(outputs: Probabilities, count: int) -> NDArray[np.int64]:
+    """The images of middling sureness of their class, as many of each class as there are, up to `count` in all.
+
+    The surest of a class hold it against a trigger too; the least sure are of any class that comes along.
+    """
+    labels, sure = outputs.argmax(axis=1), outputs.max(axis=1).astype(np.float64)
+    classes = np.unique(labels)
+    middle = {label: np.median(sure[labels == label]) for label in classes.tolist()}
+    oddity = np.abs(sure - [middle[label] for label in labels.tolist()])
+    order = np.lexsort((oddity, labels))
+    place = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])  # 0 for the most typical of each class
+    bank: NDArray[np.int64] = order[np.argsort(place, kind="stable")[:count]]
+    return bank
+
+
+def _slack(patience: float) -> tuple[float, ...]:
+    """A multiple of the standard error of a mean of n of N overlays drawn without replacement, for the outputs' spread of 1."""
+    draft = SentiNet(overlays=np.zeros((1, 1, 1, 1), np.uint8), overlay_labels=np.zeros(1, np.int64), threshold=0.0)
+    most = draft.stages[-1]
+    return tuple(patience * math.sqrt(1 / step.after - 1 / most) for step in draft.plan())
+
+
+def _remark(threshold: float) -> str:
+    if threshold == -np.inf:
+        return "; in too many clean images a small window alone decides the class for any to be refused, so it only monitors"
+    if threshold <= _SEPARATES:
+        return (
+            f"; in clean images a small window decides the class as a trigger would (threshold <= {_SEPARATES:g}): "
+            "distrust a classifier that looks at so little"
+        )
+    return ""

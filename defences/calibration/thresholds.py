@@ -1,0 +1,149 @@
+"""One threshold for each of several detectors, which together keep one false-abstention rate.
+
+A detector is *fitted* when all but its threshold is chosen; what it scores then on clean images that nothing was chosen on decides the
+thresholds of all of them at once (`defences/calibration/conformal.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.assembly import TOGETHER, calibrated_for, together
+from defences.calibration.purifier import Split, Terms
+from defences.calibration.conformal import joint_thresholds
+from defences.defended_classifier import Detector
+from models.classifier import Classifier
+
+
+def _no_remark(threshold: float) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedDetector:
+    """A detector whose threshold is still open.
+
+    Attributes:
+        name: of the detector, a key of `defences.assembly.DETECTORS`.
+        settings: its parameters for hauberk.toml, without name and mode.
+        arrays: what else it needs, for calibration.npz, by the names of its fields.
+        card: plain numbers, texts, lists and dicts: what its choices rest on.
+        choosing: float64 [m], scores of clean images it was fitted on; low is suspicious.
+        holding: float64 [n], of every held image in their order. Only those that any threshold in question could refuse have to be
+            exact; the others may be lower bounds above these.
+        at: the detector with this threshold.
+        mean_calls: model calls of a clean image with this threshold.
+        lowest: what no score is below: a threshold under it refuses nobody.
+        unit: of scores, such as "bits".
+        summary: the settings in a few words.
+        remark: what people should know about a threshold, if anything.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    card: Mapping[str, Any]
+    choosing: NDArray[np.float64]
+    holding: NDArray[np.float64]
+    at: Callable[[float], Detector]
+    mean_calls: Callable[[float], float]
+    lowest: float = 0.0
+    unit: str = ""
+    summary: str = ""
+    remark: Callable[[float], str] = _no_remark
+
+
+Fit = Callable[[Any, Split, Terms], FittedDetector]
+"""Fits a detector to a classifier."""
+
+
+@dataclass(frozen=True)
+class CalibratedDetector:
+    """A fitted detector with its threshold, in which mode, and why."""
+
+    fitted: FittedDetector
+    threshold: float
+    mode: Literal["enforce", "monitor"]
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.fitted.name
+
+    @property
+    def detector(self) -> Detector:
+        return self.fitted.at(self.threshold)
+
+    @property
+    def mean_calls(self) -> float:
+        """What a clean image pays on average."""
+        return self.fitted.mean_calls(self.threshold)
+
+    def settings(self) -> dict[str, Any]:
+        """Its entry in hauberk.toml."""
+        return {"name": self.name, "mode": self.mode, **self.fitted.settings}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its part of calibration.npz."""
+        own = {
+            **self.fitted.arrays,
+            "calibrated_for": np.array(calibrated_for(self.settings())),
+            "threshold": np.array(self.threshold),
+            "clean_scores": self.fitted.holding,
+        }
+        return {f"{self.name}_{key}": array for key, array in own.items()}
+
+    def card(self) -> dict[str, Any]:
+        """Its part of card.json."""
+        return {
+            "mode": self.mode,
+            "reason": self.reason,
+            "threshold": self.threshold,
+            "held_images": len(self.fitted.holding),
+            "mean_calls": self.mean_calls,
+            **self.fitted.card,
+        }
+
+
+def calibrate_detectors(
+    classifier: Classifier, parts: Split, fits: Mapping[str, Fit], terms: Terms
+) -> tuple[CalibratedDetector, ...]:
+    """Fit each detector on one part of the data, and read all thresholds off the other.
+
+    Args:
+        fits: by name, in the order of the data path.
+        terms: the rate is that of all of them together.
+    """
+    return conclude([fit(classifier, parts, terms) for fit in fits.values()], terms)
+
+
+def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[CalibratedDetector, ...]:
+    """Read the thresholds off the held scores; a detector enforces its own unless it is so low that nothing is refused.
+
+    A very low one is enforced too: what it promises about clean images holds all the same, and a poisoned classifier that is sure of
+    everything must not be able to switch off its own detector.
+    """
+    rate, confidence = terms.rate, terms.confidence
+    thresholds = joint_thresholds([one.choosing for one in fitted], [one.holding for one in fitted], rate, confidence)
+    promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
+    by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in fitted)}"
+    calibrated = []
+    for one, found in zip(fitted, thresholds, strict=True):
+        threshold = found if found >= one.lowest else -np.inf
+        reason = (
+            f"threshold {threshold:.4g} {one.unit}".rstrip()
+            + f" from {len(one.holding)} held images: at most {rate:g} of clean images refused{by} {promise}{one.remark(threshold)}"
+        )
+        calibrated.append(CalibratedDetector(one, threshold, "monitor" if threshold == -np.inf else "enforce", reason))
+    return tuple(calibrated)
+
+
+def calibration_arrays(detectors: Sequence[CalibratedDetector]) -> dict[str, NDArray[Any]]:
+    """calibration.npz of detectors that were calibrated together."""
+    arrays = {key: array for detector in detectors for key, array in detector.arrays().items()}
+    return {TOGETHER: np.array(together([detector.name for detector in detectors])), **arrays}

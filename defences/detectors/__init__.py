@@ -1,0 +1,1 @@
+"""Detectors: which images to refuse."""

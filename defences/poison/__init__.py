@@ -1,0 +1,1 @@
+"""Finding poisoned training data."""

@@ -1,0 +1,264 @@
+"""Split the activations of one class in two, and say how far apart the halves are.
+
+Papers: Chen et al. 2018, arXiv:1811.03728 (2-means on ten dimensions); Tang et al. 2021, arXiv:1908.00686 (the variation that all classes
+share says nothing about poison).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA, FastICA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import silhouette_score
+from threadpoolctl import ThreadpoolController
+
+from defences.poison.within_class import whiten
+
+Reduction = Literal["pca", "ica"]
+
+SAMPLES_AT_LEAST = 20
+"""A class of fewer has no two clusters to speak of."""
+
+_CLUSTER_AT_LEAST = 8
+_SHARE_AT_LEAST = 0.003
+_FITTED_ON = 3000  # more rows than this say nothing new about ten dimensions
+_PCA_ON = 20_000
+_SILHOUETTE_OF = 1000
+_ROUNDS = 10
+_BINS = 256
+_TAILS = (0.03, 0.15)
+_SAMPLES_OF_DOUBT = 3  # so many more could have lain in the valley by chance: a tail of ten samples has gaps that mean nothing
+
+_Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two clusters of one class.
+
+    Attributes:
+        second: bool [n], which samples are in the second cluster.
+        position: float [n], along the line that separates the clusters best; the second has the larger values.
+        distance: between the clusters' means on that line, in their root mean square deviations (Ashman's D); 2 to 3 for a single bell.
+        plane: float32 [n, 2], the separating line and the widest direction across it, for a picture.
+        valley: the lowest density between the clusters over the lower of their peaks: 1 is no valley, 0 a gap; none where nobody looked.
+        silhouette: mean silhouette width in the reduced space (Rousseeuw 1987); none where nobody looked.
+    """
+
+    second: NDArray[np.bool_]
+    position: _Matrix
+    distance: float
+    plane: NDArray[np.float32]
+    valley: float | None = None
+    silhouette: float | None = None
+
+    @property
+    def parts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which samples are in the first cluster, and which in the second."""
+        return ~self.second, self.second
+
+
+def split_class(
+    activations: NDArray[np.floating],
+    shared: _Matrix | None,
+    *,
+    dimensions: int = 10,
+    reduction: Reduction = "pca",
+    seed: int = 0,
+) -> Split | None:
+    """The widest-apart two clusters of one class, activations [n, d]; none for fewer than SAMPLES_AT_LEAST.
+
+    Clusters are looked for in two views: the activations as they are, and with the variation that the other classes show as well taken
+    out. Each is reduced, split by 2-means and, for clusters too small for that, by the tails of each dimension; the border is then moved
+    to where Fisher's line and two bells on it put it. The split with the deepest valley wins.
+
+    Args:
+        shared: [d, d], the covariance within the other classes; none where there are no others.
+    """
+    if len(activations) < SAMPLES_AT_LEAST:
+        return None
+    rng = np.random.default_rng(seed)
+    centred = activations.astype(np.float64) - activations.mean(axis=0, dtype=np.float64)
+    if not centred.any():
+        return None
+    best: tuple[float, _Line, _Matrix] | None = None
+    for view in _views(centred, shared):
+        reduced = _reduced(view, dimensions, reduction, seed)
+        line = _best_line(reduced, rng, seed)
+        if line is not None and (best is None or line.merit > best[0]):
+            best = (line.merit, line, reduced)
+    if best is None:
+        return None
+    _, line, reduced = best
+    return _described(line, reduced, rng)
+
+
+@dataclass(frozen=True)
+class _Line:
+    second: NDArray[np.bool_]
+    position: _Matrix
+    distance: float
+    valley: float
+
+    @property
+    def merit(self) -> float:
+        return self.distance * (1 - self.valley)
+
+
+def _views(centred: _Matrix, shared: _Matrix | None) -> Iterator[_Matrix]:
+    yield centred
+    if shared is not None:
+        yield whiten(centred, shared)
+
+
+def _reduced(view: _Matrix, dimensions: int, reduction: Reduction, seed: int) -> _Matrix:
+    size = min(dimensions, *view.shape)
+    fitted = view[:_PCA_ON]
+    pca = PCA(size, svd_solver="covariance_eigh").fit(fitted)
+    reduced: _Matrix = pca.transform(view)
+    if reduction == "ica":
+        spread = reduced.std(axis=0)
+        kept = reduced[:, spread > 1e-9 * spread.max()]
+        ica = FastICA(random_state=seed, whiten="unit-variance", max_iter=400, tol=1e-3)
+        with warnings.catch_warnings():  # directions that have not settled are as good to look in as any
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            reduced = ica.fit(kept[:_PCA_ON]).transform(kept)
+    return reduced
+
+
+def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> _Line | None:
+    """The split with the deepest valley of all that the starts lead to; of many samples some are looked at, and the line is drawn on."""
+    sphere = _sphered(reduced)
+    some = np.sort(rng.permutation(len(sphere))[:_FITTED_ON]) if len(sphere) > _FITTED_ON else np.arange(len(sphere))
+    looked_at = sphere[some]
+    best: tuple[_Line, _Matrix, float] | None = None
+    for second, position in _refined(looked_at, _starts(reduced[some], seed)):
+        line = _line(position, second)
+        if line is not None and (best is None or line.merit > best[0].merit):
+            direction = looked_at[second].mean(axis=0) - looked_at[~second].mean(axis=0)
+            border = (position[second].min() + position[~second].max()) / 2
+            best = (line, direction, float(border))
+    if best is None:
+        return None
+    line, direction, border = best
+    position = sphere @ direction
+    return line if len(some) == len(sphere) else _line(position, position > border)
+
+
+def _sphered(reduced: _Matrix) -> _Matrix:
+    """With unit covariance. There Fisher's line between two halves, (within)^-1 (m2 - m1), is the one through their means: within and
+    total covariance differ by a multiple of (m2 - m1)(m2 - m1)^T only, which does not turn it (Sherman & Morrison)."""
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(reduced.T)))
+    kept = values > 1e-9 * values[-1]
+    sphered: _Matrix = (reduced - reduced.mean(axis=0)) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return sphered
+
+
+def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
+    """Halves [s, n]: of 2-means first, then both tails of every dimension."""
+    # Classes are split side by side, and scikit-learn's own threads would wait for each other by spinning.
+    with _thread_pools().limit(limits=1, user_api="openmp"):
+        starts = [KMeans(2, n_init=4, random_state=seed).fit(reduced).labels_.astype(bool)]
+    for tail in _TAILS:
+        low, high = np.quantile(reduced, [tail, 1 - tail], axis=0)
+        starts += [*(reduced <= low).T, *(reduced >= high).T]
+    return np.stack(starts)
+
+
+@cache
+def _thread_pools() -> Any:
+    """Found once: looking through all of the process's libraries takes milliseconds."""
+    return ThreadpoolController()
+
+
+def _refined(sphere: _Matrix, starts: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], _Matrix]]:
+    """Fisher's line between the halves, two bells on it, the halves anew, until nothing moves; all starts at once, each result once."""
+    least = max(_CLUSTER_AT_LEAST, int(_SHARE_AT_LEAST * len(sphere)))
+    halves, seen = starts, set()
+    after: dict[bytes, tuple[NDArray[np.bool_], _Matrix]] = {}
+    for _ in range(_ROUNDS):
+        sizes = halves.sum(axis=1)
+        halves = halves[(sizes >= least) & (sizes <= len(sphere) - least)]
+        if not len(halves):
+            return
+        position = _on_fishers_lines(sphere, halves)
+        moved = _bells(position, halves)
+        still = (moved == halves).all(axis=1)
+        for half, line in zip(halves[still], position[still], strict=True):
+            if half.tobytes() not in seen:
+                seen.add(half.tobytes())
+                yield half, line
+        after = {half.tobytes(): (half, line) for half, line in zip(moved[~still], position[~still], strict=True)}
+        if not after:
+            return
+        halves = np.stack([half for half, _ in after.values()])
+    for half, line in after.values():
+        if least <= half.sum() <= len(half) - least:
+            yield half, line  # still on the move: with the line that it is a threshold on
+
+
+def _on_fishers_lines(sphere: _Matrix, halves: NDArray[np.bool_]) -> _Matrix:
+    """Positions [s, n] of all samples on the lines of s splits; the second half has the larger values."""
+    weights = halves / halves.sum(axis=1, keepdims=True) - ~halves / (~halves).sum(axis=1, keepdims=True)
+    positions: _Matrix = (weights @ sphere) @ sphere.T
+    return positions
+
+
+def _bells(position: _Matrix, second: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which samples are nearer to the second of two normal densities fitted to the halves; a border between their means. [s, n]."""
+    logs, means = [], []
+    for part in (~second, second):
+        size = part.sum(axis=1, keepdims=True)
+        mean = (position * part).sum(axis=1, keepdims=True) / size
+        spread = np.sqrt(np.maximum((position**2 * part).sum(axis=1, keepdims=True) / size - mean**2, 1e-24))
+        logs.append(-0.5 * ((position - mean) / spread) ** 2 - np.log(spread) + np.log(size / position.shape[1]))
+        means.append(mean)
+    between: NDArray[np.bool_] = np.where(position <= means[0], False, np.where(position >= means[1], True, logs[1] > logs[0]))
+    return between
+
+
+def _line(position: _Matrix, second: NDArray[np.bool_]) -> _Line | None:
+    first, other = position[~second], position[second]
+    spread = np.sqrt((first.var() + other.var()) / 2) if len(first) and len(other) else 0.0
+    if spread <= 0 or other.mean() <= first.mean():
+        return None
+    return _Line(second, position, float((other.mean() - first.mean()) / spread), _valley(position, second))
+
+
+def _valley(position: _Matrix, second: NDArray[np.bool_]) -> float:
+    """The lowest smoothed density between the means over the lower of the peaks on its sides."""
+    low, high = position[~second].mean(), position[second].mean()
+    margin = high - low
+    counts, edges = np.histogram(position, bins=_BINS, range=(low - margin, high + margin))
+    step = edges[1] - edges[0]
+    width = min(position[~second].std(), position[second].std()) * min(second.sum(), (~second).sum()) ** -0.2 / step
+    density = gaussian_filter1d(counts.astype(np.float64), max(width, 1.0))
+    middle = (edges[1:] + edges[:-1]) / 2
+    inside = np.flatnonzero((middle >= low) & (middle <= high))
+    if len(inside) < 3:
+        return 1.0
+    lowest = inside[density[inside].argmin()]
+    peaks = min(density[: lowest + 1].max(), density[lowest:].max())
+    doubt = _SAMPLES_OF_DOUBT / (np.sqrt(2 * np.pi) * max(width, 1.0))
+    return float(min(1.0, (density[lowest] + doubt) / peaks)) if peaks > 0 else 1.0
+
+
+def _described(line: _Line, reduced: _Matrix, rng: np.random.Generator) -> Split:
+    some = rng.permutation(len(reduced))[:_SILHOUETTE_OF]
+    both = 0 < line.second[some].sum() < len(some)
+    silhouette = float(silhouette_score(reduced[some], line.second[some])) if both else 0.0
+    direction, *_ = np.linalg.lstsq(reduced, line.position - line.position.mean(), rcond=None)
+    unit = direction / max(float(np.linalg.norm(direction)), 1e-12)
+    across = reduced - np.outer(reduced @ unit, unit)
+    widest = np.linalg.eigh(across.T @ across)[1][:, -1]
+    plane = np.stack([line.position, across @ widest], axis=1).astype(np.float32)
+    return Split(line.second, line.position, line.distance, plane, line.valley, silhouette)

@@ -1,0 +1,83 @@
+"""From clusters and second looks to findings: what all detectors of poisoned training data have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defences.poison.class_split import SAMPLES_AT_LEAST, Split
+from defences.poison.findings import ClassFindings, Cluster, Findings, Rows, TrainingSet, Verdict
+from defences.poison.second_look import Suspicion
+
+
+def class_findings(
+    data: TrainingSet, label: int, samples: int, split: Split | None, second_look: Suspicion | None
+) -> ClassFindings:
+    """The verdict on one class."""
+    name = data.classes[label]
+    if split is None:
+        few = samples < SAMPLES_AT_LEAST
+        reason = f"{samples} samples are too few to split" if few else "its samples cannot be split in two"
+        return ClassFindings(label, name, samples, "too few samples" if few else "clean", reason, None, None, None, ())
+    poison = None if second_look is None else second_look.poison
+    both = (None, None) if second_look is None else second_look.reclassified
+    clusters = tuple(
+        Cluster(
+            size=int(part.sum()),
+            share=float(part.mean()),
+            poison=poison == at,
+            own=None if one is None else one.own,
+            source=None if one is None else data.classes[one.source],
+            margin=None if one is None else one.margin,
+        )
+        for at, (part, one) in enumerate(zip(split.parts, both, strict=True))
+    )
+    reason = "its two clusters run into each other" if second_look is None else second_look.reason
+    verdict: Verdict = "clean" if poison is None else "poison"
+    return ClassFindings(label, name, samples, verdict, reason, split.silhouette, split.distance, split.valley, clusters)
+
+
+def whole(
+    name: str,
+    data: TrainingSet,
+    rows: Sequence[Rows],
+    splits: Mapping[int, Split | None],
+    classes: Sequence[ClassFindings],
+    left: Sequence[Rows],
+) -> Findings:
+    """All classes' findings as those of every sample; `left` are the samples of each class that are not poison."""
+    n = len(data.labels)
+    is_clean, in_second = np.ones(n, bool), np.zeros(n, bool)
+    scores, plane = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
+    final = []
+    for found, some, clean in zip(classes, rows, left, strict=True):
+        split = splits[found.label]
+        if split is None:
+            final.append(found)
+            continue
+        suspect = _suspect(found)
+        is_clean[np.setdiff1d(some, clean)] = False
+        second = (~is_clean[some] if suspect else is_clean[some]) if found.verdict == "poison" else split.second
+        away = split.position - split.position.mean()
+        scores[some] = (away if suspect else -away) / max(float(away.std()), 1e-12)
+        in_second[some], plane[some] = second, split.plane
+        final.append(_counted(found, second))
+    return Findings(name, tuple(final), is_clean, in_second, scores, plane)
+
+
+def _counted(found: ClassFindings, second: NDArray[np.bool_]) -> ClassFindings:
+    """With the sizes that the clusters have now."""
+    clusters = tuple(
+        replace(cluster, size=int(part.sum()), share=float(part.mean()))
+        for cluster, part in zip(found.clusters, (~second, second), strict=True)
+    )
+    return replace(found, clusters=clusters)
+
+
+def _suspect(found: ClassFindings) -> int:
+    """The cluster that is the poison, or would be: the smaller one."""
+    blamed = [at for at, cluster in enumerate(found.clusters) if cluster.poison]
+    return blamed[0] if blamed else int(found.clusters[1].size < found.clusters[0].size)

@@ -1,0 +1,1 @@
+"""Postprocessors: probabilities in, probabilities out."""

@@ -1,0 +1,1 @@
+"""Preprocessors: images in, images out."""

@@ -1,0 +1,221 @@
+"""Calibration: what is chosen, when nothing can be, and that pruning does not change the threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from defences.calibration.purifier import (
+    ACCURACY_POINTS_AT_MOST,
+    IMAGES_AT_LEAST,
+    Split,
+    choose_purifier,
+    split,
+)
+from defences.calibration.conformal import conformal_rank
+from defences.errors import InvalidInput
+from defences.keyed import keyed_permutations, random_keys
+from defences.detectors.strip import Strip, entropy_bits
+from defences.calibration.strip import _staged_scores, calibrate_strip
+from models.classifier import Classifier, Images, Probabilities
+from models.datasets import Dataset
+from tests.fakes import FakeClassifier, constant, linear, noise, softmax
+
+SHAPE = (12, 12, 1)
+
+
+def told(what: str, done: int, of: int) -> None:
+    """Progress never runs past its end."""
+    assert 0 <= done <= of, what
+
+
+def labelled(classifier: Classifier, n: int, seed: int = 0) -> Dataset:
+    """Noise, labelled as the classifier does: it is never wrong on clean data."""
+    images = noise(n, classifier.input_shape, seed)
+    return Dataset(images, classifier.predict(images).argmax(axis=1))
+
+
+def halves(images: Images) -> Probabilities:
+    """Which half is brighter: no purifier worth the name changes that."""
+    difference = images[:, :, :6].mean(axis=(1, 2, 3)) - images[:, :, 6:].mean(axis=(1, 2, 3))
+    return softmax(np.stack([difference, -difference], axis=1).astype(np.float64) * 10)
+
+
+def half_bright(n: int, seed: int) -> Dataset:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    images = rng.random((n, *SHAPE)) * 0.1 + 0.2
+    images[labels == 0, :, :6] += 0.5
+    images[labels == 1, :, 6:] += 0.5
+    return Dataset(images.astype(np.float32), labels)
+
+
+BOARD = np.indices(SHAPE[:2]).sum(axis=0)[..., None] % 2 * 2.0 - 1
+
+
+def checkers(images: Images) -> Probabilities:
+    """Whether there is a checkerboard, which is one only while it is crisp: whatever smooths, blinds."""
+    crispness = (images * BOARD).mean(axis=(1, 2, 3)) - 0.2
+    return softmax(np.stack([-crispness, crispness], axis=1).astype(np.float64) * 100)
+
+
+def test_fewer_than_300_images_are_refused() -> None:
+    data = labelled(linear(SHAPE, 3), 299)
+    with pytest.raises(InvalidInput, match="expected at least 300 clean images to calibrate on, got 299"):
+        split(data, rate=0.1, confidence=None, seed=0)
+    assert IMAGES_AT_LEAST == 300
+
+
+@pytest.mark.parametrize(("rate", "confidence"), [(0.002, None), (0.01, 0.95)])
+def test_images_too_few_for_the_promise_are_refused_and_the_number_stated_suffices(rate: float, confidence: float | None) -> None:
+    data = labelled(linear((2, 2, 1), 3), 2000)
+    with pytest.raises(InvalidInput, match=r"expected at least (\d+) clean images for a false abstention rate") as refusal:
+        split(data.take(slice(0, 320)), rate=rate, confidence=confidence, seed=0)
+    enough = int(str(refusal.value).split()[3])
+    parts = split(data.take(slice(0, enough)), rate=rate, confidence=confidence, seed=0)
+    assert conformal_rank(len(parts.holding), rate, confidence) >= 1
+
+
+def test_the_parts_share_no_image_and_follow_from_the_seed() -> None:
+    data = Dataset(np.arange(600, dtype=np.float32).reshape(600, 1, 1, 1), np.arange(600))
+    first, again, other = (split(data, rate=0.05, confidence=None, seed=seed) for seed in (0, 0, 1))
+    assert sorted([*first.choosing.labels, *first.holding.labels]) == list(range(600))
+    assert len(first.choosing) == 200
+    np.testing.assert_array_equal(first.choosing.labels, again.choosing.labels)
+    assert (first.choosing.labels != other.choosing.labels).any()
+
+
+def test_the_strongest_purifier_that_costs_next_to_nothing_is_enforced() -> None:
+    choice = choose_purifier(FakeClassifier(halves, SHAPE, 2), half_bright(400, 0), progress=told)
+    assert choice.mode == "enforce"
+    assert choice.undefended_accuracy == 1.0
+    assert len(choice.trials) == 1  # the strongest was tried first and was affordable
+    assert choice.trials[0].clean.at_most <= ACCURACY_POINTS_AT_MOST
+    assert choice.purifier.weight == choice.trials[0].weight == pytest.approx(2.0 / 12, abs=1e-4)
+
+
+def test_a_purifier_nobody_can_afford_only_monitors_and_says_why() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    images = 0.45 + rng.random((400, *SHAPE)) * 0.1 + 0.21 * labels[:, None, None, None] * BOARD
+    choice = choose_purifier(FakeClassifier(checkers, SHAPE, 2), Dataset(images.astype(np.float32), labels), progress=told)
+    assert choice.undefended_accuracy == 1.0
+    assert choice.mode == "monitor"
+    assert "so it only monitors" in choice.reason
+    assert "train the classifier on purified images" in choice.reason
+    assert not any(trial.affordable for trial in choice.trials)
+    weights = [trial.weight for trial in choice.trials]
+    assert len(weights) > 1
+    assert weights == sorted(weights, reverse=True)
+
+
+def test_a_purifier_that_only_makes_noisy_images_worse_is_not_enforced() -> None:
+    def trained_on_noise(images: Images) -> Probabilities:
+        """Right about smooth images and about full noise, wrong about what a purifier leaves of noise."""
+        roughness = np.abs(np.diff(images, axis=2)).mean(axis=(1, 2, 3))
+        stranger = (roughness > 0.02) & (roughness < 0.2)
+        answers = halves(images)
+        answers[stranger] = answers[stranger, ::-1]
+        return answers
+
+    choice = choose_purifier(FakeClassifier(trained_on_noise, SHAPE, 2), half_bright(400, 0))
+    assert choice.trials[0].clean.lost_points == 0
+    assert any(trial.acts and trial.noisy.harms for trial in choice.trials)
+    assert choice.mode == "monitor" or not choice.trials[-1].noisy.harms
+    assert choice.purifier.weight < choice.trials[0].weight
+
+
+def test_strip_on_a_classifier_that_scores_like_a_backdoor_only_monitors_and_says_why() -> None:
+    trojan = constant([1, 0, 0], (2, 2, 1))
+    choice = calibrate_strip(trojan, split(labelled(trojan, 400), rate=0.05, confidence=None, seed=0), rate=0.05)
+    assert choice.mode == "monitor"
+    assert "clean images score as low as a perfect backdoor would for any to be refused, so it only monitors" in choice.reason
+    assert choice.strip.threshold == -np.inf
+    assert choice.false_abstentions == 0.0
+
+
+def test_a_classifier_that_is_too_sure_cannot_switch_off_its_own_detector() -> None:
+    sure = linear((4, 4, 1), 4, sharpness=300.0)
+    choice = calibrate_strip(sure, split(labelled(sure, 600), rate=0.05, confidence=None, seed=0), rate=0.05)
+    assert -np.inf < choice.strip.threshold <= 1e-4
+    assert choice.mode == "enforce"
+    assert "distrust a classifier that is so sure" in choice.reason
+
+
+@pytest.mark.parametrize(("rate", "confidence"), [(0.05, None), (0.05, 0.95), (0.2, None)])
+def test_as_many_held_images_are_refused_as_the_promise_allows(rate: float, confidence: float | None) -> None:
+    classifier = linear((4, 4, 1), 4, sharpness=2.0)
+    parts = split(labelled(classifier, 900), rate=rate, confidence=confidence, seed=3)
+    choice = calibrate_strip(classifier, parts, rate=rate, confidence=confidence, seed=3, progress=told)
+    assert choice.mode == "enforce"
+    assert (choice.scores <= choice.strip.threshold).sum() == conformal_rank(len(parts.holding), rate, confidence)
+    assert f"from {len(parts.holding)} held images" in choice.reason
+    assert ("with confidence" in choice.reason) == (confidence is not None)
+    assert choice.strip.stages[-1] == len(choice.strip.overlays) == 96
+    assert choice.chosen in choice.trials
+    assert {(trial.blend, trial.weight) for trial in choice.trials} == {("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5)}
+
+
+def test_overlays_come_from_the_images_to_choose_on_and_never_from_those_held() -> None:
+    classifier = linear((4, 4, 1), 4, sharpness=2.0)
+    parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
+    strip = calibrate_strip(classifier, parts, rate=0.05).strip
+    pictures = np.rint(parts.choosing.images * 255).astype(np.uint8)
+    np.testing.assert_array_equal(strip.overlays, pictures[: len(strip.overlays)])
+
+
+def test_the_same_seed_calibrates_the_same_and_another_one_otherwise() -> None:
+    classifier = linear((4, 4, 1), 4, sharpness=2.0)
+    parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
+    first, again, other = (calibrate_strip(classifier, parts, rate=0.05, seed=seed) for seed in (0, 0, 1))
+    assert first.strip.threshold == again.strip.threshold
+    np.testing.assert_array_equal(first.scores, again.scores)
+    assert first.strip.threshold != other.strip.threshold
+
+
+def brute_force(strip: Strip, classifier: Classifier, images: Images, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """max_j (mean_{n_j} - slack_j) with every overlay for every image."""
+    order = keyed_permutations(random_keys(len(images), np.random.default_rng(seed)), len(strip.overlays))
+    entropies = entropy_bits(classifier.predict(strip.superimpose(images, order))).reshape(len(images), -1)
+    staged = [entropies[:, :seen].mean(axis=1) - slack for seen, slack in zip(strip.stages, strip.slack, strict=True)]
+    return np.max(staged, axis=0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("stages", "slack"),
+    [((2, 4, 8, 16, 32), (0.3, 0.2, 0.1, 0.05, 0.0)), ((1, 32), (0.0, 0.0)), ((1, 2, 32), (9.0, 9.0, 0.0)), ((32,), (0.0,))],
+)
+@pytest.mark.parametrize("rank", [1, 5, 12])
+def test_pruning_leaves_the_smallest_scores_as_brute_force_finds_them(
+    stages: tuple[int, ...], slack: tuple[float, ...], rank: int
+) -> None:
+    classifier = linear((4, 4, 1), 4, sharpness=1.0)
+    images = noise(800, (4, 4, 1), 2)
+    bank = np.rint(noise(32, (4, 4, 1), 3) * 255).astype(np.uint8)
+    strip = Strip(overlays=bank, threshold=0.0, stages=stages, slack=slack)
+    pruned = _staged_scores(strip, classifier, images, rank, np.random.default_rng(7), lambda done, of: None)
+    exact = brute_force(strip, classifier, images, 7)
+    np.testing.assert_allclose(np.sort(pruned)[:rank], np.sort(exact)[:rank], atol=1e-6)
+    assert (pruned <= exact + 1e-6).all()  # for the others a lower bound
+
+
+def test_pruning_saves_most_of_the_model_calls_where_images_differ_more_than_overlays() -> None:
+    def answer(images: Images) -> Probabilities:
+        share = images.mean(axis=(1, 2, 3)) / 2
+        return np.stack([share, 1 - share], axis=1)
+
+    classifier = FakeClassifier(answer, (4, 4, 1), 2)
+    bank = np.rint(noise(32, (4, 4, 1), 3) * 255).astype(np.uint8)
+    slack = (0.01, 0.01, 0.01, 0.01, 0.0)
+    strip = Strip(overlays=bank, threshold=0.0, stages=(2, 4, 8, 16, 32), slack=slack, weight=0.1)
+    images = np.linspace(0, 0.9, 2000, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 1), np.float32)
+    _staged_scores(strip, classifier, images, 5, np.random.default_rng(7), lambda done, of: None)
+    assert sum(classifier.calls) < 0.2 * 2000 * 32
+
+
+def test_no_image_is_held_to_no_rank() -> None:
+    classifier = linear((4, 4, 1), 4)
+    data = labelled(classifier, 100)
+    choice = calibrate_strip(classifier, Split(data.take(slice(0, 60)), data.take(slice(60, 100))), rate=0.01)
+    assert choice.mode == "monitor"
+    assert choice.strip.threshold == -np.inf
