@@ -19,8 +19,8 @@ from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.calibration.purifier import Split, Terms
 from defences.calibration.evasion import EvasionScores, FittedEvasion
 from defences.calibration.thresholds import FittedDetector
-from models.binary_network import BinaryNetwork
-from models.binary_training import train_binary_network
+from models.engines.binary_network import BinaryNetwork
+from models.training.binary_training import train_binary_network
 from models.classifier import ActivationClassifier, Classifier, Images
 from models.datasets import Dataset
 from models.errors import InvalidInput

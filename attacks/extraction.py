@@ -15,9 +15,9 @@ from attacks.thief import THIEVES, Thief, one_hot
 from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Probabilities
-from models.distillation import Distillation
-from models.keras_classifier import KerasClassifier
-from models.training import Build, Recipe, reference_network
+from models.training.distillation import Distillation
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Build, Recipe, reference_network
 
 OPTIMISERS: dict[str, Recipe] = {
     # Few steps, a small and constant step size, no momentum: the set-up of the published figures.

@@ -17,9 +17,9 @@ from attacks.thief import THIEVES, Thief
 from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels, Probabilities
-from models.distillation import Distillation
+from models.training.distillation import Distillation
 from models.errors import InvalidInput
-from models.training import Build, Recipe, reference_network
+from models.training.reference_classifier import Build, Recipe, reference_network
 
 Strategy = Literal["random", "adaptive"]
 Reward = Literal["certainty", "diversity", "loss"]

@@ -20,7 +20,7 @@ from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Findings, PoisonDetector, TrainingSet, confusion
 from defences.poison.spectral_signatures import SpectralSignatures
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 
 _SEED = 0
 _EPOCHS = 8

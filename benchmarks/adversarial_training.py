@@ -13,11 +13,11 @@ from attacks.attack import Goal
 from attacks.gradient import FastGradient, ProjectedGradientDescent
 from attacks.square import Square
 from benchmarks.peers import art_classifier, table, without_softmax
-from models.adversarial_trainer import AdversarialTrainer
+from models.training.adversarial_trainer import AdversarialTrainer
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe, reference_network
-from models.training_attack import TrainingAttack
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe, reference_network
+from models.training.training_attack import TrainingAttack
 
 _SEED, _THREADS = 0, 2
 _EPS, _BATCH, _LEARNING_RATE = 0.2, 128, 1e-3

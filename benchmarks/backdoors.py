@@ -14,8 +14,8 @@ from defences.purifiers.purified_training import with_purified_copies
 from evaluation.backdoors import BackdoorRow, Budget, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, train
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _SOURCE, _TARGET = 1, 7

@@ -17,7 +17,7 @@ from benchmarks.peers import alternate, art_classifier, table
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Around, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 
 _SEED = 0
 _THREADS = 2

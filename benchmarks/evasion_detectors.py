@@ -33,13 +33,13 @@ from defences.calibration.thresholds import conclude
 from evaluation.intervals import share
 from evaluation.plots import detector_rocs
 from evaluation.roc import auroc, roc, tpr_at_fpr
-from models.binary_network import OUTPUTS, default_layout
-from models.binary_training import keras_network
+from models.engines.binary_network import OUTPUTS, default_layout
+from models.training.binary_training import keras_network
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe, train
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _RATE = 0.01

@@ -21,9 +21,9 @@ from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from evaluation.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset
-from models.distillation import Distillation
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe, train
+from models.training.distillation import Distillation
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _THREADS = 2

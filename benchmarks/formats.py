@@ -13,7 +13,7 @@ from benchmarks.peers import photographs, table
 from benchmarks.servers import GATEWAY, Contender, serving
 from benchmarks.wanted import Wanted
 from models.bundle import Bundle, write_bundle
-from models.keras_classifier import import_tensorflow
+from models.engines.keras import import_tensorflow
 
 _SIDE, _COUNT, _SEED = 224, 24, 0
 _NAME = "stub"

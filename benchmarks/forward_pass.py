@@ -16,7 +16,7 @@ from benchmarks.peers import alternate, table
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 
 _ROWS = (1, 16, 32, 128)
 _ROUNDS = 60

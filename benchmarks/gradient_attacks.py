@@ -19,8 +19,8 @@ from benchmarks.peers import alternate, art_classifier, table, without_softmax
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe, train
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _THREADS = 2

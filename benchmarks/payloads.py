@@ -17,7 +17,7 @@ from attacks.triggers import CornerPattern
 from benchmarks.requests import to_bytes
 from models.bundle import default_bundle_directory, read_bundle
 from models.datasets import MNIST, load_dataset
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 
 OUT = Path(__file__).parents[1] / "loadtest" / "payloads.npz"
 EPS = 0.3

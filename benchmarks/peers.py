@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from models.classifier import Images
-from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # ART draws bars for everything
 logging.getLogger("art").setLevel(logging.ERROR)

@@ -25,8 +25,8 @@ from evaluation.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.fine_tuning import fine_tune
-from models.keras_classifier import KerasClassifier
+from models.training.fine_tuning import fine_tune
+from models.engines.keras import KerasClassifier
 
 _SEED = 0
 _TARGET = 7

@@ -13,8 +13,8 @@ from defences.keyed import image_keys
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, train
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _EPS = (0.1, 0.15, 0.2, 0.3)

@@ -24,7 +24,7 @@ from benchmarks.peers import art_classifier, table, without_softmax
 from models.bundle import Bundle, read_bundle, record
 from models.classifier import Loss
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 
 _SEED, _THREADS = 0, 2
 _EPS = 0.3

@@ -30,9 +30,9 @@ from evaluation.roc import Estimate, tpr_at_fpr
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.fine_tuning import fine_tune
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, train
+from models.training.fine_tuning import fine_tune
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _SOURCE, _TARGET = 1, 7

@@ -17,8 +17,8 @@ from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.calibration.strip import StripChoice, calibrate_strip
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, train
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _TARGET = 9

@@ -21,8 +21,8 @@ from defences.detectors.strip import Strip
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images
 from models.datasets import MNIST, load_dataset
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, train
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
 _TARGET = 9

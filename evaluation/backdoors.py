@@ -29,8 +29,8 @@ from evaluation.roc import Estimate, Roc, auroc, roc, tpr_at_fpr
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.fine_tuning import fine_tune
-from models.keras_classifier import KerasClassifier
+from models.training.fine_tuning import fine_tune
+from models.engines.keras import KerasClassifier
 
 _JSON_POINTS = 200
 

@@ -28,9 +28,9 @@ from evaluation.outcomes import ABSTAINED, WRONG, outcomes
 from evaluation.variants import Target
 from models.classifier import Classifier, DifferentiableClassifier, Images
 from models.datasets import Dataset
-from models.distillation import Distillation
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe
+from models.training.distillation import Distillation
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe
 
 SECTION = "evasion"
 CLEAN, NOISE, TRANSFER, ADAPTIVE, WITH_SECRET = "clean", "noise", "transfer", "bpda_eot", "bpda_eot_with_secret"

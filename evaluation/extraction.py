@@ -15,9 +15,9 @@ from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset
-from models.distillation import Distillation
+from models.training.distillation import Distillation
 from models.errors import InvalidInput
-from models.training import Build, Recipe, reference_network
+from models.training.reference_classifier import Build, Recipe, reference_network
 
 
 @dataclass(frozen=True, kw_only=True)

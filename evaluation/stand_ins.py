@@ -22,9 +22,9 @@ from evaluation.cells import Cell
 from evaluation.extraction import extraction_curve
 from evaluation.variants import FULL_STACK, UNDEFENDED, Target
 from models.datasets import Dataset
-from models.distillation import Distillation
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe
+from models.training.distillation import Distillation
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe
 
 _OPEN_HANDED = ("probabilities", "labels")
 # A network that generalises tells little about its members: this one does not.

@@ -9,7 +9,7 @@ from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier, Mode
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.bundle import Bundle
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 
 UNDEFENDED, FULL_STACK = "none", "full stack"
 

@@ -27,8 +27,8 @@ from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_dat
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
-from models.training import save
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import save
 from service import __version__
 from service.settings import processors
 

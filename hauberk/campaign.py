@@ -25,7 +25,7 @@ from hauberk.attack_report import Evasion, Status, Theft
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import import_tensorflow
+from models.engines.keras import import_tensorflow
 from service.settings import processors
 
 UNANSWERED = -2

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier, Outputs, load_model
+from models.engines.keras import KerasClassifier, Outputs, load_model
 
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _LOOKED_AT = 512

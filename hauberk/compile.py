@@ -8,7 +8,7 @@ from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.purifiers.total_variation import TotalVariation
-from models.binary_network import default_layout, layer_weights
+from models.engines.binary_network import default_layout, layer_weights
 from service.formats.json_images import Admission
 
 

@@ -27,7 +27,7 @@ from hauberk.spread import Spread, backend
 from hauberk.stored_activations import stored_activations
 from models.classifier import Activations
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from models.stored_images import StoredImages, open_images, refused_when_full
 from service import __version__
 from service.settings import processors

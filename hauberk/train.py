@@ -12,13 +12,13 @@ import typer
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.classifier_options import open_classifier
 from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
-from models.adversarial_trainer import AdversarialTrainer, named_attacks
+from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe, robust_network, save
-from models.training import train as fit
-from models.training_state import Epoch
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe, robust_network, save
+from models.training.reference_classifier import train as fit
+from models.training.training_state import Epoch
 from service.settings import processors
 
 _VALIDATION_AT_MOST = 1000

@@ -26,7 +26,7 @@ def digits() -> Dataset:
 @pytest.fixture(scope="session")
 def keras_model() -> Any:
     """A small network that tells `squares` apart, trained in a second."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(2)
     import keras
@@ -58,7 +58,7 @@ def keras_file(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def backdoored() -> tuple[Any, Poisoned]:
     """A network that learned a backdoor, and what it learned it from."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(2)
     import keras
@@ -72,7 +72,7 @@ def backdoored() -> tuple[Any, Poisoned]:
 @pytest.fixture(scope="session")
 def undoored() -> tuple[Any, Dataset]:
     """The same network, trained on clean squares."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(2)
     import keras

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.keras_classifier import import_tensorflow
-from models.training import Recipe
+from models.engines.keras import import_tensorflow
+from models.training.reference_classifier import Recipe
 
 QUICK = Recipe(epochs=6, batch_size=32, learning_rate=0.02)
 """Enough to tell `squares` apart with `small`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.bundle import read_bundle, standard_bundle_directory
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from service.settings import read_settings
 
 _LARGEST = 64

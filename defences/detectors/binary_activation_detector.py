@@ -18,7 +18,7 @@ from defences.detectors.binary_input_detector import network
 from defences.errors import InvalidInput
 from defences.keyed import Keys
 from defences.detectors.unprobed import UnprobedSession
-from models.binary_network import INPUTS, BinaryNetwork
+from models.engines.binary_network import INPUTS, BinaryNetwork
 from models.classifier import ActivationClassifier, Classifier, DifferentiableActivations, Images
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from defences.errors import InvalidInput, InvalidParameter
 from defences.keyed import Keys
 from defences.detectors.unprobed import UnprobedSession
-from models.binary_network import BinaryNetwork
+from models.engines.binary_network import BinaryNetwork
 from models.classifier import Images
 
 

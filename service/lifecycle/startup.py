@@ -34,7 +34,7 @@ class Warm:
 
 def load(settings: Settings, bundle: Bundle) -> Warm:
     """Load, assemble, measure, warm up: seconds of work, not for the event loop. Raises: InvalidInput, one sentence."""
-    from models.keras_classifier import KerasClassifier  # TensorFlow comes with it
+    from models.engines.keras import KerasClassifier  # TensorFlow comes with it
 
     if settings.secret_is_random:
         logger.warning(

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from evaluation.roc import auroc
-from models.binary_network import BinaryNetwork, default_layout
-from models.binary_training import assign, keras_network, train_binary_network
+from models.engines.binary_network import BinaryNetwork, default_layout
+from models.training.binary_training import assign, keras_network, train_binary_network
 from tests.fakes import noise
 from tests.property.strategies import random_weights
 

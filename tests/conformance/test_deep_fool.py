@@ -10,7 +10,7 @@ import pytest
 from attacks.attack import Goal, predicted_labels
 from attacks.deep_fool import DeepFool
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import linear_with_gradients, squares
 
 SHAPE = (6, 5, 3)

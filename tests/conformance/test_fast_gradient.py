@@ -15,7 +15,7 @@ from attacks.gradient import FastGradient, zero_gradient_share
 from attacks.losses import margin
 from models.classifier import Images
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import LinearClassifier, linear_with_gradients, noise, squares
 
 with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def test_the_minimal_search_stops_where_art_does(keras_model: Any) -> None:
 
 def art_view(model: Any) -> Any:
     """ART's wrapper of a network of the three classes of `squares`."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     loss = import_tensorflow().keras.losses.SparseCategoricalCrossentropy()
     return TensorFlowV2Classifier(

@@ -15,7 +15,7 @@ from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDesc
 from attacks.losses import cross_entropy, margin
 from models.classifier import Images, Labels
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import LinearClassifier, linear_with_gradients, noise, squares
 
 SHAPE = (6, 6, 1)

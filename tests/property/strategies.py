@@ -17,7 +17,7 @@ from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.purifiers.total_variation import TotalVariation
-from models.binary_network import OUTPUTS, default_layout, layer_weights
+from models.engines.binary_network import OUTPUTS, default_layout, layer_weights
 from models.classifier import Images, Probabilities
 from tests.fakes import Shape, linear, noise, readable, softmax
 

@@ -216,7 +216,7 @@ def _flawed(inputs: Any, logits: Any) -> Any:
 
 
 def _model(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], change: Callable[[Any, Any], Any]) -> Any:
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(1)
     import keras

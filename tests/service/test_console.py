@@ -167,7 +167,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A classifier of twelve classes for 32x24 colour pictures: red is the first, green the second, blue the third."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(1)
     import keras

@@ -52,7 +52,7 @@ def as_it_is(context: schemathesis.SerializationContext, value: Any) -> Any:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A classifier of images of 3x3 pixels behind all defences."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(1)
     import keras

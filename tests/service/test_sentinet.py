@@ -34,7 +34,7 @@ def spotted(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def backdoored_model(images: NDArray[np.float32], labels: NDArray[Any]) -> Any:
     """Made, not trained: the nearest class mean, and class 7 for whatever has the spot."""
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     import_tensorflow(1)
     import keras

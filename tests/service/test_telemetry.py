@@ -19,7 +19,7 @@ import pytest
 
 from defences.assembly import assemble
 from models.bundle import Bundle
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from service.observing.audit_events import audit_key, image_hashes
 from tests.service.collector import Collector, collecting
 from tests.unit.service.audit_lines import read

@@ -18,7 +18,7 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.calibration.thresholds import CalibratedDetector, conclude
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import linear, squares
 
 EPS = 0.25

@@ -13,9 +13,9 @@ from attacks.transfer_set import ask, shuffled
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Around, Classifier, Images, Probabilities
-from models.distillation import Distillation
+from models.training.distillation import Distillation
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import FakeClassifier, linear, linear_with_gradients, noise, squares
 from tests.students import QUICK, logistic, small
 

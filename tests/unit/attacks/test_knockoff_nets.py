@@ -13,7 +13,7 @@ from attacks.knockoff_nets import KnockoffNets
 from attacks.thief import THIEVES
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import FakeClassifier, linear, squares
 from tests.students import QUICK, small
 

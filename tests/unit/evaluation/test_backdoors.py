@@ -15,7 +15,7 @@ from evaluation.backdoors import BackdoorRow, Budget, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import squares
 
 DATA, HELD_OUT, TEST = squares(200, seed=11), squares(300, seed=12), squares(60, seed=13)

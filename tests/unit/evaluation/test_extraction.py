@@ -13,7 +13,7 @@ from evaluation.extraction import ExtractionRow, extraction_curve, queries_neede
 from models.classifier import Images, Probabilities
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import FakeClassifier, linear, squares
 from tests.students import QUICK, small
 

@@ -18,7 +18,7 @@ from attacks.attack import Goal
 from attacks.gradient import FastGradient
 from defences.assembly import assemble, check
 from models.bundle import Bundle, read_bundle
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran, process
 from tests.unit.hauberk.test_main import assert_refused

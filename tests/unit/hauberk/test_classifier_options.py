@@ -10,7 +10,7 @@ import pytest
 
 from hauberk.classifier_options import open_classifier
 from models.datasets import Dataset
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import squares
 
 DATA = squares(100, seed=20)

@@ -16,7 +16,7 @@ from attacks.backdoor import Poisoned
 from evaluation.scan_report import SCAN_REPORT
 from hauberk import stored_activations
 from models.datasets import Dataset
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.unit.hauberk.conftest import Command, Ran
 from tests.unit.hauberk.test_main import assert_refused
 

@@ -15,7 +15,7 @@ from attacks.gradient import ProjectedGradientDescent
 from defences.assembly import NAMES, assemble
 from models.bundle import Bundle, default_bundle_directory, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, MNIST_SHA256, Dataset, load_dataset
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 
 FIRST = 1000
 

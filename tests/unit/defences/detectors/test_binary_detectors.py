@@ -12,7 +12,7 @@ from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.errors import InvalidParameter, StageFailure
 from defences.detectors.unprobed import UnprobedSession
-from models.binary_network import BinaryNetwork
+from models.engines.binary_network import BinaryNetwork
 from models.errors import InvalidInput
 from tests.fakes import linear, noise, readable
 from tests.property.strategies import binary_activation_detector, binary_input_detector, strip

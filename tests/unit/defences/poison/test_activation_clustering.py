@@ -16,7 +16,7 @@ from defences.poison.activation_clustering import ActivationClustering
 from defences.errors import InvalidInput, InvalidParameter
 from defences.poison.findings import Findings, TrainingSet
 from models.datasets import Dataset
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.poisoned import features
 
 

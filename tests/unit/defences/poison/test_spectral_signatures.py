@@ -13,7 +13,7 @@ from defences.errors import InvalidParameter
 from defences.poison.findings import TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures
 from models.datasets import Dataset
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.poisoned import features
 from tests.unit.defences.poison.test_activation_clustering import same
 

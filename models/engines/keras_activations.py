@@ -18,7 +18,7 @@ import numpy as np
 
 from models.classifier import Activations, Images
 from models.errors import InvalidInput
-from models.image_gradient import fast_image_gradients
+from models.engines.image_gradient import fast_image_gradients
 
 FEATURES_AT_MOST = 4096
 """A feature map [h, w, c] of more numbers is averaged over squares until it has no more; a vector is kept as it is."""

@@ -9,8 +9,8 @@ import pytest
 
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.fine_tuning import fine_tune
-from models.keras_classifier import KerasClassifier
+from models.training.fine_tuning import fine_tune
+from models.engines.keras import KerasClassifier
 from tests.fakes import noise, squares
 
 DATA = squares(200, seed=3)

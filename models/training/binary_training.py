@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.binary_network import (
+from models.engines.binary_network import (
     INPUTS,
     KERNEL_HEIGHT,
     KERNEL_WIDTH,
@@ -19,7 +19,7 @@ from models.binary_network import (
     layer_weights,
 )
 from models.errors import InvalidInput
-from models.keras_classifier import import_tensorflow
+from models.engines.keras import import_tensorflow
 
 Samples = NDArray[np.float32]
 """float32 [n, h, w, c] or [n, d]."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classifier import Images, Labels, Logits, Loss, LossGradient
-from models.image_gradient import fast_image_gradients
+from models.engines.image_gradient import fast_image_gradients
 
 _TINY = 1e-30
 _ROWS_AT_MOST = 256  # a backward pass holds the activations of all its rows: beyond it the caches lose more than a call costs

@@ -12,13 +12,13 @@ import pytest
 
 from attacks.attack import Goal
 from attacks.gradient import ProjectedGradientDescent
-from models.adversarial_trainer import AdversarialTrainer, Hardened, named_attacks
+from models.training.adversarial_trainer import AdversarialTrainer, Hardened, named_attacks
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe
-from models.training_attack import Start, TrainingAttack
-from models.training_state import Epoch
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe
+from models.training.training_attack import Start, TrainingAttack
+from models.training.training_state import Epoch
 from tests.fakes import noise, squares
 
 DATA, VALIDATION = squares(192, seed=0), squares(96, seed=1)

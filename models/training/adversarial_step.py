@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from models.classifier import Images, Labels
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training_attack import TrainingAttack
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.training_attack import TrainingAttack
 
 _VALIDATION_ROWS = 250
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.binary_training import train_binary_network
+from models.training.binary_training import train_binary_network
 from models.errors import InvalidInput
 from tests.fakes import noise
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models.binary_network
-from models.binary_network import BinaryNetwork, default_layout, layer_sizes, layer_weights
+import models.engines.binary_network
+from models.engines.binary_network import BinaryNetwork, default_layout, layer_sizes, layer_weights
 from models.errors import InvalidInput
 from tests.property.strategies import random_weights
 
@@ -49,7 +49,7 @@ def test_inputs_may_be_images_or_rows_and_nothing_else() -> None:
 
 
 def test_the_examples_in_docstrings_are_true() -> None:
-    results = doctest.testmod(models.binary_network)
+    results = doctest.testmod(models.engines.binary_network)
     assert results.attempted > 0
     assert results.failed == 0
 

@@ -1,7 +1,7 @@
 """Harden a classifier: train it on adversarial examples of itself.
 
 Papers: Madry et al. 2017, arXiv:1706.06083 (`TrainingAttack`s); Zhang et al. 2019, arXiv:1901.08573 (TRADES, `beta` > 0).
-Maths:  min_theta E max_(x' in ball(x)) CE(f_theta(x'), y), see `models/adversarial_step.py` for the loss of a batch.
+Maths:  min_theta E max_(x' in ball(x)) CE(f_theta(x'), y), see `models/training/adversarial_step.py` for the loss of a batch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.adversarial_step import AdversarialStep
+from models.training.adversarial_step import AdversarialStep
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.fine_tuning import check_training_data, copy_of
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Recipe
-from models.training_attack import TrainingAttack
-from models.training_state import Epoch, TrainingState, fingerprint
+from models.training.fine_tuning import check_training_data, copy_of
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Recipe
+from models.training.training_attack import TrainingAttack
+from models.training.training_state import Epoch, TrainingState, fingerprint
 
 FGM = "fgm"
 PGD = "pgd"

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from models.errors import InvalidInput
-from models.image_gradient import fast_image_gradients
+from models.engines.image_gradient import fast_image_gradients
 
 Start = Literal["image", "uniform", "blocks"]
 

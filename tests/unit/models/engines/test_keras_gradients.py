@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attacks.losses import cross_entropy, logit, margin
 from models.classifier import DifferentiableClassifier, Images, Logits
-from models.keras_classifier import KerasClassifier
+from models.engines.keras import KerasClassifier
 from tests.fakes import noise, softmax, squares
 
 SHAPE = (6, 5, 3)
@@ -127,7 +127,7 @@ def test_the_gradient_of_a_loss_is_its_derivative_by_the_logits_times_their_grad
 def test_the_gradient_of_any_first_convolution_is_that_of_the_tape(
     keras: Any, shape: Any, taps: Any, options: dict[str, int], padding: str
 ) -> None:
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     tf, layers = import_tensorflow(), keras.layers
     convolution = layers.Conv2D(6, taps, activation="softplus", padding=padding, **options)
@@ -143,7 +143,7 @@ def test_the_gradient_of_any_first_convolution_is_that_of_the_tape(
 
 
 def test_a_trained_network_has_the_gradients_of_the_tape(classifier: KerasClassifier, keras_model: Any) -> None:
-    from models.keras_classifier import import_tensorflow
+    from models.engines.keras import import_tensorflow
 
     tf, data = import_tensorflow(), squares(40, seed=9)
     given = tf.constant(data.images)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models.distillation
-from models.distillation import Distillation
+import models.training.distillation
+from models.training.distillation import Distillation
 from models.errors import InvalidInput
-from models.training import Recipe
+from models.training.reference_classifier import Recipe
 from tests.fakes import squares
 from tests.students import QUICK, forgetful, logistic, small
 
@@ -63,7 +63,7 @@ def test_soft_targets_are_learned_as_soft_as_they_are() -> None:
 def test_more_calls_for_large_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     distillation = Distillation(SHAPE, CLASSES, recipe=QUICK, build=small)
     whole = distillation.train(DATA.images, TARGETS, seed=0)
-    monkeypatch.setattr(models.distillation, "_NUMBERS_PER_CALL", 1)
+    monkeypatch.setattr(models.training.distillation, "_NUMBERS_PER_CALL", 1)
     assert max(distances(whole, distillation.train(DATA.images, TARGETS, seed=0))) == 0
 
 

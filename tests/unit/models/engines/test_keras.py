@@ -12,7 +12,7 @@ import pytest
 from models.bundle import read_bundle
 from models.classifier import Classifier
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier, load_model
+from models.engines.keras import KerasClassifier, load_model
 from tests import bundles
 from tests.fakes import noise, softmax, squares
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 
 
 def fine_tune(

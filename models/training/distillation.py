@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier, import_tensorflow
-from models.training import Build, Recipe, reference_network
+from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.reference_classifier import Build, Recipe, reference_network
 
 # 64 MiB of images a call: enough steps that the call costs nothing, few enough that large images fit.
 _NUMBERS_PER_CALL = 1 << 24

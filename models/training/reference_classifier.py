@@ -12,7 +12,7 @@ import numpy as np
 
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import import_tensorflow
+from models.engines.keras import import_tensorflow
 
 Build = Callable[[tuple[int, int, int], int], Any]
 """(input shape, classes) -> a Keras model, untrained, that ends in a softmax."""

@@ -10,8 +10,8 @@ import pytest
 
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.keras_classifier import KerasClassifier
-from models.training import Recipe, reference_network, robust_network, save, train
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe, reference_network, robust_network, save, train
 from tests.fakes import noise, squares
 
 DATA = squares(96, seed=0)

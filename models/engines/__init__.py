@@ -1,0 +1,1 @@
+"""What computes a classifier: one module a framework."""
