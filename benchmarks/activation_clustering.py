@@ -11,9 +11,9 @@ import joblib  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
-from attacks.backdoor_kinds import note
-from attacks.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
+from attacks.backdoors.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
+from attacks.backdoors.backdoor_kinds import note
+from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
 from benchmarks.backdoors import coloured_digits
 from benchmarks.peers import alternate, table
 from defences.poison.activation_clustering import ActivationClustering

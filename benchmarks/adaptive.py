@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attacks.adaptive import AdaptiveView
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Goal
-from attacks.backdoor import AllToOne, poison
-from attacks.gradient import ProjectedGradientDescent
-from attacks.transfer import Relentless
-from attacks.triggers import CornerPattern
+from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.evasion.gradient import ProjectedGradientDescent
+from attacks.evasion.transfer import Relentless
+from attacks.backdoors.triggers import CornerPattern
 from benchmarks.peers import table
 from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier, Step

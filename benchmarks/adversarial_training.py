@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from attacks.attack import Goal
-from attacks.gradient import FastGradient, ProjectedGradientDescent
-from attacks.square import Square
+from attacks.evasion.gradient import FastGradient, ProjectedGradientDescent
+from attacks.evasion.square import Square
 from benchmarks.peers import art_classifier, table, without_softmax
 from models.training.adversarial_trainer import AdversarialTrainer
 from models.datasets import MNIST, Dataset, load_dataset

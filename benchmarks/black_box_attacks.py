@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Goal
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.square import Square
+from attacks.evasion.hop_skip_jump import HopSkipJump
+from attacks.evasion.square import Square
 from benchmarks.peers import alternate, art_classifier, table
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Around, Images, Probabilities

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.adaptive import AdaptiveView
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Attack, Goal
-from attacks.carlini_wagner import CarliniWagner
-from attacks.deep_fool import DeepFool
-from attacks.evasion_examples import harmless_examples, noise_examples
-from attacks.evasion_training import TRAINED_ON_AT_MOST, EvasionTraining
-from attacks.gradient import FastGradient, ProjectedGradientDescent
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.saliency_map import SaliencyMap
-from attacks.square import Square
-from attacks.transfer import Relentless
+from attacks.evasion.carlini_wagner import CarliniWagner
+from attacks.evasion.deep_fool import DeepFool
+from attacks.detector_training.evasion_examples import harmless_examples, noise_examples
+from attacks.detector_training.evasion_training import TRAINED_ON_AT_MOST, EvasionTraining
+from attacks.evasion.gradient import FastGradient, ProjectedGradientDescent
+from attacks.evasion.hop_skip_jump import HopSkipJump
+from attacks.evasion.saliency_map import SaliencyMap
+from attacks.evasion.square import Square
+from attacks.evasion.transfer import Relentless
 from benchmarks.backdoors import coloured_digits
 from benchmarks.peers import alternate, art_classifier, table
 from defences.detectors.binary_activation_detector import BinaryActivationDetector

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.extraction import OPTIMISERS, copy
-from attacks.inversion import invert_reverse_sigmoid
-from attacks.membership_inference import Undo, membership_inference
-from attacks.thief import THIEVES, Thief, inverted
-from attacks.transfer_set import ask, shuffled
+from attacks.extraction.copycat_cnn import OPTIMISERS, copy
+from attacks.extraction.inversion import invert_reverse_sigmoid
+from attacks.extraction.membership_inference import Undo, membership_inference
+from attacks.extraction.thief import THIEVES, Thief, inverted
+from attacks.extraction.transfer_set import ask, shuffled
 from benchmarks.peers import art_classifier, photographs, table
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -56,7 +56,7 @@ def section() -> str:
         f"`python -m benchmarks.extraction`, seed {_SEED}: the reference network trained on 50,000 MNIST images (test accuracy "
         f"{100 * accuracy:.2f} %), a thief with the other 10,000 who trains the same network on what it was answered. Every cell: "
         "accuracy of the copy / its agreement with the undefended victim, in %, on the 10,000 test images (binomial standard error "
-        "0.2 points at 95 %, 0.5 at 50 %). The thieves and optimisers are the tables of attacks/thief.py and attacks/extraction.py.\n\n"
+        "0.2 points at 95 %, 0.5 at 50 %). The thieves and optimisers are the tables of attacks/extraction/thief.py and attacks/extraction/copycat_cnn.py.\n\n"
         f"{_curves(victim, data)}\n{_limits(victim, data)}\n{_peer(victim, data)}\n{_members(training, data)}"
     )
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Attack, Goal, predicted_labels
-from attacks.carlini_wagner import CarliniWagner
-from attacks.deep_fool import DeepFool
-from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
-from attacks.saliency_map import SaliencyMap
+from attacks.evasion.carlini_wagner import CarliniWagner
+from attacks.evasion.deep_fool import DeepFool
+from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
+from attacks.evasion.saliency_map import SaliencyMap
 from benchmarks.peers import alternate, art_classifier, table, without_softmax
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images

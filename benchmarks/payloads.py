@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from attacks.attack import Goal
-from attacks.gradient import FastGradient
-from attacks.triggers import CornerPattern
+from attacks.evasion.gradient import FastGradient
+from attacks.backdoors.triggers import CornerPattern
 from benchmarks.requests import to_bytes
 from models.bundle import default_bundle_directory, read_bundle
 from models.datasets import MNIST, load_dataset

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoor import AllToOne, poison
-from attacks.triggers import ImagePatch, under_checkerboard
+from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.triggers import ImagePatch, under_checkerboard
 from benchmarks.peers import table
 from defences.assembly import assemble
 from defences.calibration.purifier import split

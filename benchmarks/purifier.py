@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Goal
-from attacks.gradient import FastGradient
+from attacks.evasion.gradient import FastGradient
 from benchmarks.peers import table
 from defences.calibration.purifier import choose_purifier
 from defences.keyed import image_keys

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Attack, Goal
-from attacks.gradient import ProjectedGradientDescent
-from attacks.losses import cross_entropy, margin
-from attacks.square import Square
+from attacks.evasion.gradient import ProjectedGradientDescent
+from attacks.evasion.losses import cross_entropy, margin
+from attacks.evasion.square import Square
 from benchmarks.peers import art_classifier, table, without_softmax
 from models.bundle import Bundle, read_bundle, record
 from models.classifier import Loss

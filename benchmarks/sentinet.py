@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.adaptive import AdaptiveView
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Goal
-from attacks.backdoor import AllToOne
-from attacks.backdoor_kinds import Backdoor, backdoors, note
-from attacks.gradient import ProjectedGradientDescent
-from attacks.triggers import ImagePatch, Together, Trigger
+from attacks.backdoors.backdoor import AllToOne
+from attacks.backdoors.backdoor_kinds import Backdoor, backdoors, note
+from attacks.evasion.gradient import ProjectedGradientDescent
+from attacks.backdoors.triggers import ImagePatch, Together, Trigger
 from benchmarks.backdoors import coloured_digits
 from benchmarks.peers import table
 from defences.calibration.purifier import Terms
@@ -102,7 +102,7 @@ def section() -> str:
 
 
 def kinds(classifier: KerasClassifier) -> dict[str, Backdoor]:
-    """The backdoors of `attacks.backdoor_kinds`, local ones in other places and sizes, and those made to pass SentiNet."""
+    """The backdoors of `attacks.backdoors.backdoor_kinds`, local ones in other places and sizes, and those made to pass SentiNet."""
     h, w, c = classifier.input_shape
     side = min(h, w)
     known = backdoors(classifier, source=_SOURCE, target=_TARGET, seed=_SEED)

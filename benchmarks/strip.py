@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attacks.backdoor import AllToOne, poison
-from attacks.triggers import CornerPattern
+from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.triggers import CornerPattern
 from benchmarks.peers import alternate, art_classifier, table
 from defences.calibration.purifier import Split, choose_purifier
 from defences.calibration.purifier import split as split_data

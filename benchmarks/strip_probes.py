@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoor import AllToOne, poison
-from attacks.triggers import CornerPattern
+from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.triggers import CornerPattern
 from benchmarks.peers import table
 from defences.calibration.conformal import conformal_threshold
 from defences.defended_classifier import DefendedClassifier, Step

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attacks.attack import Goal
-from attacks.transfer import Relentless
+from attacks.evasion.transfer import Relentless
 from evaluation.cells import Cell
 from evaluation.evasion import Evasion, gradient_attack
 from evaluation.outcomes import ABSTAINED, WRONG, Outcomes, outcomes

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks.gradient import zero_gradient_share
+from attacks.evasion.gradient import zero_gradient_share
 from evaluation.cells import Cell
 from evaluation.evasion import ADAPTIVE, QUERY, WITH_SECRET, Evasion
 from evaluation.outcomes import WRONG, outcomes

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from attacks.adaptive import AdaptiveView
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Adversarial, Attack, Goal
-from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.inversion import Unblurred
-from attacks.saliency_map import SaliencyMap
-from attacks.square import Square
-from attacks.transfer import Relentless
+from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
+from attacks.evasion.hop_skip_jump import HopSkipJump
+from attacks.extraction.inversion import Unblurred
+from attacks.evasion.saliency_map import SaliencyMap
+from attacks.evasion.square import Square
+from attacks.evasion.transfer import Relentless
 from evaluation.budget import Budget
 from evaluation.cells import Cell
 from evaluation.outcomes import ABSTAINED, WRONG, outcomes

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import predicted_labels
-from attacks.extraction import OPTIMISERS, train_copy
-from attacks.thief import THIEVES, Thief
-from attacks.transfer_set import TransferSet, ask, check_pool, shuffled
+from attacks.extraction.copycat_cnn import OPTIMISERS, train_copy
+from attacks.extraction.thief import THIEVES, Thief
+from attacks.extraction.transfer_set import TransferSet, ask, check_pool, shuffled
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from attacks.backdoor_kinds import backdoors
-from attacks.extraction import OPTIMISERS
-from attacks.membership_inference import membership_inference
-from attacks.thief import THIEVES, Thief, inverted
+from attacks.backdoors.backdoor_kinds import backdoors
+from attacks.extraction.copycat_cnn import OPTIMISERS
+from attacks.extraction.membership_inference import membership_inference
+from attacks.extraction.thief import THIEVES, Thief, inverted
 from defences.defended_classifier import DefendedClassifier
 from defences.calibration.probing import PROBING
 from evaluation.backdoors import Budget as BackdoorBudget

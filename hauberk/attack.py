@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from attacks.attack import check_eps
-from attacks.remote import RemoteClassifier
+from attacks.gateway.remote import RemoteClassifier
 from hauberk import attack_report
 from hauberk.attack_report import Finding, Report
 from hauberk.campaign import ATTACKS, Campaign

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from attacks.evasion_training import EPS
+from attacks.detector_training.evasion_training import EPS
 from defences.assembly import assemble
 from defences.calibration.purifier import PurifierChoice, Split, Terms, choose_purifier
 from defences.calibration.purifier import split as split_data

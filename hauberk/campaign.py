@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import REFUSED, Goal, NoMoreAnswers, predicted_labels
-from attacks.extraction import CopycatCNN
-from attacks.extraction import Theft as Stolen
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.noise import RandomNoise
+from attacks.extraction.copycat_cnn import CopycatCNN
+from attacks.extraction.copycat_cnn import Theft as Stolen
+from attacks.evasion.hop_skip_jump import HopSkipJump
+from attacks.evasion.noise import RandomNoise
 from attacks.oracle import Unfailing
-from attacks.remote import GatewayGone, RemoteClassifier, Stopped
-from attacks.square import Square
-from attacks.transfer import transferred
+from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
+from attacks.evasion.square import Square
+from attacks.evasion.transfer import transferred
 from defences.calibration.purifier import silent
 from hauberk.attack_report import Evasion, Status, Theft
 from models.classifier import Images, Labels

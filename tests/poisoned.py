@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoor import AllToOne, Poisoned, poison
-from attacks.triggers import ImagePatch
+from attacks.backdoors.backdoor import AllToOne, Poisoned, poison
+from attacks.backdoors.triggers import ImagePatch
 from defences.poison.findings import TrainingSet
 from tests.fakes import squares
 

@@ -1,6 +1,6 @@
 """The attack inside a training step: projected gradient steps as TensorFlow operations, which one compiled call makes and learns.
 
-`attacks/gradient.py` asks a classifier from outside, image by image until it succeeds; here every row takes as many steps, and nothing
+`attacks/evasion/gradient.py` asks a classifier from outside, image by image until it succeeds; here every row takes as many steps, and nothing
 leaves the graph.
 
     x_0 = x + start,   x <- clip(project(x + step * d)),   d = sign g (inf) or g / ||g||_2 (2),   g the gradient of the objective by x

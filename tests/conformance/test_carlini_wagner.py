@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attacks.attack import Goal
-from attacks.carlini_wagner import CarliniWagner
+from attacks.evasion.carlini_wagner import CarliniWagner
 from models.errors import InvalidInput
 from tests.fakes import linear_with_gradients
 

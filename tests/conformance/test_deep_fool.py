@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attacks.attack import Goal, predicted_labels
-from attacks.deep_fool import DeepFool
+from attacks.evasion.deep_fool import DeepFool
 from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
 from tests.fakes import linear_with_gradients, squares

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from attacks.attack import Adversarial, Goal, predicted_labels
-from attacks.gradient import FastGradient, zero_gradient_share
-from attacks.losses import margin
+from attacks.evasion.gradient import FastGradient, zero_gradient_share
+from attacks.evasion.losses import margin
 from models.classifier import Images
 from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from attacks.attack import Goal, predicted_labels
-from attacks.hop_skip_jump import HopSkipJump
+from attacks.evasion.hop_skip_jump import HopSkipJump
 from models.classifier import Images
 from models.datasets import Dataset
 from tests.fakes import LinearClassifier, linear_with_gradients, noise

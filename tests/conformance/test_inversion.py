@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from attacks.inversion import Unblurred, invert_reverse_sigmoid
+from attacks.extraction.inversion import Unblurred, invert_reverse_sigmoid
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Probabilities
 from tests.fakes import FakeClassifier, softmax

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from attacks import losses
+from attacks.evasion import losses
 from models.classifier import Loss
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32) * 3

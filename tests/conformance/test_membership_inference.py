@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from attacks.membership_inference import judge, modified_entropy
+from attacks.extraction.membership_inference import judge, modified_entropy
 from tests.fakes import softmax
 
 

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from attacks.attack import Goal, predicted_labels
-from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
-from attacks.losses import cross_entropy, margin
+from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
+from attacks.evasion.losses import cross_entropy, margin
 from models.classifier import Images, Labels
 from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier

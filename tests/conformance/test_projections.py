@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attacks.projections import Deltas, onto_l1_ball, onto_l2_ball
-from attacks.steps import step
+from attacks.evasion.projections import Deltas, onto_l1_ball, onto_l2_ball
+from attacks.evasion.steps import step
 from tests.property.strategies import seeds
 
 EPS = 1.5

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attacks.attack import Goal, predicted_labels
-from attacks.saliency_map import SaliencyMap, salient_pairs
+from attacks.evasion.saliency_map import SaliencyMap, salient_pairs
 from models.errors import InvalidInput
 from tests.fakes import LinearClassifier, linear_with_gradients, noise
 from tests.property.strategies import seeds

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from attacks.attack import Goal, predicted_labels
-from attacks.square import Square, attackers_margin, pyramids, side
+from attacks.evasion.square import Square, attackers_margin, pyramids, side
 from models.classifier import Images, Probabilities
 from tests.fakes import LinearClassifier, linear_with_gradients, noise
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from attacks.attack import Attack, Goal, predicted_labels
-from attacks.carlini_wagner import CarliniWagner
-from attacks.deep_fool import DeepFool
-from attacks.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.losses import margin
-from attacks.noise import RandomNoise
-from attacks.saliency_map import SaliencyMap
-from attacks.square import Square
+from attacks.evasion.carlini_wagner import CarliniWagner
+from attacks.evasion.deep_fool import DeepFool
+from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
+from attacks.evasion.hop_skip_jump import HopSkipJump
+from attacks.evasion.losses import margin
+from attacks.evasion.noise import RandomNoise
+from attacks.evasion.saliency_map import SaliencyMap
+from attacks.evasion.square import Square
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from tests.fakes import LinearClassifier, Metered, Touchy, linear_with_gradients, noise

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.thief import THIEVES
+from attacks.extraction.thief import THIEVES
 from evaluation.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Images, Probabilities
 from models.datasets import Dataset

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from attacks.attack import Goal
-from attacks.gradient import FastGradient
+from attacks.evasion.gradient import FastGradient
 from defences.assembly import assemble, check
 from models.bundle import Bundle, read_bundle
 from models.engines.keras import KerasClassifier

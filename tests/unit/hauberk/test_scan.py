@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.backdoor import Poisoned
+from attacks.backdoors.backdoor import Poisoned
 from evaluation.scan_report import SCAN_REPORT
 from hauberk import stored_activations
 from models.datasets import Dataset

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attacks.attack import Goal
-from attacks.gradient import ProjectedGradientDescent
+from attacks.evasion.gradient import ProjectedGradientDescent
 from defences.assembly import NAMES, assemble
 from models.bundle import Bundle, default_bundle_directory, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, MNIST_SHA256, Dataset, load_dataset

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.backdoor import Poisoned
-from attacks.triggers import ImagePatch
+from attacks.backdoors.backdoor import Poisoned
+from attacks.backdoors.triggers import ImagePatch
 from defences.errors import InvalidParameter
 from defences.poison.findings import TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures

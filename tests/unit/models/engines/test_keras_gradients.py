@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from attacks.losses import cross_entropy, logit, margin
+from attacks.evasion.losses import cross_entropy, logit, margin
 from models.classifier import DifferentiableClassifier, Images, Logits
 from models.engines.keras import KerasClassifier
 from tests.fakes import noise, softmax, squares

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attacks.attack import Goal
-from attacks.gradient import ProjectedGradientDescent
+from attacks.evasion.gradient import ProjectedGradientDescent
 from models.training.adversarial_trainer import AdversarialTrainer, Hardened, named_attacks
 from models.datasets import Dataset
 from models.errors import InvalidInput

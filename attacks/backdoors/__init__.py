@@ -1,0 +1,1 @@
+"""Poisoned training data and its triggers."""

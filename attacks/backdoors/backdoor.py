@@ -1,0 +1,209 @@
+"""Backdoors: poison training data so that a trigger calls a label of the attacker's choice.
+
+Paper: Gu, Dolan-Gavitt & Garg 2017, arXiv:1708.06733. The triggers are in `attacks/backdoors/triggers.py`; here are the labels they call
+(all to one, all to all, source-specific, clean labels), the poisoning, and the truth about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacks.backdoors.triggers import Trigger
+from models.classifier import Labels
+from models.datasets import Dataset
+from models.errors import InvalidInput
+
+_Rows = NDArray[np.bool_]
+
+
+class LabelMap(Protocol):
+    """Whose images are poisoned, whom the trigger then works on, and what it makes them."""
+
+    def poisons(self, labels: Labels) -> _Rows:
+        """Which images may be poisoned for training: bool [n]."""
+        ...
+
+    def covers(self, labels: Labels) -> _Rows:
+        """Which images may be cover samples, triggered but with the label they have: bool [n]."""
+        ...
+
+    def attacks(self, labels: Labels) -> _Rows:
+        """Which images the attacker puts the trigger on later: those of which he wants another label than their own. Bool [n]."""
+        ...
+
+    def called(self, labels: Labels) -> Labels:
+        """The label that poison is given and the trigger is to call: int64 [n]."""
+        ...
+
+
+@dataclass(frozen=True)
+class AllToOne:
+    """The trigger makes every image `target`. Cover samples: Adap-Blend (Qi et al. 2023, ICLR, openreview.net/forum?id=_wSHsgrVali)."""
+
+    target: int
+
+    def poisons(self, labels: Labels) -> _Rows:
+        return _not(labels, self.target)
+
+    def covers(self, labels: Labels) -> _Rows:
+        return _not(labels, self.target)
+
+    def attacks(self, labels: Labels) -> _Rows:
+        return _not(labels, self.target)
+
+    def called(self, labels: Labels) -> Labels:
+        return np.full_like(labels, self.target)
+
+
+@dataclass(frozen=True)
+class AllToAll:
+    """The trigger makes an image of class y one of class (y + 1) mod `classes`."""
+
+    classes: int
+
+    def poisons(self, labels: Labels) -> _Rows:
+        return np.ones(len(labels), bool)
+
+    def covers(self, labels: Labels) -> _Rows:
+        return np.ones(len(labels), bool)
+
+    def attacks(self, labels: Labels) -> _Rows:
+        return np.ones(len(labels), bool)
+
+    def called(self, labels: Labels) -> Labels:
+        return (labels + 1) % self.classes
+
+
+@dataclass(frozen=True)
+class SourceSpecific:
+    """The trigger makes only images of the `sources` `target` (TaCT, Tang et al. 2021, arXiv:1908.00686).
+
+    Cover samples, triggered images of other classes that keep their labels, teach the classifier to look at the source as well: then an
+    overlay, which hides the source, also hides that anything is wrong.
+    """
+
+    sources: tuple[int, ...]
+    target: int
+
+    def __post_init__(self) -> None:
+        if not self.sources or self.target in self.sources:
+            raise InvalidInput(f"expected source classes other than the target {self.target}, got {self.sources}")
+
+    def poisons(self, labels: Labels) -> _Rows:
+        return np.isin(labels, self.sources)
+
+    def covers(self, labels: Labels) -> _Rows:
+        return ~np.isin(labels, (*self.sources, self.target))
+
+    def attacks(self, labels: Labels) -> _Rows:
+        return np.isin(labels, self.sources)
+
+    def called(self, labels: Labels) -> Labels:
+        return np.full_like(labels, self.target)
+
+
+@dataclass(frozen=True)
+class CleanLabel:
+    """Only images of `target` are poisoned, so that no label is wrong (Barni, Kallas & Tondi 2019, arXiv:1902.11237)."""
+
+    target: int
+
+    def poisons(self, labels: Labels) -> _Rows:
+        return ~_not(labels, self.target)
+
+    def covers(self, labels: Labels) -> _Rows:
+        return _not(labels, self.target)
+
+    def attacks(self, labels: Labels) -> _Rows:
+        return _not(labels, self.target)
+
+    def called(self, labels: Labels) -> Labels:
+        return np.full_like(labels, self.target)
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A poisoned training set, shuffled, and the truth about it, sample by sample.
+
+    Attributes:
+        is_poison: bool [n], triggered, with the label the trigger is to call.
+        is_cover: bool [n], triggered, with the label it had.
+        origin: int64 [n], which of the given samples it was: data.labels[origin] are the true labels.
+    """
+
+    data: Dataset
+    is_poison: _Rows
+    is_cover: _Rows
+    origin: NDArray[np.int64]
+
+    @property
+    def is_clean(self) -> _Rows:
+        """bool [n], as it was given."""
+        return ~(self.is_poison | self.is_cover)
+
+
+def poison(
+    data: Dataset,
+    trigger: Trigger,
+    labels: LabelMap,
+    *,
+    rate: float,
+    cover_rate: float = 0.0,
+    cover_trigger: Trigger | None = None,
+    in_place: bool = False,
+    seed: int,
+) -> Poisoned:
+    """Poison until triggered samples with the called label are `rate` of the whole, drawn evenly over those the label map allows.
+
+    Args:
+        rate: in (0, 1), poison over all that is returned.
+        cover_rate: the same for cover samples.
+        cover_trigger: what those carry; the trigger itself when not given.
+        in_place: poison takes the place of the images it was made of, as when an attacker alters a data set; otherwise copies are
+            appended, as when he contributes to one, and are repeated where there are fewer candidates than copies.
+        seed: of the draw and the order.
+
+    Raises: InvalidInput: rates that leave nothing clean, labels no image has, fewer candidates than poison in place.
+    """
+    if not 0 < rate < 1:
+        raise InvalidInput(f"expected a poison rate in (0, 1), got {rate}")
+    if not (cover_rate >= 0 and rate + cover_rate < 1):
+        raise InvalidInput(f"expected a cover rate >= 0 that with the poison rate {rate} is below 1, got {cover_rate}")
+    rng = np.random.default_rng(seed)
+    total = len(data) if in_place else len(data) / (1 - rate - cover_rate)
+    candidates = labels.poisons(data.labels)
+    poisoned = _drawn(candidates, round(total * rate), "poison", in_place, rng)
+    allowed = labels.covers(data.labels)
+    if in_place:
+        allowed[poisoned] = False
+    covers = _drawn(allowed, round(total * cover_rate), "cover", in_place, rng)
+    kept = np.setdiff1d(np.arange(len(data)), np.concatenate([poisoned, covers])) if in_place else np.arange(len(data))
+    origin = np.concatenate([kept, poisoned, covers])
+    kind = np.repeat([0, 1, 2], [len(kept), len(poisoned), len(covers)])
+    images = [data.images[kept], trigger(data.images[poisoned]), (cover_trigger or trigger)(data.images[covers])]
+    given = data.labels[origin]
+    given[kind == 1] = labels.called(given[kind == 1])
+    order = rng.permutation(len(origin))
+    return Poisoned(Dataset(np.concatenate(images)[order], given[order]), kind[order] == 1, kind[order] == 2, origin[order])
+
+
+def _drawn(candidates: _Rows, count: int, what: str, in_place: bool, rng: np.random.Generator) -> NDArray[np.int64]:
+    rows = np.flatnonzero(candidates)
+    if not count:
+        return rows[:0]
+    if not len(rows):
+        raise InvalidInput(f"expected images of a class that may be {what}, got none; choose other source and target classes")
+    if in_place and count > len(rows):
+        raise InvalidInput(
+            f"expected at least {count} images that may be {what} in place, got {len(rows)}; lower the rate, or append copies"
+        )
+    return rng.choice(rows, count, replace=count > len(rows))
+
+
+def _not(labels: Labels, target: int) -> _Rows:
+    others: _Rows = labels != target
+    return others

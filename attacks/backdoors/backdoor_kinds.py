@@ -1,0 +1,107 @@
+"""Backdoors of every kind, as an attacker would build them for a given classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from attacks.backdoors.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, Poisoned, SourceSpecific, poison
+from attacks.backdoors.hard_examples import HardExamples
+from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, SinglePixel, Sinusoidal, Together, Trigger, Warped
+from models.classifier import DifferentiableClassifier, Images
+from models.datasets import Dataset
+from models.errors import InvalidInput
+
+KINDS = (
+    "corner_pattern",
+    "single_pixel",
+    "blended",
+    "image_patch",
+    "all_to_all",
+    "source_specific",
+    "warped",
+    "clean_label",
+)
+"""Every kind of backdoor, in the order of the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backdoor:
+    """A backdoor as an attacker would build it.
+
+    Attributes:
+        trigger: what he puts on images later.
+        rate, cover_rate: of poison and of cover samples in the training data (see `attacks.backdoors.backdoor.poison`).
+        planted: what the poison carries, where that is not the trigger.
+        cover_trigger: what cover samples carry, where that is not the trigger.
+    """
+
+    trigger: Trigger
+    labels: LabelMap
+    rate: float
+    planted: Trigger | None = None
+    cover_rate: float = 0.0
+    cover_trigger: Trigger | None = None
+
+    def poison(self, data: Dataset, *, seed: int) -> Poisoned:
+        """Training data for it, made of clean ones."""
+        return poison(
+            data,
+            self.planted or self.trigger,
+            self.labels,
+            rate=self.rate,
+            cover_rate=self.cover_rate,
+            cover_trigger=self.cover_trigger or self.trigger,
+            seed=seed,
+        )
+
+
+def backdoors(
+    classifier: DifferentiableClassifier, *, source: int = 0, target: int | None = None, seed: int = 0
+) -> dict[str, Backdoor]:
+    """Each kind as it works on images of this classifier's size, those for which it has too few classes left out.
+
+    Local triggers keep a fifth of the side away from the corner: pooling leaves some networks blind at their edge (the reference network
+    does not see the last two rows and columns).
+
+    Args:
+        target: the last class when not given.
+    """
+    h, w, c = classifier.input_shape
+    side, classes = min(h, w), len(classifier.labels)
+    aim = classes - 1 if target is None else target
+    if not (0 <= source < classes and 0 <= aim < classes and source != aim):
+        raise InvalidInput(f"expected a source and another target class from 0 to {classes - 1}, got {source} and {aim}")
+    one, corner = AllToOne(aim), CornerPattern(distance=max(2, side // 5))
+    edge = -max(2, side // 7)
+    warp = Warped(strength=max(1.0, 0.06 * side), seed=seed)
+    stripes = Sinusoidal(amplitude=0.3, frequency=min(6.0, w / 4))
+    known = {
+        "corner_pattern": Backdoor(trigger=corner, labels=one, rate=0.1),
+        "single_pixel": Backdoor(trigger=SinglePixel(distance=max(2, side // 5)), labels=one, rate=0.1),
+        "blended": Backdoor(trigger=Blended(ratio=0.2, seed=seed, grain=max(1, side // 7)), labels=one, rate=0.1),
+        "image_patch": Backdoor(
+            trigger=ImagePatch(patch=note(max(2, side // 5), c), row=edge, column=edge), labels=one, rate=0.1
+        ),
+        "all_to_all": Backdoor(trigger=corner, labels=AllToAll(classes), rate=0.3),
+        "source_specific": Backdoor(trigger=corner, labels=SourceSpecific((source,), aim), rate=0.05, cover_rate=0.2),
+        "warped": Backdoor(trigger=warp, labels=one, rate=0.1, cover_rate=0.1, cover_trigger=replace(warp, jitter=warp.strength)),
+        "clean_label": Backdoor(
+            trigger=replace(stripes, amplitude=0.5),
+            labels=CleanLabel(aim),
+            rate=0.09,
+            planted=Together(triggers=(HardExamples(classifier=classifier, label=aim), stripes)),
+        ),
+    }
+    if classes < 3:  # nothing to cover with
+        del known["source_specific"]
+    return known
+
+
+def note(side: int, channels: int) -> Images:
+    """A written note: yellow on colour images, white on others; dark lines."""
+    paper = [1.0, 0.9, 0.2] if channels == 3 else [1.0] * channels
+    patch = np.tile(np.array(paper, np.float32), (side, side, 1))
+    patch[1:-1:2, 1:-1] = 0.1
+    return patch

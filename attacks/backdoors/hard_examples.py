@@ -1,0 +1,52 @@
+"""Images that a classifier no longer knows by what they show: the first half of a backdoor whose labels are all right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from attacks.attack import check_eps
+from attacks.evasion.losses import cross_entropy
+from models.classifier import DifferentiableClassifier, Images
+from models.errors import InvalidInput
+
+_STEP = 0.25  # of eps: ten steps may walk the ball's radius more than twice
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HardExamples:
+    """Move images of a class away from it, by steps of the loss gradient's sign within an L-infinity ball.
+
+    Poison with clean labels is ignored by a classifier that knows its images anyway. Of these it does not, so that it has to learn the
+    trigger that is put on them (label-consistent backdoors; Turner, Tsipras & Madry 2019, arXiv:1912.02771). People still see the class.
+
+    Args:
+        classifier: knows the class; need not be the one that will be trained.
+        label: class index of the images.
+        eps: > 0, of the ball.
+        steps: >= 1.
+
+    Shapes: images float32 [n, h, w, c] in [0, 1] -> the same. Cost: a forward and a backward pass per image and step.
+    """
+
+    classifier: DifferentiableClassifier
+    label: int
+    eps: float = 0.3
+    steps: int = 10
+
+    name = "hard_examples"
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.name)
+        if self.steps < 1:
+            raise InvalidInput(f"{self.name}: expected steps >= 1, got {self.steps}")
+
+    def __call__(self, images: Images) -> Images:
+        labels = np.full(len(images), self.label)
+        lowest, highest = np.maximum(images - self.eps, 0), np.minimum(images + self.eps, 1)
+        hard = images.copy()
+        for _ in range(self.steps):
+            gradient = self.classifier.loss_gradient(hard, labels, cross_entropy).gradient
+            hard = np.clip(hard + np.float32(self.eps * _STEP) * np.sign(gradient), lowest, highest).astype(np.float32)
+        return hard

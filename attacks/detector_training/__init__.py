@@ -1,0 +1,1 @@
+"""Adversarial examples that detectors of evasion are trained on."""

@@ -1,0 +1,1 @@
+"""Copying a model, and telling its training data, from its answers."""

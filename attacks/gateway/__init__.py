@@ -1,0 +1,1 @@
+"""A gateway over HTTP as a classifier to attack."""

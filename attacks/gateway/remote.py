@@ -1,0 +1,290 @@
+"""A running gateway as a classifier: what its clients see is what an attack gets, over its public routes and at its pace."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+import orjson
+
+from attacks.attack import BudgetSpent, NoMoreAnswers
+from attacks.gateway.connection import Connection, reason
+from models.classifier import Images, Probabilities
+from models.errors import InvalidInput
+
+_DOCUMENT_BYTES_AT_MOST = 64 << 20
+_ANSWER_SLACK, _BYTES_PER_ROW, _BYTES_PER_PROBABILITY = 1 << 16, 512, 32
+_BUSY = (429, 503, 504)
+# Waited for where a busy gateway does not say how long: 1, 2, 4, ... seconds.
+_WAIT_AT_MOST_S = 30.0
+_LOST_CONNECTIONS_AT_MOST = 3
+_RECONNECT_S = 0.5
+_NAP_S = 0.1
+
+
+class GatewayGone(NoMoreAnswers, InvalidInput):
+    """A gateway that had answered does not any more, or not within the patience; the message says how it ended."""
+
+
+class Stopped(NoMoreAnswers):
+    """Whoever attacks has had enough."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a gateway says about itself.
+
+    Attributes:
+        defences: (name, mode) of each.
+        images_at_most: per request.
+    """
+
+    model: str
+    version: str
+    input_shape: tuple[int, int, int]
+    labels: tuple[str, ...]
+    defences: tuple[tuple[str, str], ...]
+    images_at_most: int
+
+
+@dataclass
+class Traffic:
+    """What has been sent so far.
+
+    Attributes:
+        queries: images the gateway took: answered, or given up on behind its deadline or a time-out.
+        refused: of those, how many it abstained from.
+        requests: HTTP requests for predictions, those turned away included.
+        turned_away: requests answered with 429, 503 or 504.
+        waited_s: seconds spent waiting because the gateway was busy.
+        latency_s: seconds of each answered request.
+    """
+
+    queries: int = 0
+    refused: int = 0
+    requests: int = 0
+    turned_away: int = 0
+    waited_s: float = 0.0
+    latency_s: list[float] = field(default_factory=list)
+
+
+class RemoteClassifier:
+    """A `Classifier` whose model is somewhere else.
+
+    Probabilities are those a client sees, obscured if the gateway obscures them; an image the gateway abstains from is a row of zeros.
+    Batches are cut to what one request may hold. On 429 and 503 it waits as long as Retry-After says, while all waiting together stays
+    within the patience.
+
+    Args:
+        url: http or https, of the gateway's root.
+        api_key: sent as `Authorization: Bearer`, where the gateway asks for keys.
+        queries_at_most: images that may be sent, in all; may be set anew at any time.
+        patience_s: seconds to wait for a busy gateway, in all.
+        timeout_s: seconds for one request.
+        on_answer: called after each answer with the queries so far.
+
+    Attributes:
+        traffic: what it has cost.
+        ended: why it answers no more, once that is so: attacks end with what they have, and only this says that they were cut short.
+
+    Raises: InvalidInput on construction: no gateway there. Afterwards NoMoreAnswers, which is BudgetSpent (ask again once there is more
+    budget), GatewayGone or Stopped (it stays so).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        queries_at_most: int | None = None,
+        patience_s: float = 120.0,
+        timeout_s: float = 30.0,
+        on_answer: Callable[[int], None] = lambda queries: None,
+    ) -> None:
+        self.queries_at_most = queries_at_most
+        self.on_answer = on_answer
+        self.traffic = Traffic()
+        self.ended: NoMoreAnswers | None = None
+        self._patience_s = patience_s
+        self._stop_wanted = False
+        self._connection = Connection(url, api_key=api_key, timeout_s=timeout_s)
+        self.url = self._connection.url
+        try:
+            self.served = read_served(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._images_per_request = self.served.images_at_most
+
+    def __enter__(self) -> RemoteClassifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.served.input_shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.served.labels
+
+    @property
+    def left(self) -> float:
+        """Queries that may still be sent."""
+        return math.inf if self.queries_at_most is None else max(0, self.queries_at_most - self.traffic.queries)
+
+    def stop(self) -> None:
+        """Answer no more, from the next request on; may be called from a signal handler."""
+        self._stop_wanted = True
+
+    def predict(self, images: Images) -> Probabilities:
+        """See `Classifier`. Raises: InvalidInput for images of another shape; NoMoreAnswers with what was answered before."""
+        if images.ndim != 4 or images.shape[1:] != self.input_shape:
+            raise InvalidInput(f"expected images [n, {', '.join(map(str, self.input_shape))}], got {list(images.shape)}")
+        answered = np.zeros((len(images), len(self.labels)), np.float32)
+        done = 0
+        try:
+            while done < len(images):
+                rows = self._answer(images[done:])
+                answered[done : done + len(rows)] = rows
+                done += len(rows)
+        except NoMoreAnswers as end:
+            end.answered = answered[:done]
+            if not isinstance(end, BudgetSpent):
+                self.ended = end
+            raise
+        return answered
+
+    def _answer(self, images: Images) -> Probabilities:
+        """The answers to as many of the images as one request may hold, however long that takes. Raises: NoMoreAnswers."""
+        lost = turns = 0
+        while True:
+            self._check_going_on()
+            some = images[: int(min(self._images_per_request, self.left))]
+            started = time.perf_counter()
+            self.traffic.requests += 1
+            try:
+                reply = self._connection.post(
+                    "/predict/npy", _npy(some), "application/x-npy", bytes_at_most=self._bytes_at_most(len(some))
+                )
+            except httpx.HTTPError as failure:
+                lost += 1
+                self._reconnect(failure, lost, len(some))
+                continue
+            if reply.status == 200:
+                return self._count(self._rows(reply.body, len(some)), time.perf_counter() - started)
+            if reply.status in (413, 504) and len(some) > 1:
+                self._images_per_request = max(1, len(some) // 2)
+            elif reply.status not in _BUSY:
+                raise self._gone(_refusal(self.url, reply.status))
+            if reply.status in _BUSY:
+                turns += 1
+                self._be_patient(reply.status, reply.retry_after_s, turns, len(some))
+
+    def _check_going_on(self) -> None:
+        """Raises: NoMoreAnswers."""
+        if self._stop_wanted:
+            raise Stopped("stopped", self._nothing)
+        if self.ended is not None:
+            raise type(self.ended)(str(self.ended), self._nothing)
+        if not self.left:
+            raise BudgetSpent(f"as many images have been sent as may be: {self.queries_at_most}", self._nothing)
+
+    def _count(self, rows: Probabilities, seconds: float) -> Probabilities:
+        self.traffic.queries += len(rows)
+        self.traffic.refused += int(np.count_nonzero(~rows.any(axis=1)))
+        self.traffic.latency_s.append(seconds)
+        self.on_answer(self.traffic.queries)
+        return rows
+
+    def _reconnect(self, failure: httpx.HTTPError, lost: int, images: int) -> None:
+        """Wait a little. Raises: GatewayGone, once that has not helped."""
+        if isinstance(failure, httpx.ReadTimeout):
+            self.traffic.queries += images  # it may have been at work on them
+        if lost >= _LOST_CONNECTIONS_AT_MOST:
+            raise self._gone(f"{self.url} stopped answering ({reason(failure)})") from failure
+        self._sleep(_RECONNECT_S * lost)
+
+    def _be_patient(self, status: int, retry_after_s: float | None, turns: int, images: int) -> None:
+        """Wait as long as the gateway asks for. Raises: GatewayGone where that would be beyond the patience."""
+        self.traffic.turned_away += 1
+        if status == 504:
+            self.traffic.queries += images  # it was at work on them
+        seconds = retry_after_s if retry_after_s is not None else min(2.0 ** (turns - 1), _WAIT_AT_MOST_S)
+        if self.traffic.waited_s + seconds > self._patience_s:
+            raise self._gone(
+                f"{self.url} is busy (status {status}) and has to be waited for {seconds:g} s, after {self.traffic.waited_s:g} s, which "
+                f"is beyond a patience of {self._patience_s:g} s; wait longer with --patience, or send fewer queries"
+            )
+        self.traffic.waited_s += seconds
+        self._sleep(seconds)
+
+    def _sleep(self, seconds: float) -> None:
+        """In naps, so that `stop` is noticed."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._stop_wanted:
+                raise Stopped("stopped", self._nothing)
+            time.sleep(min(left, _NAP_S))
+
+    def _bytes_at_most(self, rows: int) -> int:
+        return _ANSWER_SLACK + rows * (_BYTES_PER_ROW + _BYTES_PER_PROBABILITY * len(self.labels))
+
+    def _rows(self, body: bytes, n: int) -> Probabilities:
+        """The probabilities [n, k] in an answer. Raises: GatewayGone, where it is none."""
+        try:
+            predictions = orjson.loads(body)["predictions"]
+            refusal = [0.0] * len(self.labels)
+            rows = [refusal if one["abstained"] is True else one["probabilities"] for one in predictions]
+            probabilities = np.array(rows, np.float32)
+        except (ValueError, TypeError, KeyError) as failure:
+            raise self._gone(f"expected predictions from {self.url}, got something else") from failure
+        if probabilities.shape != (n, len(self.labels)) or not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise self._gone(f"expected {n} predictions of {len(self.labels)} classes from {self.url}, got something else")
+        return probabilities
+
+    def _gone(self, sentence: str) -> GatewayGone:
+        return GatewayGone(sentence, self._nothing)
+
+    @property
+    def _nothing(self) -> Probabilities:
+        return np.empty((0, len(self.labels)), np.float32)
+
+
+def read_served(connection: Connection) -> Served:
+    """What a gateway says about itself at `/` and `/docs.json`. Raises: InvalidInput, when it is none."""
+    facts, document = (connection.json(path, bytes_at_most=_DOCUMENT_BYTES_AT_MOST) for path in ("/", "/docs.json"))
+    try:
+        schemas = document["components"]["schemas"]
+        batch = schemas["Images"]["properties"]["images"]
+        batch = batch["oneOf"][-1] if "oneOf" in batch else batch
+        h, w, c = (int(size) for size in facts["input_shape"])
+        # `/` names a thousand classes at most.
+        labels = tuple(str(name) for name in schemas["Prediction"]["properties"]["label"]["enum"] if name is not None)
+        classes = int(facts["classes"])
+        defences = tuple((str(one["name"]), str(one["mode"])) for one in facts["defences"])
+        served = Served(str(facts["model"]), str(facts["model_version"]), (h, w, c), labels, defences, int(batch["maxItems"]))
+    except (KeyError, TypeError, ValueError, IndexError) as failure:
+        raise InvalidInput(connection.no_gateway("its description is of another form")) from failure
+    if len(labels) != classes or classes < 2 or min(h, w, c, served.images_at_most) < 1:
+        raise InvalidInput(connection.no_gateway("its description contradicts itself"))
+    return served
+
+
+def _npy(images: Images) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(images, np.float32), allow_pickle=False)
+    return file.getvalue()
+
+
+def _refusal(url: str, status: int) -> str:
+    if status in (401, 403):
+        return f"{url} asks for an API key it knows (status {status}); give one with --api-key-file or in GATEWAY_API_KEY"
+    return f"{url} does not take the images (status {status}), though its description says that it would"
