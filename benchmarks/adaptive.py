@@ -18,7 +18,7 @@ from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.calibration.strip import calibrate_strip
 from defences.purifiers.total_variation import TotalVariation
-from evaluation.intervals import share
+from evaluation.statistics.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset

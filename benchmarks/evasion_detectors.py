@@ -30,9 +30,9 @@ from defences.calibration.purifier import Split, Terms
 from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier, Detector, Step
 from defences.calibration.thresholds import conclude
-from evaluation.intervals import share
-from evaluation.plots import detector_rocs
-from evaluation.roc import auroc, roc, tpr_at_fpr
+from evaluation.statistics.intervals import share
+from evaluation.reporting.plots import detector_rocs
+from evaluation.statistics.roc import auroc, roc, tpr_at_fpr
 from models.engines.binary_network import OUTPUTS, default_layout
 from models.training.binary_training import keras_network
 from models.bundle import read_bundle, standard_bundle_directory

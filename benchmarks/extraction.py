@@ -18,7 +18,7 @@ from attacks.extraction.transfer_set import ask, shuffled
 from benchmarks.peers import art_classifier, photographs, table
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from evaluation.extraction import ExtractionRow, extraction_curve, queries_needed
+from evaluation.tables.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset
 from models.training.distillation import Distillation

@@ -21,7 +21,7 @@ from defences.calibration.purifier import split
 from defences.defended_classifier import DefendedClassifier, Preprocessor, Step
 from defences.keyed import image_keys
 from defences.calibration.strip import StripChoice, calibrate_strip
-from evaluation.intervals import share
+from evaluation.statistics.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset

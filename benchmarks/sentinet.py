@@ -25,8 +25,8 @@ from defences.detectors.sentinet import SentiNet
 from defences.calibration.sentinet import fit_sentinet
 from defences.detectors.strip import Strip
 from defences.calibration.strip import fit_strip
-from evaluation.intervals import Share, share
-from evaluation.roc import Estimate, tpr_at_fpr
+from evaluation.statistics.intervals import Share, share
+from evaluation.statistics.roc import Estimate, tpr_at_fpr
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from defences.calibration.purifier import Progress, silent
-from evaluation.benign import Benign
+from evaluation.tables.benign import Benign
 from evaluation.budget import Budget
 from evaluation.cells import Cell, Cells
-from evaluation.curves import Curves
-from evaluation.distrust import Distrust
-from evaluation.evasion import Evasion
-from evaluation.stand_ins import StandIns
+from evaluation.tables.curves import Curves
+from evaluation.tables.distrust import Distrust
+from evaluation.tables.evasion import Evasion
+from evaluation.tables.stand_ins import StandIns
 from evaluation.variants import Target
 from models.datasets import Dataset
 from models.errors import InvalidInput

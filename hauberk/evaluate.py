@@ -18,8 +18,8 @@ from rich.table import Table
 
 from evaluation.budget import BUDGETS
 from evaluation.evaluate import Evaluation
-from evaluation.outcomes import Robustness
-from evaluation.report import REPORT, Report, build
+from evaluation.tables.outcomes import Robustness
+from evaluation.reporting.report import REPORT, Report, build
 from evaluation.variants import open_target
 from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.bundle import read_bundle
@@ -125,7 +125,7 @@ def _check_fit(data: Dataset, shape: tuple[int, int, int], classes: int) -> None
 
 
 def _write(report: Report, out: Path) -> None:
-    from evaluation.page import page  # matplotlib takes a second to import
+    from evaluation.reporting.page import page  # matplotlib takes a second to import
 
     (out / "report.json").write_bytes(REPORT.dump_json(report, indent=2) + b"\n")
     (out / "report.html").write_text(page(report), encoding="utf-8")

@@ -20,7 +20,7 @@ from defences.calibration.purifier import Progress
 from defences.poison.class_split import Reduction
 from defences.poison.findings import Findings, PoisonDetector, Rows, TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures
-from evaluation.scan_report import SCAN_REPORT, ScanReport, build, together
+from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, together
 from hauberk.classifier_options import open_classifier
 from hauberk.options import SEED_AT_MOST, check_writable, chosen_rows, chosen_split, progress_bar
 from hauberk.spread import Spread, backend
@@ -231,7 +231,7 @@ def _write(
     truth: NDArray[np.bool_] | None,
     out: Path,
 ) -> None:
-    from evaluation.scan_page import scan_page  # matplotlib takes a second to import
+    from evaluation.scanning.scan_page import scan_page  # matplotlib takes a second to import
 
     np.save(out / "is_clean.npy", is_clean)
     (out / "report.json").write_bytes(SCAN_REPORT.dump_json(report, indent=2) + b"\n")

@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from evaluation.roc import auroc
+from evaluation.statistics.roc import auroc
 from models.engines.binary_network import BinaryNetwork, default_layout
 from models.training.binary_training import assign, keras_network, train_binary_network
 from tests.fakes import noise

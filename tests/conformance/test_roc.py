@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from evaluation import intervals
-from evaluation.intervals import clopper_pearson, share
-from evaluation.roc import auroc, roc, tpr_at_fpr
+from evaluation.statistics import intervals
+from evaluation.statistics.intervals import clopper_pearson, share
+from evaluation.statistics.roc import auroc, roc, tpr_at_fpr
 from models.errors import InvalidInput
 
 Scores = NDArray[np.float64]

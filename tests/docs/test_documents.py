@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from defences.assembly import NAMES
 from defences.poison.findings import ClassFindings, Cluster, Confusion
-from evaluation import report
-from evaluation.scan_report import MethodReport, ScanReport
+from evaluation.reporting import report
+from evaluation.scanning.scan_report import MethodReport, ScanReport
 from hauberk.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
 from hauberk.campaign import ATTACKS
 from hauberk.evaluate import evaluate

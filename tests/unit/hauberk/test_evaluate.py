@@ -16,7 +16,7 @@ import pytest
 
 from defences.assembly import calibrated_for
 from evaluation.budget import BUDGETS
-from evaluation.report import REPORT, Report
+from evaluation.reporting.report import REPORT, Report
 from models.bundle import write_bundle
 from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran

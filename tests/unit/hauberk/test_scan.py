@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from attacks.backdoors.backdoor import Poisoned
-from evaluation.scan_report import SCAN_REPORT
+from evaluation.scanning.scan_report import SCAN_REPORT
 from hauberk import stored_activations
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier

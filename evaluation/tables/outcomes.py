@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from attacks.attack import REFUSED, predicted_labels
 from defences.defended_classifier import DefendedClassifier
-from evaluation.intervals import Share, share
+from evaluation.statistics.intervals import Share, share
 from models.classifier import Classifier, Images, Labels
 
 RIGHT, ABSTAINED, WRONG = 0, 1, 2

@@ -14,8 +14,8 @@ import numpy as np
 
 from attacks.evasion.gradient import zero_gradient_share
 from evaluation.cells import Cell
-from evaluation.evasion import ADAPTIVE, QUERY, WITH_SECRET, Evasion
-from evaluation.outcomes import WRONG, outcomes
+from evaluation.tables.evasion import ADAPTIVE, QUERY, WITH_SECRET, Evasion
+from evaluation.tables.outcomes import WRONG, outcomes
 from evaluation.variants import FULL_STACK, UNDEFENDED, open_target
 
 SECTION = "distrust"

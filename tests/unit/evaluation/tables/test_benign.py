@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.benign import calibration_error
+from evaluation.tables.benign import calibration_error
 
 
 def rows(confidence: float, n: int) -> np.ndarray:

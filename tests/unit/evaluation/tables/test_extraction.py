@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attacks.extraction.thief import THIEVES
-from evaluation.extraction import ExtractionRow, extraction_curve, queries_needed
+from evaluation.tables.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Images, Probabilities
 from models.datasets import Dataset
 from models.errors import InvalidInput

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import binom, norm, rankdata
 
-from evaluation.intervals import clopper_pearson
+from evaluation.statistics.intervals import clopper_pearson
 from models.errors import InvalidInput
 
 Scores = NDArray[np.float64]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from evaluation.report import CurvePoint
+    from evaluation.reporting.report import CurvePoint
 
 # Okabe & Ito's colours, told apart by the colour-blind too; markers say the same once more.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")

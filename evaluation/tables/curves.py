@@ -12,8 +12,8 @@ import numpy as np
 from attacks.attack import Goal
 from attacks.evasion.transfer import Relentless
 from evaluation.cells import Cell
-from evaluation.evasion import Evasion, gradient_attack
-from evaluation.outcomes import ABSTAINED, WRONG, Outcomes, outcomes
+from evaluation.tables.evasion import Evasion, gradient_attack
+from evaluation.tables.outcomes import ABSTAINED, WRONG, Outcomes, outcomes
 
 SECTION = "curves"
 KINDS = ("noise", "oblivious", "adaptive")

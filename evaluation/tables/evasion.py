@@ -24,7 +24,7 @@ from attacks.evasion.square import Square
 from attacks.evasion.transfer import Relentless
 from evaluation.budget import Budget
 from evaluation.cells import Cell
-from evaluation.outcomes import ABSTAINED, WRONG, outcomes
+from evaluation.tables.outcomes import ABSTAINED, WRONG, outcomes
 from evaluation.variants import Target
 from models.classifier import Classifier, DifferentiableClassifier, Images
 from models.datasets import Dataset

@@ -15,11 +15,11 @@ from attacks.extraction.membership_inference import membership_inference
 from attacks.extraction.thief import THIEVES, Thief, inverted
 from defences.defended_classifier import DefendedClassifier
 from defences.calibration.probing import PROBING
-from evaluation.backdoors import Budget as BackdoorBudget
-from evaluation.backdoors import backdoor_rows
+from evaluation.tables.backdoors import Budget as BackdoorBudget
+from evaluation.tables.backdoors import backdoor_rows
 from evaluation.budget import Budget
 from evaluation.cells import Cell
-from evaluation.extraction import extraction_curve
+from evaluation.tables.extraction import extraction_curve
 from evaluation.variants import FULL_STACK, UNDEFENDED, Target
 from models.datasets import Dataset
 from models.training.distillation import Distillation

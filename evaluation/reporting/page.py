@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation import plots
-from evaluation.intervals import Share
-from evaluation.report import Report
+from evaluation.reporting import plots
+from evaluation.statistics.intervals import Share
+from evaluation.reporting.report import Report
 
 _TEMPLATES = Path(__file__).parent / "report_page"
 _FALSE_ABSTENTION_RATE = 0.01

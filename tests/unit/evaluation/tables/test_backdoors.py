@@ -11,7 +11,7 @@ import pytest
 from defences.defended_classifier import Step
 from defences.calibration.sentinet import fit_sentinet
 from defences.purifiers.total_variation import TotalVariation
-from evaluation.backdoors import BackdoorRow, Budget, backdoor_rows
+from evaluation.tables.backdoors import BackdoorRow, Budget, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.errors import InvalidInput

@@ -24,8 +24,8 @@ from defences.calibration.thresholds import CalibratedDetector, Fit, calibrate_d
 from defences.keyed import image_keys
 from defences.detectors.strip import Strip
 from defences.calibration.strip import fit_strip
-from evaluation.intervals import Share, share
-from evaluation.roc import Estimate, Roc, auroc, roc, tpr_at_fpr
+from evaluation.statistics.intervals import Share, share
+from evaluation.statistics.roc import Estimate, Roc, auroc, roc, tpr_at_fpr
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput

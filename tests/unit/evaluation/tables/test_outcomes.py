@@ -6,7 +6,7 @@ import numpy as np
 
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.strip import Strip
-from evaluation.outcomes import ABSTAINED, RIGHT, WRONG, outcomes, robustness, worst
+from evaluation.tables.outcomes import ABSTAINED, RIGHT, WRONG, outcomes, robustness, worst
 from tests.fakes import constant, linear, noise
 
 SHAPE = (4, 5, 1)

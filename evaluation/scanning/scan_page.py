@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defences.poison.findings import ClassFindings, Findings
-from evaluation.plots import cluster_map
-from evaluation.scan_report import ScanReport
+from evaluation.reporting.plots import cluster_map
+from evaluation.scanning.scan_report import ScanReport
 from models.classifier import Images, Labels
 
 _TEMPLATES = Path(__file__).parent / "report_page"

@@ -1,0 +1,1 @@
+"""Scanning training data for poison, from files to report."""
