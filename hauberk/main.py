@@ -10,12 +10,12 @@ import traceback
 
 import typer
 
-from hauberk.attack import attack
-from hauberk.calibrate import calibrate
-from hauberk.evaluate import evaluate
-from hauberk.scan import scan
-from hauberk.serve import serve
-from hauberk.train import train
+from hauberk.commands.attack import attack
+from hauberk.commands.calibrate import calibrate
+from hauberk.commands.evaluate import evaluate
+from hauberk.commands.scan import scan
+from hauberk.commands.serve import serve
+from hauberk.commands.train import train
 from models.errors import InvalidInput
 from service import __version__
 

@@ -20,10 +20,10 @@ from defences.assembly import NAMES
 from defences.poison.findings import ClassFindings, Cluster, Confusion
 from evaluation.reporting import report
 from evaluation.scanning.scan_report import MethodReport, ScanReport
-from hauberk.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
-from hauberk.campaign import ATTACKS
-from hauberk.evaluate import evaluate
-from hauberk.scan import METHODS, scan
+from evaluation.red_team.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
+from evaluation.red_team.campaign import ATTACKS
+from hauberk.commands.evaluate import evaluate
+from hauberk.commands.scan import METHODS, scan
 from service.errors import every_problem
 from service.observing.metrics import Metrics
 from service.settings import DEFAULTS, Default

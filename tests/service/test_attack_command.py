@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
-from hauberk.attack_report import Report
+from evaluation.red_team.attack_report import Report
 from hauberk.main import main
 from models.bundle import Bundle
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hauberk.calibrate import calibrate
+from hauberk.commands.calibrate import calibrate
 from models.bundle import Bundle, read_bundle
 
 TARGET = 7

@@ -142,7 +142,7 @@ def test_a_killed_hardening_goes_on_and_a_changed_one_does_not(
 
     command = ("train", "--data", clean_data, "--out", tmp_path / "m.keras", *HARDEN)
     with monkeypatch.context() as patched:
-        patched.setattr("hauberk.train._print_epoch", kill)
+        patched.setattr("hauberk.commands.train._print_epoch", kill)
         assert hauberk(*command, "--epochs", 2).code == 130
     assert (tmp_path / "m.training.npz").is_file()
     assert_refused(hauberk(*command, "--epochs", 3), "to be a checkpoint of this training, but it is one of other data")

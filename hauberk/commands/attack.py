@@ -15,10 +15,10 @@ import typer
 
 from attacks.attack import check_eps
 from attacks.gateway.remote import RemoteClassifier
-from hauberk import attack_report
-from hauberk.attack_report import Finding, Report
-from hauberk.campaign import ATTACKS, Campaign
-from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from evaluation.red_team import attack_report
+from evaluation.red_team.attack_report import Finding, Report
+from evaluation.red_team.campaign import ATTACKS, Campaign
+from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.datasets import Dataset
 from models.errors import InvalidInput
 from service import __version__

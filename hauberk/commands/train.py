@@ -10,8 +10,8 @@ import numpy as np
 import typer
 
 from defences.purifiers.purified_training import with_purified_copies
-from hauberk.classifier_options import open_classifier
-from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.commands.classifier_options import open_classifier
+from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
 from models.datasets import Dataset
 from models.errors import InvalidInput

@@ -21,10 +21,10 @@ from defences.poison.class_split import Reduction
 from defences.poison.findings import Findings, PoisonDetector, Rows, TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, together
-from hauberk.classifier_options import open_classifier
-from hauberk.options import SEED_AT_MOST, check_writable, chosen_rows, chosen_split, progress_bar
-from hauberk.spread import Spread, backend
-from hauberk.stored_activations import stored_activations
+from hauberk.commands.classifier_options import open_classifier
+from hauberk.commands.options import SEED_AT_MOST, check_writable, chosen_rows, chosen_split, progress_bar
+from evaluation.scanning.spread import Spread, backend
+from evaluation.scanning.stored_activations import stored_activations
 from models.classifier import Activations
 from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier

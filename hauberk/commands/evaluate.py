@@ -21,7 +21,7 @@ from evaluation.evaluate import Evaluation
 from evaluation.tables.outcomes import Robustness
 from evaluation.reporting.report import REPORT, Report, build
 from evaluation.variants import open_target
-from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.bundle import read_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput

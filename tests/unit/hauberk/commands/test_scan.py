@@ -14,7 +14,7 @@ import pytest
 
 from attacks.backdoors.backdoor import Poisoned
 from evaluation.scanning.scan_report import SCAN_REPORT
-from hauberk import stored_activations
+from evaluation.scanning import stored_activations
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from tests.unit.hauberk.conftest import Command, Ran

@@ -21,9 +21,9 @@ from defences.calibration.purifier import split as split_data
 from defences.defended_classifier import DefendedClassifier
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from hauberk.classifier_options import open_classifier
+from hauberk.commands.classifier_options import open_classifier
 from hauberk.detectors import FITS, chosen_fits, images_to_choose_on
-from hauberk.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hauberk.options import check_writable, progress_bar, read_data
+from hauberk.commands.options import check_writable, progress_bar, read_data
 from models.errors import InvalidInput
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hauberk.classifier_options import open_classifier
+from hauberk.commands.classifier_options import open_classifier
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from tests.fakes import squares

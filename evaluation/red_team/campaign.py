@@ -21,7 +21,7 @@ from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import transferred
 from defences.calibration.purifier import silent
-from hauberk.attack_report import Evasion, Status, Theft
+from evaluation.red_team.attack_report import Evasion, Status, Theft
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput

@@ -1,0 +1,1 @@
+"""Attacking a gateway over HTTP, from a plan to a report."""
