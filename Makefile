@@ -43,7 +43,7 @@ bench: $(INSTALLED) ## measure against stock BentoML and ART, hours on a quiet m
 	$(BIN)/python -W ignore -m benchmarks
 
 fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of its own, about 6 minutes
-	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.fuzzing.fuzz
 
 loadtest: $(INSTALLED) ## start the gateway, load it for a minute, print a verdict, stop it; OPTIONS='--shape spike --rate 40'
 	$(BIN)/python -m loadtest.run $(OPTIONS)
@@ -58,7 +58,7 @@ bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifier
 	for name in mnist mnist-standard; do \
 	  $(BIN)/hauberk calibrate --classifier build/$$name.keras --data models/data/mnist.npz --rows 55000:60000 \
 	    --confidence 0.95 --out models/bundles/$$name && \
-	  $(BIN)/python -W ignore -m benchmarks.robustness models/bundles/$$name --record || exit 1; \
+	  $(BIN)/python -W ignore -m benchmarks.methods.robustness models/bundles/$$name --record || exit 1; \
 	done
 
 bento: $(INSTALLED) ## build a Bento, which serves without this directory; see docs/bento.md

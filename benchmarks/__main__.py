@@ -28,7 +28,7 @@ from benchmarks import (
     total_variation,
     tracing,
 )
-from benchmarks.peers import machine
+from benchmarks.harness.peers import machine
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

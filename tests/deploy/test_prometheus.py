@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from benchmarks import prometheus
-from benchmarks.prometheus import Prometheus
+from benchmarks.harness import prometheus
+from benchmarks.harness.prometheus import Prometheus
 from tests.service.conftest import ROOT, Server
 
 DEPLOY = ROOT / "deploy" / "prometheus"

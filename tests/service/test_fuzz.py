@@ -1,4 +1,4 @@
-"""A short run of `python -m benchmarks.fuzz`, and that it would notice."""
+"""A short run of `python -m benchmarks.fuzzing.fuzz`, and that it would notice."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from benchmarks.fuzz import Fuzzer, Target, alike, complaint, described
-from benchmarks.hostile_requests import attempt
-from benchmarks.raw_http import Answer
+from benchmarks.fuzzing.fuzz import Fuzzer, Target, alike, complaint, described
+from benchmarks.fuzzing.hostile_requests import attempt
+from benchmarks.harness.raw_http import Answer
 
 PROBLEM = dict.fromkeys(("type", "title", "status", "detail", "code", "request_id"), "x")
 

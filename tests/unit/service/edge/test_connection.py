@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from benchmarks import arrivals
+from benchmarks.harness import arrivals
 from service.edge.middleware import Edge, Exchange, Route, Site
 from service.edge.connection import KEEP_ALIVE_S, MetricsProtocol, Protocol
 from tests.unit.service.watcher import Watcher

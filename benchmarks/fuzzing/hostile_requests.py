@@ -1,0 +1,340 @@
+"""What an attacker with a random number generator makes of valid requests.
+
+Three layers can be damaged: the body (its length stays true), the head (what it says; the framing stays true), and the framing
+itself. Each request depends on the seed and its number only, so that one finding can be sent again without the rest.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.fuzzing.valid_requests import Header, Request
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is sent over one connection.
+
+    Args:
+        number, kind: which it is, and what was done to it.
+        wire: the bytes.
+        methods: of the requests in it, in order: an answer to HEAD has no body.
+        framed: whether the bytes are whole requests, each of which is owed an answer.
+        leaves: whether the client closes the connection without waiting.
+    """
+
+    number: int
+    kind: str
+    wire: bytes
+    methods: tuple[bytes, ...]
+    framed: bool = True
+    leaves: bool = False
+
+
+def attempt(requests: Sequence[Request], seed: int, number: int) -> Attempt:
+    """The attempt of this number."""
+    rng = random.Random(f"{seed}/{number}")  # noqa: S311  # repeatable, not secret
+    request = rng.choice(requests)
+    kind = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
+    if kind in _BODY:
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            request = replace(request, body=_BODY[kind](rng, request.body))
+        return Attempt(number, kind, request.wire(), (request.method,))
+    if kind in _HEAD:
+        request = _HEAD[kind](rng, request)
+        return Attempt(number, kind, request.wire(), (request.method,))
+    if kind == "pipelined":
+        several = [request, *rng.choices(requests, k=rng.randint(1, 4))]
+        return Attempt(number, kind, b"".join(one.wire() for one in several), tuple(one.method for one in several))
+    if kind == "valid":
+        return Attempt(number, kind, request.wire(), (request.method,))
+    wire = _FRAMING[kind](rng, request)
+    return Attempt(number, kind, wire, (request.method,), framed=False, leaves=kind == "left early")
+
+
+# ------------------------------------------------------------------------------------------------------------------- bodies
+
+
+def _flipped(rng: random.Random, body: bytes) -> bytes:
+    damaged = bytearray(body)
+    for _ in range(rng.randint(1, 8) if body else 0):
+        damaged[_place(rng, len(body))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
+
+
+def _place(rng: random.Random, size: int) -> int:
+    """Somewhere, half of the time near the beginning, where headers and keys are."""
+    return rng.randrange(min(size, 128) if rng.random() < 0.5 else size)
+
+
+def _truncated(rng: random.Random, body: bytes) -> bytes:
+    return body[: rng.randrange(len(body) + 1)]
+
+
+def _inserted(rng: random.Random, body: bytes) -> bytes:
+    at = rng.randrange(len(body) + 1)
+    return body[:at] + (rng.choice(_MORSELS) if rng.random() < 0.7 else rng.randbytes(rng.randint(1, 64))) + body[at:]
+
+
+_MORSELS = (
+    *(
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b",",
+        b":",
+        b'"',
+        b"\\",
+        b"\\u0000",
+        b'"\\ud800"',
+        b"null",
+        b"true",
+        b"NaN",
+        b"-Infinity",
+        b"//",
+        b" ",
+    ),
+    *(b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc0\xaf", b"\xed\xa0\x80", b'"images":', b'"__proto__":{},', b'"\\u0069mages":[],'),
+    *(b"IDAT", b"IEND", b"\xff\xda", b"\xff\xc0", b"\x93NUMPY", b"(1,28,28)", b"'shape'", b"'|O'", b"\x80\x04\x95.", b"\r\n\r\n"),
+)
+
+
+def _cut_out(rng: random.Random, body: bytes) -> bytes:
+    start = rng.randrange(len(body) + 1)
+    return body[:start] + body[start + rng.randint(1, 200) :]
+
+
+def _repeated(rng: random.Random, body: bytes) -> bytes:
+    start = rng.randrange(len(body) + 1)
+    end = start + rng.randint(1, 400)
+    return body[:end] + body[start:end] * rng.choice((1, 2, 50)) + body[end:]
+
+
+_NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_MONSTERS = (
+    *(
+        b"1e400",
+        b"-1e400",
+        b"1e-400",
+        b"1e39",
+        b"-0",
+        b"-0.0",
+        b"NaN",
+        b"Infinity",
+        b"-Infinity",
+        b"nan",
+        b"1e",
+        b".5",
+        b"5.",
+        b"+1",
+    ),
+    *(b"9" * 400, b"9" * 5000, b"-" + b"9" * 40, b"0." + b"3" * 2000, b"1" + b"0" * 19, b"18446744073709551616", b"0x1p3", b"00"),
+    *(b"1.0000001", b"256", b"-1", b"2147483648", b"null", b"true", b'"0.5"', b"[0.5]", b"{}", b"[]", b'""', b"\xe2\x88\x9e"),
+)
+
+
+def _monstrous(rng: random.Random, body: bytes) -> bytes:
+    for _ in range(rng.randint(1, 3)):
+        found = _NUMBER.search(body, _place(rng, len(body)) if body else 0)
+        if found:
+            body = body[: found.start()] + rng.choice(_MONSTERS) + body[found.end() :]
+    return body
+
+
+def _nested(rng: random.Random, body: bytes) -> bytes:
+    depth = rng.choice((10, 500, 1023, 1024, 1025, 5000, 100_000))
+    opened, closed = rng.choice(((b"[", b"]"), (b'{"images":', b"}"), (b'[{"a":', b"}]")))
+    inside = rng.choice((b"", b"0", body[:2000]))
+    return opened * depth + inside + closed * rng.choice((depth, depth - 1, 0))
+
+
+def _damaged_text(rng: random.Random, body: bytes) -> bytes:
+    at = rng.randrange(len(body) + 1)
+    return (
+        body[:at]
+        + rng.choice((b"\xff", b"\x80", b"\xc3", b"\xf4\x90\x80\x80", b"\xed\xbf\xbf", b"\0", b"\xe2\x28"))
+        + body[at + 1 :]
+    )
+
+
+def _noise(rng: random.Random, body: bytes) -> bytes:
+    return rng.randbytes(rng.choice((0, 1, 2, 7, 64, 1000, 20_000)))
+
+
+def _renamed(rng: random.Random, body: bytes) -> bytes:
+    old = rng.choice(
+        (b"images", b"inputs", b"datatype", b"shape", b"data", b"FP32", b"descr", b"fortran_order", b"<f4", b"IHDR", b"id")
+    )
+    return body.replace(old, rng.choice((old * 2, b"", b"x", b"parameters", b"images", b"|O", b"<f8", b"BYTES", old.upper())), 1)
+
+
+def _too_long(rng: random.Random, body: bytes) -> bytes:
+    return body + b" " * rng.choice((300_000, 1_400_000))
+
+
+# ------------------------------------------------------------------------------------------------------------------- heads
+
+
+def _other_method(rng: random.Random, request: Request) -> Request:
+    methods = (b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"PROPFIND", b"POST", b"QUERY", b"M-SEARCH")
+    return replace(request, method=rng.choice(methods))
+
+
+def _other_target(rng: random.Random, request: Request) -> Request:
+    target = request.target
+    at = rng.randrange(1, len(target) + 1)
+    morsel = rng.choice(
+        (b"%00", b"%2e%2e/", b"/../", b"//", b"%", b"%ff", b"%C3%28", b";x=1", b"?q=%s", b"#f", b"\\", b"%2F", b"a" * 5000)
+    )
+    targets = (
+        target[:at] + morsel + target[at:],
+        target + b"?" + rng.randbytes(20).hex().encode(),
+        b"http://other" + target,
+        target.upper(),
+    )
+    return replace(request, target=rng.choice(targets))
+
+
+def _other_headers(rng: random.Random, request: Request) -> Request:
+    headers = list(request.headers)
+    for _ in range(rng.randint(1, 3)):
+        headers.insert(rng.randrange(len(headers) + 1), rng.choice(_HEADERS))
+    return replace(request, headers=tuple(headers))
+
+
+_HEADERS: tuple[Header, ...] = (
+    *(
+        (b"Content-Type", value)
+        for value in (b"", b"text/plain", b"application/vnd.bentoml+pickle", b"multipart/form-data; boundary=x")
+    ),
+    *(
+        (b"Content-Type", value)
+        for value in (b"application/json; charset=utf-16", b"image/png", b"application/x-npy", b"\xff\xfe", b";;;")
+    ),
+    *((b"Content-Encoding", value) for value in (b"gzip", b"br", b"identity", b"", b"gzip, identity", b"\xff")),
+    *(
+        (b"X-Request-ID", value)
+        for value in (b"", b"a" * 128, b"a" * 129, b"../../x", b"\xff\xff", b"a b", b"<script>", b"%0d%0aX: y")
+    ),
+    *((b"Inference-Header-Content-Length", value) for value in (b"", b"0", b"-1", b"9" * 30, b"1e3", b"\xb2", b"100", b" 7")),
+    *((b"Accept", b"text/html"), (b"Accept-Encoding", b"gzip"), (b"Expect", b"100-continue"), (b"Connection", b"close")),
+    *(
+        (b"Range", b"bytes=0-0"),
+        (b"If-None-Match", b"*"),
+        (b"Origin", b"http://evil"),
+        (b"Cookie", b"x=" + b"y" * 3000),
+        (b"Host", b""),
+    ),
+    *(
+        (b"Forwarded", b"for=127.0.0.1"),
+        (b"X-Forwarded-For", b"127.0.0.1, \xff"),
+        (b"traceparent", b"00-" + b"f" * 32 + b"-x-01"),
+    ),
+    *((b"X-HTTP-Method-Override", b"DELETE"), (b"Authorization", b"Bearer x"), (b"Args", b"pickle"), (b"Bentoml-Payload", b"1")),
+)
+
+
+def _fewer_headers(rng: random.Random, request: Request) -> Request:
+    kept = [header for header in request.headers if rng.random() < 0.4]
+    return replace(request, headers=tuple(kept))
+
+
+def _doubled_headers(rng: random.Random, request: Request) -> Request:
+    return replace(request, headers=request.headers + tuple(rng.choices(_HEADERS, k=2)) + request.headers)
+
+
+def _chunked(rng: random.Random, request: Request) -> Request:
+    """The same body in chunks of odd sizes: still a whole request."""
+    at = 0
+    parts: list[bytes] = []
+    while at < len(request.body) and len(parts) < 40:
+        size = rng.choice((1, 2, 3, 7, 100, 1000, 65_536))
+        parts.append(request.body[at : at + size])
+        at += size
+    parts.append(request.body[at:])
+    extension = rng.choice((b"", b"", b";x=y"))
+    chunks = [b"%x%s\r\n%s\r\n" % (len(part), extension, part) for part in parts if part]
+    return replace(
+        request, headers=(*request.headers, (b"Transfer-Encoding", b"chunked")), body=b"".join([*chunks, b"0\r\n\r\n"])
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- framing
+
+
+def _wrong_length(rng: random.Random, request: Request) -> bytes:
+    size = len(request.body)
+    said = rng.choice(
+        (b"%d" % rng.randint(0, size), b"%d" % (size + rng.randint(1, 1000)), b"-1", b"0", b"9" * 25, b"1e3", b"0x10", b"")
+    )
+    return replace(request, headers=(*request.headers, (b"Content-Length", said))).wire()
+
+
+def _two_lengths(rng: random.Random, request: Request) -> bytes:
+    more = rng.choice(((b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"gzip, chunked")))
+    return replace(request, headers=(*request.headers, (b"Content-Length", b"%d" % len(request.body)), more)).wire()
+
+
+def _bad_chunks(rng: random.Random, request: Request) -> bytes:
+    chunked = _chunked(rng, request)
+    return chunked.head() + _inserted(rng, _flipped(rng, chunked.body)[: rng.randrange(len(chunked.body) + 1)])
+
+
+def _bad_head(rng: random.Random, request: Request) -> bytes:
+    damage = rng.choice((_flipped, _flipped, _inserted, _cut_out, _repeated))
+    return damage(rng, request.head()) + request.body
+
+
+def _cut_short(rng: random.Random, request: Request) -> bytes:
+    return _truncated(rng, request.wire())
+
+
+def _upgraded(rng: random.Random, request: Request) -> bytes:
+    protocol = rng.choice((b"websocket", b"h2c", b"TLS/1.3", b"\xff"))
+    key = (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")
+    upgrade = ((b"Connection", b"Upgrade"), (b"Upgrade", protocol), key, (b"Sec-WebSocket-Version", b"13"))
+    return replace(request, headers=(*request.headers, *upgrade)).wire()
+
+
+def _garbage(rng: random.Random, request: Request) -> bytes:
+    garbage = (rng.randbytes(rng.randint(1, 500)), b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\r\n" * 50)
+    return rng.choice(garbage) + b"\r\n\r\n"
+
+
+_BODY: dict[str, Callable[[random.Random, bytes], bytes]] = {
+    "bits flipped": _flipped,
+    "truncated": _truncated,
+    "inserted": _inserted,
+    "cut out": _cut_out,
+    "repeated": _repeated,
+    "monstrous numbers": _monstrous,
+    "deep nesting": _nested,
+    "broken text": _damaged_text,
+    "noise": _noise,
+    "renamed": _renamed,
+    "too long": _too_long,
+}
+_HEAD: dict[str, Callable[[random.Random, Request], Request]] = {
+    "other method": _other_method,
+    "other path": _other_target,
+    "other headers": _other_headers,
+    "headers removed": _fewer_headers,
+    "headers doubled": _doubled_headers,
+    "chunked": _chunked,
+}
+_FRAMING: dict[str, Callable[[random.Random, Request], bytes]] = {
+    "wrong length": _wrong_length,
+    "two lengths": _two_lengths,
+    "broken chunks": _bad_chunks,
+    "broken head": _bad_head,
+    "left early": _cut_short,
+    "upgrade": _upgraded,
+    "garbage": _garbage,
+}
+# Long bodies cost the client as much as the server, and a short one its patience: there are fewer of them.
+_RARE = {"too long": 0.2, "deep nesting": 1.0, "wrong length": 1.0, "broken chunks": 1.0, "upgrade": 0.5}
+_SHARES = {kind: _RARE.get(kind, 2.0) for kind in (*_BODY, *_HEAD, *_FRAMING, "pipelined", "valid")}

@@ -1,0 +1,1 @@
+"""Servers to measure, load for them, and peers."""

@@ -1,0 +1,140 @@
+"""python -m benchmarks.serving.panels: draw what the dashboards of deploy/grafana show, from a real Prometheus that watched a real gateway.
+
+Three minutes of traffic in turns: clean images, adversarial ones beside them, input that is none, four times as much of everything, a
+pause. Prometheus looks every two seconds and has the rules of deploy/, hastened. One picture per dashboard, in docs/pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import prometheus
+from benchmarks.harness import requests as wire
+from benchmarks.harness.arrivals import Arrivals
+from benchmarks.harness.load import save_requests
+from benchmarks.serving.operations import OURS, Arriving
+from benchmarks.harness.prometheus import Prometheus
+from benchmarks.harness.servers import serving
+from deploy.grafana.panels import BOARDS, Board, Panel
+from loadtest import payloads
+
+OUT = Path(__file__).parents[1] / "docs" / "pictures"
+PHASE_S = 40.0
+_RATE = 60.0
+_HASTE = 60.0
+_STEP_S = 2
+_VARIABLES = {"$__rate_interval": "15s", "$instance": ".*"}
+_COLUMNS, _SERIES_AT_MOST = 3, 10
+_ROOM = 0.25  # above the lines, for the legend
+
+
+def _phases() -> list[tuple[str, list[bytes], float]]:
+    """Name, requests, and rate to `_RATE`."""
+    images = payloads.read_images(payloads.SHIPPED)
+    clean, adversarial = ([wire.as_json(image, 4) for image in images[kind]] for kind in ("clean", "adversarial"))
+    wrong = [wire.http_request(each.path, each.media_type, each.body) for each in payloads.malformed(images["clean"][0])]
+    mixed = [request for pair in zip(clean, adversarial, strict=True) for request in pair]
+    bad = [request for first in range(0, len(clean), 2) for request in (*clean[first : first + 2], wrong[first % len(wrong)])]
+    return [("clean", clean, 1.0), ("adversarial", mixed, 1.0), ("malformed", bad, 1.0), ("four times", mixed, 4.0)]
+
+
+def _traffic(port: int, directory: Path, phase_s: float) -> None:
+    for number, (_, requests, factor) in enumerate(_phases()):
+        file = directory / f"requests-{number}.npz"
+        save_requests(file, requests)
+        load = Arrivals(port, factor * _RATE, phase_s, warm_up_s=0.0)
+        Arriving(load, file, directory / f"outcome-{number}.npz").finish()
+    time.sleep(phase_s / 4)
+
+
+def _asked(source: Prometheus, query: str, began: float, ended: float) -> list[tuple[dict[str, str], Any]]:
+    """Labels and [n, 2] times from the beginning and values, of every series."""
+    for variable, value in _VARIABLES.items():
+        query = query.replace(variable, value)
+    query = query.replace("[30d]", "[1h]")
+    result = source.ask("query_range", query=query, start=began, end=ended, step=_STEP_S)["result"]
+    return [(found["metric"], np.array(found["values"], float) - (began, 0.0)) for found in result]
+
+
+def _draw(axes: Any, panel: Panel, source: Prometheus, began: float, ended: float) -> None:
+    axes.set_title(f"{panel.title}  [{panel.unit}]" if panel.unit != "short" else panel.title, fontsize=9, loc="left")
+    axes.tick_params(labelsize=7)
+    axes.set_xlim(0, ended - began)
+    if panel.kind == "heatmap":
+        _draw_heatmap(axes, _asked(source, panel.queries[0][1], began, ended))
+        return
+    drawn = 0
+    for legend, query in panel.queries:
+        series = sorted(_asked(source, query, began, ended), key=lambda found: -float(np.nanmax(found[1][:, 1])))
+        for labels, values in series[: _SERIES_AT_MOST - drawn]:
+            text = legend
+            for name, value in labels.items():
+                text = text.replace(f"{{{{{name}}}}}", value)
+            axes.plot(values[:, 0], values[:, 1], linewidth=1, label=text or None)
+            drawn += 1
+    low, high = axes.get_ylim()
+    bottom = min(0.0, low)
+    axes.set_ylim(bottom, high + _ROOM * (high - bottom))
+    if any(legend for legend, _ in panel.queries) and drawn:
+        axes.legend(fontsize=6, frameon=False, loc="upper left", ncols=2)
+
+
+def _draw_heatmap(axes: Any, series: Sequence[tuple[dict[str, str], Any]]) -> None:
+    """Cumulative rates by `le`, as rates in each bucket."""
+    ordered = sorted(series, key=lambda found: float(found[0]["le"]))
+    times = ordered[0][1][:, 0]
+    grid = np.array([np.interp(times, values[:, 0], values[:, 1]) for _, values in ordered])
+    inside = np.maximum(np.diff(grid, axis=0, prepend=0), 0)
+    axes.pcolormesh(times, np.arange(len(ordered)), inside, cmap="Blues", shading="nearest")
+    axes.set_yticks(range(0, len(ordered), 3), [labels["le"] for labels, _ in ordered[::3]])
+
+
+def draw(board: Board, source: Prometheus, began: float, ended: float, out: Path) -> None:
+    """One dashboard as a picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = [panel for _, row in board.rows for panel in row]
+    rows = math.ceil(len(panels) / _COLUMNS)
+    figure, grid = plt.subplots(rows, _COLUMNS, figsize=(13, 2.3 * rows), layout="constrained")
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, source, began, ended)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    figure.suptitle(
+        f"{board.title}: clean, half of it adversarial, a third of it malformed, four times as much, nothing", fontsize=11
+    )
+    figure.savefig(out, dpi=80)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run the traffic, draw the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phase-seconds", type=float, default=PHASE_S, help="of each kind of traffic, default %(default)s")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the pictures go, default %(default)s")
+    given = parser.parse_args()
+    with TemporaryDirectory() as name, serving(OURS, Path(name) / "gateway", _phases()[0][1][0]) as server:
+        directory = Path(name)
+        rules = prometheus.hastened_rules(directory, factor=_HASTE, at_least_s=10)
+        with prometheus.running(
+            directory / "prometheus", prometheus.configuration([f"127.0.0.1:{server.port}"], rules, every_s=2)
+        ) as source:
+            began = time.time()
+            _traffic(server.port, directory, given.phase_seconds)
+            for board in BOARDS:
+                draw(board, source, began, time.time(), given.out / f"{board.uid.replace('-', '_')}.png")
+
+
+if __name__ == "__main__":
+    main()
