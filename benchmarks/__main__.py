@@ -8,7 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import (
+from benchmarks.fuzzing import fuzz
+from benchmarks.harness.peers import machine
+from benchmarks.methods import (
     activation_clustering,
     adaptive,
     adversarial_training,
@@ -16,19 +18,14 @@ from benchmarks import (
     black_box_attacks,
     evasion_detectors,
     extraction,
-    fuzz,
     gradient_attacks,
-    operations,
     purifier,
     robustness,
-    scaling,
     sentinet,
-    service,
     strip,
     total_variation,
-    tracing,
 )
-from benchmarks.harness.peers import machine
+from benchmarks.serving import operations, scaling, service, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
+from defences.defended_classifier import DefendedClassifier, Mode, Step
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.defended_classifier import DefendedClassifier, Mode, Step
-from defences.errors import InvalidBundle, InvalidInput
-from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
+from defences.errors import InvalidBundle, InvalidInput
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers.total_variation import TotalVariation
 from models.bundle import Bundle
 from models.classifier import Classifier

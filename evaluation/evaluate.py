@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from defences.calibration.purifier import Progress, silent
-from evaluation.tables.benign import Benign
 from evaluation.budget import Budget
 from evaluation.cells import Cell, Cells
+from evaluation.tables.benign import Benign
 from evaluation.tables.curves import Curves
 from evaluation.tables.distrust import Distrust
 from evaluation.tables.evasion import Evasion
@@ -34,7 +34,7 @@ _LAYERS = ("attacks", "defences", "evaluation", "models")
 def _code_digest() -> str:
     """sha256 of the sources that results come from: what another version found is not taken for this one's."""
     root = Path(__file__).parents[1]
-    files = sorted(file for layer in _LAYERS for file in (root / layer).glob("*.py") if file.stem not in _ONLY_SHOWN)
+    files = sorted(file for layer in _LAYERS for file in (root / layer).rglob("*.py") if file.stem not in _ONLY_SHOWN)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attacks.detector_training.evasion_training import EPS, TRAINED_ON_AT_MOST, EvasionTraining
-from defences.detectors.binary_activation_detector import BinaryActivationDetector
-from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.calibration.probing import PROBING
 from defences.calibration.purifier import CHOOSING_AT_MOST
 from defences.calibration.thresholds import Fit
-from defences.calibration.probing import PROBING
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
 from models.errors import InvalidInput
 
 FITS: dict[str, Fit] = {

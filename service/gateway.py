@@ -26,25 +26,24 @@ from uvicorn.config import HTTP_PROTOCOLS
 from models.bundle import read_bundle
 from models.errors import InvalidInput
 from service import __version__
-from service.observing import logs
-from service.observing import metrics_directory
-from service.observing import audit_and_spans as telemetry
-from service.lifecycle.banner import banner
 from service.edge.accounts import Clients
-from service.lifecycle.drain import drain_on_sigterm
 from service.edge.middleware import Edge, Site
 from service.edge.observers import Source
-from service.settings import make_paths_absolute, read_settings
 from service.formats.answers import Answer
+from service.lifecycle.banner import banner
+from service.lifecycle.drain import drain_on_sigterm
+from service.observing import audit_and_spans as telemetry
+from service.observing import logs, metrics_directory
+from service.settings import make_paths_absolute, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from defences.defended_classifier import Step
     from service.edge.middleware import Route
-    from service.routes.predict import Endpoints
-    from service.observing.metrics_port import MetricsPort
     from service.lifecycle.startup import Warm
+    from service.observing.metrics_port import MetricsPort
+    from service.routes.predict import Endpoints
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ class Gateway:
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
-        from service.edge.middleware import connection as protocol
+        from service.edge import connection as protocol
 
         with _or_end_the_server():
             SITE.full = lambda: self.endpoints.full
@@ -163,8 +162,8 @@ class Gateway:
         self.access_log.flush()
 
     def _endpoints(self) -> Endpoints:
-        from service.routes.predict import Endpoints, is_loopback
         from service.observing.metrics import Metrics, new_registry
+        from service.routes.predict import Endpoints, is_loopback
 
         build = (__version__, self.bundle.name, self.bundle.version)
         metrics = Metrics(new_registry(), labels=self.bundle.labels, build=build)
@@ -193,8 +192,8 @@ class Gateway:
             self._open_for_work(warm)
 
     def _open_for_work(self, warm: Warm) -> None:
-        from service.lifecycle import startup
         from service.batching import Batcher
+        from service.lifecycle import startup
 
         settings, endpoints = self.settings, self.endpoints
         batcher = Batcher(

@@ -1,4 +1,5 @@
-"""Triggers: what an attacker puts on an image to call a backdoor. How training data are poisoned with them is `attacks/backdoors/backdoor.py`.
+"""Triggers: what an attacker puts on an image to call a backdoor. How training data are poisoned with them is
+`attacks/backdoors/backdoor.py`.
 
 All are frozen values of their parameters and functions of images float32 [n, h, w, c] in [0, 1] to images of the same kind; the given
 array stays as it is, and an image's trigger does not depend on its neighbours. `channels_first` makes one for data [n, c, h, w].

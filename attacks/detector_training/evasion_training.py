@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from attacks.attack import check_eps, differentiable
 from attacks.detector_training.evasion_examples import KINDS, Kinds, adversarial_examples, harmless_examples, noise_examples
+from defences.calibration.evasion import EvasionScores, FittedEvasion
+from defences.calibration.purifier import Split, Terms
+from defences.calibration.thresholds import FittedDetector
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.calibration.purifier import Split, Terms
-from defences.calibration.evasion import EvasionScores, FittedEvasion
-from defences.calibration.thresholds import FittedDetector
-from models.engines.binary_network import BinaryNetwork
-from models.training.binary_training import train_binary_network
 from models.classifier import ActivationClassifier, Classifier, Images
 from models.datasets import Dataset
+from models.engines.binary_network import BinaryNetwork
 from models.errors import InvalidInput
+from models.training.binary_training import train_binary_network
 
 EPS = 0.3
 TRAINED_ON_AT_MOST = 2500

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from attacks.evasion.losses import entropy_bits, probability
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.keyed import Keys, keyed_permutations
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
+from defences.keyed import Keys, keyed_permutations
 from models.classifier import DifferentiableClassifier, Images
 
 

@@ -15,8 +15,8 @@ from attacks.extraction.thief import THIEVES, Thief, one_hot
 from attacks.extraction.transfer_set import TransferSet, ask, check_pool, shuffled
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Probabilities
-from models.training.distillation import Distillation
 from models.engines.keras import KerasClassifier
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Build, Recipe, reference_network
 
 OPTIMISERS: dict[str, Recipe] = {

@@ -17,8 +17,8 @@ from attacks.extraction.thief import THIEVES, Thief
 from attacks.extraction.transfer_set import TransferSet, ask, check_pool, shuffled
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels, Probabilities
-from models.training.distillation import Distillation
 from models.errors import InvalidInput
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Build, Recipe, reference_network
 
 Strategy = Literal["random", "adaptive"]

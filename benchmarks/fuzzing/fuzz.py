@@ -21,10 +21,10 @@ import numpy as np
 import orjson
 
 from benchmarks.fuzzing.hostile_requests import Attempt, attempt
+from benchmarks.fuzzing.valid_requests import Request, valid_requests
 from benchmarks.harness.peers import machine, table
 from benchmarks.harness.raw_http import Answer, Connection, Cut
 from benchmarks.harness.servers import GATEWAY, Contender, serving
-from benchmarks.fuzzing.valid_requests import Request, valid_requests
 from models.datasets import MNIST, load_dataset
 
 _CONNECTIONS = 12

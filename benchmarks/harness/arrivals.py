@@ -1,4 +1,5 @@
-"""python -m benchmarks.harness.arrivals: requests that arrive at a constant rate, whatever has become of those before; in a process of its own.
+"""python -m benchmarks.harness.arrivals: requests that arrive at a constant rate, whatever has become of those before; in
+a process of its own.
 
     every 1/rate seconds: an idle keep-alive connection, or a new one -> send -> read -> note (intended start, end, status)
 

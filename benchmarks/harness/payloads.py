@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from attacks.attack import Goal
-from attacks.evasion.gradient import FastGradient
 from attacks.backdoors.triggers import CornerPattern
+from attacks.evasion.gradient import FastGradient
 from benchmarks.harness.requests import to_bytes
 from models.bundle import default_bundle_directory, read_bundle
 from models.datasets import MNIST, load_dataset
 from models.engines.keras import KerasClassifier
 
-OUT = Path(__file__).parents[1] / "loadtest" / "payloads.npz"
+OUT = Path(__file__).parents[2] / "loadtest" / "payloads.npz"
 EPS = 0.3
 _IMAGES = 128
 

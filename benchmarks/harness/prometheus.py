@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import yaml  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 _READY_S = 60.0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

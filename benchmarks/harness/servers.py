@@ -17,7 +17,7 @@ import psutil
 
 from models.bundle import standard_bundle_directory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GATEWAY = "service.gateway:Gateway"
 _READY_S = 600.0
 _LOOK_S = 0.02

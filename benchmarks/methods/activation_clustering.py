@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.activation_clustering: poison found in training sets, next to ART's activation defence, and what it takes."""
+"""python -m benchmarks.methods.activation_clustering: poison found in training sets, next to ART's activation defence, and
+what it takes."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from attacks.backdoors.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
 from attacks.backdoors.backdoor_kinds import note
 from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
-from benchmarks.methods.backdoors import coloured_digits
 from benchmarks.harness.peers import alternate, table
+from benchmarks.methods.backdoors import coloured_digits
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Findings, PoisonDetector, TrainingSet, confusion
 from defences.poison.spectral_signatures import SpectralSignatures

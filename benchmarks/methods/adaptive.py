@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Goal
 from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.triggers import CornerPattern
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import ProjectedGradientDescent
 from attacks.evasion.transfer import Relentless
-from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import table
 from defences.calibration.purifier import split as split_data
-from defences.defended_classifier import DefendedClassifier, Step
 from defences.calibration.strip import calibrate_strip
+from defences.defended_classifier import DefendedClassifier, Step
 from defences.purifiers.total_variation import TotalVariation
 from evaluation.statistics.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
@@ -40,7 +40,8 @@ def section() -> str:
     """The page's section."""
     return (
         "## Adaptive attackers\n\n"
-        f"`python -m benchmarks.methods.adaptive`, seed {_SEED}. Projected gradient descent, L-inf, {_STEPS} steps from the image and from one "
+        f"`python -m benchmarks.methods.adaptive`, seed {_SEED}. Projected gradient descent, L-inf, {_STEPS} steps from the "
+        f"image and from one "
         f"random point, {_IMAGES} MNIST test images. Shares in %, in brackets exact 95 % intervals.\n\n"
         f"{_purifier()}\n{_strip()}"
     )

@@ -13,9 +13,9 @@ from attacks.attack import Goal
 from attacks.evasion.gradient import FastGradient, ProjectedGradientDescent
 from attacks.evasion.square import Square
 from benchmarks.harness.peers import art_classifier, table, without_softmax
-from models.training.adversarial_trainer import AdversarialTrainer
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.adversarial_trainer import AdversarialTrainer
 from models.training.reference_classifier import Recipe, reference_network
 from models.training.training_attack import TrainingAttack
 

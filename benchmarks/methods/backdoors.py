@@ -53,7 +53,8 @@ def section() -> str:
     coloured = _rows(classifier, [Step(purifier.purifier, purifier.mode)], *colour)
     return (
         "## Backdoors\n\n"
-        f"`python -m benchmarks.methods.backdoors`, seed {_SEED}: for each kind a copy of the classifier is trained on for {_BUDGET.epochs} "
+        f"`python -m benchmarks.methods.backdoors`, seed {_SEED}: for each kind a copy of the classifier is trained on for "
+        f"{_BUDGET.epochs} "
         f"epochs with {_BUDGET.training:,} clean images and poison made of them, half of them purified, by an attacker who knows the "
         f"purifier. Target {_TARGET}; source-specific: of class {_SOURCE}. STRIP is calibrated on {_BUDGET.held_out:,} clean images "
         f"that no training saw (rate 0.01, marginal), and measured on {_BUDGET.clean:,} clean and at most {_BUDGET.triggered} "

@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.black_box_attacks: Square and HopSkipJump beside ART's, on the standard MNIST classifier without its defences."""
+"""python -m benchmarks.methods.black_box_attacks: Square and HopSkipJump beside ART's, on the standard MNIST classifier
+without its defences."""
 
 from __future__ import annotations
 

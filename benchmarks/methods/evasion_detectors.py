@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.evasion_detectors: detectors of evasion, ours and ART's, on attacks they know, attacks they do not, and noise."""
+"""python -m benchmarks.methods.evasion_detectors: detectors of evasion, ours and ART's, on attacks they know, attacks they
+do not, and noise."""
 
 from __future__ import annotations
 
@@ -11,34 +12,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Attack, Goal
-from attacks.evasion.carlini_wagner import CarliniWagner
-from attacks.evasion.deep_fool import DeepFool
 from attacks.detector_training.evasion_examples import harmless_examples, noise_examples
 from attacks.detector_training.evasion_training import TRAINED_ON_AT_MOST, EvasionTraining
+from attacks.evasion.adaptive import AdaptiveView
+from attacks.evasion.carlini_wagner import CarliniWagner
+from attacks.evasion.deep_fool import DeepFool
 from attacks.evasion.gradient import FastGradient, ProjectedGradientDescent
 from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.saliency_map import SaliencyMap
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import Relentless
-from benchmarks.methods.backdoors import coloured_digits
 from benchmarks.harness.peers import alternate, art_classifier, table
-from defences.detectors.binary_activation_detector import BinaryActivationDetector
-from defences.detectors.binary_input_detector import BinaryInputDetector
+from benchmarks.methods.backdoors import coloured_digits
 from defences.calibration.purifier import Split, Terms
 from defences.calibration.purifier import split as split_data
-from defences.defended_classifier import DefendedClassifier, Detector, Step
 from defences.calibration.thresholds import conclude
-from evaluation.statistics.intervals import share
+from defences.defended_classifier import DefendedClassifier, Detector, Step
+from defences.detectors.binary_activation_detector import BinaryActivationDetector
+from defences.detectors.binary_input_detector import BinaryInputDetector
 from evaluation.reporting.plots import detector_rocs
+from evaluation.statistics.intervals import share
 from evaluation.statistics.roc import auroc, roc, tpr_at_fpr
-from models.engines.binary_network import OUTPUTS, default_layout
-from models.training.binary_training import keras_network
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
+from models.engines.binary_network import OUTPUTS, default_layout
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.binary_training import keras_network
 from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
@@ -50,7 +51,7 @@ _TESTED, _ADAPTIVE = 1000, 300
 _QUERIES, _ASKED = 500, 200
 _TIMED = 256
 _STEPS = 40
-_PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "evasion_detectors_roc.svg"
+_PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "evasion_detectors_roc.svg"
 
 BinaryDetector = BinaryInputDetector | BinaryActivationDetector
 Flags = Callable[[Images], NDArray[np.bool_]]
@@ -146,7 +147,8 @@ def section() -> str:
     colours = _colours()
     return (
         "## Detectors of evasion\n\n"
-        f"`python -m benchmarks.methods.evasion_detectors`, seed {_SEED}. The standard MNIST classifier. Trained on and calibrated with training "
+        f"`python -m benchmarks.methods.evasion_detectors`, seed {_SEED}. The standard MNIST classifier. Trained on and "
+        f"calibrated with training "
         f"images 55,000 to 60,000 ({len(digits.parts.choosing):,} to train on, {len(digits.parts.holding):,} held), eps {_EPS:g}, for "
         f"{_RATE:g} of clean images; each detector by itself, no purifier. Attacks on the bare classifier; counted are images that it "
         "classified rightly and, attacked, does not. Exact 95 % intervals in brackets. ART 1.20: BinaryInputDetector and "

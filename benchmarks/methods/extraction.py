@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.extraction: what a thief's copy is worth against the reverse sigmoid, and what probabilities say of members."""
+"""python -m benchmarks.methods.extraction: what a thief's copy is worth against the reverse sigmoid, and what
+probabilities say of members."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from evaluation.tables.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset
-from models.training.distillation import Distillation
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Recipe, train
 
 _SEED = 0
@@ -56,7 +57,8 @@ def section() -> str:
         f"`python -m benchmarks.methods.extraction`, seed {_SEED}: the reference network trained on 50,000 MNIST images (test accuracy "
         f"{100 * accuracy:.2f} %), a thief with the other 10,000 who trains the same network on what it was answered. Every cell: "
         "accuracy of the copy / its agreement with the undefended victim, in %, on the 10,000 test images (binomial standard error "
-        "0.2 points at 95 %, 0.5 at 50 %). The thieves and optimisers are the tables of attacks/extraction/thief.py and attacks/extraction/copycat_cnn.py.\n\n"
+        "0.2 points at 95 %, 0.5 at 50 %). The thieves and optimisers are the tables of attacks/extraction/thief.py and "
+        "attacks/extraction/copycat_cnn.py.\n\n"
         f"{_curves(victim, data)}\n{_limits(victim, data)}\n{_peer(victim, data)}\n{_members(training, data)}"
     )
 

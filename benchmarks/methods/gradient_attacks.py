@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.gradient_attacks: the white-box attacks against ART's, on the same networks and images, at the same strength."""
+"""python -m benchmarks.methods.gradient_attacks: the white-box attacks against ART's, on the same networks and images, at
+the same strength."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def section() -> str:
     header = ["attack", "network", "strength", "images", "accuracy left, ours / ART's", "ours ms/image", "ART ms/image", "ratio"]
     return (
         "## Gradient attacks\n\n"
-        f"`python -m benchmarks.methods.gradient_attacks`, seed {_SEED}, {_THREADS} threads, against ART 1.20 in one batch of all images, its "
+        f"`python -m benchmarks.methods.gradient_attacks`, seed {_SEED}, {_THREADS} threads, against ART 1.20 in one batch "
+        f"of all images, its "
         "fastest; the median of alternating rounds. The networks: the standard MNIST classifier on test digits, and the reference "
         f"network on synthetic {_side(colours)}. *Accuracy left* is the share of images that do not reach the attack's goal. Images that "
         "reach it leave our loop, so there are rows where few do: what is left of the ratio there is the compiled gradient alone. Ours "

@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.purified_trigger: a trigger that only the purifier makes, against STRIP on raw images, on purified, on both.
+"""python -m benchmarks.methods.purified_trigger: a trigger that only the purifier makes, against STRIP on raw images, on
+purified, on both.
 
 The figures of docs/decisions/0003-strip-probes-raw-images.md; about two minutes. The attacker controls training and knows the purifier:
 the trigger is a patch under a checkerboard, which total variation takes off. What the classifier learns to call the target is the
@@ -18,15 +19,15 @@ from attacks.backdoors.triggers import ImagePatch, under_checkerboard
 from benchmarks.harness.peers import table
 from defences.assembly import assemble
 from defences.calibration.purifier import split
+from defences.calibration.strip import StripChoice, calibrate_strip
 from defences.defended_classifier import DefendedClassifier, Preprocessor, Step
 from defences.keyed import image_keys
-from defences.calibration.strip import StripChoice, calibrate_strip
 from evaluation.statistics.intervals import share
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.training.fine_tuning import fine_tune
 from models.engines.keras import KerasClassifier
+from models.training.fine_tuning import fine_tune
 
 _SEED = 0
 _TARGET = 7

@@ -31,7 +31,8 @@ def section() -> str:
     rows = [*_rows("bundled", bundled, held_out, test), *_rows("trained plainly", plain, held_out, test)]
     return (
         "## Purifying FGM\n\n"
-        f"`python -m benchmarks.methods.purifier`, all 10,000 MNIST test images, FGM (L-inf) on the bare classifier: an attacker who does "
+        f"`python -m benchmarks.methods.purifier`, all 10,000 MNIST test images, FGM (L-inf) on the bare classifier: an "
+        f"attacker who does "
         "not know the purifier; one who does beats it (docs/limits.md). Our FGM for every row: it takes the loss from logits; "
         "ART's is weaker where the network is sure, its float32 gradient has saturated there. Accuracy in %, in "
         "brackets its binomial standard error. ART: TotalVarMin(norm=1), otherwise its defaults. Ours: what calibration on 5,000 "

@@ -1,4 +1,5 @@
-"""python -m benchmarks.methods.robustness: what the bundled classifiers withstand, without any defence; with --record, into their cards too.
+"""python -m benchmarks.methods.robustness: what the bundled classifiers withstand, without any defence; with --record,
+into their cards too.
 
 Ours and, as an independent implementation, ART's attacks on the same weights, given the network without its softmax: cross-entropies of
 saturated probabilities have no gradient in float32.
@@ -28,7 +29,7 @@ from models.engines.keras import KerasClassifier, import_tensorflow
 
 _SEED, _THREADS = 0, 2
 _EPS = 0.3
-_BUNDLES = Path(__file__).parents[1] / "models" / "bundles"
+_BUNDLES = Path(__file__).parents[2] / "models" / "bundles"
 _NAMES = ("mnist", "mnist-standard")
 _PGD_IMAGES, _SQUARE_IMAGES, _ART_IMAGES = 2000, 1000, 1000
 _QUERIES = 5000

@@ -8,30 +8,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Goal
 from attacks.backdoors.backdoor import AllToOne
 from attacks.backdoors.backdoor_kinds import Backdoor, backdoors, note
-from attacks.evasion.gradient import ProjectedGradientDescent
 from attacks.backdoors.triggers import ImagePatch, Together, Trigger
-from benchmarks.methods.backdoors import coloured_digits
+from attacks.evasion.adaptive import AdaptiveView
+from attacks.evasion.gradient import ProjectedGradientDescent
 from benchmarks.harness.peers import table
+from benchmarks.methods.backdoors import coloured_digits
+from defences.calibration.conformal import joint_scores
 from defences.calibration.purifier import Terms
 from defences.calibration.purifier import split as split_data
-from defences.calibration.conformal import joint_scores
-from defences.defended_classifier import DefendedClassifier, Step
-from defences.calibration.thresholds import CalibratedDetector, conclude
-from defences.detectors.sentinet import SentiNet
 from defences.calibration.sentinet import fit_sentinet
-from defences.detectors.strip import Strip
 from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import CalibratedDetector, conclude
+from defences.defended_classifier import DefendedClassifier, Step
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.strip import Strip
 from evaluation.statistics.intervals import Share, share
 from evaluation.statistics.roc import Estimate, tpr_at_fpr
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
-from models.training.fine_tuning import fine_tune
 from models.engines.keras import KerasClassifier
+from models.training.fine_tuning import fine_tune
 from models.training.reference_classifier import Recipe, train
 
 _SEED = 0

@@ -11,10 +11,10 @@ from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import alternate, art_classifier, table
 from defences.calibration.purifier import Split, choose_purifier
 from defences.calibration.purifier import split as split_data
-from defences.defended_classifier import Decisions, DefendedClassifier, Step
-from defences.purifiers.purified_training import with_purified_copies
-from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.calibration.strip import StripChoice, calibrate_strip
+from defences.defended_classifier import Decisions, DefendedClassifier, Step
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.purifiers.purified_training import with_purified_copies
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
@@ -88,7 +88,8 @@ def section() -> str:
     )
     return (
         "## STRIP\n\n"
-        f"`python -m benchmarks.methods.strip`, seed {_SEED}: a four-pixel corner pattern on half of a training set made of the first 10,000 "
+        f"`python -m benchmarks.methods.strip`, seed {_SEED}: a four-pixel corner pattern on half of a training set made of "
+        f"the first 10,000 "
         f"MNIST training images, every poisoned label {_TARGET}, the reference network, {_EPOCHS} epochs. Calibrated on 5,000 other "
         f"training images (rate {_RATE:g}, marginal), measured on all 10,000 test images and, triggered, on the "
         f"{len(data.triggered):,} of them that are no {_TARGET}.\n\n{table(header, rows)}\n"

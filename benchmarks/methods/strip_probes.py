@@ -15,9 +15,9 @@ from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import table
 from defences.calibration.conformal import conformal_threshold
 from defences.defended_classifier import DefendedClassifier, Step
+from defences.detectors.strip import Strip
 from defences.keyed import image_keys
 from defences.purifiers.purified_training import with_purified_copies
-from defences.detectors.strip import Strip
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images
 from models.datasets import MNIST, load_dataset

@@ -78,7 +78,8 @@ def section() -> str:
     """The page's section, each thread setting measured in a process of its own."""
     parts = ["## Total variation\n"]
     parts.append(
-        f"`python -m benchmarks.methods.total_variation`, MNIST test digits and crops of scikit-learn's two photographs, seed {_SEED}, the "
+        f"`python -m benchmarks.methods.total_variation`, MNIST test digits and crops of scikit-learn's two photographs, "
+        f"seed {_SEED}, the "
         f"median of {_ROUNDS} alternating rounds. Ours runs its default 10 iterations, ART its default 10 L-BFGS iterations; the "
         "objective is the mean of the published one at the same mask and weight, lower is better. Microseconds per image.\n"
     )

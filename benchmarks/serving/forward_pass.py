@@ -1,4 +1,5 @@
-"""python -m benchmarks.serving.forward_pass: other ways to run the standard classifier's forward pass, the same rows in turns, one thread.
+"""python -m benchmarks.serving.forward_pass: other ways to run the standard classifier's forward pass, the same rows in
+turns, one thread.
 
 What docs/decisions/0006 says about them. With TF_ENABLE_ONEDNN_OPTS=0 TensorFlow uses Eigen's kernels instead of oneDNN's.
 """

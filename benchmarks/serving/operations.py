@@ -29,8 +29,8 @@ from benchmarks.harness.arrivals import CHANGED, NOT_TOLD, Arrivals
 from benchmarks.harness.cells import NAMES, Cell, Loader
 from benchmarks.harness.load import LOST, Load, Outcome
 from benchmarks.harness.servers import GATEWAY, ROOT, Contender, Server, serving
-from benchmarks.serving.steadiness import Memory
 from benchmarks.harness.wanted import Wanted, wanted_table
+from benchmarks.serving.steadiness import Memory
 from models.datasets import MNIST, load_dataset
 
 SOAK_S, CELL_S = 600.0, 30.0

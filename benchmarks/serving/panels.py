@@ -1,4 +1,5 @@
-"""python -m benchmarks.serving.panels: draw what the dashboards of deploy/grafana show, from a real Prometheus that watched a real gateway.
+"""python -m benchmarks.serving.panels: draw what the dashboards of deploy/grafana show, from a real Prometheus that
+watched a real gateway.
 
 Three minutes of traffic in turns: clean images, adversarial ones beside them, input that is none, four times as much of everything, a
 pause. Prometheus looks every two seconds and has the rules of deploy/, hastened. One picture per dashboard, in docs/pictures.
@@ -20,13 +21,13 @@ from benchmarks.harness import prometheus
 from benchmarks.harness import requests as wire
 from benchmarks.harness.arrivals import Arrivals
 from benchmarks.harness.load import save_requests
-from benchmarks.serving.operations import OURS, Arriving
 from benchmarks.harness.prometheus import Prometheus
 from benchmarks.harness.servers import serving
+from benchmarks.serving.operations import OURS, Arriving
 from deploy.grafana.panels import BOARDS, Board, Panel
 from loadtest import payloads
 
-OUT = Path(__file__).parents[1] / "docs" / "pictures"
+OUT = Path(__file__).parents[2] / "docs" / "pictures"
 PHASE_S = 40.0
 _RATE = 60.0
 _HASTE = 60.0

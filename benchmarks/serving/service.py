@@ -14,19 +14,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.serving import formats
-
-from benchmarks.serving import service_tables
-
-from benchmarks.serving import stages
-
-from benchmarks.serving import steadiness
 from benchmarks.harness import requests as wire
 from benchmarks.harness.cells import Cell, Loader
 from benchmarks.harness.load import Load
 from benchmarks.harness.servers import GATEWAY, Contender, Server, send, serving
-from benchmarks.serving.service_tables import ART, ART_ONCE, AT, NDARRAY, OFF, ON, TRIVIAL, Measured, batchable
 from benchmarks.harness.wanted import wanted_table
+from benchmarks.serving import formats, service_tables, stages, steadiness
+from benchmarks.serving.service_tables import ART, ART_ONCE, AT, NDARRAY, OFF, ON, TRIVIAL, Measured, batchable
 from models.datasets import MNIST, load_dataset
 
 CELL_S = 60.0

@@ -62,7 +62,8 @@ def introduction(measured: Measured, cell_s: float, rounds: int, images: int) ->
     """How it was measured."""
     return (
         "## The service under load\n\n"
-        f"`python -m benchmarks.serving.service`: {cell_s:g} s a cell in {rounds} piece{'s' * (rounds > 1)}, the servers in turns, one worker "
+        f"`python -m benchmarks.serving.service`: {cell_s:g} s a cell in {rounds} piece{'s' * (rounds > 1)}, the servers in "
+        f"turns, one worker "
         f"each, access logs on as they are by default, {images:,} MNIST test digits in turn, one a request, as JSON with all digits. The "
         "load generator is one process with a closed loop of keep-alive connections, on the same processors as the servers; on a "
         f"server that answers a constant it reaches {measured.ceiling.rate:,.0f} requests/s, and beside those below it takes "

@@ -15,7 +15,7 @@ from benchmarks.harness.servers import GATEWAY, Server
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "service_stages.svg"
+PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "service_stages.svg"
 STAGES = ("queue", "purify", "predict", "abstain", "obscure")
 _STAGE, _REQUEST = "hauberk_stage_duration_seconds_sum", "hauberk_request_duration_seconds"
 _SERVER, _OUTSIDE = "rest of the server", "connection and client"

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import requests as wire
-from benchmarks.serving import stages
 from benchmarks.harness.cells import Loader
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, serving
+from benchmarks.serving import stages
 from models.datasets import MNIST, load_dataset
 
 

@@ -1,6 +1,7 @@
 """python -m benchmarks tracing: what the audit log and trace spans cost.
 
-Off, they are no code that runs (tests/unit/service/routes/test_predict.py), and nothing to measure. Rounds are short and take turns, and a
+Off, they are no code that runs (tests/unit/service/routes/test_predict.py), and nothing to measure. Rounds are short and
+take turns, and a
 cost is the median over rounds of the ratio within a round: what else the machine does slows neighbours alike. The collector, which throws
 spans away, runs on this machine too and takes its share of it from the traced server.
 """
@@ -20,8 +21,8 @@ from benchmarks.harness.cells import Cell, Loader
 from benchmarks.harness.load import Outcome
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
-from benchmarks.serving.service_tables import AT
 from benchmarks.harness.wanted import Wanted, wanted_table
+from benchmarks.serving.service_tables import AT
 from models.datasets import MNIST, load_dataset
 
 CELL_S, _ROUNDS = 120.0, 24

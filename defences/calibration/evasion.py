@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.calibration.conformal import conformal_threshold
-from defences.defended_classifier import Detector
 from defences.calibration.thresholds import FittedDetector
+from defences.defended_classifier import Detector
 
 HARMLESS_RATE = 0.02
 """The share of each kind of harmless change that may be refused."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from defences.calibration.sentinet import fit_sentinet
+from defences.calibration.strip import fit_strip
 from defences.calibration.thresholds import Fit
 from defences.detectors.sentinet import SentiNet
-from defences.calibration.sentinet import fit_sentinet
 from defences.detectors.strip import Strip
-from defences.calibration.strip import fit_strip
 
 PROBING: dict[str, Fit] = {Strip.name: fit_strip, SentiNet.name: fit_sentinet}

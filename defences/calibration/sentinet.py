@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import PartOf, Split, Terms, rows_per_forward
 from defences.calibration.conformal import conformal_rank
+from defences.calibration.purifier import PartOf, Split, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
-from defences.keyed import Keys, random_keys
 from defences.detectors.sentinet import SentiNet
+from defences.keyed import Keys, random_keys
 from models.classifier import Classifier, Images, Probabilities
 
 OVERLAYS_AT_MOST = 64

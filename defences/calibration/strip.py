@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import PartOf, Progress, Split, Terms, rows_per_forward, silent
 from defences.calibration.conformal import conformal_rank
+from defences.calibration.purifier import PartOf, Progress, Split, Terms, rows_per_forward, silent
 from defences.calibration.thresholds import FittedDetector, conclude
-from defences.keyed import keyed_permutations, random_keys
 from defences.detectors.strip import Blend, Strip, entropy_bits
+from defences.keyed import keyed_permutations, random_keys
 from models.classifier import Classifier, Images
 
 OVERLAYS_AT_MOST = 96

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.assembly import TOGETHER, calibrated_for, together
-from defences.calibration.purifier import Split, Terms
 from defences.calibration.conformal import joint_thresholds
+from defences.calibration.purifier import Split, Terms
 from defences.defended_classifier import Detector
 from models.classifier import Classifier
 

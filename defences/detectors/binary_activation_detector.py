@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.detectors.binary_input_detector import network
+from defences.detectors.unprobed import UnprobedSession
 from defences.errors import InvalidInput
 from defences.keyed import Keys
-from defences.detectors.unprobed import UnprobedSession
-from models.engines.binary_network import INPUTS, BinaryNetwork
 from models.classifier import ActivationClassifier, Classifier, DifferentiableActivations, Images
+from models.engines.binary_network import INPUTS, BinaryNetwork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

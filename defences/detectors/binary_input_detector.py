@@ -13,11 +13,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.detectors.unprobed import UnprobedSession
 from defences.errors import InvalidInput, InvalidParameter
 from defences.keyed import Keys
-from defences.detectors.unprobed import UnprobedSession
-from models.engines.binary_network import BinaryNetwork
 from models.classifier import Images
+from models.engines.binary_network import BinaryNetwork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.detectors.sentinet_windows import CORNERS, Windows, boxes, corners_of, transplanted
 from defences.errors import InvalidParameter
 from defences.keyed import Keys, keyed_permutations
-from defences.detectors.sentinet_windows import CORNERS, Windows, boxes, corners_of, transplanted
 from models.classifier import Images, Probabilities
 
 # 64 MiB of float32, as for STRIP.

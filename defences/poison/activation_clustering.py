@@ -2,8 +2,10 @@
 
 Paper: Chen et al. 2018, arXiv:1811.03728.   Known to beat it: low poison rates, triggers made to look alike in the last layer
 (docs/defences/activation-clustering.md).
-Maths: per class, activations reduced to ten dimensions (PCA or ICA) in two views, split in two (`defences.poison.class_split`). Where the valley
-between the clusters is deep, a second look decides (`defences.poison.second_look`): exclusionary reclassification by a linear classifier on an
+Maths: per class, activations reduced to ten dimensions (PCA or ICA) in two views, split in two
+(`defences.poison.class_split`). Where the valley
+between the clusters is deep, a second look decides (`defences.poison.second_look`): exclusionary reclassification by a
+linear classifier on an
 earlier layer, and whether one patch makes one of the clusters leave the class. Neither size nor silhouette decides: natural clusters have
 any size, and those of MNIST's ones are as far apart as a backdoor's.
 Shapes: activations [n, d], labels [n] -> is_clean bool [n] and scores [n].
@@ -19,8 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.poison.class_split import Reduction, Split, split_class
 from defences.errors import InvalidParameter
+from defences.poison.class_split import Reduction, Split, split_class
 from defences.poison.findings import Each, Findings, Rows, TrainingSet, in_turn
 from defences.poison.second_look import Limits, Suspicion, look_again
 from defences.poison.verdicts import class_findings, whole

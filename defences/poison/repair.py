@@ -24,7 +24,8 @@ _TRAINED_ON = 6000
 def repaired(
     data: Dataset, findings: Findings, *, how: Repair = "drop", training: TrainingSet | None = None, seed: int = 0
 ) -> Dataset:
-    """The training data without poison, to train anew on (`models.training.reference_classifier.train`) or on (`models.training.fine_tuning.fine_tune`).
+    """The training data without poison, to train anew on (`models.training.reference_classifier.train`) or on
+    (`models.training.fine_tuning.fine_tune`).
 
     Args:
         how: "drop" leaves suspicious samples out. "relabel" keeps them, each with the class that a linear classifier takes it for which

@@ -2,10 +2,12 @@
 
 Two clusters alone say nothing: natural ones are as far apart as a backdoor's. Two questions do, and neither is about size.
 
-Removal: is there one patch that makes a cluster leave its class while the other stays (`defences.poison.trigger_removal`)? That is a local
+Removal: is there one patch that makes a cluster leave its class while the other stays (`defences.poison.trigger_removal`)?
+That is a local
 trigger, and names the cluster.
 
-Exclusion (`defences.poison.exclusionary_reclassification`): is a cluster, left out, as much at home in other classes as their own samples are? Then it was taken
+Exclusion (`defences.poison.exclusionary_reclassification`): is a cluster, left out, as much at home in other classes as
+their own samples are? Then it was taken
 from them. And is the cluster that is less sure of its place elsewhere still of the class when it is left out? Of natural
 halves each teaches the classifier something about the other. Poison teaches nothing about the class it is filed under, so that
 the clean cluster, left out, is not recognised any more. That finds triggers spread over the whole image as well.

@@ -1,12 +1,14 @@
 """Spectral signatures: poison varies as nothing else in its class does, and may be too rare to be a cluster.
 
 Paper: Tran, Li & Madry 2018, arXiv:1811.00636, with the whitening of SPECTRE (Hayase et al. 2021, arXiv:2104.11315).   Known to beat it:
-poison that is half of its class or more, which is no outlier (`defences.poison.activation_clustering` finds it), and triggers spread over the
+poison that is half of its class or more, which is no outlier (`defences.poison.activation_clustering` finds it), and
+triggers spread over the
 whole image.
 Maths: per class, activations whitened by the covariance S within the other classes: score_i = (x_i - m)^T (S + f)^-1 (x_i - m), over all
 directions. Tran's single top direction is that of the widest natural variation while poison is rare (docs/defences/spectral-signatures.md
 has both). The paper removes the top 1.5 eps of every class, eps known. Here "no poison" is a verdict: the top samples are looked at again
-(`defences.poison.second_look`), and are poison where one patch makes them leave the class and not the others. Then all samples of the class with a
+(`defences.poison.second_look`), and are poison where one patch makes them leave the class and not the others. Then all
+samples of the class with a
 score over its median that leave under that patch are poison.
 Shapes: activations [n, d], labels [n] -> is_clean bool [n] and scores [n].
 Cost: a forward pass per sample, 43 for each of at most 64 of every class, one for each second sample of a poisoned class.
@@ -19,8 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.poison.class_split import SAMPLES_AT_LEAST, Split
 from defences.errors import InvalidParameter
+from defences.poison.class_split import SAMPLES_AT_LEAST, Split
 from defences.poison.findings import Each, Findings, Rows, TrainingSet, in_turn
 from defences.poison.second_look import Limits, Suspicion, look_again
 from defences.poison.trigger_removal import leaves

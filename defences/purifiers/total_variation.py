@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.purifiers import total_variation_kernel as kernel
 from defences.errors import InvalidParameter
 from defences.keyed import Keys
+from defences.purifiers import total_variation_kernel as kernel
 from models.classifier import Images
 
 Norm = Literal[1, 2, "isotropic"]

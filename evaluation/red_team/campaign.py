@@ -12,20 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import REFUSED, Goal, NoMoreAnswers, predicted_labels
-from attacks.extraction.copycat_cnn import CopycatCNN
-from attacks.extraction.copycat_cnn import Theft as Stolen
 from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.noise import RandomNoise
-from attacks.oracle import Unfailing
-from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import transferred
+from attacks.extraction.copycat_cnn import CopycatCNN
+from attacks.extraction.copycat_cnn import Theft as Stolen
+from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
+from attacks.oracle import Unfailing
 from defences.calibration.purifier import silent
 from evaluation.red_team.attack_report import Evasion, Status, Theft
 from models.classifier import Images, Labels
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import import_tensorflow
+from models.errors import InvalidInput
 from service.settings import processors
 
 UNANSWERED = -2

@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.reporting import plots
-from evaluation.statistics.intervals import Share
 from evaluation.reporting.report import Report
+from evaluation.statistics.intervals import Share
 
 _TEMPLATES = Path(__file__).parent / "report_page"
 _FALSE_ABSTENTION_RATE = 0.01

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from evaluation.statistics.intervals import Share, share
 from evaluation.tables.distrust import Check, checks
 from evaluation.tables.evasion import ADAPTIVE, CLEAN, JSMA, NOISE, OBLIVIOUS, QUERY, TRANSFER, UNBLURRED, WITH_SECRET
-from evaluation.statistics.intervals import Share, share
 from evaluation.tables.outcomes import Outcomes, Robustness, robustness, worst
 
 FORMAT = 1

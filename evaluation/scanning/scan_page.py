@@ -19,7 +19,7 @@ from evaluation.reporting.plots import cluster_map
 from evaluation.scanning.scan_report import ScanReport
 from models.classifier import Images, Labels
 
-_TEMPLATES = Path(__file__).parent / "report_page"
+_TEMPLATES = Path(__file__).parents[1] / "reporting" / "report_page"
 _SPRITES, _COLUMNS = 24, 8
 _SPRITE_SIDE = 40
 _CLASSES_AT_MOST = 20

@@ -19,18 +19,18 @@ from attacks.backdoors.backdoor import Poisoned
 from attacks.backdoors.backdoor_kinds import Backdoor, backdoors
 from defences.calibration.purifier import Progress, Terms, silent
 from defences.calibration.purifier import split as split_data
-from defences.defended_classifier import DefendedClassifier, Detection, Preprocessor, Step
-from defences.calibration.thresholds import CalibratedDetector, Fit, calibrate_detectors
-from defences.keyed import image_keys
-from defences.detectors.strip import Strip
 from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import CalibratedDetector, Fit, calibrate_detectors
+from defences.defended_classifier import DefendedClassifier, Detection, Preprocessor, Step
+from defences.detectors.strip import Strip
+from defences.keyed import image_keys
 from evaluation.statistics.intervals import Share, share
 from evaluation.statistics.roc import Estimate, Roc, auroc, roc, tpr_at_fpr
 from models.classifier import Images, Labels
 from models.datasets import Dataset
+from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.training.fine_tuning import fine_tune
-from models.engines.keras import KerasClassifier
 
 _JSON_POINTS = 200
 

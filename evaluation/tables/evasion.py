@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Adversarial, Attack, Goal
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
 from attacks.evasion.hop_skip_jump import HopSkipJump
-from attacks.extraction.inversion import Unblurred
 from attacks.evasion.saliency_map import SaliencyMap
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import Relentless
+from attacks.extraction.inversion import Unblurred
 from evaluation.budget import Budget
 from evaluation.cells import Cell
 from evaluation.tables.outcomes import ABSTAINED, WRONG, outcomes
 from evaluation.variants import Target
 from models.classifier import Classifier, DifferentiableClassifier, Images
 from models.datasets import Dataset
-from models.training.distillation import Distillation
 from models.engines.keras import KerasClassifier
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Recipe
 
 SECTION = "evasion"

@@ -15,8 +15,8 @@ from attacks.extraction.transfer_set import TransferSet, ask, check_pool, shuffl
 from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset
-from models.training.distillation import Distillation
 from models.errors import InvalidInput
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Build, Recipe, reference_network
 
 

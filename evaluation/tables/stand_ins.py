@@ -13,17 +13,17 @@ from attacks.backdoors.backdoor_kinds import backdoors
 from attacks.extraction.copycat_cnn import OPTIMISERS
 from attacks.extraction.membership_inference import membership_inference
 from attacks.extraction.thief import THIEVES, Thief, inverted
-from defences.defended_classifier import DefendedClassifier
 from defences.calibration.probing import PROBING
-from evaluation.tables.backdoors import Budget as BackdoorBudget
-from evaluation.tables.backdoors import backdoor_rows
+from defences.defended_classifier import DefendedClassifier
 from evaluation.budget import Budget
 from evaluation.cells import Cell
+from evaluation.tables.backdoors import Budget as BackdoorBudget
+from evaluation.tables.backdoors import backdoor_rows
 from evaluation.tables.extraction import extraction_curve
 from evaluation.variants import FULL_STACK, UNDEFENDED, Target
 from models.datasets import Dataset
-from models.training.distillation import Distillation
 from models.engines.keras import KerasClassifier
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Recipe
 
 _OPEN_HANDED = ("probabilities", "labels")

@@ -18,16 +18,16 @@ from attacks.detector_training.evasion_training import EPS
 from defences.assembly import assemble
 from defences.calibration.purifier import PurifierChoice, Split, Terms, choose_purifier
 from defences.calibration.purifier import split as split_data
-from defences.defended_classifier import DefendedClassifier
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
+from defences.defended_classifier import DefendedClassifier
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from hauberk.commands.classifier_options import open_classifier
-from hauberk.detectors import FITS, chosen_fits, images_to_choose_on
 from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.detectors import FITS, chosen_fits, images_to_choose_on
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from models.training.reference_classifier import save
 from service import __version__
 from service.settings import processors

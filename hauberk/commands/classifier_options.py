@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, Outputs, load_model
+from models.errors import InvalidInput
 
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _LOOKED_AT = 512

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from evaluation.budget import BUDGETS
 from evaluation.evaluate import Evaluation
-from evaluation.tables.outcomes import Robustness
 from evaluation.reporting.report import REPORT, Report, build
+from evaluation.tables.outcomes import Robustness
 from evaluation.variants import open_target
 from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.bundle import read_bundle

@@ -15,19 +15,19 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from defences.poison.activation_clustering import ActivationClustering
 from defences.calibration.purifier import Progress
+from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.class_split import Reduction
 from defences.poison.findings import Findings, PoisonDetector, Rows, TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, together
-from hauberk.commands.classifier_options import open_classifier
-from hauberk.commands.options import SEED_AT_MOST, check_writable, chosen_rows, chosen_split, progress_bar
 from evaluation.scanning.spread import Spread, backend
 from evaluation.scanning.stored_activations import stored_activations
+from hauberk.commands.classifier_options import open_classifier
+from hauberk.commands.options import SEED_AT_MOST, check_writable, chosen_rows, chosen_split, progress_bar
 from models.classifier import Activations
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from models.stored_images import StoredImages, open_images, refused_when_full
 from service import __version__
 from service.settings import processors

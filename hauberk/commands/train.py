@@ -12,10 +12,10 @@ import typer
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import open_classifier
 from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
-from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.errors import InvalidInput
+from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
 from models.training.reference_classifier import Recipe, robust_network, save
 from models.training.reference_classifier import train as fit
 from models.training.training_state import Epoch

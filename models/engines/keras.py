@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from models.engines.keras_activations import KerasActivations
 from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities
-from models.errors import InvalidInput
+from models.engines.keras_activations import KerasActivations
 from models.engines.keras_gradients import KerasGradients
+from models.errors import InvalidInput
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -179,7 +179,8 @@ class KerasClassifier:
         return self._activations.earlier_layer
 
     def activations(self, images: Images, layer: str | int | None = None) -> Activations:
-        """See `ActivationClassifier.activations`; large feature maps are averaged over squares, see `models.engines.keras_activations`."""
+        """See `ActivationClassifier.activations`; large feature maps are averaged over squares, see
+        `models.engines.keras_activations`."""
         return self._activations(images, layer)
 
     def activation_gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from models.classifier import Activations, Images
-from models.errors import InvalidInput
 from models.engines.image_gradient import fast_image_gradients
+from models.errors import InvalidInput
 
 FEATURES_AT_MOST = 4096
 """A feature map [h, w, c] of more numbers is averaged over squares until it has no more; a vector is kept as it is."""

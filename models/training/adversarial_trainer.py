@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.adversarial_step import AdversarialStep
 from models.classifier import Images, Labels
 from models.datasets import Dataset
-from models.errors import InvalidInput
-from models.training.fine_tuning import check_training_data, copy_of
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.errors import InvalidInput
+from models.training.adversarial_step import AdversarialStep
+from models.training.fine_tuning import check_training_data, copy_of
 from models.training.reference_classifier import Recipe
 from models.training.training_attack import TrainingAttack
 from models.training.training_state import Epoch, TrainingState, fingerprint

@@ -18,8 +18,8 @@ from models.engines.binary_network import (
     default_layout,
     layer_weights,
 )
-from models.errors import InvalidInput
 from models.engines.keras import import_tensorflow
+from models.errors import InvalidInput
 
 Samples = NDArray[np.float32]
 """float32 [n, h, w, c] or [n, d]."""

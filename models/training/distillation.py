@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classifier import Images, Probabilities
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.errors import InvalidInput
 from models.training.reference_classifier import Build, Recipe, reference_network
 
 # 64 MiB of images a call: enough steps that the call costs nothing, few enough that large images fit.

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.errors import InvalidInput
 
 
 def fine_tune(

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import import_tensorflow
+from models.errors import InvalidInput
 
 Build = Callable[[tuple[int, int, int], int], Any]
 """(input shape, classes) -> a Keras model, untrained, that ends in a softmax."""

@@ -1,6 +1,7 @@
 """The attack inside a training step: projected gradient steps as TensorFlow operations, which one compiled call makes and learns.
 
-`attacks/evasion/gradient.py` asks a classifier from outside, image by image until it succeeds; here every row takes as many steps, and nothing
+`attacks/evasion/gradient.py` asks a classifier from outside, image by image until it succeeds; here every row takes as
+many steps, and nothing
 leaves the graph.
 
     x_0 = x + start,   x <- clip(project(x + step * d)),   d = sign g (inf) or g / ||g||_2 (2),   g the gradient of the objective by x
@@ -19,8 +20,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from models.errors import InvalidInput
 from models.engines.image_gradient import fast_image_gradients
+from models.errors import InvalidInput
 
 Start = Literal["image", "uniform", "blocks"]
 

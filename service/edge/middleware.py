@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from models.errors import HauberkError
 from service.edge.accounts import Account, Clients
+from service.edge.observers import RefusalObserver, RequestObserver, Source, Spans
 from service.errors import (
     MEDIA_TYPE,
     BodyTooLarge,
@@ -34,7 +35,6 @@ from service.errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
-from service.edge.observers import RefusalObserver, RequestObserver, Source, Spans
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Interval

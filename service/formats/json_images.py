@@ -28,7 +28,6 @@ import numpy as np
 import orjson
 
 from models.classifier import Images
-from service.formats import json_kernel as kernel
 from service.errors import (
     PLACES_AT_MOST,
     MalformedJson,
@@ -41,6 +40,7 @@ from service.errors import (
     WrongShape,
     WrongType,
 )
+from service.formats import json_kernel as kernel
 
 # Reading this many bytes takes less time than handing them to another thread and back.
 SHORT_BYTES = 1 << 18

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions
 from models.classifier import Images
-from service.formats.json_images import document_in
 from service.errors import Headers, MalformedInference, OutOfRange, WrongDatatype, WrongShape, WrongType
-from service.formats.arrays import Tensors
 from service.formats.answers import JSON
+from service.formats.arrays import Tensors
+from service.formats.json_images import document_in
 
 BINARY = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"

@@ -30,9 +30,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from models.classifier import Images
-from service.formats.json_images import SHORT_BYTES
 from service.errors import MalformedPicture, WrongMode, WrongShape
 from service.formats.arrays import Tensors
+from service.formats.json_images import SHORT_BYTES
 
 PNG, JPEG = b"image/png", b"image/jpeg"
 MEDIA_TYPES = frozenset((PNG, JPEG))

@@ -1,4 +1,5 @@
-"""python -m service.lifecycle.container: what a container starts. Makes the places that have to be writable, then becomes the server: process 1.
+"""python -m service.lifecycle.container: what a container starts. Makes the places that have to be writable, then becomes
+the server: process 1.
 
 The root file system may be read-only; everything that is written goes below /tmp, or wherever BENTOML_HOME and NUMBA_CACHE_DIR point.
 Numba looks for compiled kernels in NUMBA_CACHE_DIR only, and wants to write there: those that the image brings, in KERNELS_DIR, are
@@ -30,7 +31,7 @@ def prepare(environment: Mapping[str, str]) -> None:
 def main() -> None:
     """Prepare, and be replaced by the server: signals and exit code are its own."""
     prepare(os.environ)
-    bento = Path(__file__).parents[2]
+    bento = Path(__file__).parents[3]
     command = [sys.executable, "-P", "-m", "bentoml", "serve", str(bento), *_OPTIONS, *sys.argv[1:]]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from a client
 

@@ -13,8 +13,8 @@ from service.observing import audit_file
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from service.observing.audit_log import AuditLog, Counts
-    from service.settings import Settings
     from service.observing.tracing import Tracer
+    from service.settings import Settings
 
 
 @dataclass(frozen=True)

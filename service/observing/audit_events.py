@@ -22,8 +22,8 @@ import orjson
 
 from defences.defended_classifier import Decisions
 from models.classifier import Images
-from service.observing.mitre_atlas import DEFENCES, REFUSALS, Atlas, of_defences
 from service.edge.observers import Source
+from service.observing.mitre_atlas import DEFENCES, REFUSALS, Atlas, of_defences
 
 SCHEMA = 1
 _PERSON = b"hauberk.audit"

@@ -21,12 +21,12 @@ from typing import Any, Protocol
 
 from defences.defended_classifier import Decisions
 from models.classifier import Images
+from service.edge.observers import Source
+from service.errors import Problem
 from service.observing import audit_events
-from service.observing.mitre_atlas import REFUSALS
 from service.observing.audit_events import Decided, Told
 from service.observing.audit_file import Unwritten
-from service.errors import Problem
-from service.edge.observers import Source
+from service.observing.mitre_atlas import REFUSALS
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 import uvicorn
 
 from models.errors import InvalidInput
-from service.edge.middleware import Edge, Site
 from service.edge.connection import MetricsProtocol
+from service.edge.middleware import Edge, Site
 
 
 class MetricsPort:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.formats import open_inference
 from service.edge.middleware import Exchange, Route
-from service.formats.open_inference import BINARY, HEADER_LENGTH, INPUT, OUTPUTS
+from service.formats import open_inference
 from service.formats.answers import JSON
+from service.formats.open_inference import BINARY, HEADER_LENGTH, INPUT, OUTPUTS
 
 if TYPE_CHECKING:
     from service.routes.predict import Endpoints
@@ -51,7 +51,7 @@ class OpenInference:
         service.admitting()  # before the body is read
         body = await exchange.read()
         length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
-        inference = await service.read(lambda body: open_inference.read(body, length, service.formats.arrays), body)
+        inference = await service.read(lambda body: open_inference.read(body, length, service.tensors), body)
         del body
         exchange.let_go()
         decisions = await service.decide(exchange, inference.images)

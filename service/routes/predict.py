@@ -16,20 +16,19 @@ import orjson
 from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
-from service.formats import npy
-from service.formats import pictures
-from service.formats.json_images import SHORT_BYTES, Admission
-from service.observing.audit_log import AuditLog
 from service.batching import Batcher
-from service.routes.console import Console
 from service.edge.middleware import Exchange, Route, pass_on
 from service.errors import NotFound, NotReady, Problem, QueueFull, Stopping
+from service.formats import npy, pictures
+from service.formats.answers import JSON, Wire
+from service.formats.arrays import Tensors
+from service.formats.json_images import SHORT_BYTES, Admission
+from service.observing.audit_log import AuditLog
 from service.observing.metrics import MEDIA_TYPE as METRICS
 from service.observing.metrics import Metrics
+from service.routes.console import Console
 from service.routes.open_inference import OpenInference
 from service.routes.openapi import document
-from service.formats.arrays import Tensors
-from service.formats.answers import JSON, Wire
 
 T = TypeVar("T")
 # Decoding a pixel takes as long as reading so many bytes of JSON.

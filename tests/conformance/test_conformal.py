@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import betabinom, binom
 
-from defences.calibration.purifier import split
 from defences.calibration.conformal import conformal_rank, conformal_threshold, joint_thresholds, scores_needed
+from defences.calibration.purifier import split
+from defences.calibration.strip import calibrate_strip
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.errors import InvalidInput
-from defences.calibration.strip import calibrate_strip
 from models.datasets import Dataset
 from tests.fakes import linear, noise
 

@@ -9,8 +9,8 @@ import pytest
 
 from attacks.attack import Goal, predicted_labels
 from attacks.evasion.deep_fool import DeepFool
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import linear_with_gradients, squares
 
 SHAPE = (6, 5, 3)

@@ -14,8 +14,8 @@ from attacks.attack import Adversarial, Goal, predicted_labels
 from attacks.evasion.gradient import FastGradient, zero_gradient_share
 from attacks.evasion.losses import margin
 from models.classifier import Images
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import LinearClassifier, linear_with_gradients, noise, squares
 
 with warnings.catch_warnings():

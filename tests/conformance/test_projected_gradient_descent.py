@@ -14,8 +14,8 @@ from attacks.attack import Goal, predicted_labels
 from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
 from attacks.evasion.losses import cross_entropy, margin
 from models.classifier import Images, Labels
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import LinearClassifier, linear_with_gradients, noise, squares
 
 SHAPE = (6, 6, 1)

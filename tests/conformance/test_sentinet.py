@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from defences.calibration.purifier import Terms, split
-from defences.defended_classifier import DefendedClassifier, Step
-from defences.calibration.thresholds import conclude
-from defences.keyed import Keys, image_keys, keyed_permutations
-from defences.detectors.sentinet import SentiNet
 from defences.calibration.sentinet import fit_sentinet
+from defences.calibration.thresholds import conclude
+from defences.defended_classifier import DefendedClassifier, Step
+from defences.detectors.sentinet import SentiNet
+from defences.keyed import Keys, image_keys, keyed_permutations
 from models.classifier import Classifier, Images
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, Shape, linear, noise, softmax

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from defences.calibration.purifier import split
-from defences.keyed import image_keys
-from defences.detectors.strip import Strip, entropy_bits
 from defences.calibration.strip import calibrate_strip
+from defences.detectors.strip import Strip, entropy_bits
+from defences.keyed import image_keys
 from models.classifier import Classifier, Images
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, constant, linear, noise, softmax

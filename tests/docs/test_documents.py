@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from defences.assembly import NAMES
 from defences.poison.findings import ClassFindings, Cluster, Confusion
-from evaluation.reporting import report
-from evaluation.scanning.scan_report import MethodReport, ScanReport
 from evaluation.red_team.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
 from evaluation.red_team.campaign import ATTACKS
+from evaluation.reporting import report
+from evaluation.scanning.scan_report import MethodReport, ScanReport
 from hauberk.commands.evaluate import evaluate
 from hauberk.commands.scan import METHODS, scan
 from service.errors import every_problem

@@ -9,16 +9,16 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
-from defences.keyed import Keys
-from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
+from defences.keyed import Keys
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers.total_variation import TotalVariation
-from models.engines.binary_network import OUTPUTS, default_layout, layer_weights
 from models.classifier import Images, Probabilities
+from models.engines.binary_network import OUTPUTS, default_layout, layer_weights
 from tests.fakes import Shape, linear, noise, readable, softmax
 
 PREPROCESSORS: dict[str, Preprocessor] = {

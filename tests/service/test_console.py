@@ -21,8 +21,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, expect, sync_playwright
 
 from models.bundle import Bundle, write_bundle
-from service.routes.console import FILES, MEDIA_TYPES, PAGE
 from service.errors import MEDIA_TYPE, NotReady, Problem, Stopping
+from service.routes.console import FILES, MEDIA_TYPES, PAGE
 
 HTML = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 CHROMIUM_SWITCHES = [

@@ -13,8 +13,8 @@ import bentoml
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.contenders import model
 from benchmarks.harness.peers import art_classifier
+from benchmarks.serving.contenders import model
 from models.datasets import MNIST, load_dataset
 
 # So few only for a start in seconds; how many they are does not change what an answer costs.

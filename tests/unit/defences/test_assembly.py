@@ -10,10 +10,10 @@ import pytest
 
 from defences.assembly import NAMES, assemble, calibrated_for, check, parse_modes, together
 from defences.defended_classifier import DefendedClassifier, Mode
-from defences.errors import InvalidBundle, InvalidInput
-from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
+from defences.errors import InvalidBundle, InvalidInput
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers.total_variation import TotalVariation
 from models.bundle import Bundle
 from tests import bundles

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from defences.defended_classifier import DefendedClassifier, Step
+from defences.detectors.strip import Strip
 from defences.errors import InvalidInput, StageFailure
 from defences.keyed import Keys
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from defences.detectors.strip import Strip
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images, Probabilities
 from tests.fakes import FakeClassifier, constant, linear, noise

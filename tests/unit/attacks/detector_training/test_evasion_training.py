@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.evasion.adaptive import AdaptiveView
 from attacks.attack import Goal
 from attacks.detector_training.evasion_examples import noise_examples
 from attacks.detector_training.evasion_training import EvasionTraining
+from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import FastGradient, ProjectedGradientDescent
 from attacks.evasion.transfer import Relentless
 from defences.calibration.purifier import Split, Terms
-from defences.defended_classifier import DefendedClassifier, Step
 from defences.calibration.thresholds import CalibratedDetector, conclude
+from defences.defended_classifier import DefendedClassifier, Step
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import linear, squares
 
 EPS = 0.25

@@ -10,9 +10,9 @@ import pytest
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.losses import cross_entropy, entropy_bits
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.keyed import image_keys, keyed_permutations
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
+from defences.keyed import image_keys, keyed_permutations
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import DifferentiableClassifier
 from models.errors import InvalidInput

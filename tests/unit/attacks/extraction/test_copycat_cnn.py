@@ -13,9 +13,9 @@ from attacks.extraction.transfer_set import ask, shuffled
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Around, Classifier, Images, Probabilities
-from models.training.distillation import Distillation
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
+from models.training.distillation import Distillation
 from tests.fakes import FakeClassifier, linear, linear_with_gradients, noise, squares
 from tests.students import QUICK, logistic, small
 

@@ -12,8 +12,8 @@ from attacks.extraction.copycat_cnn import CopycatCNN
 from attacks.extraction.knockoff_nets import KnockoffNets
 from attacks.extraction.thief import THIEVES
 from models.classifier import Images, Probabilities
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import FakeClassifier, linear, squares
 from tests.students import QUICK, small
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import requests as wire
-from benchmarks.serving import stages
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.load import LOST, TIMED_OUT, Outcome
 from benchmarks.harness.wanted import Wanted
+from benchmarks.serving import stages
 
 
 def outcome(*samples: tuple[float, float, int, int], seconds: float = 10.0) -> Outcome:

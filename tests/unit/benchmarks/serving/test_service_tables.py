@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.serving import service_tables as tables
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.load import Outcome
 from benchmarks.harness.servers import Memory
 from benchmarks.harness.wanted import wanted_table
+from benchmarks.serving import service_tables as tables
 
 _SECONDS = 10.0
 

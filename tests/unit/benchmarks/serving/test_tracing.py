@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.serving import tracing
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.load import Outcome
+from benchmarks.serving import tracing
 
 _SECONDS = 10.0
 

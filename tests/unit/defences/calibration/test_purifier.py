@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from defences.calibration.conformal import conformal_rank
 from defences.calibration.purifier import (
     ACCURACY_POINTS_AT_MOST,
     IMAGES_AT_LEAST,
@@ -12,11 +13,10 @@ from defences.calibration.purifier import (
     choose_purifier,
     split,
 )
-from defences.calibration.conformal import conformal_rank
+from defences.calibration.strip import _staged_scores, calibrate_strip
+from defences.detectors.strip import Strip, entropy_bits
 from defences.errors import InvalidInput
 from defences.keyed import keyed_permutations, random_keys
-from defences.detectors.strip import Strip, entropy_bits
-from defences.calibration.strip import _staged_scores, calibrate_strip
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, constant, linear, noise, softmax

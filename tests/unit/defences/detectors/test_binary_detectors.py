@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.defended_classifier import DefendedClassifier, Step
-from defences.errors import InvalidParameter, StageFailure
 from defences.detectors.unprobed import UnprobedSession
+from defences.errors import InvalidParameter, StageFailure
 from models.engines.binary_network import BinaryNetwork
 from models.errors import InvalidInput
 from tests.fakes import linear, noise, readable

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.detectors import sentinet as module
 from defences.calibration.purifier import Terms, split
-from defences.errors import InvalidParameter
-from defences.calibration.thresholds import calibrate_detectors, conclude
-from defences.detectors.sentinet import SentiNet
 from defences.calibration.sentinet import _bank, fit_sentinet
-from defences.detectors.sentinet_windows import boxes, corners_of
 from defences.calibration.strip import calibrate_strip, fit_strip
+from defences.calibration.thresholds import calibrate_detectors, conclude
+from defences.detectors import sentinet as module
+from defences.detectors.sentinet import SentiNet
+from defences.detectors.sentinet_windows import boxes, corners_of
+from defences.errors import InvalidParameter
 from models.classifier import Classifier, Probabilities
 from models.datasets import Dataset
 from tests.fakes import Shape, constant, linear, noise

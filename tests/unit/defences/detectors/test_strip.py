@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.errors import InvalidParameter
 from defences.detectors.strip import Strip
+from defences.errors import InvalidParameter
 from models.classifier import Probabilities
 from tests.fakes import noise
 

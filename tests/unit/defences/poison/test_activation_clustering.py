@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from attacks.backdoors.backdoor import Poisoned
+from defences.errors import InvalidInput, InvalidParameter
 from defences.poison import class_split
 from defences.poison.activation_clustering import ActivationClustering
-from defences.errors import InvalidInput, InvalidParameter
 from defences.poison.findings import Findings, TrainingSet
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defences.poison.activation_clustering import ActivationClustering
 from defences.errors import InvalidInput
+from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.repair import repaired
 from models.datasets import Dataset
 from tests.poisoned import features

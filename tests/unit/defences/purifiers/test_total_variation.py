@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from defences import keyed
-
 from defences.detectors import strip
-
-from defences.purifiers import total_variation_kernel
 from defences.errors import InvalidParameter
 from defences.keyed import image_keys
+from defences.purifiers import total_variation_kernel
 from defences.purifiers.total_variation import TotalVariation
 from hauberk.compile import compile_kernels
 from models.datasets import Dataset

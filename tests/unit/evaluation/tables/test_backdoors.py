@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.defended_classifier import Step
 from defences.calibration.sentinet import fit_sentinet
+from defences.defended_classifier import Step
 from defences.purifiers.total_variation import TotalVariation
 from evaluation.tables.backdoors import BackdoorRow, Budget, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import squares
 
 DATA, HELD_OUT, TEST = squares(200, seed=11), squares(300, seed=12), squares(60, seed=13)

@@ -12,8 +12,8 @@ from attacks.extraction.thief import THIEVES
 from evaluation.tables.extraction import ExtractionRow, extraction_curve, queries_needed
 from models.classifier import Images, Probabilities
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import FakeClassifier, linear, squares
 from tests.students import QUICK, small
 

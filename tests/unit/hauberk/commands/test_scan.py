@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from attacks.backdoors.backdoor import Poisoned
-from evaluation.scanning.scan_report import SCAN_REPORT
 from evaluation.scanning import stored_activations
+from evaluation.scanning.scan_report import SCAN_REPORT
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from tests.unit.hauberk.conftest import Command, Ran

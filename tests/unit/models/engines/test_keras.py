@@ -11,8 +11,8 @@ import pytest
 
 from models.bundle import read_bundle
 from models.classifier import Classifier
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, load_model
+from models.errors import InvalidInput
 from tests import bundles
 from tests.fakes import noise, softmax, squares
 

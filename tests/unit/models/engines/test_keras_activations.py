@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.engines.keras_activations import FEATURES_AT_MOST
 from models.classifier import ActivationClassifier
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.engines.keras_activations import FEATURES_AT_MOST
+from models.errors import InvalidInput
 from tests.fakes import noise
 
 SHAPE = (16, 16, 3)

@@ -12,10 +12,10 @@ import pytest
 
 from attacks.attack import Goal
 from attacks.evasion.gradient import ProjectedGradientDescent
-from models.training.adversarial_trainer import AdversarialTrainer, Hardened, named_attacks
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.errors import InvalidInput
+from models.training.adversarial_trainer import AdversarialTrainer, Hardened, named_attacks
 from models.training.reference_classifier import Recipe
 from models.training.training_attack import Start, TrainingAttack
 from models.training.training_state import Epoch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.training.binary_training import train_binary_network
 from models.errors import InvalidInput
+from models.training.binary_training import train_binary_network
 from tests.fakes import noise
 
 SHAPE = (10, 8, 3)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import models.training.distillation
-from models.training.distillation import Distillation
 from models.errors import InvalidInput
+from models.training.distillation import Distillation
 from models.training.reference_classifier import Recipe
 from tests.fakes import squares
 from tests.students import QUICK, forgetful, logistic, small

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.datasets import Dataset
+from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.training.fine_tuning import fine_tune
-from models.engines.keras import KerasClassifier
 from tests.fakes import noise, squares
 
 DATA = squares(200, seed=3)

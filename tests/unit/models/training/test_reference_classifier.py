@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.datasets import Dataset
-from models.errors import InvalidInput
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from models.training.reference_classifier import Recipe, reference_network, robust_network, save, train
 from tests.fakes import noise, squares
 

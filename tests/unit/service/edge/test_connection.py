@@ -13,8 +13,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from benchmarks.harness import arrivals
-from service.edge.middleware import Edge, Exchange, Route, Site
 from service.edge.connection import KEEP_ALIVE_S, MetricsProtocol, Protocol
+from service.edge.middleware import Edge, Exchange, Route, Site
 from tests.unit.service.watcher import Watcher
 
 BODY = b'{"images":[]}'

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from service.edge.middleware import Edge, Exchange, Route, Site, pass_on
-from service.errors import Problem, QueueFull
 from service.edge.observers import Source
+from service.errors import Problem, QueueFull
 from tests.unit.service.watcher import Watcher
 
 Endpoint = Callable[[Exchange], Awaitable[None]]

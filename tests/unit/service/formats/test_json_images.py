@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from service.errors import MalformedJson, Problem
 from service.formats import json_kernel as kernel
 from service.formats.json_images import Admission
-from service.errors import MalformedJson, Problem
 
 GREY, COLOUR = (2, 3, 1), (2, 2, 3)
 

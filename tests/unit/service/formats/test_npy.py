@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.formats import npy
 from service.errors import MalformedNpy, Problem, Unprocessable
+from service.formats import npy
 from service.formats.arrays import Tensors
 
 GREY = Tensors((2, 3, 1), 4)

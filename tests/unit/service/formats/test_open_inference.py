@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defences.defended_classifier import Decisions, Trace
-from service.formats import open_inference
 from service.errors import MalformedInference, MalformedJson, Problem, Unprocessable
-from service.formats.open_inference import Inference, answer
+from service.formats import open_inference
 from service.formats.arrays import Tensors
+from service.formats.open_inference import Inference, answer
 
 GREY = Tensors((2, 3, 1), 4)
 VALUES = np.linspace(0, 1, 12, dtype=np.float32).reshape(2, 2, 3)

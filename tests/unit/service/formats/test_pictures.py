@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from service.formats import pictures
 from service.errors import MalformedPicture, Problem, Unprocessable
-from service.formats.pictures import JPEG, PNG
+from service.formats import pictures
 from service.formats.arrays import Tensors
+from service.formats.pictures import JPEG, PNG
 
 GREY, COLOUR = Tensors((20, 30, 1), 4), Tensors((20, 30, 3), 4)
 rng = np.random.default_rng(0)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.detectors.strip import Strip
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.bundle import Bundle
 from service.lifecycle.banner import banner
 

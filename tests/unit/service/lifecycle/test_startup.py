@@ -14,8 +14,8 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.strip import Strip
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
-from service.settings import read_settings
 from service.lifecycle.startup import fitting_images, settle, warm_up
+from service.settings import read_settings
 
 
 class Counting:

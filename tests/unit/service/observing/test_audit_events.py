@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from defences.defended_classifier import Decisions, Detection, Mode, Trace
+from service.edge.observers import Source
+from service.errors import BudgetSpent
 from service.observing import audit_events
 from service.observing.audit_events import Decided, Told, Writer, audit_key, image_hashes
-from service.errors import BudgetSpent
-from service.edge.observers import Source
 from tests.unit.service.audit_lines import read
 
 NOON = datetime(2026, 11, 25, 12, 0, 0, 250_000, UTC)

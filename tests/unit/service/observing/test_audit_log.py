@@ -15,11 +15,11 @@ import pytest
 
 from defences.defended_classifier import Decisions, Trace
 from models.classifier import Images
-from service.observing import audit_log as audit
-from service.observing.audit_log import Appendable, AuditLog
-from service.observing.audit_file import AuditFile, Unwritten
-from service.errors import BudgetSpent, NotReady, Unauthorised
 from service.edge.observers import Source
+from service.errors import BudgetSpent, NotReady, Unauthorised
+from service.observing import audit_log as audit
+from service.observing.audit_file import AuditFile, Unwritten
+from service.observing.audit_log import Appendable, AuditLog
 from tests.unit.service.audit_lines import read
 
 SOURCE = Source("r-1", "", "/predict")

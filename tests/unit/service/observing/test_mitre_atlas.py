@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from defences.assembly import NAMES
-from service.observing.mitre_atlas import DEFENCES, REFUSALS, of_defences
 from service.errors import every_problem
+from service.observing.mitre_atlas import DEFENCES, REFUSALS, of_defences
 from tests.unit.service.audit_lines import SCHEMA
 
-THREATS = (Path(__file__).parents[3] / "docs" / "threat-model.md").read_text()
+THREATS = (Path(__file__).parents[4] / "docs" / "threat-model.md").read_text()
 
 
 def test_every_defence_has_ids_of_the_form_atlas_has() -> None:

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from defences.assembly import NAMES
 from models.bundle import Bundle
+from service.observing.metrics import Metrics
 from service.routes.console import DEFENCES, FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
 from service.routes.predict import Endpoints
-from service.observing.metrics import Metrics
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 STYLE = (FILES / "style.css").read_text()

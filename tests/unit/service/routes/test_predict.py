@@ -21,8 +21,8 @@ from defences.errors import StageFailure
 from models.bundle import Bundle
 from service.batching import Batcher
 from service.edge.middleware import Edge, Site
-from service.routes.predict import Endpoints, is_loopback
 from service.observing.metrics import Metrics
+from service.routes.predict import Endpoints, is_loopback
 from tests.unit.service.conftest import Stepwise
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, dict[bytes, bytes], bytes]]]
