@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defences.calibration.purifier import Progress, silent
+from models.progress import Progress, silent
 
 FORMAT = 1
 

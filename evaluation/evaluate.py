@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from defences.calibration.purifier import Progress, silent
 from evaluation.budget import Budget
 from evaluation.cells import Cell, Cells
 from evaluation.tables.benign import Benign
@@ -22,6 +21,7 @@ from evaluation.tables.stand_ins import StandIns
 from evaluation.variants import Target
 from models.datasets import Dataset
 from models.errors import InvalidInput
+from models.progress import Progress, silent
 
 IMAGES_AT_LEAST = 20
 # What the thief, the transfer attacker and the backdoored copies need beside the images attacked.

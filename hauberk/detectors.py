@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from attacks.detector_training.evasion_training import EPS, TRAINED_ON_AT_MOST, EvasionTraining
 from defences.calibration.probing import PROBING
-from defences.calibration.purifier import CHOOSING_AT_MOST
+from defences.calibration.split import CHOOSING_AT_MOST
 from defences.calibration.thresholds import Fit
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector

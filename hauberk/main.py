@@ -17,7 +17,7 @@ from hauberk.commands.scan import scan
 from hauberk.commands.serve import serve
 from hauberk.commands.train import train
 from models.errors import InvalidInput
-from service import __version__
+from models.version import __version__
 
 app = typer.Typer(
     name="hauberk",

@@ -25,7 +25,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
-from service import __version__
+from models.version import __version__
 from service.edge.accounts import Clients
 from service.edge.middleware import Edge, Site
 from service.edge.observers import Source

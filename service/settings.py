@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
+from models.machine import processors
 from service.edge.accounts import Client, read_clients
 
 if TYPE_CHECKING:
@@ -262,8 +263,3 @@ def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
     if value not in ("on", "off", "1", "0", "true", "false"):
         raise InvalidInput(f"expected {name} to be on or off, got {given[name]!r}")
     return value in ("on", "1", "true")
-
-
-def processors() -> int:
-    """The processors this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

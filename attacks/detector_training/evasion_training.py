@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attacks.attack import check_eps, differentiable
 from attacks.detector_training.evasion_examples import KINDS, Kinds, adversarial_examples, harmless_examples, noise_examples
 from defences.calibration.evasion import EvasionScores, FittedEvasion
-from defences.calibration.purifier import Split, Terms
+from defences.calibration.split import CalibrationSplit, Terms
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
@@ -57,7 +57,7 @@ class EvasionTraining:
     def __post_init__(self) -> None:
         check_eps(self.eps, "evasion detectors")
 
-    def fit_input_detector(self, classifier: Classifier, parts: Split, terms: Terms) -> FittedDetector:
+    def fit_input_detector(self, classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
         """See `Fit`. Raises: InvalidInput: a classifier without gradients."""
         name = BinaryInputDetector.name
         examples = self._examples(classifier, parts, name, terms)
@@ -80,7 +80,7 @@ class EvasionTraining:
             scores=examples.scores(network, _as_they_are, parts),
         ).with_ceiling(terms.rate)
 
-    def fit_activation_detector(self, classifier: Classifier, parts: Split, terms: Terms) -> FittedDetector:
+    def fit_activation_detector(self, classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
         """See `Fit`. Raises: InvalidInput: a classifier without gradients or activations, an unknown layer."""
         name = BinaryActivationDetector.name
         if not isinstance(classifier, ActivationClassifier):
@@ -114,7 +114,7 @@ class EvasionTraining:
             scores=examples.scores(network, view, parts),
         ).with_ceiling(terms.rate)
 
-    def _examples(self, classifier: Classifier, parts: Split, name: str, terms: Terms) -> _Examples:
+    def _examples(self, classifier: Classifier, parts: CalibrationSplit, name: str, terms: Terms) -> _Examples:
         able = differentiable(classifier, name)
         chosen = parts.choosing.take(slice(0, min(TRAINED_ON_AT_MOST, _affordable(parts.choosing.images))))
         held = parts.holding.take(slice(0, _affordable(parts.holding.images)))
@@ -154,7 +154,7 @@ class _Examples:
         """How many images of each kind it was trained on."""
         return {kind: len(images) for side in (self.harmless, self.attacks) for kind, images in side.items()}
 
-    def scores(self, network: BinaryNetwork, view: _View, parts: Split) -> EvasionScores:
+    def scores(self, network: BinaryNetwork, view: _View, parts: CalibrationSplit) -> EvasionScores:
         """Of clean images and of those held."""
 
         def scored(images: Images) -> NDArray[np.float64]:

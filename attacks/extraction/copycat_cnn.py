@@ -13,9 +13,9 @@ import numpy as np
 
 from attacks.extraction.thief import THIEVES, Thief, one_hot
 from attacks.extraction.transfer_set import TransferSet, ask, check_pool, shuffled
-from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Probabilities
 from models.engines.keras import KerasClassifier
+from models.progress import Progress, silent
 from models.training.distillation import Distillation
 from models.training.reference_classifier import Build, Recipe, reference_network
 

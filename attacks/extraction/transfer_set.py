@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Probabilities
 from models.errors import InvalidInput
+from models.progress import Progress, silent
 
 _ASKED_AT_ONCE = 256
 

@@ -14,7 +14,7 @@ from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import ProjectedGradientDescent
 from attacks.evasion.transfer import Relentless
 from benchmarks.harness.peers import table
-from defences.calibration.purifier import split as split_data
+from defences.calibration.split import split as split_data
 from defences.calibration.strip import calibrate_strip
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.purifiers.total_variation import TotalVariation

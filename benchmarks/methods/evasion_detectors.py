@@ -25,8 +25,8 @@ from attacks.evasion.square import Square
 from attacks.evasion.transfer import Relentless
 from benchmarks.harness.peers import alternate, art_classifier, table
 from benchmarks.methods.backdoors import coloured_digits
-from defences.calibration.purifier import Split, Terms
-from defences.calibration.purifier import split as split_data
+from defences.calibration.split import CalibrationSplit, Terms
+from defences.calibration.split import split as split_data
 from defences.calibration.thresholds import conclude
 from defences.defended_classifier import DefendedClassifier, Detector, Step
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
@@ -98,7 +98,7 @@ class _Scene:
     """A classifier, its two detectors, and test images."""
 
     classifier: KerasClassifier
-    parts: Split
+    parts: CalibrationSplit
     test: Dataset
     eps: float
 
@@ -177,7 +177,7 @@ def _colours() -> _Scene:
     return _Scene(classifier, _split(training.take(slice(12_000, 17_000))), test, _COLOUR_EPS)
 
 
-def _split(data: Dataset) -> Split:
+def _split(data: Dataset) -> CalibrationSplit:
     return split_data(data, rate=_RATE, confidence=None, seed=_SEED, choosing_at_most=TRAINED_ON_AT_MOST)
 
 

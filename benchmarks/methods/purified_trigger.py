@@ -18,7 +18,7 @@ from attacks.backdoors.backdoor import AllToOne, poison
 from attacks.backdoors.triggers import ImagePatch, under_checkerboard
 from benchmarks.harness.peers import table
 from defences.assembly import assemble
-from defences.calibration.purifier import split
+from defences.calibration.split import split
 from defences.calibration.strip import StripChoice, calibrate_strip
 from defences.defended_classifier import DefendedClassifier, Preprocessor, Step
 from defences.keyed import image_keys

@@ -17,9 +17,9 @@ from attacks.evasion.gradient import ProjectedGradientDescent
 from benchmarks.harness.peers import table
 from benchmarks.methods.backdoors import coloured_digits
 from defences.calibration.conformal import joint_scores
-from defences.calibration.purifier import Terms
-from defences.calibration.purifier import split as split_data
 from defences.calibration.sentinet import fit_sentinet
+from defences.calibration.split import Terms
+from defences.calibration.split import split as split_data
 from defences.calibration.strip import fit_strip
 from defences.calibration.thresholds import CalibratedDetector, conclude
 from defences.defended_classifier import DefendedClassifier, Step

@@ -9,8 +9,9 @@ import numpy as np
 from attacks.backdoors.backdoor import AllToOne, poison
 from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import alternate, art_classifier, table
-from defences.calibration.purifier import Split, choose_purifier
-from defences.calibration.purifier import split as split_data
+from defences.calibration.purifier import choose_purifier
+from defences.calibration.split import CalibrationSplit
+from defences.calibration.split import split as split_data
 from defences.calibration.strip import StripChoice, calibrate_strip
 from defences.defended_classifier import Decisions, DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -99,7 +100,7 @@ def section() -> str:
     )
 
 
-def _full_stack(classifier: KerasClassifier, held_out: Dataset, parts: Split) -> DefendedClassifier:
+def _full_stack(classifier: KerasClassifier, held_out: Dataset, parts: CalibrationSplit) -> DefendedClassifier:
     purifier = choose_purifier(classifier, held_out, threads=_THREADS)
     strip = calibrate_strip(classifier, parts, rate=_RATE, seed=_SEED)
     return DefendedClassifier(

@@ -1,102 +1,27 @@
-"""Fit the purifier to a classifier on clean data, and split that data for all of calibration.
-
-The data is split once: what is *chosen* (overlay weight, slack, stages) is chosen on one part, and the threshold is read off the other,
-so that the conformal guarantee holds for it (`defences/calibration/conformal.py`). STRIP's half is `strip_calibration.py`.
-"""
+"""Choose the purifier's strength for a classifier on clean data: the strongest that costs next to no accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.calibration.conformal import scores_needed
-from defences.errors import InvalidInput
 from defences.keyed import image_keys
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Classifier, Images
 from models.datasets import Dataset
+from models.progress import Progress, silent
 
-IMAGES_AT_LEAST = 300
 ACCURACY_POINTS_AT_MOST = 0.5
-CHOOSING_AT_MOST = 1000
 _NOISY_IMAGES = 256
 # Weight times sqrt(h * w): the same number looks the same at every size (see TotalVariation). Strongest first.
 _STRENGTHS = (2.0, 1.7, 1.4, 1.2, 1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
 # A purifier that moves noisy images by less than this share of the noise is a no-op under another name.
 _MOVES_AT_LEAST = 0.1
 _NOISE, _HEAVY_NOISE = 0.1, 0.3
-_ROWS_PER_FORWARD = 1024
-_NUMBERS_PER_FORWARD = 1 << 24
 _ONE_SIDED_95 = 1.645
-
-Progress = Callable[[str, int, int], None]
-"""Told (what, done, of)."""
-
-
-def silent(what: str, done: int, of: int) -> None:
-    """Report to nobody."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What every detector is fitted on.
-
-    Args:
-        rate: of clean images that may be refused; `confidence` as in `conformal_rank`. No held score beyond that rank matters.
-        seed: of everything drawn.
-        progress: told how far it is.
-    """
-
-    rate: float
-    confidence: float | None = None
-    seed: int = 0
-    progress: Progress = silent
-
-
-@dataclass(frozen=True)
-class PartOf:
-    """A progress report that is part `number` of `parts`."""
-
-    progress: Progress
-    what: str
-    number: int
-    parts: int
-
-    def __call__(self, done: int, of: int) -> None:
-        self.progress(self.what, self.number * of + done, self.parts * of)
-
-
-def rows_per_forward(images: Images) -> int:
-    """How many rows of this size go into one forward call of calibration: bounded in bytes, at least one."""
-    return max(1, min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(images.shape[1:]))))
-
-
-@dataclass(frozen=True)
-class Split:
-    """Clean data in two parts: one to choose on, one to read the threshold off."""
-
-    choosing: Dataset
-    holding: Dataset
-
-
-def split(data: Dataset, *, rate: float, confidence: float | None, seed: int, choosing_at_most: int = CHOOSING_AT_MOST) -> Split:
-    """Shuffle and split: a third, but no more than of use, to choose on. Raises: InvalidInput: too few images for the guarantee."""
-    if len(data) < IMAGES_AT_LEAST:
-        raise InvalidInput(f"expected at least {IMAGES_AT_LEAST} clean images to calibrate on, got {len(data)}")
-    choosing = min(len(data) // 3, choosing_at_most)
-    needed = scores_needed(rate, confidence)
-    if len(data) - choosing < needed:
-        promise = f"rate {rate:g}" + ("" if confidence is None else f" with confidence {confidence:g}")
-        raise InvalidInput(
-            f"expected at least {max(needed * 3 // 2 + 1, IMAGES_AT_LEAST)} clean images for a false abstention {promise}, "
-            f"got {len(data)}; give more images or allow a higher rate"
-        )
-    order = np.random.default_rng(seed).permutation(len(data))
-    return Split(data.take(order[:choosing]), data.take(order[choosing:]))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.calibration.conformal import conformal_rank
-from defences.calibration.purifier import PartOf, Split, Terms, rows_per_forward
+from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.sentinet import SentiNet
 from defences.keyed import Keys, random_keys
 from models.classifier import Classifier, Images, Probabilities
+from models.progress import PartOf
 
 OVERLAYS_AT_MOST = 64
 # Standard deviations of what one overlay says of a window, most patient first.
@@ -42,7 +43,7 @@ class PatienceTrial:
     mean_calls: float
 
 
-def fit_sentinet(classifier: Classifier, parts: Split, terms: Terms) -> FittedDetector:
+def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
     """Choose overlays and the largest slack that is affordable on one part of the data, and score the other.
 
     Cost: up to `calls_at_most` model calls per image of the first part for each slack tried, and about a third of that per held image.

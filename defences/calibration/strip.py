@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.calibration.conformal import conformal_rank
-from defences.calibration.purifier import PartOf, Progress, Split, Terms, rows_per_forward, silent
+from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector, conclude
 from defences.detectors.strip import Blend, Strip, entropy_bits
 from defences.keyed import keyed_permutations, random_keys
 from models.classifier import Classifier, Images
+from models.progress import PartOf, Progress, silent
 
 OVERLAYS_AT_MOST = 96
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
@@ -71,7 +72,7 @@ class StripChoice:
 
 def calibrate_strip(
     classifier: Classifier,
-    parts: Split,
+    parts: CalibrationSplit,
     *,
     rate: float,
     confidence: float | None = None,
@@ -100,12 +101,14 @@ def calibrate_strip(
     )
 
 
-def fit_strip(classifier: Classifier, parts: Split, terms: Terms) -> FittedDetector:
+def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
     """The same with the threshold still open, to calibrate STRIP together with other detectors."""
     return _fitted(*_chosen(classifier, parts, terms))
 
 
-def _chosen(classifier: Classifier, parts: Split, terms: Terms) -> tuple[_Draft, NDArray[np.float64], tuple[OverlayTrial, ...]]:
+def _chosen(
+    classifier: Classifier, parts: CalibrationSplit, terms: Terms
+) -> tuple[_Draft, NDArray[np.float64], tuple[OverlayTrial, ...]]:
     """The best draft, what it scores on the held images, and all trials."""
     rng = np.random.default_rng(terms.seed)
     count = min(OVERLAYS_AT_MOST, len(parts.choosing) // 2)

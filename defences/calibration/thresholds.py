@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from defences.assembly import TOGETHER, calibrated_for, together
 from defences.calibration.conformal import joint_thresholds
-from defences.calibration.purifier import Split, Terms
+from defences.calibration.split import CalibrationSplit, Terms
 from defences.defended_classifier import Detector
 from models.classifier import Classifier
 
@@ -58,7 +58,7 @@ class FittedDetector:
     remark: Callable[[float], str] = _no_remark
 
 
-Fit = Callable[[Any, Split, Terms], FittedDetector]
+Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
 """Fits a detector to a classifier."""
 
 
@@ -111,7 +111,7 @@ class CalibratedDetector:
 
 
 def calibrate_detectors(
-    classifier: Classifier, parts: Split, fits: Mapping[str, Fit], terms: Terms
+    classifier: Classifier, parts: CalibrationSplit, fits: Mapping[str, Fit], terms: Terms
 ) -> tuple[CalibratedDetector, ...]:
     """Fit each detector on one part of the data, and read all thresholds off the other.
 

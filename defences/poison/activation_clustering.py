@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.errors import InvalidParameter
-from defences.poison.class_split import Reduction, Split, split_class
+from defences.poison.class_split import ClassSplit, Reduction, split_class
 from defences.poison.findings import Each, Findings, Rows, TrainingSet, in_turn
 from defences.poison.second_look import Limits, Suspicion, look_again
 from defences.poison.verdicts import class_findings, whole
@@ -82,23 +82,23 @@ class ActivationClustering:
 
     def _looked_at(
         self, data: TrainingSet, within: WithinClasses, rows: Sequence[Rows], labels: Sequence[int], what: str, each: Each
-    ) -> tuple[dict[int, Split | None], dict[int, Suspicion]]:
+    ) -> tuple[dict[int, ClassSplit | None], dict[int, Suspicion]]:
         """Clusters of some classes, of the samples `rows`, and second looks at those that lie apart."""
         calls = ((within.reduced[rows[label]], within.shared(label), self, label) for label in labels)
-        splits: dict[int, Split | None] = dict(zip(labels, each(what, split_one, calls), strict=True))
+        splits: dict[int, ClassSplit | None] = dict(zip(labels, each(what, split_one, calls), strict=True))
         suspects = {at: split for at, split in splits.items() if split is not None and (split.valley or 0) <= _LOOKED_AT_AGAIN}
         limits = Limits(own_at_most=self.own_at_most, valley_at_most=self.valley_at_most)
         return splits, look_again(data, rows, suspects, limits=limits, seed=self.seed) if suspects else {}
 
 
-def _left(rows: Rows, split: Split | None, look: Suspicion) -> Rows:
+def _left(rows: Rows, split: ClassSplit | None, look: Suspicion) -> Rows:
     """What remains of a class when its poison is taken out."""
     return rows if split is None or look.poison is None else rows[~split.parts[look.poison]]
 
 
 def split_one(
     reduced: NDArray[np.floating], shared: NDArray[np.float64] | None, how: ActivationClustering, label: int
-) -> Split | None:
+) -> ClassSplit | None:
     """One class's clusters; a function of its own so that another machine can be sent it."""
     seed = int(np.random.SeedSequence([how.seed, label]).generate_state(1)[0])
     return split_class(reduced, shared, dimensions=how.dimensions, reduction=how.reduction, seed=seed)

@@ -42,7 +42,7 @@ _Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Split:
+class ClassSplit:
     """Two clusters of one class.
 
     Attributes:
@@ -74,7 +74,7 @@ def split_class(
     dimensions: int = 10,
     reduction: Reduction = "pca",
     seed: int = 0,
-) -> Split | None:
+) -> ClassSplit | None:
     """The widest-apart two clusters of one class, activations [n, d]; none for fewer than SAMPLES_AT_LEAST.
 
     Clusters are looked for in two views: the activations as they are, and with the variation that the other classes show as well taken
@@ -252,7 +252,7 @@ def _valley(position: _Matrix, second: NDArray[np.bool_]) -> float:
     return float(min(1.0, (density[lowest] + doubt) / peaks)) if peaks > 0 else 1.0
 
 
-def _described(line: _Line, reduced: _Matrix, rng: np.random.Generator) -> Split:
+def _described(line: _Line, reduced: _Matrix, rng: np.random.Generator) -> ClassSplit:
     some = rng.permutation(len(reduced))[:_SILHOUETTE_OF]
     both = 0 < line.second[some].sum() < len(some)
     silhouette = float(silhouette_score(reduced[some], line.second[some])) if both else 0.0
@@ -261,4 +261,4 @@ def _described(line: _Line, reduced: _Matrix, rng: np.random.Generator) -> Split
     across = reduced - np.outer(reduced @ unit, unit)
     widest = np.linalg.eigh(across.T @ across)[1][:, -1]
     plane = np.stack([line.position, across @ widest], axis=1).astype(np.float32)
-    return Split(line.second, line.position, line.distance, plane, line.valley, silhouette)
+    return ClassSplit(line.second, line.position, line.distance, plane, line.valley, silhouette)

@@ -130,7 +130,7 @@ class ClassFindings:
 
     Attributes:
         reason: one sentence for people.
-        silhouette, distance, valley: of the two clusters, see `defences.poison.class_split.Split`; none for too few samples.
+        silhouette, distance, valley: of the two clusters, see `defences.poison.class_split.ClassSplit`; none for too few samples.
         confusion: against the truth, where it was given.
     """
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defences.poison.class_split import Split
+from defences.poison.class_split import ClassSplit
 from defences.poison.exclusionary_reclassification import Reclassified, reclassify, standardised
 from defences.poison.findings import Rows, TrainingSet
 from defences.poison.trigger_removal import Disturbed, Local, disturb, locality
@@ -65,7 +65,7 @@ class Limits:
 
 
 def look_again(
-    data: TrainingSet, rows: Sequence[Rows], splits: Mapping[int, Split], *, limits: Limits, seed: int
+    data: TrainingSet, rows: Sequence[Rows], splits: Mapping[int, ClassSplit], *, limits: Limits, seed: int
 ) -> dict[int, Suspicion]:
     """The second look at every class of `splits`, of the samples `rows`."""
     asked = {
@@ -99,7 +99,7 @@ def some_of(rows: Rows, count: int, seed: int) -> Rows:
 
 def _judged(
     data: TrainingSet,
-    split: Split,
+    split: ClassSplit,
     both: tuple[Reclassified, Reclassified],
     asked: tuple[Rows, Rows],
     disturbed: tuple[Disturbed, Disturbed] | None,
@@ -126,7 +126,7 @@ def _judged(
     return Suspicion(both, *_blamed(data, split, both, disturbed))
 
 
-def _most_local(split: Split, disturbed: tuple[Disturbed, Disturbed]) -> tuple[int, Local | None]:
+def _most_local(split: ClassSplit, disturbed: tuple[Disturbed, Disturbed]) -> tuple[int, Local | None]:
     """The cluster that a patch matters more to, and how; none where it does not matter enough.
 
     Of outliers, some of which may be clean, less is enough when no other patch moves them: hard examples move under any.
@@ -152,7 +152,7 @@ def _disturbed(
 
 
 def _blamed(
-    data: TrainingSet, split: Split, both: tuple[Reclassified, Reclassified], disturbed: tuple[Disturbed, Disturbed] | None
+    data: TrainingSet, split: ClassSplit, both: tuple[Reclassified, Reclassified], disturbed: tuple[Disturbed, Disturbed] | None
 ) -> tuple[int, str]:
     """Which cluster of a class that is no class without it, and why."""
     if disturbed is not None:

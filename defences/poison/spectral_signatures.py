@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.errors import InvalidParameter
-from defences.poison.class_split import SAMPLES_AT_LEAST, Split
+from defences.poison.class_split import SAMPLES_AT_LEAST, ClassSplit
 from defences.poison.findings import Each, Findings, Rows, TrainingSet, in_turn
 from defences.poison.second_look import Limits, Suspicion, look_again
 from defences.poison.trigger_removal import leaves
@@ -59,7 +59,7 @@ class SpectralSignatures:
         within = within_classes(data.activations, data.labels, classes, seed=self.seed)
         rows = [data.rows_of(label) for label in range(classes)]
         calls = ((within.reduced[rows[label]], within.shared(label), self.top) for label in range(classes))
-        splits: dict[int, Split | None] = dict(enumerate(each("scoring classes", outliers, calls)))
+        splits: dict[int, ClassSplit | None] = dict(enumerate(each("scoring classes", outliers, calls)))
         suspects = {at: split for at, split in splits.items() if split is not None}
         looks = look_again(data, rows, suspects, limits=Limits(), seed=self.seed) if suspects else {}
         left = list(rows)
@@ -69,7 +69,7 @@ class SpectralSignatures:
         found = [class_findings(data, label, len(rows[label]), splits[label], looks.get(label)) for label in range(classes)]
         return whole(self.name, data, rows, splits, found, left)
 
-    def _flagged(self, data: TrainingSet, label: int, rows: Rows, split: Split, look: Suspicion) -> NDArray[np.bool_]:
+    def _flagged(self, data: TrainingSet, label: int, rows: Rows, split: ClassSplit, look: Suspicion) -> NDArray[np.bool_]:
         """Which samples of a poisoned class are the poison."""
         if data.images is None or data.predict is None or look.patch is None:
             return split.second
@@ -81,7 +81,7 @@ class SpectralSignatures:
         return flagged if flagged.any() else split.second
 
 
-def outliers(centred: NDArray[np.floating], shared: _Matrix | None, top: float) -> Split | None:
+def outliers(centred: NDArray[np.floating], shared: _Matrix | None, top: float) -> ClassSplit | None:
     """The top scores of a class [n, r] against the rest of it; none for a class too small, or without others to compare with."""
     if len(centred) < SAMPLES_AT_LEAST + _TOP_AT_LEAST or shared is None:
         return None
@@ -94,4 +94,4 @@ def outliers(centred: NDArray[np.floating], shared: _Matrix | None, top: float) 
     distance = float((position[second].mean() - position[~second].mean()) / max(float(spread), 1e-12))
     widest = np.linalg.eigh(whitened.T @ whitened)[1][:, -1]
     plane = np.stack([position, whitened @ widest], axis=1).astype(np.float32)
-    return Split(second, position, distance, plane)
+    return ClassSplit(second, position, distance, plane)

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.poison.class_split import SAMPLES_AT_LEAST, Split
+from defences.poison.class_split import SAMPLES_AT_LEAST, ClassSplit
 from defences.poison.findings import ClassFindings, Cluster, Findings, Rows, TrainingSet, Verdict
 from defences.poison.second_look import Suspicion
 
 
 def class_findings(
-    data: TrainingSet, label: int, samples: int, split: Split | None, second_look: Suspicion | None
+    data: TrainingSet, label: int, samples: int, split: ClassSplit | None, second_look: Suspicion | None
 ) -> ClassFindings:
     """The verdict on one class."""
     name = data.classes[label]
@@ -44,7 +44,7 @@ def whole(
     name: str,
     data: TrainingSet,
     rows: Sequence[Rows],
-    splits: Mapping[int, Split | None],
+    splits: Mapping[int, ClassSplit | None],
     classes: Sequence[ClassFindings],
     left: Sequence[Rows],
 ) -> Findings:

@@ -20,13 +20,13 @@ from attacks.extraction.copycat_cnn import CopycatCNN
 from attacks.extraction.copycat_cnn import Theft as Stolen
 from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.oracle import Unfailing
-from defences.calibration.purifier import silent
 from evaluation.red_team.attack_report import Evasion, Status, Theft
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.engines.keras import import_tensorflow
 from models.errors import InvalidInput
-from service.settings import processors
+from models.machine import processors
+from models.progress import silent
 
 UNANSWERED = -2
 """In place of a label: the gateway was not asked."""

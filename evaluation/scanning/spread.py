@@ -15,9 +15,9 @@ from typing import Any
 import joblib  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 
-from defences.calibration.purifier import Progress, silent
-from defences.poison.class_split import Split
+from defences.poison.class_split import ClassSplit
 from models.errors import InvalidInput
+from models.progress import Progress, silent
 from models.stored_images import refused_when_full
 
 BACKENDS = ("loky", "threading", "dask", "ray")
@@ -105,7 +105,7 @@ def _needs(module: str, package: str) -> None:
         raise InvalidInput(f"expected {package} for this --backend, which is not installed; pip install 'hauberk[cluster]'")
 
 
-def _keep(path: Path, split: Split | None) -> None:
+def _keep(path: Path, split: ClassSplit | None) -> None:
     """Whole or not at all: a kill in the middle leaves a .part."""
     unfinished = path.with_suffix(".part")
     values = (
@@ -118,7 +118,7 @@ def _keep(path: Path, split: Split | None) -> None:
     os.replace(unfinished, path)
 
 
-def _kept(path: Path) -> Split | None:
+def _kept(path: Path) -> ClassSplit | None:
     with np.load(path, allow_pickle=False) as archive:
         values: dict[str, Any] = {name: archive[name] if archive[name].ndim else float(archive[name]) for name in archive.files}
-    return Split(**values) if values else None
+    return ClassSplit(**values) if values else None

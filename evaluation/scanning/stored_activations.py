@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from defences.calibration.purifier import Progress
 from models.classifier import Activations
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
+from models.progress import Progress
 from models.stored_images import StoredImages, refused_when_full
 
 _ROWS_AT_ONCE = 1024

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from attacks.backdoors.backdoor import Poisoned
 from attacks.backdoors.backdoor_kinds import Backdoor, backdoors
-from defences.calibration.purifier import Progress, Terms, silent
-from defences.calibration.purifier import split as split_data
+from defences.calibration.split import Terms
+from defences.calibration.split import split as split_data
 from defences.calibration.strip import fit_strip
 from defences.calibration.thresholds import CalibratedDetector, Fit, calibrate_detectors
 from defences.defended_classifier import DefendedClassifier, Detection, Preprocessor, Step
@@ -30,6 +30,7 @@ from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
+from models.progress import Progress, silent
 from models.training.fine_tuning import fine_tune
 
 _JSON_POINTS = 200

@@ -12,10 +12,10 @@ from attacks.attack import predicted_labels
 from attacks.extraction.copycat_cnn import OPTIMISERS, train_copy
 from attacks.extraction.thief import THIEVES, Thief
 from attacks.extraction.transfer_set import TransferSet, ask, check_pool, shuffled
-from defences.calibration.purifier import Progress, silent
 from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput
+from models.progress import Progress, silent
 from models.training.distillation import Distillation
 from models.training.reference_classifier import Build, Recipe, reference_network
 

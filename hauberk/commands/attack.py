@@ -21,7 +21,7 @@ from evaluation.red_team.campaign import ATTACKS, Campaign
 from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from service import __version__
+from models.version import __version__
 
 REPORT, IMAGES, KEY_VARIABLE = "report.json", "adversarial.npz", "GATEWAY_API_KEY"
 _EPS_GREY, _EPS_COLOUR = 0.3, 8 / 255

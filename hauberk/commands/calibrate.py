@@ -16,8 +16,9 @@ import typer
 
 from attacks.detector_training.evasion_training import EPS
 from defences.assembly import assemble
-from defences.calibration.purifier import PurifierChoice, Split, Terms, choose_purifier
-from defences.calibration.purifier import split as split_data
+from defences.calibration.purifier import PurifierChoice, choose_purifier
+from defences.calibration.split import CalibrationSplit, Terms
+from defences.calibration.split import split as split_data
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.defended_classifier import DefendedClassifier
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -28,9 +29,9 @@ from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bund
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
+from models.machine import processors
 from models.training.reference_classifier import save
-from service import __version__
-from service.settings import processors
+from models.version import __version__
 
 # An example request of more numbers than this is no longer something to paste.
 _EXAMPLE_NUMBERS_AT_MOST = 20_000
@@ -102,7 +103,7 @@ class _Fitted:
     model: KerasClassifier
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
-    parts: Split
+    parts: CalibrationSplit
 
     def settings(self, name: str) -> dict[str, Any]:
         """hauberk.toml."""

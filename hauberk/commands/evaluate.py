@@ -25,8 +25,8 @@ from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar,
 from models.bundle import read_bundle
 from models.datasets import Dataset
 from models.errors import InvalidInput
-from service import __version__
-from service.settings import processors
+from models.machine import processors
+from models.version import __version__
 
 _GREY_RADII, _COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
 _REPORT_NEEDS = ("matplotlib", "jinja2")

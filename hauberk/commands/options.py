@@ -11,9 +11,9 @@ from typing import cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from defences.calibration.purifier import Progress as Report
 from models.datasets import Dataset, Split, load_dataset
 from models.errors import InvalidInput
+from models.progress import Progress as Report
 
 SEED_AT_MOST = 2**32 - 1
 """What every random generator in use takes."""

@@ -15,7 +15,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import Progress
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.class_split import Reduction
 from defences.poison.findings import Findings, PoisonDetector, Rows, TrainingSet
@@ -28,9 +27,10 @@ from hauberk.commands.options import SEED_AT_MOST, check_writable, chosen_rows, 
 from models.classifier import Activations
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
+from models.machine import processors
+from models.progress import Progress
 from models.stored_images import StoredImages, open_images, refused_when_full
-from service import __version__
-from service.settings import processors
+from models.version import __version__
 
 METHODS = ("activation_clustering", "spectral_signatures")
 

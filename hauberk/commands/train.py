@@ -15,11 +15,11 @@ from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar,
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
+from models.machine import processors
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
 from models.training.reference_classifier import Recipe, robust_network, save
 from models.training.reference_classifier import train as fit
 from models.training.training_state import Epoch
-from service.settings import processors
 
 _VALIDATION_AT_MOST = 1000
 

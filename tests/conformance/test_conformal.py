@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom, binom
 
 from defences.calibration.conformal import conformal_rank, conformal_threshold, joint_thresholds, scores_needed
-from defences.calibration.purifier import split
+from defences.calibration.split import split
 from defences.calibration.strip import calibrate_strip
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.errors import InvalidInput

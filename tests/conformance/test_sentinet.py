@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import Terms, split
 from defences.calibration.sentinet import fit_sentinet
+from defences.calibration.split import Terms, split
 from defences.calibration.thresholds import conclude
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.sentinet import SentiNet

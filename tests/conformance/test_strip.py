@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import split
+from defences.calibration.split import split
 from defences.calibration.strip import calibrate_strip
 from defences.detectors.strip import Strip, entropy_bits
 from defences.keyed import image_keys

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-import service as gateway
+from models.version import __version__
 from service.settings import read_settings
 from tests.service.conftest import ROOT
 
@@ -36,8 +36,8 @@ def test_every_image_is_pinned_to_a_version(name: str) -> None:
 
 
 def test_the_gateway_is_the_version_of_this_tree() -> None:
-    assert SERVICES["gateway"]["image"] == f"hauberk:{gateway.__version__}"
-    assert f"hauberk:{gateway.__version__}" in (ROOT / "Makefile").read_text()
+    assert SERVICES["gateway"]["image"] == f"hauberk:{__version__}"
+    assert f"hauberk:{__version__}" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("name", SERVICES)

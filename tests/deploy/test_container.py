@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-import service as gateway
 from deploy import container_check
 from deploy.dockerfile import Instruction, read, substituted
+from models.version import __version__
 from service.lifecycle.container import prepare
 from tests.service.conftest import ROOT
 
@@ -73,7 +73,7 @@ def test_it_has_the_labels_of_oci() -> None:
     labels = {name: substituted(value, arguments) for name, value in FINAL.last("LABEL").pairs.items()}
     wanted = ("title", "description", "licenses", "version", "revision", "created")
     assert set(labels) == {f"org.opencontainers.image.{name}" for name in wanted}
-    assert labels["org.opencontainers.image.version"] == gateway.__version__
+    assert labels["org.opencontainers.image.version"] == __version__
     assert all(labels.values())
 
 

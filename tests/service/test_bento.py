@@ -20,7 +20,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from models.bundle import Bundle
-from service import __version__
+from models.version import __version__
 from tests.service.conftest import ROOT, Server, end, start, wait_until_ready
 
 # Kernels are compiled at the first start where the repository's own were not.

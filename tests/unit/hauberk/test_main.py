@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hauberk import main as command_line
-from service import __version__
+from models.version import __version__
 from tests import bundles
 from tests.unit.hauberk.conftest import Command, Ran, process
 

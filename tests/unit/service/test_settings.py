@@ -9,7 +9,7 @@ import pytest
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
 from service.edge.accounts import Client
-from service.settings import DEFAULTS, Settings, make_paths_absolute, processors, read_settings
+from service.settings import DEFAULTS, Settings, make_paths_absolute, read_settings
 
 KEY = "0123456789abcdef"
 
@@ -193,7 +193,3 @@ def test_the_queue_and_the_bodies_held_follow_the_input_shape() -> None:
     assert settings.held_at_most((224, 224, 3)) == 512 << 20
     given = read_settings({"HAUBERK_QUEUE_IMAGES": "100", "HAUBERK_HELD_BYTES": "1000"})
     assert (given.queue_at_most((28, 28, 1)), given.held_at_most((28, 28, 1))) == (100, 1000)
-
-
-def test_there_is_at_least_one_processor() -> None:
-    assert processors() >= 1

@@ -13,7 +13,7 @@ from attacks.detector_training.evasion_training import EvasionTraining
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import FastGradient, ProjectedGradientDescent
 from attacks.evasion.transfer import Relentless
-from defences.calibration.purifier import Split, Terms
+from defences.calibration.split import CalibrationSplit, Terms
 from defences.calibration.thresholds import CalibratedDetector, conclude
 from defences.defended_classifier import DefendedClassifier, Step
 from models.datasets import Dataset
@@ -22,7 +22,7 @@ from models.errors import InvalidInput
 from tests.fakes import linear, squares
 
 EPS = 0.25
-PARTS = Split(squares(160, seed=20), squares(260, seed=21))
+PARTS = CalibrationSplit(squares(160, seed=20), squares(260, seed=21))
 TEST = squares(200, seed=22)
 DETECTORS = ("binary_input_detector", "binary_activation_detector")
 
@@ -85,7 +85,7 @@ def test_the_layer_is_the_best_of_those_tried_and_stands_in_the_settings(calibra
 
 
 def test_a_layer_may_be_named_and_one_that_does_not_exist_is_refused(classifier: KerasClassifier) -> None:
-    small = Split(PARTS.choosing.take(slice(0, 30)), PARTS.holding.take(slice(0, 120)))
+    small = CalibrationSplit(PARTS.choosing.take(slice(0, 30)), PARTS.holding.take(slice(0, 120)))
     layer = classifier.layers()[1]
     fitted = EvasionTraining(eps=EPS, layer=layer).fit_activation_detector(classifier, small, Terms(rate=0.02))
     assert fitted.settings == {"layer": layer}
@@ -96,7 +96,7 @@ def test_a_layer_may_be_named_and_one_that_does_not_exist_is_refused(classifier:
 
 def test_a_classifier_without_gradients_is_refused() -> None:
     blank = linear((8, 8, 1), 3)
-    parts = Split(*[Dataset(np.zeros((9, 8, 8, 1), np.float32), np.zeros(9, np.int64))] * 2)
+    parts = CalibrationSplit(*[Dataset(np.zeros((9, 8, 8, 1), np.float32), np.zeros(9, np.int64))] * 2)
     with pytest.raises(InvalidInput, match="binary_input_detector needs a classifier with gradients"):
         EvasionTraining().fit_input_detector(blank, parts, Terms(rate=0.1))
     with pytest.raises(InvalidInput, match="binary_activation_detector needs a classifier whose layers can be read"):

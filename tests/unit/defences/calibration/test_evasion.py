@@ -9,7 +9,7 @@ import pytest
 
 from defences.calibration.conformal import conformal_threshold
 from defences.calibration.evasion import HARMLESS_RATE, EvasionScores, FittedEvasion, ceiling
-from defences.calibration.purifier import Terms
+from defences.calibration.split import Terms
 from defences.calibration.thresholds import conclude
 
 RNG = np.random.default_rng(0)

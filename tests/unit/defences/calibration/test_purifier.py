@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from defences.calibration.conformal import conformal_rank
-from defences.calibration.purifier import (
-    ACCURACY_POINTS_AT_MOST,
-    IMAGES_AT_LEAST,
-    Split,
-    choose_purifier,
-    split,
-)
+from defences.calibration.purifier import ACCURACY_POINTS_AT_MOST, choose_purifier
+from defences.calibration.split import IMAGES_AT_LEAST, CalibrationSplit, split
 from defences.calibration.strip import _staged_scores, calibrate_strip
 from defences.detectors.strip import Strip, entropy_bits
 from defences.errors import InvalidInput
@@ -216,6 +211,6 @@ def test_pruning_saves_most_of_the_model_calls_where_images_differ_more_than_ove
 def test_no_image_is_held_to_no_rank() -> None:
     classifier = linear((4, 4, 1), 4)
     data = labelled(classifier, 100)
-    choice = calibrate_strip(classifier, Split(data.take(slice(0, 60)), data.take(slice(60, 100))), rate=0.01)
+    choice = calibrate_strip(classifier, CalibrationSplit(data.take(slice(0, 60)), data.take(slice(60, 100))), rate=0.01)
     assert choice.mode == "monitor"
     assert choice.strip.threshold == -np.inf

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.calibration.purifier import Terms, split
 from defences.calibration.sentinet import _bank, fit_sentinet
+from defences.calibration.split import Terms, split
 from defences.calibration.strip import calibrate_strip, fit_strip
 from defences.calibration.thresholds import calibrate_detectors, conclude
 from defences.detectors import sentinet as module

@@ -1,0 +1,69 @@
+"""The clean data of a calibration, split once for all of it, and the terms that every detector is fitted on.
+
+What is *chosen* (overlay weight, slack, stages) is chosen on one part, and the threshold is read off the other, so that the conformal
+guarantee holds for it (`defences/calibration/conformal.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from defences.calibration.conformal import scores_needed
+from defences.errors import InvalidInput
+from models.classifier import Images
+from models.datasets import Dataset
+from models.progress import Progress, silent
+
+IMAGES_AT_LEAST = 300
+CHOOSING_AT_MOST = 1000
+_ROWS_PER_FORWARD = 1024
+_NUMBERS_PER_FORWARD = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What every detector is fitted on.
+
+    Args:
+        rate: of clean images that may be refused; `confidence` as in `conformal_rank`. No held score beyond that rank matters.
+        seed: of everything drawn.
+        progress: told how far it is.
+    """
+
+    rate: float
+    confidence: float | None = None
+    seed: int = 0
+    progress: Progress = silent
+
+
+def rows_per_forward(images: Images) -> int:
+    """How many rows of this size go into one forward call of calibration: bounded in bytes, at least one."""
+    return max(1, min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(images.shape[1:]))))
+
+
+@dataclass(frozen=True)
+class CalibrationSplit:
+    """Clean data in two parts: one to choose on, one to read the threshold off."""
+
+    choosing: Dataset
+    holding: Dataset
+
+
+def split(
+    data: Dataset, *, rate: float, confidence: float | None, seed: int, choosing_at_most: int = CHOOSING_AT_MOST
+) -> CalibrationSplit:
+    """Shuffle and split: a third, but no more than of use, to choose on. Raises: InvalidInput: too few images for the guarantee."""
+    if len(data) < IMAGES_AT_LEAST:
+        raise InvalidInput(f"expected at least {IMAGES_AT_LEAST} clean images to calibrate on, got {len(data)}")
+    choosing = min(len(data) // 3, choosing_at_most)
+    needed = scores_needed(rate, confidence)
+    if len(data) - choosing < needed:
+        promise = f"rate {rate:g}" + ("" if confidence is None else f" with confidence {confidence:g}")
+        raise InvalidInput(
+            f"expected at least {max(needed * 3 // 2 + 1, IMAGES_AT_LEAST)} clean images for a false abstention {promise}, "
+            f"got {len(data)}; give more images or allow a higher rate"
+        )
+    order = np.random.default_rng(seed).permutation(len(data))
+    return CalibrationSplit(data.take(order[:choosing]), data.take(order[choosing:]))
