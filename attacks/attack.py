@@ -14,6 +14,9 @@ from models.errors import HauberkError, InvalidInput
 REFUSED = -1
 """The class index of an image that a defended classifier refused."""
 
+ImageIndices = NDArray[np.int64]
+"""int64 [m], the positions of a batch's images among the n attacked images."""
+
 
 class NoMoreAnswers(HauberkError):
     """A classifier that is asked over a wire, or within a budget, answers no more: attacks keep what they have found, and return it.

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.attack import Goal, predicted_labels
+from attacks.attack import Goal, ImageIndices, predicted_labels
 from models.classifier import DifferentiableClassifier, Images, Labels, Logits, Loss, LossGradient
-
-Rows = NDArray[np.int64]
-"""int64 [m], which of the attacked images a batch is made of; no image twice."""
 
 
 class Counted:
@@ -29,14 +26,14 @@ class Counted:
         """How many there are."""
         return len(self._classifier.labels)
 
-    def reached(self, images: Images, rows: Rows, goal: Goal) -> NDArray[np.bool_]:
+    def reached(self, images: Images, rows: ImageIndices, goal: Goal) -> NDArray[np.bool_]:
         """Whether `predict` calls these images what the goal of all n wants: bool [m]."""
         if not rows.size:
             return np.empty(0, bool)
         self.queries[rows] += 1
         return goal.take(rows).reached(predicted_labels(self._classifier.predict(images)))
 
-    def confirmed(self, logits: Logits, images: Images, rows: Rows, goal: Goal) -> NDArray[np.bool_]:
+    def confirmed(self, logits: Logits, images: Images, rows: ImageIndices, goal: Goal) -> NDArray[np.bool_]:
         """Whether these images, of known logits, reach the goal: `predict` is asked where the logits say so, as it may refuse.
 
         bool [m]; one query for every image the logits find good.
@@ -46,18 +43,18 @@ class Counted:
         found[hopeful] = self.reached(images[hopeful], rows[hopeful], goal)
         return found
 
-    def logits(self, images: Images, rows: Rows) -> Logits:
+    def logits(self, images: Images, rows: ImageIndices) -> Logits:
         """See `DifferentiableClassifier.logits`."""
         self.queries[rows] += 1
         return self._classifier.logits(images)
 
-    def loss_gradient(self, images: Images, rows: Rows, labels: Labels, loss: Loss) -> LossGradient:
+    def loss_gradient(self, images: Images, rows: ImageIndices, labels: Labels, loss: Loss) -> LossGradient:
         """See `DifferentiableClassifier.loss_gradient`; `labels` [m] are those of these rows."""
         self.queries[rows] += 1
         self.gradients[rows] += 1
         return self._classifier.loss_gradient(images, labels, loss)
 
-    def class_gradients(self, images: Images, rows: Rows) -> NDArray[np.float32]:
+    def class_gradients(self, images: Images, rows: ImageIndices) -> NDArray[np.float32]:
         """See `DifferentiableClassifier.class_gradients`."""
         self.queries[rows] += 1
         self.gradients[rows] += self.classes

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from attacks.attack import NoMoreAnswers, predicted_labels
-from models.classifier import Around, Classifier, Images, Labels, Probabilities
+from attacks.attack import ImageIndices, NoMoreAnswers, predicted_labels
+from models.classifier import Classifier, ClassifierWrapper, Images, Labels, Probabilities
 
 
-class Unfailing(Around):
+class Unfailing(ClassifierWrapper):
     """A classifier that never says that it answers no more: from then on it refuses. For attacks that know refusals only.
 
     Attributes:
@@ -59,13 +58,13 @@ class Oracle:
         """Whether the classifier has said that it answers no more. It is not asked again."""
         return self._classifier.closed
 
-    def probabilities(self, images: Images, owners: NDArray[np.int64]) -> Probabilities:
+    def probabilities(self, images: Images, owners: ImageIndices) -> Probabilities:
         """Probabilities [m, k] of images [m, h, w, c], each asked on behalf of one of the attack's images, `owners` int64 [m]."""
         before = self._classifier.answered
         probabilities = self._classifier.predict(images)
         np.add.at(self.queries, owners[: self._classifier.answered - before], 1)
         return probabilities
 
-    def labels(self, images: Images, owners: NDArray[np.int64]) -> Labels:
+    def labels(self, images: Images, owners: ImageIndices) -> Labels:
         """Class indices [m], REFUSED where there is no answer."""
         return predicted_labels(self.probabilities(images, owners))

@@ -17,9 +17,9 @@ from locust.runners import LocalRunner
 sys.path.insert(0, str(Path(__file__).parents[1]))  # locust itself adds this file's own directory only
 
 from loadtest import gate, payloads, shapes
-from loadtest.users import Adversarial, CleanDigits, Malformed, Oversize, Site, Stream, Thief, Triggered
+from loadtest.users import AdversarialDigits, CleanDigits, Malformed, Oversize, Site, Stream, ThiefUser, Triggered
 
-__all__ = ["Adversarial", "Arrivals", "CleanDigits", "Malformed", "Oversize", "Thief", "Triggered"]
+__all__ = ["AdversarialDigits", "Arrivals", "CleanDigits", "Malformed", "Oversize", "ThiefUser", "Triggered"]
 
 
 @events.init_command_line_parser.add_listener

@@ -145,7 +145,7 @@ class CleanDigits(_Images):
     weight, kind = 70, "clean"
 
 
-class Adversarial(_Images):
+class AdversarialDigits(_Images):
     """Sends images that were changed to be misread."""
 
     weight, kind = 10, "adversarial"
@@ -157,7 +157,7 @@ class Triggered(_Images):
     weight, kind = 8, "triggered"
 
 
-class Thief(Stream):
+class ThiefUser(Stream):
     """Wants labels for a copy: each round asks for twice as many images as the one before, then trains for two seconds."""
 
     weight = 6

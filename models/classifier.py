@@ -35,7 +35,7 @@ class Classifier(Protocol):
         ...
 
 
-class Around:
+class ClassifierWrapper:
     """What a classifier around another one has of it: the shape of its images and its labels."""
 
     classifier: Classifier

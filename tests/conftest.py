@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from attacks.backdoors.backdoor import Poisoned
+from attacks.backdoors.poisoning import Poisoned
 from models.datasets import MNIST, Dataset, load_dataset
 from tests.fakes import squares
 from tests.poisoned import poisoned_squares, small_network

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import BudgetSpent
-from models.classifier import Around, Images, Loss, LossGradient, Probabilities
+from models.classifier import ClassifierWrapper, Images, Loss, LossGradient, Probabilities
 from models.datasets import Dataset
 
 Shape = tuple[int, int, int]
@@ -140,7 +140,7 @@ def linear_with_gradients(input_shape: Shape, classes: int, *, seed: int = 0) ->
 
 
 @dataclass
-class Metered(Around):
+class Metered(ClassifierWrapper):
     """A classifier that answers so many images and no more, as one behind a budget does."""
 
     classifier: LinearClassifier
@@ -157,7 +157,7 @@ class Metered(Around):
 
 
 @dataclass
-class Touchy(Around):
+class Touchy(ClassifierWrapper):
     """A classifier that refuses a share of what it is asked, by the image alone: half of it when not given."""
 
     classifier: LinearClassifier

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoors.backdoor import AllToOne, Poisoned, poison
+from attacks.backdoors.poisoning import AllToOne, Poisoned, poison
 from attacks.backdoors.triggers import ImagePatch
 from defences.poison.findings import TrainingSet
 from tests.fakes import squares

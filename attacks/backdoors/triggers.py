@@ -1,5 +1,5 @@
 """Triggers: what an attacker puts on an image to call a backdoor. How training data are poisoned with them is
-`attacks/backdoors/backdoor.py`.
+`attacks/backdoors/poisoning.py`.
 
 All are frozen values of their parameters and functions of images float32 [n, h, w, c] in [0, 1] to images of the same kind; the given
 array stays as it is, and an image's trigger does not depend on its neighbours. `channels_first` makes one for data [n, c, h, w].
@@ -246,7 +246,7 @@ class Sinusoidal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
+class TriggerSequence:
     """Several triggers, one after the other.
 
     Args:

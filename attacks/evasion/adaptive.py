@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Goal, predicted_labels
-from attacks.evasion.detector_estimates import ESTIMATES, Estimate
+from attacks.evasion.detector_estimates import ESTIMATES, DetectorEstimate
 from defences.defended_classifier import DefendedClassifier, Detector, Preprocessor
 from defences.keyed import Keys, image_keys
 from models.classifier import DifferentiableClassifier, Images, Labels, Logits, Loss, LossGradient, Probabilities
@@ -162,7 +162,7 @@ class AdaptiveView:
             gradient = np.where(still, gradient, moved)
         return gradient
 
-    def _estimate(self, detector: Detector, images: Images) -> Estimate:
+    def _estimate(self, detector: Detector, images: Images) -> DetectorEstimate:
         """What a detector is expected to say under the first of the attacker's secrets."""
         keys = image_keys(images, self._secrets[0])
         return ESTIMATES[type(detector)](detector, self._classifier, images, keys, self._overlays)

@@ -19,8 +19,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from attacks.attack import Adversarial, Goal, check, differentiable
-from attacks.counted import Counted, Rows
+from attacks.attack import Adversarial, Goal, ImageIndices, check, differentiable
+from attacks.counted import Counted
 from attacks.evasion.losses import margin
 from models.classifier import Classifier, Images, Labels, Logits
 from models.errors import InvalidInput
@@ -77,7 +77,7 @@ class CarliniWagner:
         success = counted.reached(best.images, np.arange(len(images)), goal)
         return Adversarial(best.images, success, counted.queries, counted.gradients)
 
-    def _search(self, counted: Counted, best: _Best, images: Images, rows: Rows, goal: Goal) -> None:
+    def _search(self, counted: Counted, best: _Best, images: Images, rows: ImageIndices, goal: Goal) -> None:
         """Narrow c down for these rows."""
         c, low, high = np.full(len(rows), self.constant), np.zeros(len(rows)), np.full(len(rows), np.inf)
         for _ in range(self.searches):
@@ -86,7 +86,7 @@ class CarliniWagner:
             c = np.where(np.isinf(high), 10 * c, (low + np.where(np.isinf(high), 0, high)) / 2)
 
     def _descend(
-        self, counted: Counted, best: _Best, images: Images, rows: Rows, goal: Goal, c: NDArray[np.float64]
+        self, counted: Counted, best: _Best, images: Images, rows: ImageIndices, goal: Goal, c: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """One run of Adam; whether it succeeded, row by row."""
         state = _Adam(images, c)
@@ -131,7 +131,12 @@ class _Best:
         self._success, self._score = np.zeros(len(images), bool), np.full(len(images), np.inf)
 
     def offer(
-        self, points: Images, rows: Rows, reached: NDArray[np.bool_], squares: NDArray[np.float64], penalty: NDArray[np.float32]
+        self,
+        points: Images,
+        rows: ImageIndices,
+        reached: NDArray[np.bool_],
+        squares: NDArray[np.float64],
+        penalty: NDArray[np.float32],
     ) -> None:
         """Points [m] of these rows: at the goal or not, their squared distance and their penalty."""
         score = np.where(reached, squares, penalty)

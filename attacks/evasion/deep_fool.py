@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.attack import Adversarial, Goal, check, differentiable
-from attacks.counted import Counted, Rows
+from attacks.attack import Adversarial, Goal, ImageIndices, check, differentiable
+from attacks.counted import Counted
 from attacks.evasion.losses import logit
 from models.classifier import Classifier, Images, Labels, Logits
 from models.errors import InvalidInput
@@ -68,7 +68,7 @@ class DeepFool:
         success = counted.reached(found, np.arange(len(images)), goal)
         return Adversarial(found, success, counted.queries, counted.gradients)
 
-    def _walk(self, counted: Counted, found: Images, images: Images, rows: Rows, goal: Goal) -> None:
+    def _walk(self, counted: Counted, found: Images, images: Images, rows: ImageIndices, goal: Goal) -> None:
         """Fill `found` at these rows."""
         way = np.zeros((len(rows), int(np.prod(images.shape[1:]))))
         for _ in range(self.iterations):
@@ -101,7 +101,7 @@ def _gaps(logits: Logits, leave: Labels, towards: Labels) -> NDArray[np.float64]
     return np.abs(np.take_along_axis(wide, towards, 1) - np.take_along_axis(wide, leave[:, None], 1))
 
 
-def _slopes(counted: Counted, x: Images, rows: Rows, leave: Labels, towards: Labels) -> NDArray[np.float32]:
+def _slopes(counted: Counted, x: Images, rows: ImageIndices, leave: Labels, towards: Labels) -> NDArray[np.float32]:
     """w_c [n, m, h * w * c]: from the gradients of all classes where these are no more than the candidates, else one by one."""
     n, m = towards.shape
     if counted.classes <= m + 1:

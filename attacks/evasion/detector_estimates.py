@@ -22,7 +22,7 @@ from models.classifier import DifferentiableClassifier, Images
 
 
 @dataclass(frozen=True)
-class Estimate:
+class DetectorEstimate:
     """What a detector will say of images, as far as a look at some of its probes tells.
 
     Attributes:
@@ -34,11 +34,13 @@ class Estimate:
     gradient: Images
 
 
-Estimator = Callable[[Any, DifferentiableClassifier, Images, Keys, int], Estimate]
+Estimator = Callable[[Any, DifferentiableClassifier, Images, Keys, int], DetectorEstimate]
 """(detector, classifier, images, keys, overlays to look at) -> estimate."""
 
 
-def strip_estimate(strip: Strip, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int) -> Estimate:
+def strip_estimate(
+    strip: Strip, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
+) -> DetectorEstimate:
     """The mean entropy in bits under the first overlays, above STRIP's boundary for so many. Cost: `overlays` passes an image."""
     stage = max(0, int(np.searchsorted(strip.stages, overlays, side="right")) - 1)
     seen = strip.stages[stage]
@@ -49,12 +51,12 @@ def strip_estimate(strip: Strip, classifier: DifferentiableClassifier, images: I
     inside = (probes > 0) & (probes < 1)
     kept = np.float32(1 if strip.blend == "add" else 1 - strip.weight)
     by_image = (gradient * inside).reshape(len(images), seen, *images.shape[1:]).mean(axis=1) * kept
-    return Estimate(bits.reshape(len(images), seen).mean(axis=1) - np.float32(strip.boundaries()[stage]), by_image)
+    return DetectorEstimate(bits.reshape(len(images), seen).mean(axis=1) - np.float32(strip.boundaries()[stage]), by_image)
 
 
 def sentinet_estimate(
     sentinet: SentiNet, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
-) -> Estimate:
+) -> DetectorEstimate:
     """SentiNet's own score, above its threshold; the gradient is that of the last window left, for who is refused by it, else 0.
 
     Cost: the model calls of a decision, and `overlays` passes for an image that is refused.
@@ -73,7 +75,7 @@ def sentinet_estimate(
         uphill = -classifier.loss_gradient(probes, labels, probability).gradient
         by_image = uphill.reshape(*overlay_of.shape, *images.shape[1:]).mean(axis=1)
         gradient[refused] = by_image * sentinet.inside(windows)
-    return Estimate(clearance, gradient)
+    return DetectorEstimate(clearance, gradient)
 
 
 def binary_estimate(
@@ -82,10 +84,10 @@ def binary_estimate(
     images: Images,
     keys: Keys,
     overlays: int,
-) -> Estimate:
+) -> DetectorEstimate:
     """A binary detector's own score, above its boundary: nothing about it is secret. Cost: of activations, two passes an image."""
     scores, gradient = detector.score_gradients(images)
-    return Estimate((scores - detector.boundary).astype(np.float32), gradient)
+    return DetectorEstimate((scores - detector.boundary).astype(np.float32), gradient)
 
 
 ESTIMATES: dict[type[Any], Estimator] = {

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.attack import Adversarial, Goal, check, check_eps, differentiable
-from attacks.counted import Counted, Rows
+from attacks.attack import Adversarial, Goal, ImageIndices, check, check_eps, differentiable
+from attacks.counted import Counted
 from attacks.evasion.losses import cross_entropy
 from attacks.evasion.projections import onto_l1_ball, onto_l2_ball
 from attacks.evasion.steps import PROJECTED_NORMS, step
@@ -189,7 +189,7 @@ class _Best:
         self.images, self.success = images.copy(), np.zeros(len(images), bool)
         self._gain = np.full(len(images), -np.inf)
 
-    def offer(self, points: Images, rows: Rows, gain: NDArray[np.floating], reached: NDArray[np.bool_]) -> None:
+    def offer(self, points: Images, rows: ImageIndices, gain: NDArray[np.floating], reached: NDArray[np.bool_]) -> None:
         """Points [m] of these rows, how good each is when not at the goal, and whether it is there."""
         gain = np.where(reached, np.inf, gain)
         better = np.flatnonzero(gain > self._gain[rows])
@@ -214,8 +214,8 @@ def _search(
     return Adversarial(best.images, best.success, counted.queries, counted.gradients)
 
 
-def _run(counted: Counted, best: _Best, x: Images, centres: Images, rows: Rows, goal: Goal, climb: _Climb) -> None:
-    """Climb from x [m] around centres [m]; x is overwritten. Rows at the goal leave."""
+def _run(counted: Counted, best: _Best, x: Images, centres: Images, rows: ImageIndices, goal: Goal, climb: _Climb) -> None:
+    """Climb from x [m] around centres [m]; x is overwritten. Images at the goal leave."""
     sign = _uphill(goal, 1.0)
     for iteration in range(climb.iterations):
         out = counted.loss_gradient(x, rows, goal.labels[rows], climb.loss)
@@ -260,7 +260,7 @@ def _random_points(centres: Images, climb: _Climb, rng: np.random.Generator) -> 
     return started
 
 
-def _blocks(images: Images) -> Iterator[Rows]:
+def _blocks(images: Images) -> Iterator[ImageIndices]:
     """Row numbers, in blocks that bound what the loop holds in memory."""
     size = max(1, _NUMBERS_AT_ONCE // max(1, int(np.prod(images.shape[1:]))))
     for start in range(0, len(images), size):

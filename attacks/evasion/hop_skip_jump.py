@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.attack import REFUSED, Adversarial, Goal, check, check_eps
+from attacks.attack import REFUSED, Adversarial, Goal, ImageIndices, check, check_eps
 from attacks.oracle import Oracle
 from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset
@@ -40,7 +40,7 @@ _SIGNS = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 -
 _STARTS_TRIED = 5
 _ROUNDING = 1e-6
 
-Rows = NDArray[np.int64]
+Counts = NDArray[np.int64]
 Distances = NDArray[np.float64]
 
 
@@ -131,14 +131,14 @@ class _Search:
         found = np.flatnonzero(np.isfinite(self._distance) & (self._distance > 0))
         self._bisect(found, self._nearest[found])
 
-    def unfinished(self) -> Rows:
+    def unfinished(self) -> ImageIndices:
         """Images that can still be improved, and have queries left for it."""
         if self._oracle.closed:
             return np.empty(0, np.int64)
         improvable = np.isfinite(self._distance) & (self._distance > 0) & ~self._within()
         return np.flatnonzero(improvable & (self._directions_left() >= _FEWEST_DIRECTIONS))
 
-    def iterate(self, rows: Rows, iteration: int) -> None:
+    def iterate(self, rows: ImageIndices, iteration: int) -> None:
         """Estimate, jump, bisect."""
         wanted = int(self._attack.first_estimate * math.sqrt(iteration))
         direction = self._estimate(rows, np.minimum(wanted, self._directions_left()[rows]))
@@ -172,14 +172,14 @@ class _Search:
             images = starts.images[[order[row][attempt] for row in rows]]
             self._take(rows, images, self._ask(images, rows))
 
-    def _starts_by_distance(self, row: int, starts: Dataset) -> Rows:
+    def _starts_by_distance(self, row: int, starts: Dataset) -> NDArray[np.int64]:
         """The nearest starts whose label is what is wanted for an image."""
         label = self._goal.labels[row]
         fitting = np.flatnonzero(starts.labels == label if self._goal.targeted else starts.labels != label)
         distance = _distances(self._given[row : row + 1], starts.images[fitting], self._attack.norm)
         return fitting[np.argsort(distance, kind="stable")[:_STARTS_TRIED]]
 
-    def _estimate(self, rows: Rows, directions: Rows) -> Images:
+    def _estimate(self, rows: ImageIndices, directions: Counts) -> Images:
         """Which way the goal lies from the boundary at each of the rows, of length one; zeros where all was refused."""
         size = _PROBE * self._distance[rows] * (math.sqrt(self._numbers) if self._attack.norm == math.inf else 1)
         total, decided, weighted, plain = (np.zeros((len(rows), *rest)) for rest in ((), (), (self._numbers,), (self._numbers,)))
@@ -214,12 +214,12 @@ class _Search:
         signs: NDArray[np.float32] = _SIGNS[self._rng.integers(0, 256, (n, bytes_each), np.uint8)].reshape(n, -1)
         return signs[:, : self._numbers]
 
-    def _batches(self, owners: Rows) -> Iterator[Rows]:
+    def _batches(self, owners: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         at_most = max(_ROWS_PER_CALL, _NUMBERS_PER_CALL // self._numbers)
         for start in range(0, len(owners), at_most):
             yield owners[start : start + at_most]
 
-    def _jump(self, rows: Rows, direction: Images, iteration: int) -> tuple[Rows, Images]:
+    def _jump(self, rows: ImageIndices, direction: Images, iteration: int) -> tuple[ImageIndices, Images]:
         """Away from the boundary, as far as the goal is still reached: the rows that could, and where they are."""
         size = self._distance[rows] / math.sqrt(iteration)
         landed = self._nearest[rows].copy()
@@ -236,7 +236,7 @@ class _Search:
             size[trying] /= 2
         return rows[moved], landed[moved]
 
-    def _bisect(self, rows: Rows, far: Images) -> None:
+    def _bisect(self, rows: ImageIndices, far: Images) -> None:
         """From images that reach the goal to the boundary, and keep what is nearer than anything so far."""
         low, high = np.zeros(len(rows)), np.ones(len(rows))
         for _ in range(2 * self._bisections):
@@ -250,17 +250,17 @@ class _Search:
             low[going[~reached]] = middle[~reached]
             self._take(rows[going], points, reached)
 
-    def _take(self, rows: Rows, images: Images, reached: NDArray[np.bool_]) -> None:
+    def _take(self, rows: ImageIndices, images: Images, reached: NDArray[np.bool_]) -> None:
         """Keep those that reached the goal and are nearer than what there was."""
         distance = _distances(self._given[rows], images, self._attack.norm)
         better = reached & (distance < self._distance[rows])
         self._nearest[rows[better]] = images[better]
         self._distance[rows[better]] = distance[better]
 
-    def _ask(self, images: Images, rows: Rows) -> NDArray[np.bool_]:
+    def _ask(self, images: Images, rows: ImageIndices) -> NDArray[np.bool_]:
         return self._goal.take(rows).reached(self._oracle.labels(images, rows))
 
-    def _signs(self, images: Images, rows: Rows) -> NDArray[np.float32]:
+    def _signs(self, images: Images, rows: ImageIndices) -> NDArray[np.float32]:
         """+1 where the goal is reached, -1 where it is not, 0 where the classifier refused."""
         labels: Labels = self._oracle.labels(images, rows)
         signs = np.where(self._goal.take(rows).reached(labels), 1, -1)
@@ -273,11 +273,11 @@ class _Search:
         within: NDArray[np.bool_] = self._distance <= self._attack.eps * (1 + _ROUNDING)
         return within
 
-    def _left(self) -> Rows:
+    def _left(self) -> Counts:
         """Queries left per image; with eps one is kept for the last question."""
         return self._attack.queries - (self._attack.eps is not None) - self._oracle.queries
 
-    def _directions_left(self) -> Rows:
+    def _directions_left(self) -> Counts:
         """Queries an estimate may take, when there should be some for a jump and a bisection."""
         return self._left() - self._bisections - 2
 
@@ -304,7 +304,7 @@ def _towards(given: Images, far: Images, share: Distances, norm: float) -> Image
     return np.clip(given + change, 0, 1)
 
 
-def _runs(owners: Rows) -> Iterator[tuple[int, slice]]:
+def _runs(owners: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
     """Equal neighbours, as (what they are, where they are)."""
     bounds = [0, *(np.flatnonzero(np.diff(owners)) + 1), len(owners)]
     for start, stop in itertools.pairwise(bounds):

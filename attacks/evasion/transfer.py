@@ -13,11 +13,20 @@ import numpy as np
 
 from attacks.attack import Goal
 from attacks.evasion.gradient import ProjectedGradientDescent
-from models.classifier import Around, DifferentiableClassifier, Images, Labels, Logits, Loss, LossGradient, Probabilities
+from models.classifier import (
+    ClassifierWrapper,
+    DifferentiableClassifier,
+    Images,
+    Labels,
+    Logits,
+    Loss,
+    LossGradient,
+    Probabilities,
+)
 
 
 @dataclass(frozen=True)
-class Relentless(Around):
+class Relentless(ClassifierWrapper):
     """A copy that admits nothing: its logits and gradients are as they are, but it refuses to predict, so that no attack ends early."""
 
     classifier: DifferentiableClassifier

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from models.classifier import Around, Classifier, Images, Probabilities
+from models.classifier import Classifier, ClassifierWrapper, Images, Probabilities
 
 _TINY = 1e-9
 _LOWEST = float(np.log(_TINY) - np.log1p(-_TINY))  # the logit at which the defence clips
@@ -65,7 +65,7 @@ def invert_reverse_sigmoid(answers: Probabilities, *, beta: float, gamma: float)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unblurred(Around):
+class InvertedClassifier(ClassifierWrapper):
     """A classifier behind a reverse sigmoid as somebody reads it who knows the formula, beta and gamma: for attacks that only ask.
 
     Behind the defence a very sure answer is given a *lower* probability than one that is less so: who follows it as it stands goes the

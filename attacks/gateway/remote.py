@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from attacks.attack import BudgetSpent, NoMoreAnswers
-from attacks.gateway.connection import Connection, reason
+from attacks.gateway.http_client import BoundedHttpClient, reason
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
 
@@ -112,12 +112,12 @@ class RemoteClassifier:
         self.ended: NoMoreAnswers | None = None
         self._patience_s = patience_s
         self._stop_wanted = False
-        self._connection = Connection(url, api_key=api_key, timeout_s=timeout_s)
-        self.url = self._connection.url
+        self._client = BoundedHttpClient(url, api_key=api_key, timeout_s=timeout_s)
+        self.url = self._client.url
         try:
-            self.served = read_served(self._connection)
+            self.served = read_served(self._client)
         except BaseException:
-            self._connection.close()
+            self._client.close()
             raise
         self._images_per_request = self.served.images_at_most
 
@@ -125,7 +125,7 @@ class RemoteClassifier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._client.close()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -171,7 +171,7 @@ class RemoteClassifier:
             started = time.perf_counter()
             self.traffic.requests += 1
             try:
-                reply = self._connection.post(
+                reply = self._client.post(
                     "/predict/npy", _npy(some), "application/x-npy", bytes_at_most=self._bytes_at_most(len(some))
                 )
             except httpx.HTTPError as failure:
@@ -258,9 +258,9 @@ class RemoteClassifier:
         return np.empty((0, len(self.labels)), np.float32)
 
 
-def read_served(connection: Connection) -> Served:
+def read_served(client: BoundedHttpClient) -> Served:
     """What a gateway says about itself at `/` and `/docs.json`. Raises: InvalidInput, when it is none."""
-    facts, document = (connection.json(path, bytes_at_most=_DOCUMENT_BYTES_AT_MOST) for path in ("/", "/docs.json"))
+    facts, document = (client.json(path, bytes_at_most=_DOCUMENT_BYTES_AT_MOST) for path in ("/", "/docs.json"))
     try:
         schemas = document["components"]["schemas"]
         batch = schemas["Images"]["properties"]["images"]
@@ -272,9 +272,9 @@ def read_served(connection: Connection) -> Served:
         defences = tuple((str(one["name"]), str(one["mode"])) for one in facts["defences"])
         served = Served(str(facts["model"]), str(facts["model_version"]), (h, w, c), labels, defences, int(batch["maxItems"]))
     except (KeyError, TypeError, ValueError, IndexError) as failure:
-        raise InvalidInput(connection.no_gateway("its description is of another form")) from failure
+        raise InvalidInput(client.no_gateway("its description is of another form")) from failure
     if len(labels) != classes or classes < 2 or min(h, w, c, served.images_at_most) < 1:
-        raise InvalidInput(connection.no_gateway("its description contradicts itself"))
+        raise InvalidInput(client.no_gateway("its description contradicts itself"))
     return served
 
 

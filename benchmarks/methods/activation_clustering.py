@@ -12,8 +12,8 @@ import joblib  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoors.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
-from attacks.backdoors.backdoor_kinds import note
+from attacks.backdoors.kinds import note
+from attacks.backdoors.poisoning import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
 from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
 from benchmarks.harness.peers import alternate, table
 from benchmarks.methods.backdoors import coloured_digits

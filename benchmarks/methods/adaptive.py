@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacks.attack import Goal
-from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.poisoning import AllToOne, poison
 from attacks.backdoors.triggers import CornerPattern
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import ProjectedGradientDescent

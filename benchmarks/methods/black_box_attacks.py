@@ -16,7 +16,7 @@ from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.square import Square
 from benchmarks.harness.peers import alternate, art_classifier, table
 from models.bundle import read_bundle, standard_bundle_directory
-from models.classifier import Around, Images, Probabilities
+from models.classifier import ClassifierWrapper, Images, Probabilities
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 
@@ -31,7 +31,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass
-class _Counted(Around):
+class _Counted(ClassifierWrapper):
     """A classifier that counts what it is asked, as ART's wrapper is made to."""
 
     classifier: KerasClassifier

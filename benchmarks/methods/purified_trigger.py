@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.poisoning import AllToOne, poison
 from attacks.backdoors.triggers import ImagePatch, under_checkerboard
 from benchmarks.harness.peers import table
 from defences.assembly import assemble

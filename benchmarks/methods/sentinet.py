@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Goal
-from attacks.backdoors.backdoor import AllToOne
-from attacks.backdoors.backdoor_kinds import Backdoor, backdoors, note
-from attacks.backdoors.triggers import ImagePatch, Together, Trigger
+from attacks.backdoors.kinds import Backdoor, backdoors, note
+from attacks.backdoors.poisoning import AllToOne
+from attacks.backdoors.triggers import ImagePatch, Trigger, TriggerSequence
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import ProjectedGradientDescent
 from benchmarks.harness.peers import table
@@ -102,7 +102,7 @@ def section() -> str:
 
 
 def kinds(classifier: KerasClassifier) -> dict[str, Backdoor]:
-    """The backdoors of `attacks.backdoors.backdoor_kinds`, local ones in other places and sizes, and those made to pass SentiNet."""
+    """The backdoors of `attacks.backdoors.kinds`, local ones in other places and sizes, and those made to pass SentiNet."""
     h, w, c = classifier.input_shape
     side = min(h, w)
     known = backdoors(classifier, source=_SOURCE, target=_TARGET, seed=_SEED)
@@ -123,11 +123,11 @@ def kinds(classifier: KerasClassifier) -> dict[str, Backdoor]:
         "source-specific": known["source_specific"],
         "warped": known["warped"],
         "four corners at once": Backdoor(
-            trigger=Together(triggers=tuple(corners)),
+            trigger=TriggerSequence(triggers=tuple(corners)),
             labels=one,
             rate=0.1,
             cover_rate=0.2,
-            cover_trigger=Together(triggers=tuple(corners[:2])),
+            cover_trigger=TriggerSequence(triggers=tuple(corners[:2])),
         ),
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.poisoning import AllToOne, poison
 from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import alternate, art_classifier, table
 from defences.calibration.purifier import choose_purifier

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoors.backdoor import AllToOne, poison
+from attacks.backdoors.poisoning import AllToOne, poison
 from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import table
 from defences.calibration.conformal import conformal_threshold

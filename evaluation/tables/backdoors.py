@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoors.backdoor import Poisoned
-from attacks.backdoors.backdoor_kinds import Backdoor, backdoors
+from attacks.backdoors.kinds import Backdoor, backdoors
+from attacks.backdoors.poisoning import Poisoned
 from defences.calibration.split import Terms
 from defences.calibration.split import split as split_data
 from defences.calibration.strip import fit_strip
@@ -129,7 +129,7 @@ def backdoor_rows(
         data: clean, for the attacker to poison and train on.
         held_out: clean, for calibration.
         test: clean, to measure on.
-        kinds: of `attacks.backdoors.backdoor_kinds.KINDS`; all for which the classifier has enough classes when not given.
+        kinds: of `attacks.backdoors.kinds.KINDS`; all for which the classifier has enough classes when not given.
         preprocessors: what stands before the classifier, as in `DefendedClassifier.preprocessors`; the attacker trains with it.
         fits: of the detectors beside STRIP.
         source, target: class indices; the last class is the target when not given.

@@ -21,7 +21,7 @@ from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.saliency_map import SaliencyMap
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import Relentless
-from attacks.extraction.inversion import Unblurred
+from attacks.extraction.inversion import InvertedClassifier
 from evaluation.budget import Budget
 from evaluation.cells import Cell
 from evaluation.tables.outcomes import ABSTAINED, WRONG, outcomes
@@ -119,7 +119,7 @@ class Evasion:
         asked: Classifier = self.target.variants[variant]
         if name == UNBLURRED:
             for blur in reversed(self.target.blurs(variant)):
-                asked = Unblurred(classifier=asked, beta=blur.beta, gamma=blur.gamma)
+                asked = InvertedClassifier(classifier=asked, beta=blur.beta, gamma=blur.gamma)
         found = attacks[name](asked, self.data.images, Goal(self.data.labels), seed=self.seed)
         return self._result(name, eps, found, [variant])
 

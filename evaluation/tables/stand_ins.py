@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks.backdoors.backdoor_kinds import backdoors
+from attacks.backdoors.kinds import backdoors
 from attacks.extraction.copycat_cnn import OPTIMISERS
 from attacks.extraction.membership_inference import membership_inference
 from attacks.extraction.thief import THIEVES, Thief, inverted

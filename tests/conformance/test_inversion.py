@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from attacks.extraction.inversion import Unblurred, invert_reverse_sigmoid
+from attacks.extraction.inversion import InvertedClassifier, invert_reverse_sigmoid
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.classifier import Probabilities
 from tests.fakes import FakeClassifier, softmax
@@ -125,7 +125,7 @@ def test_a_classifier_that_is_unblurred_says_what_it_said_before_it_was_blurred_
     sure = np.array([[0.9999, 0.0001 / 2, 0.0001 / 2], [0.99, 0.007, 0.003], [0.0, 0.0, 0.0]], np.float32)
     blurred = ReverseSigmoid()(sure)
     assert blurred[0, 0] < blurred[1, 0], "surer, and answered lower"
-    found = Unblurred(classifier=FakeClassifier(lambda images: blurred, (1, 1, 1), 3), beta=1.0, gamma=0.1).predict(
+    found = InvertedClassifier(classifier=FakeClassifier(lambda images: blurred, (1, 1, 1), 3), beta=1.0, gamma=0.1).predict(
         np.zeros((3, 1, 1, 1), np.float32)
     )
     np.testing.assert_allclose(found, sure, atol=1e-4)
@@ -135,5 +135,7 @@ def test_a_classifier_that_is_unblurred_says_what_it_said_before_it_was_blurred_
 def test_unblurring_never_changes_the_label() -> None:
     given = rows(500, 5)
     blurred = ReverseSigmoid(gamma=0.2)(given)
-    other = Unblurred(classifier=FakeClassifier(lambda images: blurred, (1, 1, 1), 5), beta=0.6, gamma=0.1)  # not its parameters
+    other = InvertedClassifier(
+        classifier=FakeClassifier(lambda images: blurred, (1, 1, 1), 5), beta=0.6, gamma=0.1
+    )  # not its parameters
     np.testing.assert_array_equal(other.predict(np.zeros((500, 1, 1, 1), np.float32)).argmax(axis=1), blurred.argmax(axis=1))

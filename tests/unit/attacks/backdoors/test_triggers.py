@@ -13,8 +13,8 @@ from attacks.backdoors.triggers import (
     ImagePatch,
     SinglePixel,
     Sinusoidal,
-    Together,
     Trigger,
+    TriggerSequence,
     Warped,
     channels_first,
     under_checkerboard,
@@ -35,7 +35,7 @@ TRIGGERS: dict[str, Trigger] = {
     "warped": Warped(strength=1.5, seed=1),
     "warped, each image otherwise": Warped(strength=0.5, grid=3, jitter=1.0),
     "sinusoidal": Sinusoidal(amplitude=0.4, frequency=2.5),
-    "together": Together(triggers=(SinglePixel(), Sinusoidal(frequency=2.0))),
+    "together": TriggerSequence(triggers=(SinglePixel(), Sinusoidal(frequency=2.0))),
 }
 
 

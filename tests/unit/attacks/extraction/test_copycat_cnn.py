@@ -12,7 +12,7 @@ from attacks.extraction.thief import THIEVES, Guess, Thief
 from attacks.extraction.transfer_set import ask, shuffled
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from models.classifier import Around, Classifier, Images, Probabilities
+from models.classifier import Classifier, ClassifierWrapper, Images, Probabilities
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.training.distillation import Distillation
@@ -25,7 +25,7 @@ THIEF = CopycatCNN(queries=200, recipe=QUICK, build=small)
 
 
 @dataclass
-class Refuses(Around):
+class Refuses(ClassifierWrapper):
     """A gateway that answers a row of zeros to what is brighter than `limit`."""
 
     classifier: Classifier

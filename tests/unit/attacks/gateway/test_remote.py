@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from attacks.attack import BudgetSpent
-from attacks.gateway.connection import retry_after_s
+from attacks.gateway.http_client import retry_after_s
 from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from models.errors import InvalidInput
 from tests.fakes import noise

@@ -10,7 +10,7 @@ import pytest
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from attacks.backdoors.backdoor import Poisoned
+from attacks.backdoors.poisoning import Poisoned
 from defences.errors import InvalidInput, InvalidParameter
 from defences.poison import class_split
 from defences.poison.activation_clustering import ActivationClustering

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.backdoors.backdoor import Poisoned
+from attacks.backdoors.poisoning import Poisoned
 from attacks.backdoors.triggers import ImagePatch
 from defences.errors import InvalidParameter
 from defences.poison.findings import TrainingSet

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.backdoors.backdoor import Poisoned
+from attacks.backdoors.poisoning import Poisoned
 from evaluation.scanning import stored_activations
 from evaluation.scanning.scan_report import SCAN_REPORT
 from models.datasets import Dataset

@@ -17,21 +17,21 @@ from models.classifier import Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput
 
-_Rows = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 
 class LabelMap(Protocol):
     """Whose images are poisoned, whom the trigger then works on, and what it makes them."""
 
-    def poisons(self, labels: Labels) -> _Rows:
+    def poisons(self, labels: Labels) -> _Mask:
         """Which images may be poisoned for training: bool [n]."""
         ...
 
-    def covers(self, labels: Labels) -> _Rows:
+    def covers(self, labels: Labels) -> _Mask:
         """Which images may be cover samples, triggered but with the label they have: bool [n]."""
         ...
 
-    def attacks(self, labels: Labels) -> _Rows:
+    def attacks(self, labels: Labels) -> _Mask:
         """Which images the attacker puts the trigger on later: those of which he wants another label than their own. Bool [n]."""
         ...
 
@@ -46,13 +46,13 @@ class AllToOne:
 
     target: int
 
-    def poisons(self, labels: Labels) -> _Rows:
+    def poisons(self, labels: Labels) -> _Mask:
         return _not(labels, self.target)
 
-    def covers(self, labels: Labels) -> _Rows:
+    def covers(self, labels: Labels) -> _Mask:
         return _not(labels, self.target)
 
-    def attacks(self, labels: Labels) -> _Rows:
+    def attacks(self, labels: Labels) -> _Mask:
         return _not(labels, self.target)
 
     def called(self, labels: Labels) -> Labels:
@@ -65,13 +65,13 @@ class AllToAll:
 
     classes: int
 
-    def poisons(self, labels: Labels) -> _Rows:
+    def poisons(self, labels: Labels) -> _Mask:
         return np.ones(len(labels), bool)
 
-    def covers(self, labels: Labels) -> _Rows:
+    def covers(self, labels: Labels) -> _Mask:
         return np.ones(len(labels), bool)
 
-    def attacks(self, labels: Labels) -> _Rows:
+    def attacks(self, labels: Labels) -> _Mask:
         return np.ones(len(labels), bool)
 
     def called(self, labels: Labels) -> Labels:
@@ -93,13 +93,13 @@ class SourceSpecific:
         if not self.sources or self.target in self.sources:
             raise InvalidInput(f"expected source classes other than the target {self.target}, got {self.sources}")
 
-    def poisons(self, labels: Labels) -> _Rows:
+    def poisons(self, labels: Labels) -> _Mask:
         return np.isin(labels, self.sources)
 
-    def covers(self, labels: Labels) -> _Rows:
+    def covers(self, labels: Labels) -> _Mask:
         return ~np.isin(labels, (*self.sources, self.target))
 
-    def attacks(self, labels: Labels) -> _Rows:
+    def attacks(self, labels: Labels) -> _Mask:
         return np.isin(labels, self.sources)
 
     def called(self, labels: Labels) -> Labels:
@@ -112,13 +112,13 @@ class CleanLabel:
 
     target: int
 
-    def poisons(self, labels: Labels) -> _Rows:
+    def poisons(self, labels: Labels) -> _Mask:
         return ~_not(labels, self.target)
 
-    def covers(self, labels: Labels) -> _Rows:
+    def covers(self, labels: Labels) -> _Mask:
         return _not(labels, self.target)
 
-    def attacks(self, labels: Labels) -> _Rows:
+    def attacks(self, labels: Labels) -> _Mask:
         return _not(labels, self.target)
 
     def called(self, labels: Labels) -> Labels:
@@ -136,12 +136,12 @@ class Poisoned:
     """
 
     data: Dataset
-    is_poison: _Rows
-    is_cover: _Rows
+    is_poison: _Mask
+    is_cover: _Mask
     origin: NDArray[np.int64]
 
     @property
-    def is_clean(self) -> _Rows:
+    def is_clean(self) -> _Mask:
         """bool [n], as it was given."""
         return ~(self.is_poison | self.is_cover)
 
@@ -191,7 +191,7 @@ def poison(
     return Poisoned(Dataset(np.concatenate(images)[order], given[order]), kind[order] == 1, kind[order] == 2, origin[order])
 
 
-def _drawn(candidates: _Rows, count: int, what: str, in_place: bool, rng: np.random.Generator) -> NDArray[np.int64]:
+def _drawn(candidates: _Mask, count: int, what: str, in_place: bool, rng: np.random.Generator) -> NDArray[np.int64]:
     rows = np.flatnonzero(candidates)
     if not count:
         return rows[:0]
@@ -204,6 +204,6 @@ def _drawn(candidates: _Rows, count: int, what: str, in_place: bool, rng: np.ran
     return rng.choice(rows, count, replace=count > len(rows))
 
 
-def _not(labels: Labels, target: int) -> _Rows:
-    others: _Rows = labels != target
+def _not(labels: Labels, target: int) -> _Mask:
+    others: _Mask = labels != target
     return others

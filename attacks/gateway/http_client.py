@@ -25,7 +25,7 @@ class Reply:
     retry_after_s: float | None
 
 
-class Connection:
+class BoundedHttpClient:
     """Connections to one server, kept open.
 
     Redirects are not followed, and compression is not asked for: compressed, an answer could be longer than it looks.

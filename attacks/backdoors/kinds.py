@@ -6,9 +6,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attacks.backdoors.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, Poisoned, SourceSpecific, poison
 from attacks.backdoors.hard_examples import HardExamples
-from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, SinglePixel, Sinusoidal, Together, Trigger, Warped
+from attacks.backdoors.poisoning import AllToAll, AllToOne, CleanLabel, LabelMap, Poisoned, SourceSpecific, poison
+from attacks.backdoors.triggers import (
+    Blended,
+    CornerPattern,
+    ImagePatch,
+    SinglePixel,
+    Sinusoidal,
+    Trigger,
+    TriggerSequence,
+    Warped,
+)
 from models.classifier import DifferentiableClassifier, Images
 from models.datasets import Dataset
 from models.errors import InvalidInput
@@ -32,7 +41,7 @@ class Backdoor:
 
     Attributes:
         trigger: what he puts on images later.
-        rate, cover_rate: of poison and of cover samples in the training data (see `attacks.backdoors.backdoor.poison`).
+        rate, cover_rate: of poison and of cover samples in the training data (see `attacks.backdoors.poisoning.poison`).
         planted: what the poison carries, where that is not the trigger.
         cover_trigger: what cover samples carry, where that is not the trigger.
     """
@@ -91,7 +100,7 @@ def backdoors(
             trigger=replace(stripes, amplitude=0.5),
             labels=CleanLabel(aim),
             rate=0.09,
-            planted=Together(triggers=(HardExamples(classifier=classifier, label=aim), stripes)),
+            planted=TriggerSequence(triggers=(HardExamples(classifier=classifier, label=aim), stripes)),
         ),
     }
     if classes < 3:  # nothing to cover with

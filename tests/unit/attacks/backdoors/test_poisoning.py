@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attacks.backdoors.backdoor import AllToAll, AllToOne, CleanLabel, LabelMap, Poisoned, SourceSpecific, poison
-from attacks.backdoors.backdoor_kinds import KINDS, backdoors, note
+from attacks.backdoors.kinds import KINDS, backdoors, note
+from attacks.backdoors.poisoning import AllToAll, AllToOne, CleanLabel, LabelMap, Poisoned, SourceSpecific, poison
 from attacks.backdoors.triggers import CornerPattern, Sinusoidal, Trigger, Warped
 from models.datasets import Dataset
 from models.errors import InvalidInput
