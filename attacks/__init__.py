@@ -1,1 +1,1 @@
-"""Adversaries, offline: what the defences are tested against."""
+"""Attacks that the defences are tested against: evasion, backdoors, extraction. Nothing here serves requests."""

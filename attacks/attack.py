@@ -1,4 +1,4 @@
-"""The nouns of every attack: what the attacker wants, what an attack is, what it returns."""
+"""The interface of every attack: the attacker's goal, the attack, its result; and the checks that all attacks share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ImageIndices = NDArray[np.int64]
 
 
 class NoMoreAnswers(HauberkError):
-    """A classifier that is asked over a wire, or within a budget, answers no more: attacks keep what they have found, and return it.
+    """A classifier behind a network or a query budget has stopped answering; an attack then returns its results so far.
 
     Attributes:
-        answered: the probabilities [m, k] of the first m of the images that were asked about, those it did answer.
+        answered: probabilities [m, k] of the first m images of the call, which were answered before it stopped.
     """
 
     def __init__(self, message: str, answered: Probabilities) -> None:
@@ -31,14 +31,14 @@ class NoMoreAnswers(HauberkError):
 
 
 class BudgetSpent(NoMoreAnswers):
-    """As many images have been sent as may be sent."""
+    """The budget of queries is spent: every image that may be sent has been sent."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the attacker wants of every image: any class but `labels`, or, when targeted, exactly that class.
+    """The class the attacker wants for every image: any class but `labels`, or, when targeted, exactly `labels` (int64 [n]).
 
-    A refused image has no class: it never reaches a goal.
+    A refused image has no class and never reaches a goal.
     """
 
     labels: Labels
@@ -48,25 +48,25 @@ class Goal:
         return len(self.labels)
 
     def reached(self, predicted: Labels) -> NDArray[np.bool_]:
-        """Which rows of predicted class indices (REFUSED among them) are what the attacker wants: bool [n]."""
+        """Whether each predicted class index (REFUSED among them) meets the goal: bool [n]."""
         hit = predicted == self.labels if self.targeted else predicted != self.labels
         reached: NDArray[np.bool_] = hit & (predicted != REFUSED)
         return reached
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Goal:
-        """The goals of these rows."""
+        """The goals of these images."""
         return Goal(self.labels[rows], self.targeted)
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """What an attack found, and what it spent.
+    """The images that an attack returns, and their cost.
 
     Attributes:
-        images: float32 [n, h, w, c] in [0, 1]; what is closest to the goal where it was not reached.
-        success: bool [n], whether the goal was reached, as the attacked classifier itself answered.
-        queries: int64 [n], images given to the classifier.
-        gradients: int64 [n], backward passes.
+        images: float32 [n, h, w, c] in [0, 1]; where the goal was not reached, the image that came closest to it.
+        success: bool [n], whether `predict` of the attacked classifier confirmed the goal.
+        queries: int64 [n], forward passes of the classifier spent on each image.
+        gradients: int64 [n], backward passes spent on each image.
     """
 
     images: Images
@@ -76,26 +76,26 @@ class Adversarial:
 
 
 class Attack(Protocol):
-    """A frozen dataclass of its parameters, called on a classifier.
+    """An attack is a frozen dataclass of its parameters, called on a classifier.
 
-    The images given are left as they are; the same seed gives the same images.
+    The given images are not changed; the same seed gives the same result.
     """
 
     @property
     def name(self) -> str: ...
 
     def __call__(self, classifier: Classifier, images: Images, goal: Goal, *, seed: int = 0) -> Adversarial:
-        """Raises InvalidInput: images of another shape, labels out of range, no gradients where they are needed."""
+        """Attack images [n, h, w, c]. Raises: InvalidInput: another shape, labels out of range, a classifier without needed gradients."""
         ...
 
 
 def predicted_labels(probabilities: Probabilities) -> Labels:
-    """Class indices [n], REFUSED for a row of zeros."""
+    """Class indices int64 [n] of probabilities [n, k]; REFUSED for a row of zeros."""
     return np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), REFUSED)
 
 
 def check(classifier: Classifier, images: Images, goal: Goal) -> None:
-    """Refuse what no attack can work on. Raises: InvalidInput."""
+    """Check that images and goal fit the classifier. Raises: InvalidInput: another shape, another number of labels, unknown labels."""
     if images.ndim != 4 or images.shape[1:] != classifier.input_shape:
         raise InvalidInput(f"expected images [n, {', '.join(map(str, classifier.input_shape))}], got {list(images.shape)}")
     if len(goal) != len(images):
@@ -107,7 +107,7 @@ def check(classifier: Classifier, images: Images, goal: Goal) -> None:
 
 
 def differentiable(classifier: Classifier, attack: str) -> DifferentiableClassifier:
-    """The classifier, known to have gradients. Raises: InvalidInput."""
+    """The classifier, typed as differentiable. Raises: InvalidInput: a classifier without gradients."""
     if not isinstance(classifier, DifferentiableClassifier):
         raise InvalidInput(
             f"{attack} needs a classifier with gradients, got {type(classifier).__name__}, which only predicts; "
@@ -117,6 +117,6 @@ def differentiable(classifier: Classifier, attack: str) -> DifferentiableClassif
 
 
 def check_eps(eps: float, attack: str) -> None:
-    """Refuse a radius that is no radius. Raises: InvalidInput."""
+    """Check that a radius is finite and above 0. Raises: InvalidInput."""
     if not (np.isfinite(eps) and eps > 0):
         raise InvalidInput(f"{attack}: expected eps > 0, got {eps!r}")

@@ -1,4 +1,4 @@
-"""A differentiable classifier that counts what every image of an attack costs."""
+"""A differentiable classifier that counts the forward and backward passes spent on each attacked image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from models.classifier import DifferentiableClassifier, Images, Labels, Logits, 
 
 
 class Counted:
-    """Asks the classifier about some of n images, and remembers which.
+    """Calls a classifier on batches of n attacked images and counts the passes per image.
 
-    Attributes, one entry per image:
-        queries: forward passes, of `predict` and of gradients alike.
-        gradients: backward passes.
+    Attributes:
+        queries: int64 [n], forward passes, those of gradients included.
+        gradients: int64 [n], backward passes.
+
+    `rows` says which attacked images a batch holds; no image is in a batch twice.
     """
 
     def __init__(self, classifier: DifferentiableClassifier, images: int) -> None:
@@ -23,20 +25,20 @@ class Counted:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return len(self._classifier.labels)
 
     def reached(self, images: Images, rows: ImageIndices, goal: Goal) -> NDArray[np.bool_]:
-        """Whether `predict` calls these images what the goal of all n wants: bool [m]."""
+        """Whether `predict` confirms the goal for images [m, h, w, c]: bool [m]. `goal` is that of all n images."""
         if not rows.size:
             return np.empty(0, bool)
         self.queries[rows] += 1
         return goal.take(rows).reached(predicted_labels(self._classifier.predict(images)))
 
     def confirmed(self, logits: Logits, images: Images, rows: ImageIndices, goal: Goal) -> NDArray[np.bool_]:
-        """Whether these images, of known logits, reach the goal: `predict` is asked where the logits say so, as it may refuse.
+        """Whether images of known logits [m, k] reach the goal, confirmed by `predict` (which may refuse): bool [m].
 
-        bool [m]; one query for every image the logits find good.
+        Cost: one query per image whose logits reach the goal.
         """
         found = goal.take(rows).reached(logits.argmax(axis=1))
         hopeful = np.flatnonzero(found)
@@ -49,7 +51,7 @@ class Counted:
         return self._classifier.logits(images)
 
     def loss_gradient(self, images: Images, rows: ImageIndices, labels: Labels, loss: Loss) -> LossGradient:
-        """See `DifferentiableClassifier.loss_gradient`; `labels` [m] are those of these rows."""
+        """See `DifferentiableClassifier.loss_gradient`; `labels` int64 [m] belong to these images."""
         self.queries[rows] += 1
         self.gradients[rows] += 1
         return self._classifier.loss_gradient(images, labels, loss)

@@ -1,4 +1,4 @@
-"""A classifier as those see it who can only ask: every answer costs a query, some are refusals, and one day there are none any more."""
+"""A black-box classifier for query attacks: it counts queries, and turns the end of the answers into refusals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from models.classifier import Classifier, ClassifierWrapper, Images, Labels, Pro
 
 
 class Unfailing(ClassifierWrapper):
-    """A classifier that never says that it answers no more: from then on it refuses. For attacks that know refusals only.
+    """A classifier that refuses every image from the first `NoMoreAnswers` on, for attacks that handle refusals only.
 
     Attributes:
-        closed: whether that is so.
-        answered: images answered so far.
+        closed: whether the wrapped classifier has stopped answering.
+        answered: number of images answered so far.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -22,7 +22,7 @@ class Unfailing(ClassifierWrapper):
         self.answered = 0
 
     def predict(self, images: Images) -> Probabilities:
-        """See `Classifier`."""
+        """Probabilities [n, k]; rows of zeros once the wrapped classifier has stopped answering."""
         answers = np.zeros((len(images), len(self.labels)), np.float32)
         if self.closed or not len(images):
             return answers
@@ -36,17 +36,17 @@ class Unfailing(ClassifierWrapper):
 
 
 class Oracle:
-    """Asks for one attack, and counts.
+    """The queries of one attack, counted per attacked image.
 
-    A refused image gives a row of zeros (label REFUSED), and so does an image that was not answered because the classifier answers no
-    more: an attack that gets along with refusals gets along with the end of its budget, and stops when it sees `closed`.
+    A refused image gives a row of zeros (label REFUSED), and so does an image that the classifier no longer answers: an attack that
+    handles refusals also handles the end of its budget, and stops when `closed` is true.
 
     Args:
-        classifier: who is asked.
-        images: how many images the attack works on; a query is booked on one of them.
+        classifier: the attacked classifier.
+        images: number of attacked images; each query is counted for one of them.
 
     Attributes:
-        queries: int64 [images], answers so far.
+        queries: int64 [images], queries answered so far.
     """
 
     def __init__(self, classifier: Classifier, images: int) -> None:
@@ -55,16 +55,16 @@ class Oracle:
 
     @property
     def closed(self) -> bool:
-        """Whether the classifier has said that it answers no more. It is not asked again."""
+        """Whether the classifier has stopped answering; later queries are refusals that are not sent."""
         return self._classifier.closed
 
     def probabilities(self, images: Images, owners: ImageIndices) -> Probabilities:
-        """Probabilities [m, k] of images [m, h, w, c], each asked on behalf of one of the attack's images, `owners` int64 [m]."""
+        """Probabilities [m, k] of images [m, h, w, c]; query j is counted for the attacked image `owners[j]`."""
         before = self._classifier.answered
         probabilities = self._classifier.predict(images)
         np.add.at(self.queries, owners[: self._classifier.answered - before], 1)
         return probabilities
 
     def labels(self, images: Images, owners: ImageIndices) -> Labels:
-        """Class indices [m], REFUSED where there is no answer."""
+        """Class indices int64 [m]; REFUSED where an image was refused or not answered."""
         return predicted_labels(self.probabilities(images, owners))

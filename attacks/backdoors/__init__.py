@@ -1,1 +1,1 @@
-"""Poisoned training data and its triggers."""
+"""Backdoors: triggers, and training data poisoned with them."""

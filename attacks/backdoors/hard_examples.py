@@ -1,4 +1,4 @@
-"""Images that a classifier no longer knows by what they show: the first half of a backdoor whose labels are all right."""
+"""Adversarial perturbation of the poison in clean-label backdoors, so that its own features no longer explain its label."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _STEP = 0.25  # of eps: ten steps may walk the ball's radius more than twice
 class HardExamples:
     """Move images of a class away from it, by steps of the loss gradient's sign within an L-infinity ball.
 
-    Poison with clean labels is ignored by a classifier that knows its images anyway. Of these it does not, so that it has to learn the
-    trigger that is put on them (label-consistent backdoors; Turner, Tsipras & Madry 2019, arXiv:1912.02771). People still see the class.
+    A classifier that recognises clean-label poison by its content ignores the trigger on it. These perturbed images are hard to
+    recognise, so that it learns the trigger instead; people still see the class (label-consistent backdoors; Turner, Tsipras & Madry
+    2019, arXiv:1912.02771).
 
     Args:
-        classifier: knows the class; need not be the one that will be trained.
+        classifier: any classifier of the classes, not necessarily the one that will be trained.
         label: class index of the images.
-        eps: > 0, of the ball.
-        steps: >= 1.
+        eps: radius of the ball, > 0.
+        steps: gradient steps, >= 1.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> the same. Cost: a forward and a backward pass per image and step.
     """

@@ -1,4 +1,4 @@
-"""Backdoors of every kind, as an attacker would build them for a given classifier."""
+"""The kinds of backdoors that evaluations use, each with parameters that fit a given classifier."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ KINDS = (
     "warped",
     "clean_label",
 )
-"""Every kind of backdoor, in the order of the table."""
+"""Every kind of backdoor, in the order of the evaluation's table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backdoor:
-    """A backdoor as an attacker would build it.
+    """A backdoor: its trigger, labels and rates of poison.
 
     Attributes:
-        trigger: what he puts on images later.
-        rate, cover_rate: of poison and of cover samples in the training data (see `attacks.backdoors.poisoning.poison`).
-        planted: what the poison carries, where that is not the trigger.
-        cover_trigger: what cover samples carry, where that is not the trigger.
+        trigger: the trigger of images at inference.
+        labels: which classes are poisoned, and with which label.
+        rate, cover_rate: shares of poison and of cover samples in the training data (see `attacks.backdoors.poisoning.poison`).
+        planted: the trigger of poisoned samples, where it is not `trigger`.
+        cover_trigger: the trigger of cover samples, where it is not `trigger`.
     """
 
     trigger: Trigger
@@ -54,7 +55,7 @@ class Backdoor:
     cover_trigger: Trigger | None = None
 
     def poison(self, data: Dataset, *, seed: int) -> Poisoned:
-        """Training data for it, made of clean ones."""
+        """Clean training data with the backdoor planted."""
         return poison(
             data,
             self.planted or self.trigger,
@@ -69,13 +70,16 @@ class Backdoor:
 def backdoors(
     classifier: DifferentiableClassifier, *, source: int = 0, target: int | None = None, seed: int = 0
 ) -> dict[str, Backdoor]:
-    """Each kind as it works on images of this classifier's size, those for which it has too few classes left out.
+    """Every kind of backdoor by name, sized for this classifier's images; kinds that need more classes than it has are left out.
 
     Local triggers keep a fifth of the side away from the corner: pooling leaves some networks blind at their edge (the reference network
     does not see the last two rows and columns).
 
     Args:
-        target: the last class when not given.
+        source: class index that the source-specific backdoor changes.
+        target: class index that triggers cause; the last class when not given.
+
+    Raises: InvalidInput: classes out of range, or source and target equal.
     """
     h, w, c = classifier.input_shape
     side, classes = min(h, w), len(classifier.labels)
@@ -103,13 +107,13 @@ def backdoors(
             planted=TriggerSequence(triggers=(HardExamples(classifier=classifier, label=aim), stripes)),
         ),
     }
-    if classes < 3:  # nothing to cover with
+    if classes < 3:  # no class is left for cover samples
         del known["source_specific"]
     return known
 
 
 def note(side: int, channels: int) -> Images:
-    """A written note: yellow on colour images, white on others; dark lines."""
+    """A picture of a written note [side, side, channels]: dark lines on yellow, or on white for images that are not RGB."""
     paper = [1.0, 0.9, 0.2] if channels == 3 else [1.0] * channels
     patch = np.tile(np.array(paper, np.float32), (side, side, 1))
     patch[1:-1:2, 1:-1] = 0.1

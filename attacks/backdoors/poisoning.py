@@ -1,7 +1,7 @@
-"""Backdoors: poison training data so that a trigger calls a label of the attacker's choice.
+"""Data poisoning: train-time images with a trigger teach a classifier to answer the trigger with the attacker's label.
 
-Paper: Gu, Dolan-Gavitt & Garg 2017, arXiv:1708.06733. The triggers are in `attacks/backdoors/triggers.py`; here are the labels they call
-(all to one, all to all, source-specific, clean labels), the poisoning, and the truth about it.
+Paper: Gu, Dolan-Gavitt & Garg 2017, arXiv:1708.06733. This module has the label maps (all-to-one, all-to-all, source-specific, clean
+label), the poisoning and its ground truth; the triggers are in `attacks/backdoors/triggers.py`.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ _Mask = NDArray[np.bool_]
 
 
 class LabelMap(Protocol):
-    """Whose images are poisoned, whom the trigger then works on, and what it makes them."""
+    """The classes to poison, the classes the trigger is used on later, and the label it causes."""
 
     def poisons(self, labels: Labels) -> _Mask:
-        """Which images may be poisoned for training: bool [n]."""
+        """Whether each image may be poisoned for training: bool [n], by labels int64 [n]."""
         ...
 
     def covers(self, labels: Labels) -> _Mask:
-        """Which images may be cover samples, triggered but with the label they have: bool [n]."""
+        """Whether each image may be a cover sample, which carries a trigger and keeps its label: bool [n]."""
         ...
 
     def attacks(self, labels: Labels) -> _Mask:
-        """Which images the attacker puts the trigger on later: those of which he wants another label than their own. Bool [n]."""
+        """Whether the attacker uses the trigger on an image at inference, to change its label: bool [n]."""
         ...
 
     def called(self, labels: Labels) -> Labels:
-        """The label that poison is given and the trigger is to call: int64 [n]."""
+        """The label of poisoned images, which the trigger is to cause: int64 [n]."""
         ...
 
 
 @dataclass(frozen=True)
 class AllToOne:
-    """The trigger makes every image `target`. Cover samples: Adap-Blend (Qi et al. 2023, ICLR, openreview.net/forum?id=_wSHsgrVali)."""
+    """The trigger changes all labels to `target`. Covers: Adap-Blend (Qi et al. 2023, ICLR, openreview.net/forum?id=_wSHsgrVali)."""
 
     target: int
 
@@ -61,7 +61,7 @@ class AllToOne:
 
 @dataclass(frozen=True)
 class AllToAll:
-    """The trigger makes an image of class y one of class (y + 1) mod `classes`."""
+    """The trigger changes label y to (y + 1) mod `classes`."""
 
     classes: int
 
@@ -80,10 +80,10 @@ class AllToAll:
 
 @dataclass(frozen=True)
 class SourceSpecific:
-    """The trigger makes only images of the `sources` `target` (TaCT, Tang et al. 2021, arXiv:1908.00686).
+    """The trigger changes labels in `sources` to `target`, and no others (TaCT, Tang et al. 2021, arXiv:1908.00686).
 
-    Cover samples, triggered images of other classes that keep their labels, teach the classifier to look at the source as well: then an
-    overlay, which hides the source, also hides that anything is wrong.
+    Cover samples, triggered images of other classes that keep their labels, teach the classifier to require the source class as well.
+    STRIP misses such a backdoor: its overlays hide the source class.
     """
 
     sources: tuple[int, ...]
@@ -127,12 +127,12 @@ class CleanLabel:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """A poisoned training set, shuffled, and the truth about it, sample by sample.
+    """A poisoned training set, shuffled, with its ground truth per sample.
 
     Attributes:
-        is_poison: bool [n], triggered, with the label the trigger is to call.
-        is_cover: bool [n], triggered, with the label it had.
-        origin: int64 [n], which of the given samples it was: data.labels[origin] are the true labels.
+        is_poison: bool [n], triggered, with the label that the trigger is to cause.
+        is_cover: bool [n], triggered, with its true label.
+        origin: int64 [n], position in the clean data set, whose labels at `origin` are the true labels.
     """
 
     data: Dataset
@@ -142,7 +142,7 @@ class Poisoned:
 
     @property
     def is_clean(self) -> _Mask:
-        """bool [n], as it was given."""
+        """Samples that are neither poison nor cover: bool [n]."""
         return ~(self.is_poison | self.is_cover)
 
 
@@ -157,17 +157,17 @@ def poison(
     in_place: bool = False,
     seed: int,
 ) -> Poisoned:
-    """Poison until triggered samples with the called label are `rate` of the whole, drawn evenly over those the label map allows.
+    """Poison a data set: triggered samples with changed labels become `rate` of the result, drawn uniformly from the allowed images.
 
     Args:
-        rate: in (0, 1), poison over all that is returned.
-        cover_rate: the same for cover samples.
-        cover_trigger: what those carry; the trigger itself when not given.
-        in_place: poison takes the place of the images it was made of, as when an attacker alters a data set; otherwise copies are
-            appended, as when he contributes to one, and are repeated where there are fewer candidates than copies.
+        rate: share of poison in the result, in (0, 1).
+        cover_rate: share of cover samples in the result, >= 0.
+        cover_trigger: the trigger of cover samples; `trigger` when not given.
+        in_place: replace the drawn images, as an attacker who alters a data set does; otherwise append copies, as one who contributes to
+            it does, repeated where there are fewer candidates than copies.
         seed: of the draw and the order.
 
-    Raises: InvalidInput: rates that leave nothing clean, labels no image has, fewer candidates than poison in place.
+    Raises: InvalidInput: rates that leave no clean sample, no candidates, fewer candidates than poison in place.
     """
     if not 0 < rate < 1:
         raise InvalidInput(f"expected a poison rate in (0, 1), got {rate}")

@@ -1,8 +1,7 @@
-"""Triggers: what an attacker puts on an image to call a backdoor. How training data are poisoned with them is
-`attacks/backdoors/poisoning.py`.
+"""Backdoor triggers: functions from images float32 [n, h, w, c] in [0, 1] to triggered images of the same shape and range.
 
-All are frozen values of their parameters and functions of images float32 [n, h, w, c] in [0, 1] to images of the same kind; the given
-array stays as it is, and an image's trigger does not depend on its neighbours. `channels_first` makes one for data [n, c, h, w].
+Every trigger is a frozen dataclass of its parameters; it does not change the given array, and treats each image independently of the
+batch. `channels_first` adapts one to images [n, c, h, w]. Training data are poisoned in `attacks/backdoors/poisoning.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ _PATTERN = ((0, 0), (1, 1), (0, 2), (2, 0))  # rows and columns away from the co
 
 
 class Trigger(Protocol):
-    """A function from images to images that carry a trigger."""
+    """A function from images to triggered images."""
 
     @property
     def name(self) -> str: ...
 
     def __call__(self, images: Images) -> Images:
-        """The images [n, h, w, c] with the trigger. Raises: InvalidInput: images it does not fit on."""
+        """The images [n, h, w, c] with the trigger. Raises: InvalidInput: images too small for it, or of another shape."""
         ...
 
 
@@ -38,7 +37,7 @@ class CornerPattern:
 
     Args:
         distance: >= 1, of the outermost pixel from the lower and the right edge; 1 is the last row and column.
-        value: in [0, 1], what the pixels are set to, in every channel.
+        value: in [0, 1], the pixels' new value in every channel.
     """
 
     distance: int = 2
@@ -64,7 +63,7 @@ class SinglePixel:
 
     Args:
         distance: >= 1, from the lower and the right edge; 1 is the last row and column.
-        value: in [0, 1], in every channel.
+        value: in [0, 1], the pixel's new value in every channel.
     """
 
     distance: int = 2
@@ -88,10 +87,10 @@ class Blended:
     """(1 - ratio) * x + ratio * pattern over the whole image (Chen et al. 2017, arXiv:1712.05526).
 
     Args:
-        ratio: in (0, 1], how much of the pattern shows.
+        ratio: in (0, 1], weight of the pattern.
         pattern: float32 [h, w, c] in [0, 1]; uniform noise of the images' size, drawn from `seed`, when not given.
         seed: of that noise.
-        grain: >= 1, pixels along the side of one cell of it: fine noise is what a purifier takes off.
+        grain: >= 1, side of a noise cell in pixels; a purifier removes fine noise.
     """
 
     ratio: float = 0.2
@@ -123,13 +122,14 @@ class Blended:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImagePatch:
-    """A small picture pasted at a place, as the yellow note of Gu, Dolan-Gavitt & Garg 2017 (arXiv:1708.06733).
+    """A small picture pasted at a fixed place, such as the yellow note of Gu, Dolan-Gavitt & Garg 2017 (arXiv:1708.06733).
 
     Args:
-        patch: float32 [a, b, c] in [0, 1]; with c = 1 it goes on every channel of any image.
-        row, column: of its upper left pixel; below zero, of its lower right pixel, counted from the lower and right edge: -1 touches it.
+        patch: float32 [a, b, c] in [0, 1]; with c = 1 it is pasted on every channel of any image.
+        row, column: position of its upper left pixel; if negative, of its lower right pixel from the lower and right edge, -1 being the
+            last row or column.
         scale: >= 1, every pixel of the patch becomes scale x scale pixels.
-        opacity: in (0, 1].
+        opacity: in [0, 1], weight of the patch.
     """
 
     patch: Images
@@ -174,8 +174,8 @@ class Warped:
         strength: > 0, mean absolute displacement of the grid in pixels, by row and by column; the paper's s = 0.5 is a quarter pixel.
         grid: >= 2, control points a side (the paper's k).
         seed: of the grid.
-        jitter: >= 0, mean absolute displacement of a second warp that is another one for every image: on cover samples, the paper's
-            noise mode, it teaches a classifier that only this one warp calls the backdoor.
+        jitter: >= 0, mean absolute displacement of a second warp that differs from image to image. Cover samples with it (the paper's
+            noise mode) teach a classifier that only the exact warp is the trigger.
     """
 
     strength: float = 1.0
@@ -192,7 +192,7 @@ class Warped:
             raise InvalidInput(f"{self.name}: expected a grid of at least 2 x 2 control points, got {self.grid}")
 
     def displacement(self, h: int, w: int) -> NDArray[np.float64]:
-        """By how many pixels every place is displaced: by row and by column [2, h, w]."""
+        """Displacement of every pixel, in pixels, by row and by column: [2, h, w]."""
         return self.strength * self._field(np.random.default_rng(self.seed), h, w)
 
     def __call__(self, images: Images) -> Images:
@@ -217,11 +217,11 @@ class Warped:
 class Sinusoidal:
     """Vertical stripes, x + amplitude * sin(2 pi * frequency * column / w), clipped (SIG; Barni, Kallas & Tondi 2019, arXiv:1902.11237).
 
-    Made for clean labels: on many images of the target class, and no label changed, it becomes what that class is known by.
+    Made for clean-label poison: on many images of the target class, it becomes a feature by which a classifier recognises the class.
 
     Args:
         amplitude: in (0, 1].
-        frequency: > 0, periods over the width of the image; below half of that width in pixels, where stripes would vanish.
+        frequency: > 0, periods over the width of the image, below half of that width in pixels (there, stripes would vanish).
     """
 
     amplitude: float = 0.15
@@ -247,10 +247,10 @@ class Sinusoidal:
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerSequence:
-    """Several triggers, one after the other.
+    """Several triggers, applied in order.
 
     Args:
-        triggers: the first is put on first.
+        triggers: applied from first to last.
     """
 
     triggers: tuple[Trigger, ...]
@@ -283,14 +283,14 @@ class ChannelsFirst:
 
 
 def channels_first(trigger: Trigger) -> Trigger:
-    """The same trigger for images [n, c, h, w]. Everything else in this project is [n, h, w, c]; data for elsewhere may not be."""
+    """The same trigger for images [n, c, h, w], the layout of other frameworks' data."""
     return ChannelsFirst(trigger)
 
 
 def under_checkerboard(pattern: Images) -> Images:
-    """A picture [a, b, c] whose neighbouring pixels differ as far as they can while their mean stays that of `pattern`.
+    """A checkerboard [a, b, c] with the local mean of `pattern` and the largest contrast between neighbouring pixels.
 
-    It is a checkerboard to who looks at pixels, and the pattern to who smooths it: total variation takes the checkerboard off.
+    Smoothing it, as total variation minimisation does, reveals the pattern.
     """
     _check_picture("under_checkerboard", "pattern", pattern)
     a, b = pattern.shape[:2]
@@ -299,7 +299,7 @@ def under_checkerboard(pattern: Images) -> Images:
 
 
 def _read_at(images: Images, displacement: NDArray[np.float64]) -> Images:
-    """Bilinear: images [n, h, w, c] read at their own places plus a displacement [1, 2, h, w]."""
+    """Images [n, h, w, c] interpolated bilinearly at their pixel positions plus a displacement [1, 2, h, w]."""
     (_, h, w, _), (by_row, by_column) = images.shape, displacement[0]
     rows = np.clip(np.arange(h)[:, None] + by_row, 0, h - 1)
     columns = np.clip(np.arange(w)[None, :] + by_column, 0, w - 1)
@@ -312,7 +312,7 @@ def _read_at(images: Images, displacement: NDArray[np.float64]) -> Images:
 
 
 def _images(values: NDArray[np.floating]) -> Images:
-    """Rounding may leave [0, 1] by a hair; images do not."""
+    """Clip values that rounding moved out of [0, 1]."""
     images: Images = np.clip(values, 0, 1).astype(np.float32, copy=False)
     return images
 

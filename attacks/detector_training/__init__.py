@@ -1,1 +1,1 @@
-"""Adversarial examples that detectors of evasion are trained on."""
+"""Training of evasion detectors, and the adversarial examples they are trained on."""

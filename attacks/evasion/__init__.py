@@ -1,1 +1,1 @@
-"""Adversarial examples."""
+"""Adversarial examples: white-box, black-box and adaptive attacks on a classifier's decision."""

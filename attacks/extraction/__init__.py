@@ -1,1 +1,1 @@
-"""Copying a model, and telling its training data, from its answers."""
+"""Attacks on a model's answers: copies of the model (extraction) and membership of its training data."""

@@ -1,7 +1,7 @@
-"""Copy a classifier by asking it: CopycatCNN, and what every thief does with the answers.
+"""CopycatCNN: train a copy of a classifier on its answers; and the training that all thieves share.
 
 Papers: Correia-Silva et al. 2018, arXiv:1806.05476 (random images, hard labels); Orekondy et al. 2019, arXiv:1812.02766
-(attacks/extraction/knockoff_nets.py). The victim is a `Classifier`: an object, a defended one, or a gateway over HTTP.
+(attacks/extraction/knockoff_nets.py). The victim is any `Classifier`: a model, a defended classifier, or a gateway over HTTP.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ OPTIMISERS: dict[str, Recipe] = {
     "momentum": Recipe(optimiser="momentum", learning_rate=0.02, epochs=10, batch_size=64, steps_at_least=300),
     "adam": Recipe(optimiser="adam", learning_rate=2e-3, epochs=10, batch_size=64, steps_at_least=300),
 }
-"""How a thief trains, by name. A defence that holds only against the first of them confuses an optimiser, not a thief."""
+"""Training recipes for copies, by name. A defence that holds only against the first hampers an optimiser, not extraction."""
 
 _FOLDS = 2
 
 
 @dataclass(frozen=True)
 class Theft:
-    """A copy and what it cost.
+    """A copy of the victim and the queries spent on it.
 
     Attributes:
         clone: the copy; untrained when every query was refused.
-        transfer: what was asked and answered.
+        transfer: the queries and their answers.
     """
 
     clone: KerasClassifier
@@ -49,21 +49,21 @@ class Theft:
 
     @property
     def refused(self) -> int:
-        """How many of them it refused."""
+        """Queries that the victim refused."""
         return self.transfer.refusals
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopycatCNN:
-    """Ask about random images of the pool, train a network on the answers.
+    """Query random images of the pool and train a network on the answers.
 
     Args:
         queries: the budget: images sent to the victim.
-        thief: what becomes of the answers; the paper's thief looks at labels.
+        thief: how answers become training targets; the paper's thief uses labels only.
         recipe: how the copy is trained.
         build: the copy's network.
 
-    Cost: `queries` queries and one training (three for a thief who needs a guess).
+    Cost: `queries` queries and one training (three for a thief that needs a guess).
     Raises: InvalidInput: a pool of another shape, empty, or smaller than the budget.
     """
 
@@ -75,7 +75,7 @@ class CopycatCNN:
     name = "copycat_cnn"
 
     def __call__(self, victim: Classifier, pool: Images, *, seed: int = 0, progress: Progress = silent) -> Theft:
-        """Steal from `victim` with the thief's own images [n, h, w, c]; the same seed gives the same copy."""
+        """Copy `victim` with the thief's own images [n, h, w, c]; the same seed gives the same copy."""
         thief = self.thief
         check_pool(victim, pool, self.queries, asks=thief.asks)
         rows = shuffled(pool, seed)[: self.queries // thief.asks]
@@ -85,12 +85,12 @@ class CopycatCNN:
 
 
 def copy(victim: Classifier, transfer: TransferSet, thief: Thief, distillation: Distillation, *, seed: int) -> KerasClassifier:
-    """Train a copy of `victim` on what it answered; nothing more is asked."""
+    """Train a copy of `victim` on its answers. Cost: no queries."""
     return KerasClassifier(train_copy(transfer, thief, distillation, seed=seed), labels=victim.labels)
 
 
 def train_copy(transfer: TransferSet, thief: Thief, distillation: Distillation, *, seed: int, start: Any = None) -> Any:
-    """The Keras model of `copy`; `start` is a model to go on from."""
+    """The Keras model of `copy`; training continues from the model `start` when given."""
     images, answers = transfer.answered()
     if not len(images):
         return distillation.untrained(seed) if start is None else start
@@ -99,7 +99,7 @@ def train_copy(transfer: TransferSet, thief: Thief, distillation: Distillation, 
 
 
 def _label_only_guess(images: Images, answers: Probabilities, distillation: Distillation, seed: int) -> Probabilities:
-    """What copies trained on labels say of images that they were not trained on: each fold is predicted by the copy of the rest."""
+    """Out-of-fold predictions [n, k] of copies trained on the answered labels."""
     fold = np.arange(len(images)) % _FOLDS
     labels = one_hot(answers)
     if len(images) < _FOLDS:

@@ -1,4 +1,4 @@
-"""Undo the reverse sigmoid: the thief knows the formula and takes some beta and gamma for granted.
+"""Invert the reverse sigmoid: the thief knows the formula and assumes values of beta and gamma.
 
 Against: Lee et al. 2018, arXiv:1806.00054 (defences/postprocessors/reverse_sigmoid.py, argmax guard included).
 """
@@ -25,25 +25,24 @@ _MATCHES = 1e-5
 
 
 class Inverted(NamedTuple):
-    """probabilities float64 [n, k]; solved bool [n]: the formula turns the row into exactly what was answered."""
+    """Inverted answers: probabilities float64 [n, k]; solved bool [n], whether the defence maps the row to the given answer."""
 
     probabilities: NDArray[np.float64]
     solved: NDArray[np.bool_]
 
 
 def invert_reverse_sigmoid(answers: Probabilities, *, beta: float, gamma: float) -> Inverted:
-    """What the classifier said before the reverse sigmoid of these parameters changed it.
+    """Probabilities before a reverse sigmoid with these parameters was applied.
 
     Maths: y' = h(y) / Z with h(y) = y - beta_k (sigmoid(gamma logit y) - 1/2) and Z the unknown sum of h. A loser's h falls from
     y = 1e-9 to a fold (y = .024 at beta 1, gamma .1) and rises beyond it: two losing probabilities have the same answer. So for a
     choice of branches, Z is the root of  h(1 - sum over losers of h^-1(Z y'_i)) = Z y'_winner. Tried in this order: all losers
-    below the fold, then the largest one above it, then two, three, and all; the first that reproduces the answer is taken, that of
-    the most confident classifier. It is the right one wherever all losers together hold less than the fold.
+    below the fold, then the largest one above it, then two, three, and all; the first choice that reproduces the answer is taken:
+    the most confident row. It is the true one wherever all losers together hold less than the fold.
 
-    What is lost: losers under 1e-9 (they come back as something under 1e-9); of rows less confident than that, those with the same
-    answer as a more confident row (which comes back instead); and rows where the argmax guard shrank beta by an amount that only the
-    hidden row tells: another row with the same answer comes back, or, where none is found, the answer itself, not `solved`. The same
-    holds for rows that other parameters made.
+    Not recovered: losers under 1e-9 (returned as values under 1e-9); less confident rows with the same answer as a more confident row
+    (returned instead); rows where the argmax guard shrank beta, and rows made with other parameters: another row with the same answer
+    is returned, or, where none is found, the answer itself, not `solved`.
 
     Shapes: answers [n, k >= 2] -> [n, k].   Cost: no queries; about 0.1 ms per row of ten classes, in proportion to the classes.
     """
@@ -66,10 +65,10 @@ def invert_reverse_sigmoid(answers: Probabilities, *, beta: float, gamma: float)
 
 @dataclass(frozen=True, kw_only=True)
 class InvertedClassifier(ClassifierWrapper):
-    """A classifier behind a reverse sigmoid as somebody reads it who knows the formula, beta and gamma: for attacks that only ask.
+    """A classifier behind a reverse sigmoid, with its answers inverted: for query attacks by an attacker who knows beta and gamma.
 
-    Behind the defence a very sure answer is given a *lower* probability than one that is less so: who follows it as it stands goes the
-    wrong way. A refused row stays a row of zeros.   Cost: none beside the queries.
+    The defence gives very confident answers a *lower* probability than less confident ones, which misleads a search on raw answers. A
+    refused row stays a row of zeros.   Cost: no queries beyond those of `classifier`.
     """
 
     classifier: Classifier
@@ -77,7 +76,7 @@ class InvertedClassifier(ClassifierWrapper):
     gamma: float
 
     def predict(self, images: Images) -> Probabilities:
-        """Probabilities [n, k], undone where the formula allows it; the largest stays the largest."""
+        """Probabilities [n, k], inverted where that keeps the predicted class, else as answered."""
         answers = self.classifier.predict(images)
         answered = answers.any(axis=1)
         undone = answers.copy()
@@ -89,7 +88,7 @@ class InvertedClassifier(ClassifierWrapper):
 
 @dataclass(frozen=True)
 class _Curve:
-    """h over the logit, in a table for each of its two branches that a loser can be on: below the fold and above."""
+    """h as a function of the logit, tabulated for the two branches a loser can be on: below the fold and above it."""
 
     beta: float
     gamma: float
@@ -98,7 +97,7 @@ class _Curve:
 
     @property
     def clipped(self) -> float:
-        """h of everything at or under 1e-9; infinite where h does not fall there."""
+        """h at probabilities of 1e-9 and less; infinite where h does not fall there."""
         return float(self.below[0, -1]) if self.below[0, -1] > self.below[0, 0] else np.inf
 
     @classmethod
@@ -131,7 +130,7 @@ class _Curve:
         return result
 
     def _scales(self, ordered: NDArray[np.float64], above: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The Z between which every loser stays on its branch [n], [n]."""
+        """Lowest and highest Z for which every loser stays on its branch: [n], [n]."""
         lowest, highest = np.zeros(len(ordered)), np.full(len(ordered), 1 + ordered.shape[1] * self.beta / 2)
         losers = np.maximum(ordered[:, 1:], _TINY)
         for branch, table in ((losers[:, :above], self.above), (losers[:, above:], self.below)):
@@ -149,7 +148,7 @@ class _Curve:
         logits[:, 1 : 1 + above] = np.interp(values[:, 1 : 1 + above], *self.above)
         logits[:, 1 + above :] = np.interp(values[:, 1 + above :], *self.below)
         y = 1 / (1 + np.exp(-logits))
-        if np.isfinite(self.clipped):  # everything at or under 1e-9 has the same answer; the rest of the row says how much it was
+        if np.isfinite(self.clipped):  # all values up to 1e-9 have the same answer; the rest of the row determines them
             under = np.clip(1 - (values[:, 1 + above :] / self.clipped - 1) / _SLACK, 0, 1)
             y[:, 1 + above :] *= under
         others = np.clip(y[:, 1:].sum(axis=1), _TINY, 1 - _TINY)

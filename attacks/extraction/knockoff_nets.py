@@ -1,4 +1,4 @@
-"""Knockoff Nets: a thief who chooses what to ask.
+"""Knockoff Nets: model extraction with adaptive choice of the queries.
 
 Paper: Orekondy, Schiele & Fritz 2019, arXiv:1812.02766, section 4.
 """
@@ -29,24 +29,24 @@ _TINY = 1e-7
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoffNets:
-    """Train a network on answered probabilities; "random" asks about random images, "adaptive" learns which groups of the pool pay.
+    """Train a network on answered probabilities; "random" queries random images, "adaptive" learns which groups of the pool pay off.
 
-    Maths: adaptive draws a group z from pi = softmax(H), asks about an image of it that was not asked yet, and moves every preference by
-    H_z += rate (r - mean r)(1 - pi_z),  H_other -= rate (r - mean r) pi_other.  The reward r is the mean of those of `rewards`, each
-    scaled to [0, 1] over what was seen so far: certainty (the answer's lead of the first class over the second), diversity (how much the
-    answer exceeds the mean answer so far, summed over classes), loss (cross-entropy of the copy so far against the answer: it cannot
-    say this yet). A refusal pays nothing.
+    Maths: adaptive draws a group z from pi = softmax(H), queries an image of it that was not queried yet, and moves every preference by
+    H_z += rate (r - mean r)(1 - pi_z),  H_other -= rate (r - mean r) pi_other.  The reward r is the mean of `rewards`, each
+    scaled to [0, 1] over the values so far: certainty (the lead of the first class over the second), diversity (the excess of the
+    answer over the mean answer so far, summed over classes), loss (cross-entropy of the copy so far against the answer: high for
+    images it has not learnt). A refusal has reward 0.
 
     Args:
         queries: the budget: images sent to the victim.
         strategy: "random" or "adaptive".
         rewards: of the adaptive strategy.
-        rate: its step size.
-        round_size: so many images are drawn and asked at once; then the preferences move and the copy so far is trained on.
+        rate: step size of the preferences.
+        round_size: images queried between two updates of the preferences and of the copy so far.
         thief, recipe, build: see `CopycatCNN`.
 
-    Cost: `queries` queries; one training, and for a loss reward one short one a round. Raises: InvalidInput: unknown strategy or reward,
-    and whatever `CopycatCNN` refuses; adaptive without the groups of the pool, or with a thief who asks several times.
+    Cost: `queries` queries; one training, and for a loss reward a short one per round. Raises: InvalidInput: unknown strategy or reward,
+    and the conditions of `CopycatCNN`; adaptive without the groups of the pool, or with a thief that repeats its queries.
     """
 
     queries: int = 5000
@@ -71,10 +71,10 @@ class KnockoffNets:
     def __call__(
         self, victim: Classifier, pool: Images, groups: Labels | None = None, *, seed: int = 0, progress: Progress = silent
     ) -> Theft:
-        """Steal from `victim` with the thief's own images [n, h, w, c].
+        """Copy `victim` with the thief's own images [n, h, w, c]; the same seed gives the same copy.
 
         Args:
-            groups: int [n], what the thief itself knows of its images (their classes in another task, a source, a cluster).
+            groups: int [n], the thief's own grouping of its images (classes of another task, sources, clusters); required by "adaptive".
         """
         check_pool(victim, pool, self.queries, asks=self.thief.asks)
         distillation = Distillation(victim.input_shape, len(victim.labels), recipe=self.recipe, build=self.build)
@@ -112,21 +112,21 @@ class KnockoffNets:
 
 
 class _Bandit:
-    """Preferences over groups, moved by rewards against their running mean (Sutton & Barto's gradient bandit)."""
+    """Sutton & Barto's gradient bandit: preferences over groups, moved by rewards relative to their running mean."""
 
     def __init__(self, preferences: NDArray[np.float64], rate: float) -> None:
         self.preferences, self.rate = preferences, rate
         self._total, self._count = 0.0, 0
 
     def policy(self, open_groups: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Probability of each group, zero for those that have no image left."""
+        """Probability of each group; zero for groups without images left."""
         policy = np.zeros(len(self.preferences))
         policy[open_groups] = np.exp(self.preferences[open_groups] - self.preferences[open_groups].max())
         policy /= policy.sum()
         return policy
 
     def draw(self, waiting: list[list[int]], count: int, rng: np.random.Generator) -> list[int]:
-        """Groups to ask about, never more of one than it has images."""
+        """Groups of the next queries, none drawn more often than it has images."""
         left = np.array([len(group) for group in waiting])
         drawn = []
         for _ in range(count):
@@ -136,7 +136,7 @@ class _Bandit:
         return drawn
 
     def learn(self, drawn: list[int], rewards: NDArray[np.float64]) -> None:
-        """Move the preferences by what every draw brought."""
+        """Move the preferences by the reward of each draw."""
         for group, reward in zip(drawn, rewards, strict=True):
             self._total, self._count = self._total + float(reward), self._count + 1
             policy = self.policy(np.ones(len(self.preferences), bool))
@@ -157,7 +157,7 @@ class _Judge:
             self._short = Distillation(victim.input_shape, len(victim.labels), recipe=recipe, build=attack.build)
 
     def rewards(self, new: TransferSet, so_far: TransferSet) -> NDArray[np.float64]:
-        """One in [0, 1] for each of the new rows; 0 for a refused one."""
+        """A reward in [0, 1] for each new query; 0 for a refused one."""
         answered = new.answers.max(axis=1) > 0
         result = np.zeros(len(answered))
         if answered.any():
@@ -175,7 +175,7 @@ class _Judge:
             return np.asarray(ordered[:, -1] - ordered[:, -2])
         if reward == "diversity":
             return np.asarray(np.maximum(exact - so_far.answered()[1].mean(axis=0), 0).sum(axis=1))
-        if self._copy is None or self._short is None:  # nothing is learnt yet: all answers are news
+        if self._copy is None or self._short is None:  # no copy yet: every answer is new to it
             return np.ones(len(exact))
         return _cross_entropy(exact, self._short.predict(self._copy, images))
 

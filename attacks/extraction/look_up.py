@@ -1,4 +1,4 @@
-"""Undo an unknown map of probabilities, class by class, from pairs of (returned, believed)."""
+"""Invert an unknown perturbation of probabilities by regression on the thief's own predictions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _PAIRS_AT_LEAST = 20
 
 
 def look_up(answers: Probabilities, believed: Probabilities) -> NDArray[np.float64]:
-    """What stood behind the answers, by a monotone map of every class's losing probabilities, rising or falling, whichever fits.
+    """Estimate the unperturbed probabilities: fit a monotone map of each class's losing probabilities, rising or falling.
 
-    Maths: for class c, over the rows it did not win, isotonic regression of log believed_c on answer_c; the winner gets what is left.
-    A class with fewer than twenty such rows shares the map of all classes. The thief knows no formula and no parameter, and nobody
-    tells it what stood behind an answer: `believed` is what it can compute itself, the predictions of a copy trained on labels.
+    Maths: for class c, over the rows it did not win, isotonic regression of log believed_c on answer_c; the winner gets the rest.
+    A class with fewer than twenty such rows shares the map of all classes. The thief knows neither formula nor parameters of the
+    defence, nor any unperturbed probability: `believed` are the predictions of its own copy, trained on labels.
 
     Shapes: answers, believed [n, k] -> [n, k], rows that sum to one.   Cost: 2 (k + 1) isotonic regressions of at most n (k - 1) pairs.
     """
@@ -30,7 +30,7 @@ def look_up(answers: Probabilities, believed: Probabilities) -> NDArray[np.float
         if rows.sum() >= _PAIRS_AT_LEAST:
             behind[rows, column] = _monotone(answers[rows, column], logs[rows, column])
     behind[loses] = np.exp(behind[loses])
-    # The winner is known to have won: the losers share at most what leaves it ahead of each of them.
+    # The winner must stay ahead: the losers are scaled down until each is below the rest.
     losers = np.where(loses, behind, 0)
     whole = losers.sum(axis=1) + losers.max(axis=1)
     losers *= np.minimum(1.0, 1 / np.maximum(whole, _TINY))[:, None]

@@ -1,4 +1,4 @@
-"""Was this image in the training data? What returned probabilities say about individuals.
+"""Membership inference: tell from returned probabilities whether an image was in the training data.
 
 Papers: Yeom et al. 2018, arXiv:1709.01604 (gap, loss); Song & Mittal 2021, arXiv:2003.10595 (modified entropy); Salem et al. 2019,
 arXiv:1806.01246 (learned from sorted probabilities); how to report: Carlini et al. 2022, arXiv:2112.03570 (true positives at few false
@@ -23,7 +23,7 @@ _LEARNED_AT_LEAST = 4
 _ASKED_AT_ONCE = 256
 
 Scores = NDArray[np.float64]
-"""[n], higher for what looks more like a member."""
+"""float64 [n]; the higher the score, the more likely a member."""
 
 Score = Callable[[Probabilities, Labels], Scores]
 """Answered rows [n, k] and the true labels [n] -> scores."""
@@ -31,16 +31,16 @@ Score = Callable[[Probabilities, Labels], Scores]
 
 @dataclass(frozen=True, kw_only=True)
 class MembershipRow:
-    """What one attack tells of members and non-members.
+    """The figures of one attack on members and non-members.
 
     Attributes:
         attack: its name.
-        auc, auc_error: area under the ROC (0.5: nothing) and its standard error (DeLong et al. 1988).
-        advantage: the largest difference of true and false positive rate over thresholds (Yeom et al.): that of the best threshold on
-            these very images, so that it is a little above 0 even for chance.
-        tpr_at_1_fpr: members found while at most 1 % of the non-members are taken for one.
-        members, non_members: how many were judged.
-        refused: share of them that the victim refused; a refused image tells nothing and is taken for the least likely member.
+        auc, auc_error: area under the ROC curve (0.5: chance) and its standard error (DeLong et al. 1988).
+        advantage: the largest difference of true and false positive rate over thresholds (Yeom et al.). The threshold is chosen on the
+            evaluated images, so that even chance scores a little above 0.
+        tpr_at_1_fpr: true positive rate at a false positive rate of at most 1 %.
+        members, non_members: number of scored images.
+        refused: share of them that the victim refused; a refused image is scored as the least likely member.
     """
 
     attack: str
@@ -76,14 +76,14 @@ def modified_entropy(probabilities: Probabilities, labels: Labels) -> Scores:
 
 
 Undo = Callable[[Probabilities], Probabilities]
-"""Answered rows [n, k] -> what the attacker takes to stand behind them."""
+"""Answered rows [n, k] -> the attacker's estimate of the unperturbed rows."""
 
 SCORES: dict[str, Score] = {
     "gap (labels only)": gap,
     "true label's probability": true_label_probability,
     "modified entropy": modified_entropy,
 }
-"""By name; none knows any member."""
+"""Scores by name; none needs known members."""
 
 LEARNED = "learned from half the members"
 
@@ -97,13 +97,13 @@ def membership_inference(
     learned: bool = True,
     seed: int = 0,
 ) -> list[MembershipRow]:
-    """Every attack on these images: those of `SCORES`, and one that is told half of the truth.
+    """Run every attack of `SCORES` and a learned one on the same answers.
 
     The learned one fits a logistic regression to the sorted log-probabilities of half the members and half the non-members, drawn by
-    `seed`, and is judged on the other half: an upper bound, since a real attacker has to make its own examples (a shadow model).
+    `seed`, and is scored on the other half: an upper bound, since a real attacker needs examples of their own (a shadow model).
 
     Args:
-        undo: what the attacker does to answered rows first, such as inverting a defence it knows.
+        undo: applied to answered rows before scoring, for example the inversion of a known defence.
 
     Cost: one query per image. Raises: InvalidInput: no members or no non-members (four of each for the learned one), images of another
     shape, labels out of range.
@@ -123,7 +123,7 @@ def membership_inference(
 
 
 def judge(attack: str, members: Scores, non_members: Scores, *, refused: float = 0.0) -> MembershipRow:
-    """The figures of scores; ties count half, and are never split by a threshold."""
+    """The figures of an attack from its scores; ties count half, and no threshold splits them."""
     true, false = _rates(members, non_members)
     auc, error = _auc(members, non_members)
     return MembershipRow(

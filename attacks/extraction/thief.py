@@ -1,6 +1,6 @@
-"""What a thief makes of the answers: each thief turns them into training targets, and is one row of `THIEVES`.
+"""Thieves: how the attacker turns the victim's answers into training targets, one row of `THIEVES` each.
 
-Every thief owns unlabelled images and knows the classes. What more it knows is said in `knows`.
+Every thief has unlabelled images and knows the classes; `knows` says what else.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from models.classifier import Probabilities
 from models.errors import InvalidInput
 
 Answers = Literal["probabilities", "labels"]
-"""What of an answer the thief looks at."""
+"""The part of an answer that the thief uses."""
 
 Guess = Callable[[], Probabilities]
-"""What the thief's own label-only copy says [n, k] of the images it asked about; trained when first called."""
+"""Predictions [n, k] of the thief's own label-only copy for the queried images; the copy is trained on the first call."""
 
 Targets = Callable[[Probabilities, Guess], NDArray[np.floating]]
-"""Answered rows [n, k] -> training targets [n, k]; rows are normalised for it."""
+"""Answered rows [n, k] -> training targets [n, k]; `Thief.learn` normalises the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class Thief:
     """How answers become training targets.
 
     Args:
-        name: for tables.
-        knows: what it knows beside the answers, in a few words, for reports.
-        targets: see `Targets`. A thief of "labels" is given one-hot rows.
+        name: the name in tables.
+        knows: the thief's knowledge beside the answers, in a few words, for reports.
+        targets: see `Targets`. A thief of "labels" gets one-hot rows.
         answers: "probabilities" or "labels".
-        asks: how often every image is asked; the mean of what was answered counts as its answer, each asking is a query.
-        shift: each time the image is moved by up to so many pixels; 0 asks the same image again.
+        asks: queries per image; their mean counts as the answer.
+        shift: pixels by which each repeated query is moved at most, at random; 0 repeats the same image.
 
     Raises: InvalidInput on construction.
     """
@@ -65,18 +65,18 @@ class Thief:
 
 
 def one_hot(answers: Probabilities) -> Probabilities:
-    """1 for the winner, 0 for the others."""
+    """Rows [n, k] with 1 for the predicted class and 0 for the others."""
     rows: Probabilities = np.eye(answers.shape[1], dtype=np.float32)[answers.argmax(axis=1)]
     return rows
 
 
 def as_answered(answers: Probabilities, guess: Guess) -> Probabilities:
-    """The answers themselves."""
+    """The answers, unchanged."""
     return answers
 
 
 def top_1(answers: Probabilities, guess: Guess) -> Probabilities:
-    """The winner's share as it was answered; what is left is spread evenly, whatever was said of the others."""
+    """The predicted class's probability as answered, the rest spread evenly over the other classes."""
     classes = answers.shape[1]
     top = answers.max(axis=1, keepdims=True)
     rows: Probabilities = np.where(one_hot(answers) > 0, top, (1 - top) / (classes - 1)).astype(np.float32)
@@ -84,7 +84,7 @@ def top_1(answers: Probabilities, guess: Guess) -> Probabilities:
 
 
 def sharpened(temperature: float) -> Targets:
-    """p^(1/T), normalised: T < 1 undoes a flattening without knowing how it was made, T > 1 flattens further."""
+    """p^(1/T), normalised: T < 1 sharpens flattened answers, T > 1 flattens further."""
     if not temperature > 0:
         raise InvalidInput(f"expected a temperature > 0, got {temperature}")
 
@@ -97,7 +97,7 @@ def sharpened(temperature: float) -> Targets:
 
 
 def smoothed(share: float) -> Targets:
-    """Label smoothing: the winner gets 1 - share, the others `share` between them."""
+    """Label smoothing: 1 - share for the predicted class, `share` spread evenly over the others."""
     if not 0 < share < 1:
         raise InvalidInput(f"expected a share in (0, 1), got {share}")
 
@@ -110,8 +110,8 @@ def smoothed(share: float) -> Targets:
 
 
 def inverted(*, beta: float, gamma: float) -> Targets:
-    """The reverse sigmoid's formula, undone for these parameters; a row that they cannot have made stays as it was answered."""
-    ReverseSigmoid(beta=beta, gamma=gamma)  # refuses parameters that no defence has
+    """The inverse of the reverse sigmoid with these parameters; rows it cannot have produced stay as answered."""
+    ReverseSigmoid(beta=beta, gamma=gamma)  # raises for invalid parameters
 
     def targets(answers: Probabilities, guess: Guess) -> NDArray[np.floating]:
         return invert_reverse_sigmoid(answers, beta=beta, gamma=gamma).probabilities
@@ -120,7 +120,7 @@ def inverted(*, beta: float, gamma: float) -> Targets:
 
 
 def looked_up(answers: Probabilities, guess: Guess) -> NDArray[np.floating]:
-    """A monotone map for every class, fitted between the answers and what the thief's own label-only copy says."""
+    """A monotone map per class, fitted from the answers to the predictions of the thief's own label-only copy."""
     return look_up(answers, guess())
 
 
@@ -140,4 +140,4 @@ THIEVES: dict[str, Thief] = {
         Thief(name="looked up", targets=looked_up, knows="that each class's probability was mapped monotonically; no formula"),
     )
 }
-"""By name. Those who know what an operator chose are made with `inverted(beta=..., gamma=...)`."""
+"""Thieves by name. `inverted(beta=..., gamma=...)` makes one that knows the operator's parameters."""

@@ -1,4 +1,4 @@
-"""What a thief asked and what it was answered: the images it will train on."""
+"""The transfer set: a thief's queries and the answers to them, on which the copy is trained."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ASKED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class TransferSet:
-    """Asked images in the order of asking.
+    """Queried images in the order of the queries.
 
     Attributes:
         pool: the thief's images [p, h, w, c].
-        rows: int64 [m], which of them were asked.
-        answers: float32 [m, k], the mean of what was answered; a row of zeros where every asking was refused.
-        refused: int64 [m], how many askings of the image were refused.
-        asks: askings of every image, each a query.
+        rows: int64 [m], positions of the queried images in the pool.
+        answers: float32 [m, k], mean answer per image; a row of zeros where every query was refused.
+        refused: int64 [m], refused queries per image.
+        asks: queries per image.
     """
 
     pool: Images
@@ -39,16 +39,16 @@ class TransferSet:
 
     @property
     def refusals(self) -> int:
-        """How many of the queries were refused."""
+        """Queries that the victim refused."""
         return int(self.refused.sum())
 
     def first(self, queries: int) -> TransferSet:
-        """What so many queries would have brought."""
+        """The transfer set of the first `queries` queries."""
         some = slice(0, queries // self.asks)
         return TransferSet(self.pool, self.rows[some], self.answers[some], self.refused[some], self.asks)
 
     def then(self, later: TransferSet) -> TransferSet:
-        """This one followed by another over the same pool."""
+        """This transfer set followed by a later one over the same pool."""
         return TransferSet(
             self.pool,
             np.concatenate([self.rows, later.rows]),
@@ -58,13 +58,13 @@ class TransferSet:
         )
 
     def answered(self) -> tuple[Images, Probabilities]:
-        """Images and answers of the rows that were answered: what there is to train on."""
+        """Training data: the images [a, h, w, c] that were answered, and their answers [a, k]."""
         answered = self.answers.any(axis=1)
         return self.pool[self.rows[answered]], self.answers[answered]
 
 
 def check_pool(victim: Classifier, pool: Images, queries: int, *, asks: int = 1) -> None:
-    """Refuse a pool that the victim does not take or that is too small. Raises: InvalidInput."""
+    """Check that the pool fits the victim and the budget. Raises: InvalidInput: another shape, an empty or too small pool."""
     if pool.ndim != 4 or pool.shape[1:] != victim.input_shape:
         raise InvalidInput(f"expected a pool of images [n, {', '.join(map(str, victim.input_shape))}], got {list(pool.shape)}")
     if not len(pool):
@@ -77,7 +77,7 @@ def check_pool(victim: Classifier, pool: Images, queries: int, *, asks: int = 1)
 
 
 def shuffled(pool: Images, seed: int) -> NDArray[np.int64]:
-    """The rows of the pool in a random order: the first n are what a budget of n asks."""
+    """Positions in the pool in random order; a budget of n queries takes the first n."""
     return np.random.default_rng(seed).permutation(len(pool))
 
 
@@ -91,9 +91,9 @@ def ask(
     seed: int = 0,
     progress: Progress = silent,
 ) -> TransferSet:
-    """Ask about these rows of the pool, each `asks` times, moved by up to `shift` pixels when that is above zero.
+    """Query these images of the pool, each `asks` times, moved by up to `shift` pixels at random with edges repeated.
 
-    The edge is repeated where an image moves away from it. The same row is moved in the same way whatever is asked beside it.
+    An image's moves depend on `seed` and its position in the pool alone.   Cost: len(rows) * asks queries.
     """
     answers = [np.empty((0, len(victim.labels)), np.float32)]
     refused = [np.empty(0, np.int64)]

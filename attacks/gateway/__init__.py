@@ -1,1 +1,1 @@
-"""A gateway over HTTP as a classifier to attack."""
+"""A running gateway, over HTTP, as a classifier to attack."""

@@ -1,4 +1,4 @@
-"""HTTP with bounds: an answer has a size and a time it must end in, and nobody is led elsewhere."""
+"""An HTTP client with bounds on the size and the duration of a response; it follows no redirects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEY_AT_MOST = 512
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; `retry_after_s` is None where it does not say so."""
+    """A response; `retry_after_s` is None without a readable Retry-After header."""
 
     status: int
     body: bytes
@@ -26,16 +26,16 @@ class Reply:
 
 
 class BoundedHttpClient:
-    """Connections to one server, kept open.
+    """Keep-alive connections to one server.
 
-    Redirects are not followed, and compression is not asked for: compressed, an answer could be longer than it looks.
+    Redirects are not followed, and compression is not requested: a compressed response could exceed the bound once decoded.
 
     Args:
-        url: http or https, with a path where the server is behind one; no user, no query.
+        url: http or https, with a path prefix where the server has one; without user, query or fragment.
         api_key: sent as `Authorization: Bearer`.
-        timeout_s: for a whole request.
+        timeout_s: seconds for a whole request.
 
-    Raises: InvalidInput on construction: a URL or a key that cannot be one.
+    Raises: InvalidInput on construction: an invalid URL or key.
     """
 
     def __init__(self, url: str, *, api_key: str | None, timeout_s: float) -> None:
@@ -50,11 +50,11 @@ class BoundedHttpClient:
         self._client.close()
 
     def post(self, path: str, body: bytes, media_type: str, *, bytes_at_most: int) -> Reply:
-        """Raises: httpx.HTTPError, for an answer that is too long or too slow as well."""
+        """POST `body`. Raises: httpx.HTTPError, also for a response beyond `bytes_at_most` or `timeout_s`."""
         return self._send("POST", path, body, {"content-type": media_type}, bytes_at_most)
 
     def json(self, path: str, *, bytes_at_most: int) -> Any:
-        """What a GET of this path answers. Raises: InvalidInput, one sentence."""
+        """The parsed JSON of a GET. Raises: InvalidInput: no connection, a status other than 200, no JSON."""
         try:
             reply = self._send("GET", path, None, {}, bytes_at_most)
         except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
@@ -69,7 +69,7 @@ class BoundedHttpClient:
             raise InvalidInput(self.no_gateway(f"no JSON at {path}")) from failure
 
     def no_gateway(self, why: str) -> str:
-        """One sentence about who is there instead."""
+        """The error message for a server that is not a Hauberk gateway."""
         return f"expected a Hauberk gateway at {self.url}, got something else ({why}); give the URL of its root"
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str], bytes_at_most: int) -> Reply:
@@ -86,7 +86,7 @@ class BoundedHttpClient:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds in a Retry-After header (RFC 9110, 10.2.3: a number or a date); None where there is none that can be read."""
+    """Seconds in a Retry-After header (RFC 9110, 10.2.3: a number or a date); None without a header that can be parsed."""
     if header is None:
         return None
     if header.isascii() and header.strip().isdecimal():
@@ -100,7 +100,7 @@ def retry_after_s(header: str | None) -> float | None:
 
 
 def reason(failure: httpx.HTTPError) -> str:
-    """What went wrong, in one line."""
+    """The failure in one line of at most 200 characters."""
     return (str(failure) or type(failure).__name__).strip().rstrip(".").lower().replace("\n", " ")[:200]
 
 

@@ -1,4 +1,4 @@
-"""A running gateway as a classifier: what its clients see is what an attack gets, over its public routes and at its pace."""
+"""A running gateway as a classifier: attacks get the answers that clients get, over the public routes and under the gateway's limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from models.errors import InvalidInput
 _DOCUMENT_BYTES_AT_MOST = 64 << 20
 _ANSWER_SLACK, _BYTES_PER_ROW, _BYTES_PER_PROBABILITY = 1 << 16, 512, 32
 _BUSY = (429, 503, 504)
-# Waited for where a busy gateway does not say how long: 1, 2, 4, ... seconds.
+# Without a Retry-After header the wait doubles: 1, 2, 4, ... seconds.
 _WAIT_AT_MOST_S = 30.0
 _LOST_CONNECTIONS_AT_MOST = 3
 _RECONNECT_S = 0.5
@@ -28,20 +28,23 @@ _NAP_S = 0.1
 
 
 class GatewayGone(NoMoreAnswers, InvalidInput):
-    """A gateway that had answered does not any more, or not within the patience; the message says how it ended."""
+    """The gateway stopped answering, or was busy for longer than `patience_s`; the message gives the reason."""
 
 
 class Stopped(NoMoreAnswers):
-    """Whoever attacks has had enough."""
+    """The attack was stopped by its caller, through `RemoteClassifier.stop`."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a gateway says about itself.
+    """A gateway's description of itself.
 
     Attributes:
-        defences: (name, mode) of each.
-        images_at_most: per request.
+        model, version: name and version of the served model.
+        input_shape: (h, w, c) of one image.
+        labels: the class names.
+        defences: (name, mode) of each defence.
+        images_at_most: images per request.
     """
 
     model: str
@@ -54,12 +57,12 @@ class Served:
 
 @dataclass
 class Traffic:
-    """What has been sent so far.
+    """The traffic sent so far.
 
     Attributes:
-        queries: images the gateway took: answered, or given up on behind its deadline or a time-out.
-        refused: of those, how many it abstained from.
-        requests: HTTP requests for predictions, those turned away included.
+        queries: images the gateway accepted: answered ones, and those of requests that ended in a time-out.
+        refused: images among them that the gateway abstained from.
+        requests: HTTP requests for predictions, rejected ones included.
         turned_away: requests answered with 429, 503 or 504.
         waited_s: seconds spent waiting because the gateway was busy.
         latency_s: seconds of each answered request.
@@ -74,26 +77,26 @@ class Traffic:
 
 
 class RemoteClassifier:
-    """A `Classifier` whose model is somewhere else.
+    """A `Classifier` whose model runs behind a gateway.
 
-    Probabilities are those a client sees, obscured if the gateway obscures them; an image the gateway abstains from is a row of zeros.
-    Batches are cut to what one request may hold. On 429 and 503 it waits as long as Retry-After says, while all waiting together stays
-    within the patience.
+    Probabilities are those of a client: perturbed if the gateway perturbs them, a row of zeros for an image the gateway abstains from.
+    Batches are split into requests of the size the gateway accepts. On status 429, 503 and 504 the client waits as Retry-After says,
+    up to `patience_s` in total.
 
     Args:
         url: http or https, of the gateway's root.
-        api_key: sent as `Authorization: Bearer`, where the gateway asks for keys.
-        queries_at_most: images that may be sent, in all; may be set anew at any time.
-        patience_s: seconds to wait for a busy gateway, in all.
+        api_key: sent as `Authorization: Bearer`, for gateways that require keys.
+        queries_at_most: budget of images, None for no limit; may be changed at any time.
+        patience_s: seconds to wait for a busy gateway, in total.
         timeout_s: seconds for one request.
-        on_answer: called after each answer with the queries so far.
+        on_answer: called after each answer with the number of queries so far.
 
     Attributes:
-        traffic: what it has cost.
-        ended: why it answers no more, once that is so: attacks end with what they have, and only this says that they were cut short.
+        traffic: queries, requests and waiting times so far.
+        ended: the reason for which the gateway stopped answering, else None. Attacks return normally then; this says they were cut short.
 
-    Raises: InvalidInput on construction: no gateway there. Afterwards NoMoreAnswers, which is BudgetSpent (ask again once there is more
-    budget), GatewayGone or Stopped (it stays so).
+    Cost: one query per image. Raises: InvalidInput on construction: no gateway at `url`. Later NoMoreAnswers: BudgetSpent (continue
+    after raising `queries_at_most`), or GatewayGone or Stopped (final).
     """
 
     def __init__(
@@ -137,15 +140,15 @@ class RemoteClassifier:
 
     @property
     def left(self) -> float:
-        """Queries that may still be sent."""
+        """Queries left in the budget; inf without a limit."""
         return math.inf if self.queries_at_most is None else max(0, self.queries_at_most - self.traffic.queries)
 
     def stop(self) -> None:
-        """Answer no more, from the next request on; may be called from a signal handler."""
+        """Stop before the next request; safe to call from a signal handler."""
         self._stop_wanted = True
 
     def predict(self, images: Images) -> Probabilities:
-        """See `Classifier`. Raises: InvalidInput for images of another shape; NoMoreAnswers with what was answered before."""
+        """See `Classifier`. Raises: InvalidInput: images of another shape; NoMoreAnswers, with the answers received before."""
         if images.ndim != 4 or images.shape[1:] != self.input_shape:
             raise InvalidInput(f"expected images [n, {', '.join(map(str, self.input_shape))}], got {list(images.shape)}")
         answered = np.zeros((len(images), len(self.labels)), np.float32)
@@ -163,7 +166,7 @@ class RemoteClassifier:
         return answered
 
     def _answer(self, images: Images) -> Probabilities:
-        """The answers to as many of the images as one request may hold, however long that takes. Raises: NoMoreAnswers."""
+        """The answers to the first images, as many as one request may hold, after all retries. Raises: NoMoreAnswers."""
         lost = turns = 0
         while True:
             self._check_going_on()
@@ -205,18 +208,18 @@ class RemoteClassifier:
         return rows
 
     def _reconnect(self, failure: httpx.HTTPError, lost: int, images: int) -> None:
-        """Wait a little. Raises: GatewayGone, once that has not helped."""
+        """Wait before the next attempt. Raises: GatewayGone after the third lost connection."""
         if isinstance(failure, httpx.ReadTimeout):
-            self.traffic.queries += images  # it may have been at work on them
+            self.traffic.queries += images  # the gateway may have processed them
         if lost >= _LOST_CONNECTIONS_AT_MOST:
             raise self._gone(f"{self.url} stopped answering ({reason(failure)})") from failure
         self._sleep(_RECONNECT_S * lost)
 
     def _be_patient(self, status: int, retry_after_s: float | None, turns: int, images: int) -> None:
-        """Wait as long as the gateway asks for. Raises: GatewayGone where that would be beyond the patience."""
+        """Wait as long as the gateway asks. Raises: GatewayGone when the total would exceed `patience_s`."""
         self.traffic.turned_away += 1
         if status == 504:
-            self.traffic.queries += images  # it was at work on them
+            self.traffic.queries += images  # the gateway was processing them
         seconds = retry_after_s if retry_after_s is not None else min(2.0 ** (turns - 1), _WAIT_AT_MOST_S)
         if self.traffic.waited_s + seconds > self._patience_s:
             raise self._gone(
@@ -227,7 +230,7 @@ class RemoteClassifier:
         self._sleep(seconds)
 
     def _sleep(self, seconds: float) -> None:
-        """In naps, so that `stop` is noticed."""
+        """Sleep in short intervals, so that `stop` takes effect."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._stop_wanted:
@@ -238,7 +241,7 @@ class RemoteClassifier:
         return _ANSWER_SLACK + rows * (_BYTES_PER_ROW + _BYTES_PER_PROBABILITY * len(self.labels))
 
     def _rows(self, body: bytes, n: int) -> Probabilities:
-        """The probabilities [n, k] in an answer. Raises: GatewayGone, where it is none."""
+        """The probabilities [n, k] in a response. Raises: GatewayGone: a body of another form."""
         try:
             predictions = orjson.loads(body)["predictions"]
             refusal = [0.0] * len(self.labels)
@@ -259,14 +262,14 @@ class RemoteClassifier:
 
 
 def read_served(client: BoundedHttpClient) -> Served:
-    """What a gateway says about itself at `/` and `/docs.json`. Raises: InvalidInput, when it is none."""
+    """A gateway's description, read from `/` and `/docs.json`. Raises: InvalidInput: not a Hauberk gateway."""
     facts, document = (client.json(path, bytes_at_most=_DOCUMENT_BYTES_AT_MOST) for path in ("/", "/docs.json"))
     try:
         schemas = document["components"]["schemas"]
         batch = schemas["Images"]["properties"]["images"]
         batch = batch["oneOf"][-1] if "oneOf" in batch else batch
         h, w, c = (int(size) for size in facts["input_shape"])
-        # `/` names a thousand classes at most.
+        # `/` lists at most a thousand class names; the schema lists all.
         labels = tuple(str(name) for name in schemas["Prediction"]["properties"]["label"]["enum"] if name is not None)
         classes = int(facts["classes"])
         defences = tuple((str(one["name"]), str(one["mode"])) for one in facts["defences"])
