@@ -1,7 +1,6 @@
-"""What an evasion detector learns from: adversarial images of one classifier, and harmless changes of the same size.
+"""Training examples of evasion detectors: adversarial images of one classifier, and harmless changes of the same size.
 
-A detector that has seen adversarial and clean images alone refuses whatever is noisy: it has learned what noise is, and not what an
-attack is.
+The harmless changes matter: a detector trained on adversarial and clean images alone learns to refuse noise, not attacks.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from models.classifier import DifferentiableClassifier, Images
 from models.datasets import Dataset
 
 Kinds = dict[str, Images]
-"""Images float32 [n, h, w, c] in [0, 1] by kind."""
+"""Kind of change -> images float32 [n, h, w, c] in [0, 1]."""
 
 KINDS = 23
-"""How many kinds there are, clean images among them."""
+"""The number of kinds, clean images included."""
 
 _STEPS = 20
 _STRENGTHS = (1.0, 2 / 3, 1 / 3)
@@ -42,11 +41,11 @@ def adversarial_examples(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Kinds:
-    """Images that attack the bare classifier within eps (L-inf): FGM and PGD to their last step at eps, 2/3 and 1/3 of it; PGD that also
-    starts at a random point, whichever goes further, at eps and 2/3 of it; BIM and PGD that stop at the first success.
+    """Adversarial images of an undefended classifier within eps (L-inf), by attack: FGM and PGD to their last step at eps, 2/3 eps and
+    1/3 eps; PGD with a random restart, of which the better result counts, at eps and 2/3 eps; BIM and PGD up to the first success.
 
-    Returns: as many of each kind as `data` has, whether the classifier was won or not.
-    Cost: about 200 forward and backward passes an image. Raises: InvalidInput: eps that is no radius.
+    Returns: one image per image of `data` and kind, successful or not.
+    Cost: about 200 forward and backward passes per image. Raises: InvalidInput: eps not finite or not above 0.
     """
     check_eps(eps, "evasion examples")
     goal, attacks = Goal(data.labels), dict(_attacks(eps))
@@ -60,7 +59,7 @@ def adversarial_examples(
 
 
 def _attacks(eps: float) -> Iterator[tuple[str, tuple[Attack, bool]]]:
-    """By name: the attack, and whether it goes on after its first success."""
+    """(name, (attack, whether it continues after its first success))."""
     for strength in _STRENGTHS:
         yield f"fast_gradient {eps * strength:.3g}", (FastGradient(eps=eps * strength), True)
         yield (
@@ -76,8 +75,8 @@ def _attacks(eps: float) -> Iterator[tuple[str, tuple[Attack, bool]]]:
 
 
 def noise_examples(images: Images, *, eps: float, seed: int = 0) -> Kinds:
-    """Noise as large as an attack of eps: random signs, uniform and Gaussian in the L-inf ball, Gaussian with the L2 norm of the signs,
-    eps * sqrt(h w c); and each of them at a strength of the image's own, between 0 and that. Clipped to [0, 1]."""
+    """Images with noise of the size of an attack, clipped to [0, 1]: random signs, uniform and Gaussian noise in the L-inf ball of eps,
+    Gaussian noise of L2 norm eps * sqrt(h w c); and each of the four scaled by a random factor in [0, 1) per image."""
     check_eps(eps, "noise examples")
     rng = np.random.default_rng(seed)
     found: Kinds = {}
@@ -98,7 +97,7 @@ def _noises(shape: tuple[int, ...], eps: np.float32, rng: np.random.Generator) -
 
 
 def harmless_examples(images: Images, *, seed: int = 0) -> Kinds:
-    """Changes that nobody means harm by: purified, darker or brighter, blurred, shifted by a fraction of a fourteenth of the sides."""
+    """Benign changes: purified, darker or brighter, blurred, and shifted by up to a fourteenth of the sides."""
     rng = np.random.default_rng(seed)
     n, (h, w) = len(images), images.shape[1:3]
     purifier = TotalVariation(weight=_PURIFIER / math.sqrt(h * w))

@@ -1,4 +1,4 @@
-"""Fit detectors of evasion to a classifier: attack it, add noise of the same size, and train a network to tell them apart.
+"""Train evasion detectors for a classifier: a small network learns to tell its adversarial images from harmless changes.
 
 Papers: Gong, Wang & Ku 2017, arXiv:1704.04960; Metzen et al. 2017, arXiv:1702.04267.
 """
@@ -27,27 +27,27 @@ from models.training.binary_training import train_binary_network
 
 EPS = 0.3
 TRAINED_ON_AT_MOST = 2500
-"""Clean images to choose on that a detector makes use of."""
+"""Largest number of clean images for choosing that a detector is trained on."""
 
 _EPOCHS = 8
-_MEASURED = 500  # held images that are attacked, to say what is detected
+_MEASURED = 500  # held-out images that are attacked to measure the detection rate
 _NUMBERS_AT_MOST = 1 << 27  # of all kinds together: half a GiB
 _LAYERS_TRIED, _TRIED_ON, _TRIED_EPOCHS = 5, 400, 4
 
 _View = Callable[[Images], NDArray[np.float32]]
-"""What the network is shown of images: themselves, or activations."""
+"""Images -> the network's input: the images themselves, or activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvasionTraining:
-    """What a detector is trained against.
+    """The training of evasion detectors.
 
     Args:
-        eps: size of the attacks, L-inf, and of the noise; > 0. Smaller ones are among the examples, larger ones are not.
-        layer: whose activations are read; the one that tells most is found by trial when not given.
+        eps: largest L-inf size of the attacks and of the noise to train on, > 0; smaller sizes are included.
+        layer: the layer whose activations are read; chosen by trials when not given.
 
-    Cost of either: about 200 forward and backward passes of the classifier for each image to choose on and for 500 held ones, and the
-    training of a small network on some twenty variants of each image: a minute for 1,600 digits on one processor.
+    Cost of each detector: about 200 forward and backward passes of the classifier for each image for choosing and for 500 held-out ones,
+    and the training of a small network on some twenty variants of each image: a minute for 1,600 digits on one processor.
     Raises: InvalidInput on construction.
     """
 
@@ -86,7 +86,7 @@ class EvasionTraining:
         if not isinstance(classifier, ActivationClassifier):
             raise InvalidInput(f"{name} needs a classifier whose layers can be read, got {type(classifier).__name__}")
         if self.layer is not None:
-            classifier.activations(parts.choosing.images[:1], self.layer)  # says now that there is none
+            classifier.activations(parts.choosing.images[:1], self.layer)  # raises for an unknown layer before the long work
         examples = self._examples(classifier, parts, name, terms)
         trials = {} if self.layer else _layer_trials(classifier, examples, terms.seed, partial(terms.progress, f"{name}: layers"))
         layer = self.layer or max(trials, key=trials.__getitem__)
@@ -138,7 +138,7 @@ class EvasionTraining:
 
 @dataclass(frozen=True)
 class _Examples:
-    """What a network learns from, and what it is measured on: harmless and attacked images of either."""
+    """Harmless and adversarial images to train a network on, and held-out ones to measure it on."""
 
     harmless: Kinds
     attacks: Kinds
@@ -146,16 +146,16 @@ class _Examples:
     held_attacks: Kinds
 
     def train(self, view: _View, *, seed: int, told: Callable[[int, int], None]) -> BinaryNetwork:
-        """A network that tells attacks from what is harmless, as `view` shows them."""
+        """A network trained to tell attacks from harmless images, both seen through `view`."""
         no, yes = ([view(images) for images in side.values()] for side in (self.harmless, self.attacks))
         return train_binary_network(no, yes, seed=seed, epochs=_EPOCHS, on_epoch=told)
 
     def counts(self) -> dict[str, int]:
-        """How many images of each kind it was trained on."""
+        """Number of training images of each kind."""
         return {kind: len(images) for side in (self.harmless, self.attacks) for kind, images in side.items()}
 
     def scores(self, network: BinaryNetwork, view: _View, parts: CalibrationSplit) -> EvasionScores:
-        """Of clean images and of those held."""
+        """The network's scores of clean images, and of held-out harmless and adversarial ones."""
 
         def scored(images: Images) -> NDArray[np.float64]:
             return -network.logits(view(images))
@@ -168,7 +168,7 @@ class _Examples:
         )
 
     def part(self, rows: slice) -> _Examples:
-        """These rows of what it learns from, twice: nothing held is touched."""
+        """A part of the training images, used for measuring as well; held-out images are not touched."""
         harmless, attacks = ({kind: images[rows] for kind, images in side.items()} for side in (self.harmless, self.attacks))
         return _Examples(harmless, attacks, harmless, attacks)
 
@@ -176,8 +176,10 @@ class _Examples:
 def _layer_trials(
     classifier: ActivationClassifier, examples: _Examples, seed: int, told: Callable[[int, int], None]
 ) -> dict[str, float]:
-    """Of some layers, evenly spread from the first to the last hidden one: the mean share of attacks a network refuses that refuses a
-    fiftieth of what is harmless, on images to choose on that this network has not seen."""
+    """Detection rate per layer, for up to five layers evenly spread from the first to the last hidden one.
+
+    The rate is the share of adversarial images refused at a false positive rate of 2 %, on images that the trial's network has not seen.
+    """
     names = classifier.layers()
     last = names.index(classifier.hidden_layer()) if classifier.hidden_layer() in names else len(names) - 1
     tried = [names[at] for at in sorted({round(at) for at in np.linspace(0, last, _LAYERS_TRIED)})]
@@ -207,5 +209,5 @@ def _as_they_are(images: Images) -> Images:
 
 
 def _affordable(images: Images) -> int:
-    """Of how many images all variants fit into memory."""
+    """The number of images all of whose variants fit into memory."""
     return max(1, _NUMBERS_AT_MOST // (KINDS * int(np.prod(images.shape[1:]))))

@@ -1,4 +1,4 @@
-"""A defended classifier as an attacker sees it who knows the defences: a classifier with gradients, for any gradient attack.
+"""Adaptive attacks: a defended classifier with approximate gradients through its defences, for any gradient attack.
 
 Papers: backward pass differentiable approximation and expectation over transformation, Athalye, Carlini & Wagner 2018,
 arXiv:1802.00420; one gradient at a time, the classifier's or the detector's, Bryniarski et al. 2021, arXiv:2106.15023.
@@ -19,48 +19,45 @@ from models.classifier import DifferentiableClassifier, Images, Labels, Logits, 
 from models.errors import InvalidInput
 
 _SECRET_BYTES = 16
-# How far the purifier's input is moved to see its output move; results hardly depend on it from 0.005 to 0.3.
+# Step of the difference quotient; results hardly depend on it from 0.005 to 0.3.
 _STEP = np.float32(0.05)
 _TINY = np.float32(1e-30)
 
 _Stages = list[tuple[Preprocessor, Images, Keys]]
-"""Each preprocessor with what it was given."""
+"""Each preprocessor with its input and keys."""
 
 
 class AdaptiveView:
-    """What the attacker of a defended classifier differentiates and what it takes for success.
+    """A defended classifier as a differentiable one, for an attacker who knows the model and the defences.
 
-    Preprocessors: the forward pass goes through them. They are loops without gradients, so the backward pass is approximated (BPDA):
-    a purifier that minimises a distance and a penalty is close to a proximal map, whose Jacobian is symmetric, and so
-    J' g = J g ~ (P(x + h g) - P(x - h g)) / 2h, with g scaled to a largest component of 1. Taking J for the identity, as the paper
-    does, is much weaker here: it follows details that the purifier takes away (docs/limits.md). Where that difference vanishes, the
-    identity is what is left. The loss and its gradient are means over `draws` secrets of the attacker's own (EOT); what a key decides
-    is drawn anew as soon as a pixel changes, so that an attack of many steps averages over many more. With the gateway's secret in
-    hand there is nothing to average.
+    Preprocessors: the forward pass goes through them. They have no gradients, so the backward pass is approximated (BPDA): a purifier
+    that minimises a distance and a penalty is close to a proximal map, whose Jacobian is symmetric, and so
+    J' g = J g ~ (P(x + h g) - P(x - h g)) / 2h, with g scaled to a largest component of 1. The paper's choice J = identity is much
+    weaker here: it follows details that the purifier removes (docs/limits.md); it is the fallback where the difference vanishes.
+    The loss and its gradient are means over `draws` secrets of the attacker's own (EOT). Keyed randomness changes with every pixel, so
+    that an attack of many steps averages over many more. With the gateway's secret nothing is averaged.
 
-    Detectors: their overlays are known, the order is not. While the classifier is not where the attacker wants it, the gradient is the
-    loss's; once it is and a detector would still refuse, the gradient is the detector's: for STRIP that of the mean entropy under
-    `overlays` of its overlays, which is above STRIP's boundary for so many when the image is taken to be let go; for SentiNet that of
-    how little its most suspicious window decides on `overlays` images; for binary detectors, of which nothing is secret, that of their
-    score (attacks/evasion/detector_estimates.py).
+    Detectors: the attacker knows their overlays but not the keyed order. Until the classifier reaches the goal, the gradient is that of
+    the loss; from then on, while a detector would still refuse, it is that of the detector's clearance: for STRIP, of the mean entropy
+    under `overlays` overlays against the boundary for that number; for SentiNet, of the influence of its most suspicious window on
+    `overlays` images; for binary detectors, which have no secret, of their score (attacks/evasion/detector_estimates.py).
 
     Postprocessors never change the label and are left out of the gradient.
 
     Args:
-        defended: the target; what `predict` returns is its real answer, a refusal is a row of zeros.
-        classifier: the model inside, which the attacker has.
+        defended: the attacked classifier; `predict` returns its real answers, a row of zeros for a refusal.
+        classifier: the model inside, known to the attacker.
         targeted: whether labels are classes to reach instead of classes to leave.
-        secret: the gateway's, when the attacker has it.
-        draws: how many secrets to average over without it.
-        overlays: of a detector, a step.
+        secret: the gateway's secret, when the attacker has it.
+        draws: number of the attacker's own secrets to average over without it, >= 1.
+        overlays: overlays per detector and step, >= 1.
         seed: of the attacker's own secrets.
-        identity: take a preprocessor's Jacobian for the identity, to compare.
+        identity: take preprocessors' Jacobians to be the identity, for comparison.
 
-    `logits` gives a row of zeros where a refusal is expected, as `predict` does where there is one; so does `loss_gradient` for an image
-    that the classifier calls what the attacker wants.
-    Cost: for each image and step at most draws forward and backward passes, each preprocessor three times a draw, and `overlays` more
-    passes and a decision for each detector.
-    Raises: InvalidInput: a detector enforced whose decision cannot be differentiated here.
+    `logits` gives a row of zeros where it expects a refusal; so does `loss_gradient`, for images that reach the goal.
+    Cost: per image and step at most `draws` forward and backward passes and 3 `draws` runs of each preprocessor, and for each detector
+    `overlays` passes and a decision.
+    Raises: InvalidInput on construction: an enforced detector without an estimate, draws or overlays below 1.
     """
 
     def __init__(
@@ -100,24 +97,24 @@ class AdaptiveView:
         return self._defended.labels
 
     def predict(self, images: Images) -> Probabilities:
-        """The target's real answer."""
+        """The defended classifier's real answers [n, k]."""
         return self._defended.predict(images)
 
     def logits(self, images: Images) -> Logits:
-        """Mean logits over the draws; zeros where a refusal is expected."""
+        """Mean logits [n, k] over the secrets; rows of zeros where a refusal is expected."""
         logits = _mean([self._classifier.logits(purified) for _, purified in self._views(images)])
         for detector in self._detectors:
             logits[self._estimate(detector, images).clearance <= 0] = 0
         return logits
 
     def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:
-        """See the class; where the target class is reached but a detector would refuse, the gradient is the detector's."""
+        """Mean loss gradient over the secrets; the detector's gradient where the goal is reached but a detector would refuse."""
         parts = []
         for stages, purified in self._views(images):
             value, logits, gradient = self._classifier.loss_gradient(purified, labels, loss)
             parts.append((value, logits, self._pulled_back(stages, gradient)))
         value, logits, gradient = (_mean(column) for column in zip(*parts, strict=True))
-        # Nobody asks a detector about an image that the classifier does not call what the attacker wants.
+        # Detectors matter only once the classifier reaches the goal.
         reached = np.flatnonzero(Goal(labels, self._targeted).reached(predicted_labels(logits)))
         for detector in self._detectors if reached.size else ():
             estimate = self._estimate(detector, images[reached])
@@ -128,7 +125,7 @@ class AdaptiveView:
         return LossGradient(value, logits, gradient)
 
     def class_gradients(self, images: Images) -> NDArray[np.float32]:
-        """Means over the draws; detectors are not in it."""
+        """Mean gradients [n, k, h, w, c] over the secrets, without detectors."""
         parts = []
         for stages, purified in self._views(images):
             gradients = self._classifier.class_gradients(purified)
@@ -137,8 +134,7 @@ class AdaptiveView:
         return _mean(parts)
 
     def _views(self, images: Images) -> list[tuple[_Stages, Images]]:
-        """The images as the preprocessors leave them, and what each of these was given, once per secret; once in all where the
-        secret makes no difference."""
+        """The purified images with the stages that led to them, for each secret; for the first only if all secrets give the same."""
         views = [self._through_preprocessors(images, image_keys(images, secret)) for secret in self._secrets]
         keyless = all(np.array_equal(purified, views[0][1]) for _, purified in views[1:])
         return views[:1] if keyless else views
@@ -151,7 +147,7 @@ class AdaptiveView:
         return stages, images
 
     def _pulled_back(self, stages: _Stages, gradient: Images) -> Images:
-        """The gradient by what the preprocessors put out, as one by what they were given; the last first."""
+        """A gradient by the preprocessors' output, pulled back to one by their input, last stage first."""
         if self._identity:
             return gradient
         for preprocessor, given, keys in reversed(stages):
@@ -163,7 +159,7 @@ class AdaptiveView:
         return gradient
 
     def _estimate(self, detector: Detector, images: Images) -> DetectorEstimate:
-        """What a detector is expected to say under the first of the attacker's secrets."""
+        """The detector's estimated decision under the first of the attacker's secrets."""
         keys = image_keys(images, self._secrets[0])
         return ESTIMATES[type(detector)](detector, self._classifier, images, keys, self._overlays)
 

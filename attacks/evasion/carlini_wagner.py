@@ -1,13 +1,13 @@
 """The smallest L2 perturbation that reaches the goal, by descent on a penalty.
 
 Paper: Carlini & Wagner 2017, arXiv:1608.04644, section VI.A.
-Maths: with logits z, the image written as x' = (tanh(w) + 1) / 2, which is in the box whatever w is,
+Maths: with logits z and the image x' = (tanh(w) + 1) / 2, which is in the box for every w,
 
     minimise_w  ||x' - x||_2^2 + c * f(x'),      f = max(kappa - gain, 0)
 
     gain = max_{i != label} z_i - z_label,   or, targeted,   z_target - max_{i != target} z_i
 
-by Adam (Kingma & Ba 2015, arXiv:1412.6980), for a c of every image's own: up tenfold until it succeeds, then halving the interval.
+by Adam (Kingma & Ba 2015, arXiv:1412.6980), with one c per image: raised tenfold until a success, then found by bisection.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _NUMBERS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner:
-    """The L2 attack: slow, and close to the smallest perturbation there is.
+    """The L2 attack: slow, with perturbations close to the smallest possible.
 
     Args:
-        confidence: kappa >= 0, by how much the goal's logit has to win.
-        learning_rate: > 0, of Adam, in w.
-        iterations: of Adam, for each c.
-        searches: how many values of c are tried for each image.
+        confidence: kappa >= 0, margin by which the goal's logit has to win.
+        learning_rate: > 0, Adam's step size in w.
+        iterations: Adam steps for each c, >= 1.
+        searches: values of c tried for each image, >= 1.
         constant: > 0, the first c.
 
-    An image whose objective has not fallen by a ten-thousandth within a tenth of the iterations leaves that search.
+    A run ends early for an image whose objective fell by less than a ten-thousandth within a tenth of the iterations.
     Cost: per image at most searches * iterations forward and backward passes, and one forward pass.
     Raises: InvalidInput on construction.
     """
@@ -78,7 +78,7 @@ class CarliniWagner:
         return Adversarial(best.images, success, counted.queries, counted.gradients)
 
     def _search(self, counted: Counted, best: _Best, images: Images, rows: ImageIndices, goal: Goal) -> None:
-        """Narrow c down for these rows."""
+        """Search c for these images."""
         c, low, high = np.full(len(rows), self.constant), np.zeros(len(rows)), np.full(len(rows), np.inf)
         for _ in range(self.searches):
             succeeded = self._descend(counted, best, images, rows, goal, c)
@@ -88,7 +88,7 @@ class CarliniWagner:
     def _descend(
         self, counted: Counted, best: _Best, images: Images, rows: ImageIndices, goal: Goal, c: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """One run of Adam; whether it succeeded, row by row."""
+        """One run of Adam; returns whether it succeeded, bool [m]."""
         state = _Adam(images, c)
         reached_before = np.zeros(len(rows), bool)
         before = np.full(len(rows), np.inf)
@@ -112,7 +112,7 @@ class CarliniWagner:
 
 
 def _penalty(targeted: bool, confidence: float) -> Any:
-    """f as a loss: its value, and its derivative by the logits."""
+    """f as a `Loss`: its values and its derivative by the logits."""
     sign = np.float32(-1 if targeted else 1)
 
     def penalty(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
@@ -124,7 +124,7 @@ def _penalty(targeted: bool, confidence: float) -> Any:
 
 
 class _Best:
-    """Of every image the closest point at the goal; before there is one, the point with the smallest penalty."""
+    """For every image the closest point that reaches the goal; before the first, the point with the smallest penalty."""
 
     def __init__(self, images: Images) -> None:
         self.images = images.copy()
@@ -138,7 +138,7 @@ class _Best:
         squares: NDArray[np.float64],
         penalty: NDArray[np.float32],
     ) -> None:
-        """Points [m] of these rows: at the goal or not, their squared distance and their penalty."""
+        """Candidates [m] for these images: whether each reached the goal, its squared distance and its penalty."""
         score = np.where(reached, squares, penalty)
         first = reached & ~self._success[rows]
         better = first | ((reached == self._success[rows]) & (score < self._score[rows]))
@@ -147,7 +147,7 @@ class _Best:
 
 
 class _Adam:
-    """w and the moments of its gradient, one row per image: float32 [m, d]; every row steps in one compiled pass."""
+    """Adam's state: w and the moments of its gradient, float32 [m, d], one row per image."""
 
     def __init__(self, images: Images, c: NDArray[np.float64]) -> None:
         flat = images.reshape(len(images), -1)
@@ -160,11 +160,11 @@ class _Adam:
 
     @property
     def images(self) -> Images:
-        """x' of every row."""
+        """The images x' [m, h, w, c]."""
         return self._points.reshape(-1, *self._shape)
 
     def squares(self) -> NDArray[np.float64]:
-        """||x' - x||_2^2 of every row."""
+        """||x' - x||_2^2 of every image: float64 [m]."""
         change = self._points - self._given
         squares: NDArray[np.float64] = np.einsum("nd,nd->n", change, change, dtype=np.float64)
         return squares
@@ -177,7 +177,7 @@ class _Adam:
         _adam(self._w, self._first, self._second, self._points, self._given, flat, self.c, rate)
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Forget the others."""
+        """Drop all images but these."""
         if not rows.all():
             self._w, self._first, self._second = self._w[rows], self._first[rows], self._second[rows]
             self._points, self._given, self.c = self._points[rows], self._given[rows], self.c[rows]

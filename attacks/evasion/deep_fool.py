@@ -1,12 +1,12 @@
-"""Walk to the nearest boundary of the classifier, made flat at every step.
+"""DeepFool: steps to the nearest decision boundary of the classifier, linearised at every step.
 
 Paper: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, algorithm 2.
 Maths: with logits z, the class k to leave and a candidate c, f_c = z_c - z_k and w_c its gradient by the image,
 
     c* = argmin_c |f_c| / ||w_c||_2,      r <- r + |f_c*| / ||w_c*||_2^2 * w_c*,      x = clip(x0 + (1 + overshoot) * r)
 
-On a linear classifier the first step goes to the boundary, by the shortest way.
-Targeted, the only candidate is the target, and the class to leave is whatever is predicted.
+On a linear classifier the first step is the shortest way to the boundary.
+Targeted, the only candidate is the target, and the class to leave is the predicted one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _NUMBERS_AT_ONCE = 1 << 25  # 128 MiB of gradients
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool:
-    """A small L2 perturbation that reaches the goal, if it finds one.
+    """An attack with small L2 perturbations, without a bound on their size.
 
     Args:
-        overshoot: >= 0, how far beyond the boundary, as a share of the way there.
-        iterations: at most this many steps.
-        candidates: only the classes of the largest logits, this many and the label among them, may be gone to; >= 2.
+        overshoot: >= 0, distance beyond the boundary, as a share of the way to it.
+        iterations: largest number of steps, >= 1.
+        candidates: number of classes considered, those of the largest logits with the label among them; >= 2.
 
-    Cost: per image and step, one forward pass more than what the slopes take: a forward pass and a backward pass per class when there are
-    no more classes than candidates, else a forward and a backward pass per candidate, the class to leave among them.
+    Cost: per image and step, a forward pass, and for the slopes a forward pass and a backward pass per class when there are no more
+    classes than candidates, else a forward and a backward pass per candidate.
     Raises: InvalidInput on construction.
     """
 
@@ -69,7 +69,7 @@ class DeepFool:
         return Adversarial(found, success, counted.queries, counted.gradients)
 
     def _walk(self, counted: Counted, found: Images, images: Images, rows: ImageIndices, goal: Goal) -> None:
-        """Fill `found` at these rows."""
+        """Attack these images; results go to `found`."""
         way = np.zeros((len(rows), int(np.prod(images.shape[1:]))))
         for _ in range(self.iterations):
             x = found[rows]
@@ -86,7 +86,7 @@ class DeepFool:
 
 
 def _classes(logits: Logits, goal: Goal, candidates: int) -> tuple[Labels, Labels]:
-    """The class to leave [n], and those that may be gone to [n, m]."""
+    """The class to leave [n] and the candidate classes [n, m]."""
     if goal.targeted:
         return logits.argmax(axis=1), goal.labels[:, None]
     others = logits.copy()
@@ -114,13 +114,13 @@ def _slopes(counted: Counted, x: Images, rows: ImageIndices, leave: Labels, towa
 
 
 def _shortest(gaps: NDArray[np.float64], slopes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The step [n, d] to the nearest of the flat boundaries; none where no candidate has a slope."""
+    """The step [n, d] to the nearest linearised boundary; zero where no candidate has a slope."""
     squares = np.einsum("nmd,nmd->nm", slopes, slopes, dtype=np.float64)
     distance = np.where(squares > _TINY, gaps / np.sqrt(np.maximum(squares, _TINY)), np.inf)
     nearest = distance.argmin(axis=1)
     number = np.arange(len(gaps))
     square = squares[number, nearest]
-    # A boundary that is reached exactly has to be crossed: the tiny part of the paper's code.
+    # 1e-4, as in the paper's code, crosses a boundary that would otherwise be reached exactly.
     factor = np.where(square > _TINY, (gaps[number, nearest] + 1e-4) / np.maximum(square, _TINY), 0.0)
     step: NDArray[np.float64] = factor[:, None] * slopes[number, nearest]
     return step

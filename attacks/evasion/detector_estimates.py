@@ -1,6 +1,6 @@
-"""What an attacker who knows a detector can tell of its decision, and the way uphill: a row of `ESTIMATES` for each that has one.
+"""Estimates of detectors' decisions and their gradients, for adaptive attacks: one row of `ESTIMATES` for each detector class.
 
-He has what the bundle says of it (overlays, slack, threshold). What its secret decides he draws with a key of his own.
+The attacker knows a detector's part of the bundle (overlays, slack, threshold), not its secret: keyed draws use a key of their own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from models.classifier import DifferentiableClassifier, Images
 
 @dataclass(frozen=True)
 class DetectorEstimate:
-    """What a detector will say of images, as far as a look at some of its probes tells.
+    """An estimate of a detector's decision.
 
     Attributes:
-        clearance: float32 [n], how far above its threshold; not above 0 is refused.
-        gradient: of the clearance by the image, [n, h, w, c].
+        clearance: float32 [n], score minus threshold; images are refused at 0 and below.
+        gradient: gradient of the clearance by the image, float32 [n, h, w, c].
     """
 
     clearance: NDArray[np.float32]
@@ -35,19 +35,19 @@ class DetectorEstimate:
 
 
 Estimator = Callable[[Any, DifferentiableClassifier, Images, Keys, int], DetectorEstimate]
-"""(detector, classifier, images, keys, overlays to look at) -> estimate."""
+"""(detector, classifier, images, keys, number of overlays) -> estimate."""
 
 
 def strip_estimate(
     strip: Strip, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
 ) -> DetectorEstimate:
-    """The mean entropy in bits under the first overlays, above STRIP's boundary for so many. Cost: `overlays` passes an image."""
+    """STRIP: mean entropy in bits under the first overlays, minus the boundary for that many. Cost: `overlays` passes per image."""
     stage = max(0, int(np.searchsorted(strip.stages, overlays, side="right")) - 1)
     seen = strip.stages[stage]
     probes = strip.superimpose(images, keyed_permutations(keys, len(strip.overlays))[:, :seen])
     anything = np.zeros(len(probes), np.int64)
     bits, _, gradient = classifier.loss_gradient(probes, anything, entropy_bits)
-    # What the clip cut off does not move with the image.
+    # Clipped pixels do not change with the image.
     inside = (probes > 0) & (probes < 1)
     kept = np.float32(1 if strip.blend == "add" else 1 - strip.weight)
     by_image = (gradient * inside).reshape(len(images), seen, *images.shape[1:]).mean(axis=1) * kept
@@ -57,9 +57,9 @@ def strip_estimate(
 def sentinet_estimate(
     sentinet: SentiNet, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
 ) -> DetectorEstimate:
-    """SentiNet's own score, above its threshold; the gradient is that of the last window left, for who is refused by it, else 0.
+    """SentiNet: its own score minus its threshold; the gradient is that of the last remaining window of a refused image, else 0.
 
-    Cost: the model calls of a decision, and `overlays` passes for an image that is refused.
+    Cost: the model calls of a decision, and `overlays` passes per refused image.
     """
     session = sentinet.begin(images, keys)
     while session.undecided.size:
@@ -85,7 +85,7 @@ def binary_estimate(
     keys: Keys,
     overlays: int,
 ) -> DetectorEstimate:
-    """A binary detector's own score, above its boundary: nothing about it is secret. Cost: of activations, two passes an image."""
+    """Binary detectors, which have no secret: the score minus the boundary. Cost: two passes per image for activations, else none."""
     scores, gradient = detector.score_gradients(images)
     return DetectorEstimate((scores - detector.boundary).astype(np.float32), gradient)
 
@@ -96,4 +96,4 @@ ESTIMATES: dict[type[Any], Estimator] = {
     BinaryInputDetector: binary_estimate,
     BinaryActivationDetector: binary_estimate,
 }
-"""How to differentiate a detector, by its class."""
+"""Detector class -> its estimator."""

@@ -1,12 +1,12 @@
-"""Attacks that climb the loss: the fast gradient method, the basic iterative method, projected gradient descent.
+"""Gradient attacks on the loss: fast gradient method, basic iterative method, projected gradient descent.
 
     x <- clip(project(x + step * d)),   d the steepest direction of the loss for the norm      (attacks/evasion/steps.py)
 
-One loop: the basic iterative method is projected gradient descent that starts at the image, the fast gradient method its single step.
+One loop serves all: the basic iterative method is projected gradient descent from the image itself, the fast gradient method one step.
 
 Papers: Goodfellow et al. 2015, arXiv:1412.6572; Kurakin et al. 2016, arXiv:1607.02533; Madry et al. 2017, arXiv:1706.06083.
-Maths:  ascend L(x, label); targeted, descend L(x, target). The loss is taken from logits: probabilities that have saturated still have a
-        gradient there.
+Maths:  ascend L(x, label); targeted, descend L(x, target). The loss is computed from logits, whose gradient is nonzero where
+        probabilities have saturated.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _NUMBERS_AT_ONCE = 1 << 24  # 64 MiB of float32; the loop holds about six such a
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedGradientDescent:
-    """Climb from the image, and again from `restarts` random points of the ball, until the goal is reached.
+    """Ascend the loss from the image, then from `restarts` random points of the ball, until the goal is reached.
 
-    An image leaves as soon as the classifier itself (`predict`) confirms the goal, so that restarts only ever add to what one run finds.
-    Of an image that never gets there, the point of the best loss is returned.
+    An image is done as soon as `predict` confirms the goal, so that restarts only add successes. An image that never reaches the goal
+    is returned at the point of its best loss.
 
     Args:
         eps: radius of the ball, > 0.
         norm: of the ball: inf, 2 or 1.
         step: length of a step; 2.5 * eps / iterations when not given (Madry et al.), so that every point of the ball is in reach.
-        iterations: steps of a run.
-        restarts: how many runs more, from random points (uniform in the ball, then clipped to the box).
-        loss: what is climbed: `cross_entropy` or `margin`, or any other of `attacks/evasion/losses.py`.
+        iterations: steps of a run, >= 1.
+        restarts: additional runs from random points (uniform in the ball, then clipped to the box).
+        loss: the loss to ascend: `cross_entropy` or `margin`, or any other of `attacks/evasion/losses.py`.
 
     Cost: per image and run, at most `iterations` backward passes and as many forward passes, and two forward passes more.
     Raises: InvalidInput on construction.
@@ -71,12 +71,12 @@ class ProjectedGradientDescent:
 
 @dataclass(frozen=True, kw_only=True)
 class BasicIterative:
-    """Climb from the image in `iterations` steps: projected gradient descent without random starts.
+    """Ascend the loss from the image in `iterations` steps: projected gradient descent without random starts.
 
     Args:
         eps, norm, step, iterations, loss: as in `ProjectedGradientDescent`.
 
-    Raises: InvalidInput on construction.
+    Cost: as of one run of it. Raises: InvalidInput on construction.
     """
 
     eps: float
@@ -102,9 +102,9 @@ class FastGradient:
 
     Args:
         eps: length of the step, > 0.
-        norm: any p >= 1, inf included, in which the step has that length before it is clipped to the box.
-        step: when given, the search is for the smallest k with clip(x + k * step * d) at the goal, k * step <= eps; an image for which
-            there is none gets the longest step that fits.
+        norm: the p-norm of the step before it is clipped to the box; any p >= 1, inf included.
+        step: when given, the smallest k with clip(x + k * step * d) at the goal is searched, k * step <= eps; an image without one is
+            returned after the longest such step.
         loss: as in `ProjectedGradientDescent`.
 
     Cost: one backward pass per image, and two forward passes; with `step`, one more for each k tried.
@@ -153,11 +153,11 @@ class FastGradient:
 
 
 def zero_gradient_share(classifier: Classifier, images: Images, labels: Labels, loss: Loss = cross_entropy) -> float:
-    """The share of images whose loss gradient is zero, or no number, in every component: 0.0 to 1.0, 0.0 of no images.
+    """The share of images whose loss gradient is zero or not finite in every component: in [0, 1]; 0 for no images.
 
-    A gradient attack does nothing there. A share above a few per cent says that gradients are masked (Athalye et al. 2018,
-    arXiv:1802.00420), and that what such an attack measures is not robustness.
-    Cost: a forward and a backward pass per image. Raises: InvalidInput, as an attack does.
+    A gradient attack cannot move such an image. A share above a few per cent is a sign of masked gradients (Athalye et al. 2018,
+    arXiv:1802.00420): the attack then does not measure robustness.
+    Cost: a forward and a backward pass per image. Raises: InvalidInput, as every attack.
     """
     able = differentiable(classifier, "zero_gradient_share")
     check(classifier, images, Goal(labels))
@@ -169,7 +169,7 @@ def zero_gradient_share(classifier: Classifier, images: Images, labels: Labels, 
 
 
 class _Climb(NamedTuple):
-    """How one run moves."""
+    """The loss, ball, step length and steps of a run."""
 
     loss: Loss
     norm: float
@@ -183,14 +183,14 @@ def _climb(eps: float, norm: float, stride: float | None, iterations: int, loss:
 
 
 class _Best:
-    """Of every image the best point so far: confirmed at the goal, or else of the best loss."""
+    """For every image the best point so far: one confirmed at the goal, or else that of the best loss."""
 
     def __init__(self, images: Images) -> None:
         self.images, self.success = images.copy(), np.zeros(len(images), bool)
         self._gain = np.full(len(images), -np.inf)
 
     def offer(self, points: Images, rows: ImageIndices, gain: NDArray[np.floating], reached: NDArray[np.bool_]) -> None:
-        """Points [m] of these rows, how good each is when not at the goal, and whether it is there."""
+        """Candidates [m] for these images, their gain in loss, and whether they reached the goal."""
         gain = np.where(reached, np.inf, gain)
         better = np.flatnonzero(gain > self._gain[rows])
         self.images[rows[better]] = points[better]
@@ -215,13 +215,13 @@ def _search(
 
 
 def _run(counted: Counted, best: _Best, x: Images, centres: Images, rows: ImageIndices, goal: Goal, climb: _Climb) -> None:
-    """Climb from x [m] around centres [m]; x is overwritten. Images at the goal leave."""
+    """One run from x [m, h, w, c], overwritten, around `centres`; images at the goal drop out."""
     sign = _uphill(goal, 1.0)
     for iteration in range(climb.iterations):
         out = counted.loss_gradient(x, rows, goal.labels[rows], climb.loss)
         reached = counted.confirmed(out.logits, x, rows, goal)
         gradient = out.gradient
-        # A single step is taken even where the loss falls by it: that is what the fast gradient method is.
+        # The fast gradient method takes its single step even where the loss falls.
         gain = sign * out.loss if iteration or climb.iterations > 1 else np.full(len(rows), -np.inf)
         best.offer(x, rows, gain, reached)
         if reached.any():
@@ -238,7 +238,7 @@ def _run(counted: Counted, best: _Best, x: Images, centres: Images, rows: ImageI
 
 
 def _uphill(goal: Goal, length: float) -> float:
-    """A targeted attack goes down."""
+    """The signed step length: negative for targeted attacks, which descend."""
     return -length if goal.targeted else length
 
 
@@ -261,7 +261,7 @@ def _random_points(centres: Images, climb: _Climb, rng: np.random.Generator) -> 
 
 
 def _blocks(images: Images) -> Iterator[ImageIndices]:
-    """Row numbers, in blocks that bound what the loop holds in memory."""
+    """Image indices, in blocks that bound the memory of the loop."""
     size = max(1, _NUMBERS_AT_ONCE // max(1, int(np.prod(images.shape[1:]))))
     for start in range(0, len(images), size):
         yield np.arange(start, min(start + size, len(images)))

@@ -1,16 +1,15 @@
-"""HopSkipJump: walks along the decision boundary towards the image, knowing nothing of the classifier but its decisions.
+"""HopSkipJump: a decision-based attack, which moves along the decision boundary towards the image using predicted labels only.
 
 Paper: Chen, Jordan & Wainwright, IEEE S&P 2020, arXiv:1904.02144, algorithm 2.
-Maths: phi(x') = +1 where x' reaches the goal, -1 where it does not. From an image that does, on the boundary, with iteration t:
-    estimate   v = sum_b (phi(x' + delta u_b) - mean phi) u_b,   B = first_estimate sqrt(t) directions u_b of length one
+Maths: phi(x') = +1 where x' reaches the goal, else -1. Iteration t starts at a point x' on the boundary that reaches it:
+    estimate   v = sum_b (phi(x' + delta u_b) - mean phi) u_b,   B = first_estimate sqrt(t) unit directions u_b
     jump       x' + step v / ||v||  (L-inf: step sign v),  step = distance / sqrt(t), halved until the goal is reached
     bisect     back to the boundary, on the segment to the image (L-inf: in the shrinking box around it)
-The nearest point so far is where the next iteration begins. Bisection ends at 0.01 / sqrt(d) of the segment and delta is 0.01 of the
-distance (L-inf: of sqrt(d) distances), for both norms: at the paper's own d^(-3/2) float32 has no digits left for large images.
-Refusals: a refused point is no decision. It is left out of the estimate and its mean, it is never the end of a bisection (which goes on
-on the side that is known to be answered), and a step to it is halved. An image that every query of an estimate is refused at stays
-where it is for an iteration.
-Cost: at most `queries` images asked about per image; all images estimate, jump and bisect together, in shared calls.
+The next iteration starts at the nearest point so far. Bisection ends at 0.005 / sqrt(d) of the segment and delta is 0.01 of the
+distance (L-inf: of sqrt(d) distances), for both norms: the paper's d^(-3/2) is below float32's precision for large images.
+Refusals: a refused point gives no decision. It is left out of the estimate, is never kept by a bisection (which continues on the
+answered side), and a jump to it is halved. When all queries of an estimate are refused, the image stays where it is for an iteration.
+Cost: at most `queries` queries per image; all images are processed together, in shared calls.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from models.classifier import Classifier, Images, Labels
 from models.datasets import Dataset
 from models.errors import InvalidInput
 
-# A probe has to be able to cross the boundary from where bisection ends: the one is of length 0.01 in units of the distance, the
-# other within 0.005 of a probe's extent across the boundary, which is 1 / sqrt(d) of its length.
+# Probes must be able to cross the boundary from the end point of a bisection: they are 0.01 distances long, of which 1 / sqrt(d) is
+# across the boundary, and the end point is within 0.005 / sqrt(d) distances of it.
 _PROBE, _BISECTED_TO = 0.01, 0.005
 _HALVINGS_AT_MOST = 12
 _FEWEST_DIRECTIONS = 10
-# What one call holds stays in a processor's cache, unless images are so large that a call would hold too few of them.
+# Numbers per call fit a processor's cache; large images are sent at least 32 per call.
 _NUMBERS_PER_CALL, _ROWS_PER_CALL = 1 << 17, 32
 _SIGNS = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1).astype(np.float32)
 _STARTS_TRIED = 5
@@ -46,10 +45,10 @@ Distances = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Nearest(Adversarial):
-    """What the search found, and how far from the image.
+    """The result of a search for the nearest adversarial image.
 
     Attributes:
-        distance: float64 [n] in the attack's norm, of the nearest image that reached the goal; inf where none did.
+        distance: float64 [n] in the attack's norm, from the image to the nearest one that reached the goal; inf where none did.
     """
 
     distance: Distances
@@ -57,15 +56,15 @@ class Nearest(Adversarial):
 
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump:
-    """See the module's docstring.
+    """The nearest image that reaches the goal, found with labels only (maths and refusals: see the module).
 
     Args:
         norm: 2 or math.inf.
-        queries: images asked about per image, at most.
-        eps: when given, only what is within counts as a success, an image that is within is done, and images are returned within.
-        starts: images and their labels to begin from, the nearest first, where their label is (when targeted) or is not the goal's.
-        first_estimate: directions of the first estimate.
-        noise_tries: images of uniform noise to begin from, where no start will do, at most.
+        queries: budget per image, >= 3.
+        eps: radius within which an image counts as success; the search stops there, and images are returned within it. None: no bound.
+        starts: labelled images to start from, the nearest of a fitting label first.
+        first_estimate: directions of the first estimate, >= 10.
+        noise_tries: largest number of uniform noise images to start from, where no start fits.
 
     Raises: InvalidInput on construction, and as every attack.
     """
@@ -105,7 +104,7 @@ class HopSkipJump:
 
 
 class _Search:
-    """Every image's nearest point that reaches the goal, on or just beyond the boundary."""
+    """For every image the nearest point so far that reaches the goal, on or just beyond the boundary."""
 
     def __init__(self, attack: HopSkipJump, oracle: Oracle, images: Images, goal: Goal, rng: np.random.Generator) -> None:
         self._attack, self._oracle, self._given, self._goal, self._rng = attack, oracle, images, goal, rng
@@ -113,12 +112,10 @@ class _Search:
         self._distance = np.full(len(images), np.inf)
         self._numbers = int(np.prod(images.shape[1:]))
         self._tolerance = _BISECTED_TO / math.sqrt(self._numbers)
-        self._bisections = math.ceil(
-            math.log2(1 / self._tolerance)
-        )  # more, where what is found is much nearer than where it began
+        self._bisections = math.ceil(math.log2(1 / self._tolerance))  # more where the boundary is far nearer than the start
 
     def begin(self) -> None:
-        """Find for each image one that reaches the goal: itself, one of the starts, or noise."""
+        """Find a first point that reaches the goal for each image: the image itself, one of the starts, or noise; then bisect."""
         everyone = np.arange(len(self._given))
         self._take(everyone, self._given, self._ask(self._given, everyone))
         self._begin_from_starts()
@@ -132,14 +129,14 @@ class _Search:
         self._bisect(found, self._nearest[found])
 
     def unfinished(self) -> ImageIndices:
-        """Images that can still be improved, and have queries left for it."""
+        """Images not done yet, with enough queries left for an iteration."""
         if self._oracle.closed:
             return np.empty(0, np.int64)
         improvable = np.isfinite(self._distance) & (self._distance > 0) & ~self._within()
         return np.flatnonzero(improvable & (self._directions_left() >= _FEWEST_DIRECTIONS))
 
     def iterate(self, rows: ImageIndices, iteration: int) -> None:
-        """Estimate, jump, bisect."""
+        """One iteration: estimate, jump, bisect."""
         wanted = int(self._attack.first_estimate * math.sqrt(iteration))
         direction = self._estimate(rows, np.minimum(wanted, self._directions_left()[rows]))
         moving = direction.any(axis=(1, 2, 3))
@@ -147,7 +144,7 @@ class _Search:
         self._bisect(rows, jumped)
 
     def result(self) -> Nearest:
-        """With eps, what is not within is brought within, and asked about once."""
+        """The result; with eps, images beyond it are moved within and queried once more."""
         within = self._within() if self._attack.eps is not None else np.isfinite(self._distance)
         if self._attack.eps is not None:
             rows = np.flatnonzero(np.isfinite(self._distance) & ~within)
@@ -173,14 +170,14 @@ class _Search:
             self._take(rows, images, self._ask(images, rows))
 
     def _starts_by_distance(self, row: int, starts: Dataset) -> NDArray[np.int64]:
-        """The nearest starts whose label is what is wanted for an image."""
+        """The nearest starts whose label meets an image's goal."""
         label = self._goal.labels[row]
         fitting = np.flatnonzero(starts.labels == label if self._goal.targeted else starts.labels != label)
         distance = _distances(self._given[row : row + 1], starts.images[fitting], self._attack.norm)
         return fitting[np.argsort(distance, kind="stable")[:_STARTS_TRIED]]
 
     def _estimate(self, rows: ImageIndices, directions: Counts) -> Images:
-        """Which way the goal lies from the boundary at each of the rows, of length one; zeros where all was refused."""
+        """The estimated unit direction [m, h, w, c] from the boundary into the goal's region; zeros where all probes were refused."""
         size = _PROBE * self._distance[rows] * (math.sqrt(self._numbers) if self._attack.norm == math.inf else 1)
         total, decided, weighted, plain = (np.zeros((len(rows), *rest)) for rest in ((), (), (self._numbers,), (self._numbers,)))
         for owners in self._batches(np.repeat(np.arange(len(rows)), directions)):
@@ -199,7 +196,7 @@ class _Search:
                 total[owner] += sign.sum()
                 decided[owner] += np.abs(sign).sum()
         mean = total / np.maximum(decided, 1)
-        # Where all decisions agree there is no contrast: towards them, or away from them.
+        # Where all decisions agree the mean cancels the estimate: take the mean direction, with their sign.
         unanimous = np.abs(mean) == 1
         direction = np.where(unanimous[:, None], mean[:, None] * plain, weighted - mean[:, None] * plain)
         if self._attack.norm == math.inf:
@@ -209,7 +206,7 @@ class _Search:
         return direction.astype(np.float32).reshape(-1, *self._given.shape[1:])
 
     def _directions(self, n: int) -> NDArray[np.float32]:
-        """Random signs [n, d]: as isotropic as normal numbers, eight to a byte of the generator."""
+        """Random signs [n, d], as isotropic as normal numbers, drawn eight per random byte."""
         bytes_each = -(-self._numbers // 8)
         signs: NDArray[np.float32] = _SIGNS[self._rng.integers(0, 256, (n, bytes_each), np.uint8)].reshape(n, -1)
         return signs[:, : self._numbers]
@@ -220,7 +217,7 @@ class _Search:
             yield owners[start : start + at_most]
 
     def _jump(self, rows: ImageIndices, direction: Images, iteration: int) -> tuple[ImageIndices, Images]:
-        """Away from the boundary, as far as the goal is still reached: the rows that could, and where they are."""
+        """Jump along the directions, halving the step until the goal is reached; returns the images that succeeded and their points."""
         size = self._distance[rows] / math.sqrt(iteration)
         landed = self._nearest[rows].copy()
         moved = np.zeros(len(rows), bool)
@@ -237,7 +234,7 @@ class _Search:
         return rows[moved], landed[moved]
 
     def _bisect(self, rows: ImageIndices, far: Images) -> None:
-        """From images that reach the goal to the boundary, and keep what is nearer than anything so far."""
+        """Bisect from points that reach the goal towards the images; keep points nearer than the nearest so far."""
         low, high = np.zeros(len(rows)), np.ones(len(rows))
         for _ in range(2 * self._bisections):
             going = np.flatnonzero((self._left()[rows] > 0) & (high - low > self._tolerance * high))
@@ -251,7 +248,7 @@ class _Search:
             self._take(rows[going], points, reached)
 
     def _take(self, rows: ImageIndices, images: Images, reached: NDArray[np.bool_]) -> None:
-        """Keep those that reached the goal and are nearer than what there was."""
+        """Keep candidates that reached the goal and are nearer than the nearest so far."""
         distance = _distances(self._given[rows], images, self._attack.norm)
         better = reached & (distance < self._distance[rows])
         self._nearest[rows[better]] = images[better]
@@ -261,29 +258,29 @@ class _Search:
         return self._goal.take(rows).reached(self._oracle.labels(images, rows))
 
     def _signs(self, images: Images, rows: ImageIndices) -> NDArray[np.float32]:
-        """+1 where the goal is reached, -1 where it is not, 0 where the classifier refused."""
+        """phi: +1 where the goal is reached, -1 where it is not, 0 where the classifier refused."""
         labels: Labels = self._oracle.labels(images, rows)
         signs = np.where(self._goal.take(rows).reached(labels), 1, -1)
         return np.where(labels == REFUSED, 0, signs).astype(np.float32)
 
     def _within(self) -> NDArray[np.bool_]:
-        """Which are done: as near as was asked for."""
+        """Whether each image's nearest point is within eps: bool [n]."""
         if self._attack.eps is None:
             return np.zeros(len(self._given), bool)
         within: NDArray[np.bool_] = self._distance <= self._attack.eps * (1 + _ROUNDING)
         return within
 
     def _left(self) -> Counts:
-        """Queries left per image; with eps one is kept for the last question."""
+        """Queries left per image; with eps, one is reserved for `result`."""
         return self._attack.queries - (self._attack.eps is not None) - self._oracle.queries
 
     def _directions_left(self) -> Counts:
-        """Queries an estimate may take, when there should be some for a jump and a bisection."""
+        """Queries left for an estimate, after those of a jump and a bisection."""
         return self._left() - self._bisections - 2
 
 
 def _distances(given: Images, images: Images, norm: float) -> Distances:
-    """Distances [n]; `given` is one image or as many as `images`."""
+    """Distances float64 [n] of `images` from `given`, one image or n."""
     change = (images - given).reshape(len(images), math.prod(images.shape[1:]))
     if norm == math.inf:
         largest: Distances = np.abs(change).max(axis=1, initial=0).astype(np.float64)
@@ -293,7 +290,7 @@ def _distances(given: Images, images: Images, norm: float) -> Distances:
 
 
 def _towards(given: Images, far: Images, share: Distances, norm: float) -> Images:
-    """Between `given` (share 0) and `far` (share 1): on the segment, or in the box that is so much smaller."""
+    """Points between `given` (share 0) and `far` (share 1): on the segment, or, in L-inf, clipped to the smaller box."""
     change = far - given
     wide = share[:, None, None, None]
     if norm == math.inf:
@@ -305,7 +302,7 @@ def _towards(given: Images, far: Images, share: Distances, norm: float) -> Image
 
 
 def _runs(owners: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
-    """Equal neighbours, as (what they are, where they are)."""
+    """Runs of equal neighbours, as (value, slice)."""
     bounds = [0, *(np.flatnonzero(np.diff(owners)) + 1), len(owners)]
     for start, stop in itertools.pairwise(bounds):
         yield int(owners[start]), slice(int(start), int(stop))

@@ -9,14 +9,14 @@ from models.classifier import Labels, Logits
 
 
 def softmax(logits: Logits) -> Logits:
-    """Rows that sum to one."""
+    """Probabilities [n, k] of logits [n, k]."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     rows: Logits = powers / powers.sum(axis=1, keepdims=True)
     return rows
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """-log p_label, natural logarithm; derivative p - 1_label. Computed from logits: it never saturates to an exact zero row early."""
+    """-log p_label, natural logarithm; derivative p - 1_label. From logits, the derivative does not saturate to zero early."""
     rows = np.arange(len(labels))
     shifted = logits - logits.max(axis=1, keepdims=True)
     powers = np.exp(shifted)
@@ -30,7 +30,7 @@ def cross_entropy(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], 
 
 
 def margin(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """max_{i != label} z_i - z_label: above zero when misclassified (Carlini & Wagner 2017, without their clipping at -kappa)."""
+    """max_{i != label} z_i - z_label, above 0 when misclassified (Carlini & Wagner 2017, without their clipping at -kappa)."""
     rows = np.arange(len(labels))
     others = logits.copy()
     others[rows, labels] = -np.inf
@@ -42,7 +42,7 @@ def margin(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]
 
 
 def logit(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """z_label."""
+    """z_label; derivative 1_label."""
     rows = np.arange(len(labels))
     derivative = np.zeros_like(logits)
     derivative[rows, labels] = 1
@@ -60,7 +60,7 @@ def probability(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Lo
 
 
 def entropy_bits(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """Shannon entropy of softmax(z) in bits, whatever the labels; derivative -p_j (log2 p_j + H)."""
+    """Shannon entropy of softmax(z) in bits, labels ignored; derivative -p_j (log2 p_j + H)."""
     shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     p, bits = np.exp(log_p), log_p / np.log(2)

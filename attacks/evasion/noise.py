@@ -1,4 +1,4 @@
-"""Random noise of a given size: what anybody finds who does not attack, and what every attack has to beat."""
+"""Random noise of a given size: the baseline that every attack has to beat."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from models.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNoise:
-    """Noise on the edge of the ball, drawn anew until the goal is reached.
+    """Noise on the boundary of the ball, drawn anew until the goal is reached.
 
-    Maths: x' = clip(x + eps u), u of signs (L-inf), or normal numbers on the unit sphere (L2). Cost: at most `queries` per image.
+    Maths: x' = clip(x + eps u), u of random signs (L-inf), or uniform on the unit sphere (L2). Cost: at most `queries` per image.
 
     Args:
         eps: radius of the ball, above 0.
         norm: math.inf or 2.
-        queries: draws per image, at most.
+        queries: largest number of draws per image, >= 1.
 
     Raises: InvalidInput on construction, and as every attack.
     """

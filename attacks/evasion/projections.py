@@ -1,11 +1,9 @@
-"""Projections onto the balls that bound an attack: the closest point, in Euclidean distance, that is not too far away.
+"""Projections onto the L1 and L2 balls.
 
     argmin_z ||z - delta||_2   subject to   ||z||_p <= eps,       p in {1, 2}
 
-For p = inf it is a clip, which needs no function.
-
-Row by row, in compiled loops; sums in float64. The box [0, 1] is not in it: clipping a projected image to the box brings every
-component closer to the original image or leaves it, so that it stays in the ball.
+For p = inf the projection is a clip. Row by row, in compiled loops with float64 sums. Clipping a projected image to the box [0, 1]
+afterwards keeps it in the ball, because no component moves away from the original image.
 """
 
 from __future__ import annotations
@@ -17,19 +15,20 @@ from numba import njit
 from numpy.typing import NDArray
 
 Deltas = NDArray[np.float32]
-"""float32 [n, ...], differences from the original image, one per row."""
+"""float32 [n, ...], differences from the original images."""
 
 
 def onto_l2_ball(deltas: Deltas, eps: float) -> Deltas:
-    """delta * min(1, eps / ||delta||_2): a new array [n, ...]."""
+    """Projection onto the L2 ball, delta * min(1, eps / ||delta||_2): a new array [n, ...]."""
     return _each_row(_onto_l2_rows, deltas, eps)
 
 
 def onto_l1_ball(deltas: Deltas, eps: float) -> Deltas:
-    """sign(delta) * max(|delta| - theta, 0), with theta = 0 inside the ball, else such that the result's absolute values sum to eps.
+    """Projection onto the L1 ball, sign(delta) * max(|delta| - theta, 0): a new array [n, ...].
 
-    theta is found exactly, without sorting: average what exceeds it, drop what does not, repeat until nothing is dropped
-    (Michelot 1986, doi:10.1007/BF00938486). A new array [n, ...]; linear in the size of a row in practice.
+    theta is 0 inside the ball, else the value for which the result's L1 norm is eps. It is found exactly, without sorting: average the
+    components above it, drop the others, repeat until none is dropped
+    (Michelot 1986, doi:10.1007/BF00938486). Cost: linear in the size of a row in practice.
     """
     return _each_row(_onto_l1_rows, deltas, eps)
 
@@ -51,7 +50,7 @@ def l2_norm(row: Any) -> Any:
 
 @njit(cache=True)
 def l1_threshold(row: Any, eps: float) -> Any:
-    """What to take off every absolute value of `row` so that the rest sums to eps; 0 when they sum to no more."""
+    """theta of the L1 projection of `row`: subtracted from the absolute values, they sum to eps; 0 inside the ball."""
     total, count = 0.0, row.size
     for value in row:
         total += abs(np.float64(value))

@@ -1,15 +1,15 @@
-"""Change few pixels, a pair at a time: the pair that raises the target's probability most.
+"""Jacobian-based saliency maps (JSMA): change few pixels, in pairs that raise the target's probability most.
 
 Paper: Papernot et al. 2016, arXiv:1511.07528, algorithms 2 and 3; without a target, Wiyatno & Xu 2018, arXiv:1808.07945.
 Maths: for components i, j of the image and the target t, with p = softmax,
 
     alpha = sum_{m in i, j} dp_t / dx_m,      beta = sum_{m in i, j} sum_{c != t} dp_c / dx_m
 
-    argmax_(i, j) |alpha * beta|   subject to   alpha > 0, beta < 0;   signs turned around for theta < 0
+    argmax_(i, j) |alpha * beta|   subject to   alpha > 0, beta < 0;   signs reversed for theta < 0
 
-Probabilities sum to one, so beta = -alpha, |alpha * beta| = alpha^2, and the pair is that of the two largest derivatives: a pass over the
-components instead of one over their pairs. They are taken of log p_t, whose derivative is that of p_t over p_t: the same order, and still
-there where p_t is next to nothing. A pair with alpha <= 0 is none; then a single component with a derivative > 0 goes alone.
+Probabilities sum to one, so beta = -alpha, |alpha * beta| = alpha^2, and the pair has the two largest derivatives: one pass over the
+components instead of one over their pairs. Derivatives are taken of log p_t, which keeps their order and does not vanish with p_t. Where
+no pair has alpha > 0, a single component with a derivative > 0 is changed alone.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from models.classifier import Classifier, Images
 from models.errors import InvalidInput
 
 Pairs = NDArray[np.int64]
-"""int64 [n, 2], numbers of components; -1 where there is none."""
+"""int64 [n, 2], indices of components; -1 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaliencyMap:
-    """Move two components of the image by theta, and again, until the goal is reached or the budget spent.
+    """Change two components of the image by theta at a time, until the goal is reached or the budget spent.
 
-    Targeted, every image has a target of its own and its probability is raised; untargeted, that of the label is lowered.
+    Targeted, the target's probability is raised; untargeted, that of the label is lowered.
 
     Args:
-        theta: what is added to a component, in [-1, 1], not 0. Components are clipped to the box, and may be moved again until they are
-            at its end.
-        gamma: in (0, 1], the share of the h * w * c components that may change: floor(gamma * h * w * c), never one more.
+        theta: change of a component, in [-1, 1], not 0. Components are clipped to the box, and may change again until they reach its end.
+        gamma: in (0, 1], the share of the h * w * c components that may change, floor(gamma * h * w * c) of them.
 
-    Cost: per image, a forward and a backward pass for every pair moved: at most gamma * h * w * c / 2 when |theta| is 1. The search for a
+    Cost: per image, a forward and a backward pass for every pair: at most gamma * h * w * c / 2 when |theta| is 1. The search for a
     pair is linear in the components.
-    Raises: InvalidInput on construction; on a call, when gamma of the image is not one component.
+    Raises: InvalidInput on construction; on a call, when gamma * h * w * c is less than one component.
     """
 
     theta: float = 1.0
@@ -73,7 +72,7 @@ class SaliencyMap:
         while rows.size:
             out = counted.loss_gradient(x, rows, goal.labels[rows], cross_entropy)
             reached = counted.confirmed(out.logits, x, rows, goal)
-            # Cross-entropy is -log p: what raises p_t is its negative, what lowers p_label is it itself.
+            # Cross-entropy is -log p: its negative gradient raises p_t, its gradient lowers p_label.
             pairs = salient_pairs(-out.gradient if goal.targeted else out.gradient, x, changed, budget, self.theta)
             done = reached | (pairs[:, 0] < 0)
             success[rows] = reached
@@ -93,14 +92,14 @@ class SaliencyMap:
 
 
 def salient_pairs(rise: Images, images: Images, changed: NDArray[np.bool_], budget: int, theta: float) -> Pairs:
-    """The pair of components of every image to move by theta.
+    """The pair of components to change by theta, for every image.
 
     Args:
-        rise: [n, h, w, c], the derivative of what should rise.
-        images: a component at the end of the box that theta moves it to is not admissible.
-        changed: bool [n, h * w * c], the components changed before; another one is admissible only within the budget.
-        budget: how many components of an image may change.
-        theta: its sign says whether derivatives above or below zero are wanted.
+        rise: [n, h, w, c], the derivative of the function to raise.
+        images: [n, h, w, c]; components at the end of the box that theta points to are not admissible.
+        changed: bool [n, h * w * c], the components changed before; others are admissible only within the budget.
+        budget: number of components of an image that may change.
+        theta: the change, whose sign selects positive or negative derivatives.
 
     Returns: [n, 2], the best component first. The second is -1 when it would undo the first or exceed the budget; both are when no
     admissible component helps.
@@ -122,7 +121,7 @@ def _salient_pairs(slopes: Any, images: Any, changed: Any, budget: int, theta: f
     for row in range(len(images)):
         g, x, old = slopes[row], images[row], changed[row]
         used = 0
-        # The two best that are changed already, and the two best that are not.
+        # The two best of the components changed before, and the two best of the others.
         a1, a2, b1, b2 = none, none, none, none
         a1_at, a2_at, b1_at, b2_at = -1, -1, -1, -1
         for k in range(x.size):

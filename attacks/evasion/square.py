@@ -1,15 +1,14 @@
-"""Square: random search with square-shaped changes that stay on the edge of the ball; it asks for probabilities, never for gradients.
+"""Square attack: random search with square-shaped changes on the boundary of the ball; it uses probabilities, no gradients.
 
 Paper: Andriushchenko, Croce, Flammarion & Hein, ECCV 2020, arXiv:1912.00049, algorithms 1 to 3.
-Maths: maximise over ||x' - x|| <= eps, x' in [0, 1]^d, the margin  m(x') = log max_{i != y} p_i(x') - log p_y(x'),  which is that of the
-logits and keeps its digits where p_y is rounded to 1; with its sign turned round when targeted. Each step changes one square of each
-image, of side sqrt(p h w); p is halved nine times, sooner at first, on a schedule stretched to the budget. L-inf: vertical stripes of
-+-eps to begin with, then squares of +-eps per channel. L2: a grid of pyramids to begin with, then the energy of two squares, and what
-clipping has freed, goes into a pyramid in the first.
-Refusals: a refused proposal has the margin -inf, whatever the search knows of its neighbours: it is never taken in place of an answered
-image. As long as nothing of an image has been answered its proposals are taken as they come, a walk until something is.
-Labels only, or probabilities that are flat, are walked over too: a proposal that is as good as what there is replaces it.
-Cost: at most `queries` images asked about per image, in one call a step for all that have not succeeded; no backward pass.
+Maths: maximise over ||x' - x|| <= eps, x' in [0, 1]^d, the margin  m(x') = log max_{i != y} p_i(x') - log p_y(x'),  that of the logits,
+accurate even where p_y is rounded to 1; with its sign reversed when targeted. Each step changes one square of each image, of side
+sqrt(p h w); p is halved nine times, on the published schedule scaled to the budget. L-inf: starts from vertical stripes of +-eps, then squares of
++-eps per channel. L2: starts from a grid of pyramids; then the energy of two squares, and the energy that clipping has freed, goes into
+a pyramid in the first.
+Refusals: a refused proposal has the margin -inf and never replaces an answered one; while no proposal for an image has been answered,
+every proposal is accepted. Plateaus (label-only answers, flat probabilities): a proposal of equal margin is accepted.
+Cost: at most `queries` queries per image, one call per step for all images without success; no backward pass.
 """
 
 from __future__ import annotations
@@ -31,26 +30,26 @@ from models.errors import InvalidInput
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _SCHEDULE = 10_000
-_TILES = 5  # along a side of the image, to begin with in L2
+_TILES = 5  # pyramids along a side of the image at the start of L2
 _TINY = np.finfo(np.float32).tiny
 _CANCELLED = 1e-9
 
 Window = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Indices of one rectangle in each of m images: of the images [m, 1, 1], the rows [m, a, 1] and the columns [m, 1, b]."""
+"""Indices of one rectangle in each of m images: image [m, 1, 1], row [m, a, 1] and column [m, 1, b]."""
 
 Change = list[tuple[Window, Images]]
-"""What was overwritten, in the order in which it has to be put back."""
+"""The overwritten pixels, in the order in which to restore them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """See the module's docstring.
+    """Random search within a ball, by probabilities only (maths and refusals: see the module).
 
     Args:
         eps: radius of the ball, above 0.
         norm: math.inf or 2.
-        queries: images asked about per image, at most; one goes to the image itself and one to where the search begins.
-        fraction: p, the share of the pixels that the first squares take, in (0, 1].
+        queries: budget per image, >= 3; the first query is the image itself, the second the start of the search.
+        fraction: p, area of the first squares as a share of the image, in (0, 1].
 
     Raises: InvalidInput on construction, and as every attack.
     """
@@ -87,14 +86,14 @@ class Square:
 
 
 def side(fraction: float, step: int, steps: int, h: int, w: int) -> int:
-    """The side of the squares at a step, counted from 0: the published schedule for 10,000 steps, stretched to `steps`."""
+    """The side of the squares in pixels at a step (from 0): the published schedule for 10,000 steps, scaled to `steps`."""
     at = int(step / steps * _SCHEDULE)
     halved = bisect_left(_HALVED_AFTER, at)
     return max(1, round(math.sqrt(fraction / 2**halved * h * w)))
 
 
 class _Search:
-    """The images not done yet, in arrays without gaps, and what became of the others."""
+    """The state of the images without success, in contiguous arrays, and the results of all."""
 
     def __init__(self, oracle: Oracle, images: Images, goal: Goal) -> None:
         self._oracle, self._goal = oracle, goal
@@ -109,7 +108,7 @@ class _Search:
         return not len(self._rows) or self._oracle.closed
 
     def begin(self, ball: _Ball, rng: np.random.Generator) -> None:
-        """Ask about the images themselves, and about the first point of the search of those that are not done with that."""
+        """Query the images themselves, then the starting points of those that do not reach the goal."""
         clean, done = self._ask(self._given)
         self._loss, self._current = clean, self._given.copy()
         self._leave(done)
@@ -117,14 +116,14 @@ class _Search:
             return
         start = ball.start(self._given, rng)
         loss, done = self._ask(start)
-        # The paper starts there whatever the loss; where the image itself is answered and the start is not, the image is better known.
+        # As in the paper, the start is taken whatever its loss, unless it was refused and the image itself was not.
         kept = np.isneginf(loss) & ~np.isneginf(self._loss)
         self._current = np.where(kept[:, None, None, None], self._current, start)
         self._loss = np.where(kept, self._loss, loss)
         self._leave(done)
 
     def step(self, ball: _Ball, width: int, rng: np.random.Generator) -> None:
-        """Change a square of every image, ask, and put back what was there where that was better."""
+        """Change a square of every image, query, and restore it where the margin fell."""
         change = ball.change(self._given, self._current, width, rng)
         loss, done = self._ask(self._current)
         worse = np.flatnonzero(loss < self._loss)
@@ -139,7 +138,7 @@ class _Search:
         return Adversarial(self._images, self._success, queries, np.zeros_like(queries))
 
     def _ask(self, images: Images) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The attacker's margin [m], and who has reached the goal [m]."""
+        """The attacker's margin float32 [m], and whether the goal was reached, bool [m]."""
         goal = self._goal.take(self._rows)
         probabilities = self._oracle.probabilities(images, self._rows)
         labels = predicted_labels(probabilities)
@@ -156,7 +155,7 @@ class _Search:
 
 
 def attackers_margin(probabilities: Probabilities, goal: Goal) -> NDArray[np.float32]:
-    """The margin [n] by which the attacker is ahead, in log-probabilities: above zero where the goal is reached, -inf where refused."""
+    """The margin [n] in log-probabilities: above 0 where the goal is reached, -inf where the image was refused."""
     ahead, _ = margin(np.log(np.maximum(probabilities, _TINY)), goal.labels)
     if goal.targeted:
         ahead = -ahead
@@ -165,7 +164,7 @@ def attackers_margin(probabilities: Probabilities, goal: Goal) -> NDArray[np.flo
 
 
 class _Ball(Protocol):
-    """What depends on the norm: where the search begins, and how it goes on."""
+    """The norm-dependent parts of the search: its start and its changes."""
 
     def start(self, given: Images, rng: np.random.Generator) -> Images:
         """A first point [m, h, w, c] for each image, in the ball and in [0, 1]."""
@@ -191,7 +190,7 @@ class _LinfBall:
         before, centre = current[window], given[window]
         signs = self._signs((n, 1, 1, c), rng)
         after = np.clip(centre + signs, 0, 1)
-        # A query for what is there already would be wasted: there, the opposite.
+        # Querying an unchanged image would be wasted: use the opposite signs.
         same = (after == before).all(axis=(1, 2, 3))
         after[same] = np.clip(centre[same] - signs[same], 0, 1)
         current[window] = after
@@ -224,12 +223,12 @@ class _L2Ball:
         size = min(width, h, w)
         first, second = (_windows(n, (h, w), (size, size), rng) for _ in range(2))
         overwritten = [(second, current[second]), (first, current[first])]
-        # Below zero by what rounding has added: taken back here, or it would pile up.
+        # Rounding can make this negative; subtracting it here keeps the excess from accumulating.
         unused = self._eps**2 - _energy(current - given).sum(axis=1)
         noise = current[first] - given[first]
         in_first = _energy(noise)
         current[first] = given[first]
-        in_both = in_first + _energy(current[second] - given[second])  # what they share is counted in the first
+        in_both = in_first + _energy(current[second] - given[second])  # the overlap is counted in the first
         current[second] = given[second]
         available = np.sqrt(np.maximum(in_both + unused[:, None] / c, 0))
         direction = self._direction(noise, in_first, size, rng)
@@ -238,14 +237,14 @@ class _L2Ball:
         return overwritten
 
     def _direction(self, noise: Images, energy: NDArray[np.float64], size: int, rng: np.random.Generator) -> Images:
-        """A pyramid, of either sign per channel and lying either way, on top of the noise that is there, [m, size, size, c]."""
+        """Pyramids of random sign per channel and random orientation plus the present noise, normalised: [m, size, size, c]."""
         n, _, _, c = noise.shape
         pyramid = pyramids(size)
         shapes = np.stack([pyramid, pyramid.T])[rng.integers(0, 2, n)]
         there = noise / np.sqrt(np.maximum(energy, _TINY)).astype(np.float32)[:, None, None, :]
         new = shapes[..., None] * rng.choice(_SIGNS, (n, 1, 1, c))
         direction = there + new
-        # A pixel alone may cancel out: the energy would be gone.
+        # A window of one pixel may cancel out, which would lose its energy.
         gone = _energy(direction) < _CANCELLED
         kept: Images = np.where(gone[:, None, None, :], new, direction)
         return kept
@@ -255,7 +254,7 @@ _SIGNS = np.array([-1, 1], np.float32)
 
 
 def pyramids(size: int) -> NDArray[np.float32]:
-    """The paper's eta: two pyramids side by side in a square [size, size], one up and one down, of unit length together."""
+    """The paper's eta: a positive and a negative pyramid side by side in a square [size, size], of unit L2 norm together."""
     up = size // 2
     both = np.concatenate([_pyramid(size, up), -_pyramid(size, size - up)], axis=1)
     unit: NDArray[np.float32] = (both / np.linalg.norm(both)).astype(np.float32)
@@ -263,7 +262,7 @@ def pyramids(size: int) -> NDArray[np.float32]:
 
 
 def _pyramid(h: int, w: int) -> NDArray[np.float64]:
-    """One pyramid in h x w, h >= w: terrace k of n + 1 adds 1 / (n + 1 - k)^2 to what is at most n - k pixels from the middle."""
+    """One pyramid in h x w, h >= w: terrace k of n + 1 adds 1 / (n + 1 - k)^2 within n - k pixels of the middle."""
     n = h // 2
     heights = np.cumsum(1.0 / np.arange(n + 1, 0, -1) ** 2)
     from_middle = np.maximum(np.abs(np.arange(h) - h // 2)[:, None], np.abs(np.arange(w) - w // 2)[None])
@@ -278,7 +277,7 @@ def _energy(noise: Images) -> NDArray[np.float64]:
 
 
 def _windows(n: int, image: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> Window:
-    """A rectangle of that size somewhere in each of n images."""
+    """A rectangle of this size at a random place in each of n images."""
     (h, w), (a, b) = image, size
     top, left = rng.integers(0, h - a + 1, n), rng.integers(0, w - b + 1, n)
     rows = top[:, None, None] + np.arange(a)[None, :, None]

@@ -5,11 +5,11 @@
     p = inf   d = sign g
     p = 2     d = g / ||g||_2
     p > 1     d = sign g * (|g| / ||g||_q)^(q - 1),  1/p + 1/q = 1
-    p = 1     all of the length on the component of the largest |g|. What a pixel has no room for, between here and the box, goes to the
-              next largest: the steepest direction *within the box*, and the published one where there is room. Without it a step that
-              is longer than one pixel's range would stop there, and the next one would choose the same pixel again.
+    p = 1     the whole length on the component of the largest |g|. Length beyond the box goes to the next largest: the steepest
+              direction *within the box*, equal to the published one where there is room. Otherwise a step longer than one pixel's
+              range would be cut off, and the next step would choose the same pixel again.
 
-A row whose gradient is zero stays where it is; a component that is not a number counts as zero.
+A row of zero gradient is not moved; NaN components count as zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attacks.evasion.projections import l1_threshold, l2_norm
 from models.classifier import Images
 
 PROJECTED_NORMS = (1.0, 2.0, math.inf)
-"""Those whose balls have a projection; any p > 1 has a direction."""
+"""The norms with a projection onto their ball; every p > 1 has a steepest direction."""
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -34,9 +34,10 @@ def step(images: Images, centres: Images, gradients: Images, *, length: float, e
     """Move images [n, h, w, c] *in place*, uphill for a positive length, downhill for a negative one.
 
     Args:
-        centres: the original images.
-        gradients: by which to climb; overwritten.
-        eps: the radius of the ball; inf does not project.
+        centres: the original images [n, h, w, c].
+        gradients: of the loss by the images, [n, h, w, c]; overwritten.
+        length: of the step in the norm.
+        eps: the radius of the ball; inf for no projection.
         norm: one of PROJECTED_NORMS, or any p > 1 when eps is inf.
     """
     if len(images):
@@ -44,7 +45,7 @@ def step(images: Images, centres: Images, gradients: Images, *, length: float, e
 
 
 def _rows(images: Images) -> NDArray[np.float32]:
-    """[n, d], of the kind that `_step` was compiled for."""
+    """[n, d], contiguous and writable float32, the type that `_step` is compiled for."""
     return np.require(images, np.float32, ["C", "W"]).reshape(len(images), -1)
 
 
@@ -92,7 +93,7 @@ def _along(x: Any, g: Any, length: float, norm: float) -> None:
     if largest == 0:
         return
     dual = norm / (norm - 1)
-    total = 0.0  # of the values over the largest one: a power of a tiny gradient would vanish
+    total = 0.0  # scaled by the largest value: powers of a tiny gradient would vanish
     if norm == 2.0:
         for value in g:
             total += (np.float64(value) / largest) ** 2
@@ -109,7 +110,7 @@ def _along(x: Any, g: Any, length: float, norm: float) -> None:
 
 @njit(nogil=True, cache=True)
 def _room(value: Any, gradient: Any, length: float) -> float:
-    """How far a component can go in the direction of its step before the box ends; 0 without a direction."""
+    """Distance from a component to the end of the box in its step's direction; 0 without a direction."""
     slope = gradient * length
     if slope == 0:
         return 0.0

@@ -1,8 +1,8 @@
-"""Transfer: climb the loss of a copy, and hand what comes out to the original.
+"""Transfer attacks: adversarial images of a copy, used against the original.
 
 Papers: Papernot et al. 2017, arXiv:1602.02697 (a substitute trained on the victim's labels); Madry et al. 2018, arXiv:1706.06083
-(the climb).
-What just fools the copy does not fool the original: the climb goes on to its last step, whatever the copy says on the way.
+(the gradient steps).
+Images that barely fool the copy rarely fool the original, so that all steps are made, also after the copy is fooled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from models.classifier import (
 
 @dataclass(frozen=True)
 class Relentless(ClassifierWrapper):
-    """A copy that admits nothing: its logits and gradients are as they are, but it refuses to predict, so that no attack ends early."""
+    """A classifier that refuses every prediction but keeps its logits and gradients, so that no gradient attack ends early."""
 
     classifier: DifferentiableClassifier
 
     def predict(self, images: Images) -> Probabilities:
-        """Refusals."""
+        """Rows of zeros: refusals."""
         return np.zeros((len(images), len(self.labels)), np.float32)
 
     def logits(self, images: Images) -> Logits:
@@ -51,9 +51,9 @@ class Relentless(ClassifierWrapper):
 def transferred(
     copy: DifferentiableClassifier, images: Images, goal: Goal, *, eps: float, iterations: int = 40, seed: int = 0
 ) -> Images:
-    """Images [n, h, w, c] within eps (L-inf) and [0, 1] that the copy has as little doubt about as it can be brought to.
+    """Images [n, h, w, c] within eps (L-inf) and [0, 1] that the copy puts into the goal's class with the highest confidence found.
 
-    Cost: two runs of `iterations` forward and backward passes of the copy per image, one of them from a random start; none of the
+    Cost: two runs of `iterations` forward and backward passes of the copy per image, one from a random start; none of the
     original. Raises: InvalidInput, as every attack.
     """
     attack = ProjectedGradientDescent(eps=eps, iterations=iterations, restarts=1)
