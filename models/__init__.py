@@ -1,1 +1,1 @@
-"""Classifiers and where they come from: protocols, adapters, bundles, data sets, training."""
+"""Classifiers: protocols, engines that run them, bundles, data sets and training."""

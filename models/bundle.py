@@ -1,8 +1,8 @@
-"""Bundles: what calibration writes and serving loads.
+"""Bundles: directories with a classifier, its defences and their calibration, written by calibration and loaded by serving.
 
-    hauberk.toml      format = 1; the classifier, the ordered defences with parameters and modes
+    hauberk.toml      format = 1; the classifier's interface; the ordered defences with parameters and modes
     model.keras       the classifier
-    calibration.npz   what was measured on clean data: STRIP's overlays, clean scores, slack, threshold, what they hold for
+    calibration.npz   arrays measured on clean data, such as STRIP's overlays, clean scores and threshold
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
 The digest of a bundle is the sha256 of card.json, which covers the rest. Nothing in it is ever unpickled.
@@ -61,11 +61,11 @@ class Bundle:
     """A verified bundle.
 
     Attributes:
-        name: what the model is called on the wire.
+        directory: the bundle's directory.
         digest: sha256 of card.json, hex; `version` is its first 12 digits.
-        settings: hauberk.toml.
+        settings: the content of hauberk.toml; `name`, `input_shape` and `labels` are read from it.
         calibration: the arrays of calibration.npz.
-        card: card.json.
+        card: the content of card.json.
     """
 
     directory: Path
@@ -93,17 +93,17 @@ class Bundle:
 
 
 def default_bundle_directory() -> Path:
-    """The MNIST bundle that ships with the project."""
+    """The directory of the default bundle: an adversarially trained MNIST classifier, shipped with the project."""
     return Path(__file__).parent / "bundles" / "mnist"
 
 
 def standard_bundle_directory() -> Path:
-    """The other bundle that ships: the same digits, trained without an adversary, to compare with and to show attacks on."""
+    """The directory of the other shipped bundle: an MNIST classifier from standard training, for comparison and demonstrations."""
     return default_bundle_directory().with_name("mnist-standard")
 
 
 def read_bundle(directory: Path) -> Bundle:
-    """Read a bundle and verify it. Raises: InvalidBundle, one sentence that says what is wrong and where."""
+    """Read a bundle and verify its digests and settings. Raises: InvalidBundle: missing, altered or invalid files."""
     if not directory.is_dir():
         raise InvalidBundle(f"expected a bundle directory, got {directory}, which does not exist; hauberk calibrate writes one")
     digest, card = _read_card(directory)
@@ -111,7 +111,7 @@ def read_bundle(directory: Path) -> Bundle:
     try:
         with (directory / CALIBRATION).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             calibration = {name: archive[name] for name in archive.files}
-    except Exception as failure:  # a damaged archive makes its readers raise a dozen different things
+    except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
         raise InvalidBundle(
             f"{directory / CALIBRATION} cannot be read as an .npz archive; run hauberk calibrate again"
         ) from failure
@@ -126,13 +126,15 @@ def write_bundle(
     card: Mapping[str, Any],
     example: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write all but the model (which must lie in `directory` already) and read the result back.
+    """Write a bundle's files next to its model, which must be in `directory` already, and read the bundle back.
 
     Args:
-        settings: hauberk.toml as nested dicts and lists.
+        settings: content of hauberk.toml, as nested dicts and lists.
         calibration: arrays for calibration.npz.
-        card: what card.json says beside the digests.
-        example: a request body that is answered, for people to try.
+        card: content of card.json beside the digests.
+        example: a valid request body, written to example.json.
+
+    Raises: InvalidBundle: no model, or settings that `read_bundle` does not accept.
     """
     (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
     np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
@@ -146,7 +148,7 @@ def write_bundle(
 
 
 def record(bundle: Bundle, name: str, found: Any) -> Bundle:
-    """Write what was measured of a bundle into its card, which gives the bundle another version. Raises: InvalidBundle."""
+    """Write a measurement under `name` into a bundle's card, which changes the bundle's version. Raises: InvalidBundle."""
     card = {key: value for key, value in bundle.card.items() if key != name}
     files = card.pop("files")
     (bundle.directory / CARD).write_text(json.dumps({**card, name: found, "files": files}, indent=2) + "\n")
@@ -169,7 +171,7 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
     present = {file.name for file in directory.iterdir() if file.is_file()}
     for name, expected in digests.items():
         file = directory / str(name)
-        if name not in present:  # nor is a path to elsewhere
+        if name not in present:  # a path out of the directory is not present either
             raise InvalidBundle(f"expected {file}, which {path} lists, but it does not exist; copy the whole bundle")
         found = _sha256(file)
         if found != expected:
@@ -205,7 +207,7 @@ def _sha256(path: Path) -> str:
 def _toml(settings: Mapping[str, Any]) -> str:
     """hauberk.toml: scalars, then [classifier], then [[defences]]."""
     lines = [f"{key} = {_toml_value(value)}" for key, value in settings.items() if not isinstance(value, dict | list)]
-    if not settings["defences"]:  # no section would say so
+    if not settings["defences"]:  # an empty list has no [[defences]] section
         lines.append("defences = []")
     sections = [("[classifier]", settings["classifier"]), *(("[[defences]]", defence) for defence in settings["defences"])]
     for header, values in sections:

@@ -1,4 +1,4 @@
-"""What every layer means by a classifier."""
+"""The classifier protocols that every layer shares, and their array types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Images = NDArray[np.float32]
 """float32 [n, h, w, c] in [0, 1]."""
 
 Probabilities = NDArray[np.float32]
-"""float32 [n, k], rows non-negative; they sum to one, or to zero for a row a defended classifier refused."""
+"""float32 [n, k], rows non-negative; a row sums to 1, or to 0 where a defended classifier refused the image."""
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Classifier(Protocol):
 
 
 class ClassifierWrapper:
-    """What a classifier around another one has of it: the shape of its images and its labels."""
+    """A base for classifiers that wrap another one: input shape and labels are those of `classifier`."""
 
     classifier: Classifier
 
@@ -60,7 +60,7 @@ Loss = Callable[[Logits, Labels], tuple[NDArray[np.float32], Logits]]
 
 
 class LossGradient(NamedTuple):
-    """What one forward and one backward pass give: loss [n], logits [n, k], and the loss's gradient by the image [n, h, w, c]."""
+    """The result of a forward and a backward pass: loss [n], logits [n, k], gradient of the loss by the image [n, h, w, c]."""
 
     loss: NDArray[np.float32]
     logits: Logits
@@ -69,14 +69,14 @@ class LossGradient(NamedTuple):
 
 @runtime_checkable
 class DifferentiableClassifier(Classifier, Protocol):
-    """A classifier whose inside is at hand: what gradient attacks need. Softmax of `logits` is what `predict` returns."""
+    """A classifier with logits and gradients, as gradient attacks need them; `predict` is the softmax of `logits`."""
 
     def logits(self, images: Images) -> Logits:
-        """Logits [n, k] of images float32 [n, h, w, c]; one model call per image."""
+        """Logits [n, k] of images float32 [n, h, w, c] in [0, 1]; one model call per image."""
         ...
 
     def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:
-        """The loss of every row for its label and the loss's gradient by the image; a forward and a backward pass per image."""
+        """The loss of every image for its label, and its gradient by the image; a forward and a backward pass per image."""
         ...
 
     def class_gradients(self, images: Images) -> NDArray[np.float32]:
@@ -85,37 +85,37 @@ class DifferentiableClassifier(Classifier, Protocol):
 
 
 Activations = NDArray[np.float32]
-"""float32 [n, d], what a layer inside the classifier computes, flattened."""
+"""float32 [n, d], outputs of a layer inside the classifier, flattened."""
 
 
 @runtime_checkable
 class ActivationClassifier(Classifier, Protocol):
-    """A classifier whose layers can be read: what defences that look at how it decides need."""
+    """A classifier with readable layers, as activation clustering and activation detectors need them."""
 
     def layers(self) -> tuple[str, ...]:
-        """The names of the layers that can be read, in the order they are computed."""
+        """The names of the readable layers, in order of computation."""
         ...
 
     def hidden_layer(self) -> str:
-        """The name of the last hidden layer, what the classification head is given; `activations` reads it by default."""
+        """The name of the last hidden layer, the input of the classification head; `activations` reads it by default."""
         ...
 
     def earlier_layer(self) -> str | None:
-        """The name of the last feature map before it, which knows where things are and less of the label; none where there is none."""
+        """The name of the last feature map [h, w, c] before the hidden layer, or None: more spatial detail, less about the label."""
         ...
 
     def activations(self, images: Images, layer: str | int | None = None) -> Activations:
         """Activations [n, d] of a layer, by name or position in `layers`; at most a forward pass per image.
 
-        Raises: InvalidInput: no such layer; the message lists those that exist.
+        Raises: InvalidInput: no such layer; the message lists the existing ones.
         """
         ...
 
 
 @runtime_checkable
 class DifferentiableActivations(ActivationClassifier, Protocol):
-    """A classifier whose layers can be read and differentiated: what the attacker of such a defence needs."""
+    """A classifier with readable and differentiable layers, as attacks on activation detectors need them."""
 
     def activation_gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
-        """The gradient by the image of a function of a layer's activations, whose gradient by these [n, d] is given."""
+        """Backpropagate a gradient by a layer's activations [n, d] to one by the images [n, h, w, c]."""
         ...

@@ -1,4 +1,4 @@
-"""Data files: `.npz` with `images` and `labels`, or Keras's x_train, y_train, x_test, y_test. Nothing is unpickled."""
+"""Data sets in memory, read from `.npz` files with `images` and `labels` or Keras's x_train, y_train, x_test, y_test; no pickles."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Dataset:
 
 
 def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
-    """Read a data file; `split` chooses between train and test where the file has both.
+    """Read a data file; `split` selects the train or test arrays of a file with both.
 
-    Raises: InvalidInput, one sentence: no such file, not an npz, arrays missing, wrong type, shape, length or range.
+    Raises: InvalidInput: no such file, not an npz, arrays missing, wrong type, shape, length or range.
     """
     arrays = _read(path)
     names = ("images", "labels") if "images" in arrays else (f"x_{split}", f"y_{split}")
@@ -54,7 +54,7 @@ def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
 
 
 def as_images(pictures: NDArray[np.uint8]) -> Images:
-    """uint8 0..255, [n, h, w] or [n, h, w, c], as float32 [n, h, w, c] in [0, 1]."""
+    """Convert pictures uint8 [n, h, w] or [n, h, w, c] to images float32 [n, h, w, c] in [0, 1]."""
     scaled = pictures.astype(np.float32) / np.float32(255)
     return scaled[..., None] if scaled.ndim == 3 else scaled
 
@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except Exception as failure:  # a damaged archive makes the zip, deflate and npy readers raise a dozen different things
+    except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
         raise InvalidInput(f"expected an .npz archive of plain arrays, but {path.name} cannot be read as one") from failure
 
 
@@ -87,8 +87,8 @@ def _images(images: NDArray[np.generic], path: Path) -> Images:
         return as_images(images.astype(np.uint8))
     if images.dtype.kind != "f":
         raise InvalidInput(f"expected images uint8 0..255 or float 0..1 in {path.name}, got {images.dtype}")
-    with np.errstate(over="ignore"):  # 1e39 becomes infinity, and is refused as such
+    with np.errstate(over="ignore"):  # 1e39 becomes infinity, which the range check refuses
         scaled = images.astype(np.float32)
-    if not ((scaled >= 0) & (scaled <= 1)).all():  # NaN is neither
+    if not ((scaled >= 0) & (scaled <= 1)).all():  # NaN fails both comparisons
         raise InvalidInput(f"expected float images within 0..1 in {path.name}; divide by 255, or store uint8")
     return scaled[..., None] if scaled.ndim == 3 else scaled

@@ -1,13 +1,13 @@
-"""The errors of the lowest layer; `defences/errors.py` draws the whole tree."""
+"""The errors of the lowest layer; `defences/errors.py` shows the whole hierarchy."""
 
 
 class HauberkError(Exception):
-    """Anything this project raises on purpose."""
+    """The base of all exceptions this project raises on purpose."""
 
 
 class InvalidInput(HauberkError):
-    """Something a person or a client gave cannot be used; the message says what was expected, what came, and what to do."""
+    """A value from a user or client is invalid; the message says what was expected, what was given, and what to do."""
 
 
 class InvalidBundle(InvalidInput):
-    """A bundle is missing, altered, incomplete, or of another format."""
+    """A bundle is missing, altered, incomplete or of another format."""

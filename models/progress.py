@@ -1,4 +1,4 @@
-"""Progress of long work, told to whoever asked for it: the command line draws a bar, a library's user passes a function."""
+"""Progress reports of long work: the command line draws a bar, a library's user passes a function."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Progress = Callable[[str, int, int], None]
-"""Told (what, done, of)."""
+"""Called with (name of the work, steps done, steps in total)."""
 
 
 def silent(what: str, done: int, of: int) -> None:
-    """Report to nobody."""
+    """Discard the report."""
 
 
 @dataclass(frozen=True)
 class PartOf:
-    """A progress report that is part `number` of `parts`."""
+    """Progress of part `number` (from 0) of `parts` equal parts, reported as progress of the whole."""
 
     progress: Progress
     what: str

@@ -1,7 +1,7 @@
-"""Data sets larger than memory: images that stay on disk and are read, checked and scaled some rows at a time.
+"""Data sets larger than memory: images on disk that are read, checked and scaled in batches.
 
-A directory with images.npy and labels.npy is mapped as it is. An .npz is a zip archive, whose members cannot be mapped; where the images
-are large, they are unpacked once, as a stream, next to the results.
+The arrays of a directory with images.npy and labels.npy are memory-mapped. An .npz is a zip archive, whose members cannot be mapped;
+large images in it are unpacked once, as a stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.datasets import Dataset, Split, load_dataset
 from models.errors import InvalidInput
 
 IN_MEMORY_AT_MOST = 1 << 28
-"""Bytes of images, as stored, that are simply read."""
+"""Bytes of stored images up to which an .npz is read into memory."""
 
 _COPIED_AT_ONCE = 1 << 22
 _LABELS_AT_MOST = 1 << 32
@@ -29,12 +29,12 @@ _LABELS_AT_MOST = 1 << 32
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images that are read when asked for, and their labels.
+    """Labels, and images that are read on demand.
 
     Attributes:
         raw: uint8 or float [n, h, w] or [n, h, w, c], mapped or in memory.
         labels: int64 [n].
-        name: of the file, for messages.
+        name: name of the file, for messages.
     """
 
     raw: NDArray[np.generic]
@@ -51,23 +51,23 @@ class StoredImages:
         return h, w, c[0] if c else 1
 
     def images(self, rows: NDArray[np.int64] | slice) -> Images:
-        """float32 [m, h, w, c] in [0, 1]. Raises: InvalidInput: values that are not."""
+        """Images float32 [m, h, w, c] in [0, 1]. Raises: InvalidInput: float values outside [0, 1] or NaN."""
         raw = np.asarray(self.raw[rows])
         if raw.dtype == np.uint8:
             scaled = raw.astype(np.float32) / np.float32(255)
         else:
             with np.errstate(over="ignore"):
                 scaled = raw.astype(np.float32)
-            if not ((scaled >= 0) & (scaled <= 1)).all():  # NaN is neither
+            if not ((scaled >= 0) & (scaled <= 1)).all():  # NaN fails both comparisons
                 raise InvalidInput(f"expected float images within 0..1 in {self.name}; divide by 255, or store uint8")
         return scaled[..., None] if scaled.ndim == 3 else scaled
 
     def take(self, rows: slice) -> StoredImages:
-        """Some rows, still on disk."""
+        """A slice of the samples; its images stay on disk."""
         return StoredImages(self.raw[rows], self.labels[rows], self.name)
 
     def first(self, count: int) -> Dataset:
-        """The first samples, in memory."""
+        """The first `count` samples, in memory."""
         return Dataset(self.images(slice(0, count)), self.labels[:count])
 
 
@@ -75,9 +75,9 @@ def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = 
     """Open a data file or directory; images of more than IN_MEMORY_AT_MOST bytes stay on disk.
 
     Args:
-        unpack_to: where the images of a large .npz are unpacked, once.
+        unpack_to: directory in which the images of a large .npz are unpacked, once; without it they are read into memory.
 
-    Raises: InvalidInput, one sentence: nothing there, arrays missing, wrong type, shape, length or range, no space to unpack.
+    Raises: InvalidInput: no such file, arrays missing, wrong type, shape, length or range, no space to unpack.
     """
     if path.is_dir():
         return _checked(_mapped(path / "images.npy"), _mapped(path / "labels.npy"), path.name)
@@ -96,7 +96,7 @@ def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = 
 
 
 def refused_when_full(directory: Path, write: Callable[[], None]) -> None:
-    """Write, and say in one sentence when there is no room. Raises: InvalidInput."""
+    """Call `write`. Raises: InvalidInput when it fails with an OSError, such as a full disk."""
     try:
         write()
     except OSError as failure:
@@ -107,7 +107,7 @@ def refused_when_full(directory: Path, write: Callable[[], None]) -> None:
 
 
 def _large_member(path: Path, split: Split) -> str | None:
-    """The array of images in an .npz that is too large to read; none if it is not, or the file is for `load_dataset` to refuse."""
+    """The name of an .npz's array of images that is too large to read; None for smaller ones and for invalid files."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}

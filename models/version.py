@@ -1,3 +1,3 @@
-"""The version of Hauberk: the only place. pyproject.toml reads it here, and a served Bento is not an installed package."""
+"""The version of Hauberk, stated here only: pyproject.toml reads it, and a served Bento has no package metadata."""
 
 __version__ = "0.1.0"

@@ -3,9 +3,9 @@
 Paper: Andriushchenko, Croce, Flammarion & Hein, ECCV 2020, arXiv:1912.00049, algorithms 1 to 3.
 Maths: maximise over ||x' - x|| <= eps, x' in [0, 1]^d, the margin  m(x') = log max_{i != y} p_i(x') - log p_y(x'),  that of the logits,
 accurate even where p_y is rounded to 1; with its sign reversed when targeted. Each step changes one square of each image, of side
-sqrt(p h w); p is halved nine times, on the published schedule scaled to the budget. L-inf: starts from vertical stripes of +-eps, then squares of
-+-eps per channel. L2: starts from a grid of pyramids; then the energy of two squares, and the energy that clipping has freed, goes into
-a pyramid in the first.
+sqrt(p h w); p is halved nine times, on the published schedule scaled to the budget. L-inf: starts from vertical stripes of +-eps, then
+squares of +-eps per channel. L2: starts from a grid of pyramids; then the energy of two squares, and the energy that clipping has freed,
+goes into a pyramid in the first.
 Refusals: a refused proposal has the margin -inf and never replaces an answered one; while no proposal for an image has been answered,
 every proposal is accepted. Plateaus (label-only answers, flat probabilities): a proposal of equal margin is accepted.
 Cost: at most `queries` queries per image, one call per step for all images without success; no backward pass.

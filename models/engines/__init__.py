@@ -1,1 +1,1 @@
-"""What computes a classifier: one module a framework."""
+"""Engines that run classifiers, one module per framework."""

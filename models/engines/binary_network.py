@@ -1,11 +1,11 @@
-"""A small network that says yes or no, evaluated without a framework: bundles hold it as two plain arrays.
+"""A small binary classification network, evaluated without a framework and stored in bundles as two plain arrays.
 
-Maths: a stack of valid convolutions, rectified between, that ends in one number per input, its logit:
+Maths: valid convolutions with ReLU between them, down to one number per input, its logit:
 
     a_0 = x,   a_l[y, x, o] = b_l[o] + sum_{i, j, c} W_l[i, j, c, o] relu(a_{l-1})[y s_l + i, x s_l + j, c],   logit = a_L
 
-(a_0 is not rectified.) A dense layer is the convolution whose kernel is as large as its input, and a vector [d] an image [1, 1, d], so
-that one loop computes every layer. Each input is computed for itself, in one order of summation: what it gets depends on no batch-mate.
+(a_0 is not rectified.) A dense layer is a convolution whose kernel is as large as its input, and a vector [d] an image [1, 1, d], so
+that one loop computes every layer. Inputs are computed one by one, in a fixed order of summation: logits do not depend on the batch.
 Papers: networks of this size beside a classifier, Metzen et al. 2017, arXiv:1702.04267; Gong, Wang & Ku 2017, arXiv:1704.04960.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.errors import InvalidInput
 
 KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE, INPUTS, OUTPUTS = range(5)
-"""The columns of a layout."""
+"""The columns of a layout array."""
 
 _FIRST_KERNEL, _KERNEL, _STRIDE = 5, 3, 2
 _FIRST_FILTERS, _FILTERS = 16, 32
@@ -31,15 +31,14 @@ _HIDDEN = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BinaryNetwork:
-    """See the module.
+    """A binary network of given weights and layout (maths: see the module).
 
     Args:
-        weights: float32 [p], finite: of every layer the kernel [height, width, inputs, outputs] and the bias [outputs], in
-            the order of the layers.
+        weights: float32 [p], finite: for each layer in order, the kernel [height, width, inputs, outputs] and the bias [outputs].
         layout: int64 [layers, 5], a row per layer: kernel height and width, stride, inputs, outputs.
         input_shape: (h, w, c), or (1, 1, d) for vectors.
 
-    Cost: on 28x28x1 about 200,000 multiplications an image: no model call. Raises: InvalidInput on construction.
+    Cost: about 200,000 multiplications per image of 28x28x1; no model call. Raises: InvalidInput on construction.
     """
 
     weights: NDArray[np.float32]
@@ -61,14 +60,14 @@ class BinaryNetwork:
         object.__setattr__(self, "_sizes", sizes)
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The logit of every input, float32 [n, *input_shape] or [n, h * w * c] -> float64 [n]."""
+        """Logits float64 [n] of inputs float32 [n, *input_shape] or [n, h * w * c]. Raises: InvalidInput: another shape."""
         rows = self._rows(inputs)
         logits = np.empty(len(rows))
         _logits(rows, self.weights, self.layout, self._sizes, logits)
         return logits
 
     def gradients(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """The logits [n], and of each its gradient by the input, of the input's shape."""
+        """Logits [n], and the gradient of each by its input, in the shape of `inputs`. Raises: InvalidInput: another shape."""
         rows = self._rows(inputs)
         logits, gradients = np.empty(len(rows)), np.empty_like(rows)
         _gradients(rows, self.weights, self.layout, self._sizes, logits, gradients)
@@ -84,7 +83,7 @@ class BinaryNetwork:
 
 
 def default_layout(input_shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Convolutions that halve the sides until the smaller is at most 6, then a hidden layer of 64 and the logit: int64 [layers, 5].
+    """The default layout int64 [layers, 5]: convolutions of stride 2 until a side is at most 6, a hidden layer of 64, the logit.
 
     >>> default_layout((28, 28, 1)).tolist()
     [[5, 5, 2, 1, 16], [3, 3, 2, 16, 32], [5, 5, 1, 32, 64], [1, 1, 1, 64, 1]]
@@ -101,13 +100,13 @@ def default_layout(input_shape: tuple[int, int, int]) -> NDArray[np.int64]:
 
 
 def layer_weights(layout: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many weights each layer has, its bias included: [layers]."""
+    """The number of weights of each layer, its bias included: int64 [layers]."""
     counts: NDArray[np.int64] = layout[:, [KERNEL_HEIGHT, KERNEL_WIDTH, INPUTS, OUTPUTS]].prod(axis=1) + layout[:, OUTPUTS]
     return counts
 
 
 def layer_sizes(input_shape: tuple[int, int, int], layout: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(h, w, c) of the input and behind each layer: int64 [layers + 1, 3]. Raises: InvalidInput: layers that do not fit each other."""
+    """(h, w, c) of the input and of each layer's output: int64 [layers + 1, 3]. Raises: InvalidInput: layers that do not fit."""
     sizes = [tuple(map(int, input_shape))]
     for kernel_h, kernel_w, stride, inputs, outputs in layout.tolist():
         h, w, c = sizes[-1]
@@ -119,7 +118,7 @@ def layer_sizes(input_shape: tuple[int, int, int], layout: NDArray[np.int64]) ->
 
 @njit(nogil=True, fastmath={"contract"}, cache=True)
 def _convolve(given: Any, rectified: bool, width: int, layer: Any, weights: Any, out: Any, out_size: Any) -> None:
-    """One layer; `weights` begins with its kernel."""
+    """Compute one layer; `weights` starts at its kernel."""
     kernel_h, kernel_w, stride, inputs, outputs = layer[0], layer[1], layer[2], layer[3], layer[4]
     bias = kernel_h * kernel_w * inputs * outputs
     for y in range(out_size[0]):
@@ -139,7 +138,7 @@ def _convolve(given: Any, rectified: bool, width: int, layer: Any, weights: Any,
 
 @njit(nogil=True, cache=True)
 def _forward(row: Any, weights: Any, layout: Any, sizes: Any, held: Any) -> float:
-    """All layers of one input; what each computes is left in `held`, one after the other. Returns the logit."""
+    """All layers of one input: their outputs go to `held`, one after the other; returns the logit."""
     given, first, at = row, 0, 0
     for number in range(len(layout)):
         size, layer = sizes[number + 1], layout[number]
@@ -153,7 +152,7 @@ def _forward(row: Any, weights: Any, layout: Any, sizes: Any, held: Any) -> floa
 
 @njit(nogil=True, cache=True)
 def _numbers(sizes: Any) -> int:
-    """How many numbers all layers compute."""
+    """The number of outputs of all layers together."""
     total = 0
     for number in range(1, len(sizes)):
         total += sizes[number][0] * sizes[number][1] * sizes[number][2]
@@ -169,7 +168,7 @@ def _logits(rows: Any, weights: Any, layout: Any, sizes: Any, logits: Any) -> No
 
 @njit(nogil=True, fastmath={"contract", "reassoc"}, cache=True)
 def _transpose(by_out: Any, out_size: Any, layer: Any, weights: Any, by_given: Any, width: int) -> None:
-    """The gradient by what a layer was given, from that by what it computed."""
+    """The gradient by a layer's input from that by its output."""
     kernel_h, kernel_w, stride, inputs, outputs = layer[0], layer[1], layer[2], layer[3], layer[4]
     by_given[:] = 0
     for y in range(out_size[0]):

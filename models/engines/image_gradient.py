@@ -1,14 +1,14 @@
-"""The backward pass of the convolution that reads the image, which training never needs and libraries do not hasten.
+"""A faster gradient of the first convolution by the image, which training never computes and libraries do not optimise.
 
 With stride 1 the gradient by the input is a convolution of the gradient by the output with the flipped kernel. Its result has as many
-channels as the image, one or three, and kernels that fill their vector lanes with output channels leave them empty: on MNIST this one
-operation is two fifths of a whole gradient. So a block of b x b pixels is computed as the b * b * c channels of one: a convolution of
-stride b with a kernel of k + b - 1, in which the flipped kernel stands b * b times, each shifted to its pixel.
+channels as the image, one or three; libraries vectorise over output channels, so that most vector lanes stay empty: on MNIST this one
+operation is two fifths of a whole gradient. Here a block of b x b pixels is computed as b * b * c channels: a convolution of stride b
+with a kernel of k + b - 1, which holds the flipped kernel b * b times, shifted to each pixel.
 
     dx[b I + u, b J + v] = sum_(p, q) dy[b I + p, b J + q] * flipped[p - u, q - v],      0 <= u, v < b
 
-The same sums in another order; more multiplications (with b = 4 and k = 3, four times), and still less than half the time. TensorFlow
-lets the gradient of an operation be named when its graph is built; only what is known to fit is replaced.
+The sums are the same in another order, with more multiplications (four times for b = 4 and k = 3) in less than half the time. The
+gradient is substituted through TensorFlow's gradient override map, for convolutions that `_fits` accepts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FEW_CHANNELS = 4
 
 @contextmanager
 def fast_image_gradients(graph: Any) -> Iterator[None]:
-    """Convolutions added to this TensorFlow graph within the context have the fast backward pass in `tf.gradients`."""
+    """Give convolutions that are added to this TensorFlow graph within the context the fast gradient in `tf.gradients`."""
     _register()
     with graph.gradient_override_map({"Conv2D": _NAME}):
         yield
@@ -39,14 +39,14 @@ _registered: list[bool] = []
 
 
 def _register() -> None:
-    with _registering:  # TensorFlow takes a name once, whoever asks
+    with _registering:  # TensorFlow accepts a name once per process
         if not _registered:
             sys.modules["tensorflow"].RegisterGradient(_NAME)(_gradient)
             _registered.append(True)
 
 
 def _gradient(op: Any, by_output: Any) -> list[Any]:
-    """By the input and by the kernel of a Conv2D; the latter is None where only gradients by images are asked for."""
+    """The gradients of a Conv2D by its input and by its kernel; the latter is None, as only gradients by images are computed."""
     tf = sys.modules["tensorflow"]
     images, kernel = op.inputs
     if _fits(op):
@@ -78,7 +78,7 @@ def _fits(op: Any) -> bool:
 
 
 def _padding(op: Any) -> tuple[int, int]:
-    """Rows added above, columns added on the left."""
+    """Padding above and on the left, in pixels."""
     if op.get_attr("padding") == b"VALID":
         return 0, 0
     return (op.inputs[1].shape[0] - 1) // 2, (op.inputs[1].shape[1] - 1) // 2
@@ -104,7 +104,7 @@ def _in_blocks(op: Any, by_output: Any) -> Any:
 
 
 def _spread(rows: int, columns: int, side: int) -> NDArray[np.float32]:
-    """[(rows + side - 1) (columns + side - 1) side side, rows columns], a one for every place where a tap of the kernel stands."""
+    """[(rows + side - 1) (columns + side - 1) side side, rows columns], 1 at the places of the kernel's taps."""
     ones = np.zeros((rows + side - 1, columns + side - 1, side, side, rows, columns), np.float32)
     for u, v, i, j in np.ndindex(side, side, rows, columns):
         ones[u + rows - 1 - i, v + columns - 1 - j, u, v, i, j] = 1
@@ -112,6 +112,6 @@ def _spread(rows: int, columns: int, side: int) -> NDArray[np.float32]:
 
 
 def _around(taps: int, side: int, length: int, before: int, given: int) -> list[int]:
-    """Zeros before and behind `given` values, so that whole blocks come out that cover `length` pixels."""
+    """Padding before and after `given` values, so that whole blocks cover `length` pixels."""
     above = taps - 1 - before
     return [above, -(-length // side) * side + taps - 1 - above - given]

@@ -1,4 +1,4 @@
-"""A trained Keras model behind the `Classifier` protocol. TensorFlow is imported only when one is loaded."""
+"""Keras models as classifiers. TensorFlow is imported when the first model is loaded."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from models.errors import InvalidInput
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-# A network's activations are many times its input: 55 images of 224x224x3, all 256 of 32x32x3. Of 512 digits they are 30 MB, which no
-# cache holds: two batches of 256 take a fifth less time.
+# Activations take many times the memory of the input, which bounds a call to 55 images of 224x224x3. Of 512 digits they are 30 MB,
+# more than a cache holds: two calls of 256 take a fifth less time.
 _NUMBERS_PER_FORWARD = 1 << 23
 _ROWS_PER_FORWARD = 256
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
@@ -31,7 +31,7 @@ Outputs = Literal["probabilities", "logits"]
 
 
 def import_tensorflow(threads: int | None = None) -> Any:
-    """TensorFlow, quiet, with explicit thread counts (the first caller's hold: TensorFlow cannot change them later)."""
+    """Import TensorFlow without its start-up messages; the first caller's `threads` hold, as they cannot be changed later."""
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -47,7 +47,7 @@ def import_tensorflow(threads: int | None = None) -> Any:
 
 @contextmanager
 def _without_greetings() -> Iterator[None]:
-    """Hold back what TensorFlow writes to stderr about itself while it starts; no setting of its own does. The rest is passed on."""
+    """Drop TensorFlow's start-up messages on stderr, which none of its settings silences; other lines are passed on."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -65,21 +65,21 @@ def _without_greetings() -> Iterator[None]:
 
 
 class KerasClassifier:
-    """Compiled once for any batch size: one tf.function with an open batch dimension, so that nothing is retraced.
+    """A Keras model as a `DifferentiableClassifier` with readable layers, compiled once for all batch sizes.
 
-    The model's own input range, its missing channel axis or flat input, logits, and a single sigmoid output are all mapped inside the
-    graph: outside, images are float32 [n, h, w, c] in [0, 1] and outputs are float32 [n, k] with k >= 2.
+    The graph maps images float32 [n, h, w, c] in [0, 1] to the model's input range and shape (also without channels, or flat), and its
+    output (probabilities, logits or a single sigmoid) to probabilities float32 [n, k], k >= 2.
 
     Args:
-        model: a Keras model with one input and one output; a subclassed or unbuilt one is built for `input_shape`.
+        model: a Keras model with one input and one output; subclassed and unbuilt models are built for `input_shape`.
         labels: the class names; ("0", "1", ...) when not given.
         input_shape: (h, w, c); needed only when the model leaves a dimension open or takes flat input.
-        input_range: (low, high), what 0 and 1 become at the model's input.
-        outputs: whether the model ends in probabilities or in logits.
-        batch_size: at most this many images a forward call; larger batches are split, so that memory stays bounded. 256 when not
-            given, fewer for large images.
+        input_range: (low, high), the values of 0 and 1 at the model's input.
+        outputs: the kind of the model's output, "probabilities" or "logits".
+        batch_size: largest number of images per forward call; larger batches are split to bound the memory. 256 when not given, fewer
+            for large images.
 
-    Raises: InvalidInput: a model whose input or output cannot be read as one image in, one class distribution out.
+    Raises: InvalidInput on construction: a model that does not map one image to one class distribution.
     """
 
     def __init__(
@@ -128,12 +128,12 @@ class KerasClassifier:
 
     @classmethod
     def load(cls, path: Path, *, threads: int | None = None, **options: Any) -> KerasClassifier:
-        """Read a `.keras` file in safe mode (no code in it is run). Raises InvalidInput when it cannot be read."""
+        """Read a `.keras` file in safe mode (its code is not run). Raises: InvalidInput: a file that cannot be read."""
         return cls(load_model(path, threads=threads), **options)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:
-        """The classifier a bundle declares."""
+        """The classifier of a bundle."""
         settings = bundle.settings["classifier"]
         low, high = settings["input_range"]
         return cls.load(
@@ -147,7 +147,7 @@ class KerasClassifier:
 
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]."""
-        if not len(images):  # some graphs of TensorFlow cannot run on no rows
+        if not len(images):  # some TensorFlow graphs fail on empty batches
             return np.empty((0, len(self.labels)), np.float32)
         if len(images) <= self.batch_size:
             return self._forward(images)
@@ -155,7 +155,7 @@ class KerasClassifier:
         return np.concatenate(parts)
 
     def logits(self, images: Images) -> Logits:
-        """Logits [n, k]; those before the softmax of a model that ends in one, and symmetric ones for a single output."""
+        """Logits [n, k]: for a model that ends in a softmax, its argument; for a single output z, (-z/2, z/2)."""
         return self._gradients.logits(images)
 
     def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:
@@ -188,7 +188,7 @@ class KerasClassifier:
         return self._activations.gradients(images, layer, by_activations)
 
     def graph_logits(self, images: Any, training: bool = False) -> Any:
-        """Logits [n, k] of a tensor of images as TensorFlow operations, for whoever builds a tf.function around them."""
+        """Logits [n, k] of a tensor of images, as TensorFlow operations for use in another tf.function."""
         return self._gradients.graph_logits(images, training)
 
     def _forward(self, images: Images) -> Probabilities:
@@ -197,7 +197,7 @@ class KerasClassifier:
 
 
 def load_model(path: Path, *, threads: int | None = None) -> Any:
-    """The Keras model in a `.keras` file, without its optimiser. Raises InvalidInput with one sentence."""
+    """The Keras model in a `.keras` file, without its optimiser. Raises: InvalidInput: no file, another format, or code in it."""
     if not path.is_file():
         raise InvalidInput(
             f"expected a Keras model file, got {path}, which does not exist; save one with model.save('name.keras')"
@@ -215,7 +215,7 @@ def load_model(path: Path, *, threads: int | None = None) -> Any:
 
 
 def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:
-    """The model itself where it knows its inputs; else a functional model around it for images of this shape."""
+    """The model itself if it has inputs, else a functional model around it for images of this shape."""
     import keras
 
     if hasattr(model, "inputs") and model.inputs:
@@ -227,7 +227,7 @@ def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:
 
 
 def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """(h, w, c) of what a model with input `own` classifies, given what the data or the bundle says about it."""
+    """The image shape (h, w, c) of a model with input shape `own`, given the shape of the data or the bundle."""
     if len(own) == 3 and None not in own:
         shape: tuple[Any, ...] = own
     elif len(own) == 2 and None not in own:

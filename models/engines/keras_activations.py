@@ -1,7 +1,7 @@
-"""What a layer inside a Keras model computes, for any layer of any model, in one compiled function per layer.
+"""Activations of any layer of any Keras model, in one compiled function per layer.
 
-Layers are found by watching one call: while TensorFlow traces the model, every layer notes what it was given and what it returned. That
-is the same for Sequential, functional and subclassed models and for models nested in models, where a graph of layers need not exist.
+Layers are found by watching one call: while TensorFlow traces the model, the input and the output of every layer are recorded. That
+works for Sequential, functional, subclassed and nested models, which need not have a graph of layers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FEATURES_AT_MOST = 4096
 """A feature map [h, w, c] of more numbers is averaged over squares until it has no more; a vector is kept as it is."""
 
 _MAP_RANK = 4  # [n, h, w, c]
-_KERNEL_RANK = 2  # what multiplies has a matrix; scales and offsets (batch normalisation, PReLU) have vectors
+_KERNEL_RANK = 2  # kernels are matrices or larger; scales and offsets (batch normalisation, PReLU) are vectors
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What one layer did in the watched call; its first argument and its result, where that is one tensor with a row per image."""
+    """One layer's call in the watched pass: its first argument and its result, a tensor with a row per image."""
 
     name: str
     layer: Any
@@ -38,16 +38,16 @@ class _Call:
 
 
 class KerasActivations:
-    """Activations of a model's layers, traced when first asked for.
+    """Activations of a model's layers; each layer's function is traced on its first use.
 
-    The default is the last hidden layer: what the classification head is given. The head is the last layer with a kernel on the way back
-    from the output, over whatever has none (softmax, dropout, batch normalisation, pooling).
+    The default layer is the last hidden one, the input of the classification head. The head is the layer with a kernel nearest to the
+    output; layers without one (softmax, dropout, batch normalisation, pooling) are skipped.
 
     Args:
         raw_outputs: images -> the model's own output, as TensorFlow operations; in inference mode.
         model: the Keras model that `raw_outputs` calls.
         input_shape: (h, w, c) of one image.
-        batch_size: at most this many images a pass.
+        batch_size: largest number of images per pass.
 
     Cost: a forward pass per image up to the layer; the model is traced once per layer asked for.
     """
@@ -61,7 +61,7 @@ class KerasActivations:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """The layers that can be read, in the order they are computed; one inside another is `outer/inner`, a second call `name#2`."""
+        """The readable layers in order of computation: `outer/inner` for nested ones, `name#2` for a second call."""
         return self._seen[0]
 
     @property
@@ -74,7 +74,7 @@ class KerasActivations:
 
     @property
     def earlier_layer(self) -> str | None:
-        """The last feature map [h, w, c] before the hidden layer; none in networks without."""
+        """The last feature map [h, w, c] before the hidden layer; None in networks without feature maps."""
         return self._seen[2]
 
     def __call__(self, images: Images, layer: str | int | None = None) -> Activations:
@@ -83,7 +83,7 @@ class KerasActivations:
         Args:
             layer: a name, or a position in `layers`; the last hidden layer when not given.
 
-        Raises: InvalidInput: no such layer; the message lists those that exist.
+        Raises: InvalidInput: no such layer; the message lists the existing ones.
         """
         compiled = self._function(layer)
         width = int(compiled.output_shapes[1])
@@ -94,7 +94,7 @@ class KerasActivations:
         return activations
 
     def gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
-        """The gradient by the image of a function of the activations, whose gradient by them [n, d] is given: [n, h, w, c].
+        """Backpropagate a gradient by a layer's activations [n, d] to one by the images [n, h, w, c].
 
         Cost: a forward and a backward pass per image up to the layer. Raises: InvalidInput, as a call.
         """
@@ -120,7 +120,7 @@ class KerasActivations:
         return self._transposed[position]
 
     def _read(self, position: int | None, images: Any) -> Any:
-        """The layer's activations [n, d], while a graph is made."""
+        """The layer's activations [n, d] as operations in the graph that is being traced."""
         calls, output = self._watched(images)
         return _flat(self._tf, _last_hidden(calls, output) if position is None else calls[position].returned)
 
@@ -178,7 +178,7 @@ class KerasActivations:
 
 @contextmanager
 def _watching(model: Any, graph: Any, calls: list[_Call]) -> Iterator[None]:
-    """Note every call of a layer inside the model whose result is in this graph; calls from elsewhere meanwhile are let through."""
+    """Record every call of a layer inside the model whose result is in this graph; other threads' calls pass unrecorded."""
     within: list[str] = []
     counts: dict[str, int] = {}
 
@@ -198,7 +198,7 @@ def _watching(model: Any, graph: Any, calls: list[_Call]) -> Iterator[None]:
 
         return noted
 
-    # In the instance's dictionary, past Keras's own attribute tracking, which would see a change of the model.
+    # Set in the instance dictionary, because Keras's attribute tracking would take it for a change of the model.
     layers = {id(layer): layer for layer in _inside(model)}.values()
     own = {id(layer): layer.__dict__["call"] for layer in layers if "call" in layer.__dict__}
     for layer in layers:
@@ -213,7 +213,7 @@ def _watching(model: Any, graph: Any, calls: list[_Call]) -> Iterator[None]:
 
 
 def _inside(layer: Any) -> Iterator[Any]:
-    """All layers inside this one. A model lists its own; of other layers Keras keeps the list to itself."""
+    """All layers inside this one, recursively; for layers that are no models, only Keras's private list has them."""
     inner = layer.layers if hasattr(layer, "layers") else getattr(layer, "_layers", ())
     for one in inner:
         yield one
@@ -221,7 +221,7 @@ def _inside(layer: Any) -> Iterator[Any]:
 
 
 def _head(calls: Sequence[_Call], output: Any) -> _Call | None:
-    """The call with a kernel that is nearest to the output, breadth first over the operations that lead to it."""
+    """The call of a layer with a kernel nearest to the output, found breadth first over its operations."""
     with_kernel = {call.returned.name: call for call in calls if _has_kernel(call.layer) and hasattr(call.given, "op")}
     todo, seen = [output], {output.name}
     for tensor in todo:
@@ -235,7 +235,7 @@ def _head(calls: Sequence[_Call], output: Any) -> _Call | None:
 
 
 def _has_kernel(layer: Any) -> bool:
-    """Whether this layer itself, not one inside it, multiplies with weights."""
+    """Whether this layer itself, not one inside it, has a kernel."""
     return not any(True for _ in _inside(layer)) and any(len(weight.shape) >= _KERNEL_RANK for weight in layer.weights)
 
 
@@ -245,7 +245,7 @@ def _last_hidden(calls: Sequence[_Call], output: Any) -> Any:
 
 
 def _hidden_name(calls: Sequence[_Call], output: Any) -> str | None:
-    """The layer that computed what the head is given; dropout and other layers that do nothing at inference are not it."""
+    """The name of the layer that computed the head's input; layers without effect at inference, such as dropout, are skipped."""
     head = _head(calls, output)
     if head is None:
         return None

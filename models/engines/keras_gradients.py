@@ -1,4 +1,4 @@
-"""Logits and gradients of a Keras model in compiled functions; traced when first asked for, so that a server never pays for them."""
+"""Logits and gradients of a Keras model in compiled functions, traced on first use: a server that only predicts never traces them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from models.classifier import Images, Labels, Logits, Loss, LossGradient
 from models.engines.image_gradient import fast_image_gradients
 
 _TINY = 1e-30
-_ROWS_AT_MOST = 256  # a backward pass holds the activations of all its rows: beyond it the caches lose more than a call costs
+_ROWS_AT_MOST = 256  # a backward pass holds all its activations: larger batches lose more in caches than they save in calls
 _PADDED_TO = 16
 
 
 class KerasGradients:
     """The differentiable half of a `KerasClassifier`.
 
-    The loss stands in NumPy between the compiled forward and backward pass and is handed in with each call, so that a new loss needs no
-    new graph. Rows are padded to a power of two, beyond 16 to a multiple of 16: the convolutions prepare themselves for every row count
-    they have not met before, for some milliseconds.
+    The loss is a NumPy function between the compiled forward and backward pass, an argument of each call, so that a new loss needs no
+    new graph. Batches are padded to a power of two, beyond 16 to a multiple of 16: convolutions take some milliseconds to prepare for
+    each new batch size.
 
     Args:
         raw_outputs: (images, training) -> the model's own output, as TensorFlow operations.
-        outputs: what that is; of probabilities that a softmax or a sigmoid made, its argument is taken.
-        batch_size: at most this many images a pass.
+        input_shape: (h, w, c) of one image.
+        outputs: the kind of that output; probabilities from a softmax or a sigmoid are replaced by its argument.
+        batch_size: largest number of images per pass.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class KerasGradients:
         return LossGradient(seen[0], logits.numpy()[:rows], gradient.numpy()[:rows])
 
     def _batches(self, images: Images) -> Iterator[tuple[Any, int, int]]:
-        """(padded batch, how many of its rows are real, where it starts)."""
+        """(padded batch, number of its rows that are images, position of its first image)."""
         tf = self._tf
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
@@ -138,7 +139,7 @@ class KerasGradients:
         return self._losses[int(ticket)](logits)
 
     def graph_logits(self, images: Any, training: bool = False) -> Any:
-        """Logits [n, k] as TensorFlow operations in the graph that is being built."""
+        """Logits [n, k] as TensorFlow operations in the graph that is being traced."""
         tf = self._tf
         raw = self._raw_outputs(images, training)
         single = raw.shape[1] == 1
@@ -154,12 +155,12 @@ class KerasGradients:
 
 
 def _padded(rows: int) -> int:
-    """How many rows a batch of so many is padded to."""
+    """The padded size of a batch of `rows` images."""
     return -(-rows // _PADDED_TO) * _PADDED_TO if rows > _PADDED_TO else 1 << (rows - 1).bit_length()
 
 
 def _argument_of(tensor: Any, kind: str) -> Any:
-    """What the operation of this kind, whose result the tensor is, was given; None when the model ends in something else."""
+    """The argument of the operation of this kind whose result is the tensor; None for another operation."""
     while tensor.op.type in ("Identity", "Cast"):
         tensor = tensor.op.inputs[0]
     return sys.modules["tensorflow"].cast(tensor.op.inputs[0], "float32") if tensor.op.type == kind else None

@@ -1,1 +1,1 @@
-"""Everything that trains a network."""
+"""Training of networks: reference classifiers, fine-tuning, adversarial training, distillation, binary networks."""

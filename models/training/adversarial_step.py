@@ -1,4 +1,4 @@
-"""Adversarial training's compiled functions: a step that makes its own adversarial examples, and a count of what withstands them."""
+"""The compiled functions of adversarial training: a step that makes its own adversarial examples, and the robust accuracy."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ _VALIDATION_ROWS = 250
 
 
 class AdversarialStep:
-    """Compiled once for a classifier, whose weights it changes.
+    """Training steps that change a classifier's weights in place, compiled once.
 
-    Loss of a batch, of which the first `ratio` is made adversarial, dealt out to the attacks in equal parts:
+    Loss of a batch whose first `ratio` is made adversarial, in equal parts by each attack:
 
         mean CE(f(x'), y) over those rows and CE(f(x), y) over the rest                                       (Madry et al. 2017)
         mean CE(f(x), y) + beta * KL(softmax f(x) || softmax f(x')),  x' climbing that KL; for beta > 0        (TRADES, Zhang et al. 2019)
 
-    Examples are made as the classifier predicts (no dropout, batch normalisation by its running means), and learnt in training mode.
+    Examples are made in inference mode (no dropout, running means in batch normalisation) and learnt in training mode.
 
     Args:
-        averaging: weights are averaged over the steps with this decay; 0 for no average.
+        classifier: the classifier to train.
+        optimiser: a Keras optimiser; `train` sets its step size.
+        attacks: the attacks that make the adversarial examples.
+        ratio: adversarial share of each batch, in (0, 1].
+        beta: weight of the KL divergence; 0 for the first loss.
+        averaging: decay of the running average of the weights over the steps; 0 for none.
+
+    Cost per step and image: a forward and a backward pass, and one of each per iteration of its attack.
     """
 
     def __init__(
@@ -50,7 +57,7 @@ class AdversarialStep:
         self._attacked = tf.function(self._graph_attacked, input_signature=[images, labels, seed], autograph=False)
 
     def train(self, images: Images, labels: Labels, *, step_size: float, scale: float, seed: tuple[int, int]) -> float:
-        """One step on a batch; returns its loss. `scale` in [0, 1] shrinks the attacks."""
+        """Make one step on a batch; returns its loss. `scale` in [0, 1] scales the attacks' eps."""
         constant = self._tf.constant
         return float(
             self._train(
@@ -63,7 +70,7 @@ class AdversarialStep:
         )
 
     def robust(self, images: Images, labels: Labels, *, seed: int) -> float:
-        """The share that is classified rightly after every attack (each at twice the iterations it trains with)."""
+        """Robust accuracy in [0, 1]: the share classified correctly under every attack, each with twice its training iterations."""
         right = 0
         for start in range(0, len(images), _VALIDATION_ROWS):
             rows = slice(start, start + _VALIDATION_ROWS)
@@ -71,7 +78,7 @@ class AdversarialStep:
         return right / len(images)
 
     def swap(self) -> None:
-        """Exchange the weights and their averages: once to judge or keep the average, once more to train on."""
+        """Exchange the weights and their averages: once to evaluate the averages, once more to continue training."""
         for variable, average in zip(self._weights, self.averages, strict=True):
             kept = variable.numpy()
             variable.assign(average)
@@ -126,7 +133,7 @@ class AdversarialStep:
 
 
 def _apart(seed: Any, number: int) -> Any:
-    """A seed of its own for each attack, which uses the next few."""
+    """Seeds for each attack, 100 apart, since an attack uses several consecutive ones."""
     return seed + np.array([0, 100 * number], np.int32)
 
 
@@ -135,6 +142,6 @@ def _cross_entropy(tf: Any, labels: Any, logits: Any) -> Any:
 
 
 def _divergence(tf: Any, clean: Any, moved: Any) -> Any:
-    """KL(softmax clean || softmax moved) of every row."""
+    """KL(softmax clean || softmax moved) of every row, in nats."""
     own = tf.nn.log_softmax(clean)
     return tf.reduce_sum(tf.exp(own) * (own - tf.nn.log_softmax(moved)), axis=1)

@@ -1,4 +1,4 @@
-"""Harden a classifier: train it on adversarial examples of itself.
+"""Adversarial training: train a classifier on adversarial examples of itself.
 
 Papers: Madry et al. 2017, arXiv:1706.06083 (`TrainingAttack`s); Zhang et al. 2019, arXiv:1901.08573 (TRADES, `beta` > 0).
 Maths:  min_theta E max_(x' in ball(x)) CE(f_theta(x'), y), see `models/training/adversarial_step.py` for the loss of a batch.
@@ -26,11 +26,14 @@ from models.training.training_state import Epoch, TrainingState, fingerprint
 
 FGM = "fgm"
 PGD = "pgd"
-_SLOW_STEPS = 200  # Adam's first steps are as long as its later ones, whatever the gradient: they are made shorter
+_SLOW_STEPS = 200  # warm-up of the step size: Adam's first steps are full-size before its moments are reliable
 
 
 def named_attacks(name: str, eps: float, *, iterations: int = 7) -> tuple[TrainingAttack, ...]:
-    """What to train against under L-inf eps. "fgm": one step from the image. "pgd": several, from uniform starts and from blocks."""
+    """Training attacks within L-inf eps. "fgm": one step from the image. "pgd": `iterations` steps from uniform and block starts.
+
+    Raises: InvalidInput: another name.
+    """
     if name == FGM:
         return (TrainingAttack(eps=eps, iterations=1, start="image"),)
     if name == PGD:
@@ -40,7 +43,7 @@ def named_attacks(name: str, eps: float, *, iterations: int = 7) -> tuple[Traini
 
 @dataclass(frozen=True)
 class Hardened:
-    """The classifier of the best epoch, and all epochs."""
+    """The trained classifier, with the weights of the best epoch, and the figures of all epochs."""
 
     classifier: KerasClassifier
     best: Epoch
@@ -49,17 +52,17 @@ class Hardened:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialTrainer:
-    """Train a copy of a Keras classifier against attacks that know it at every step.
+    """Train a copy of a Keras classifier on white-box adversarial examples made at every step.
 
     Args:
-        attacks: what each batch is attacked with; several share it in equal parts.
-        recipe: epochs, batch size, optimiser, step size (after 200 slower first steps), decay, seed.
-        ratio: the share of each batch that is adversarial, (0, 1]; the rest stays as it is.
-        beta: > 0 for TRADES: the weight of the divergence between answers to the image and to its adversarial example; then `ratio` is 1.
-        warm_up: the share of all steps over which the attacks grow; at full size from the start, a network may learn nothing.
-        averaging: decay of the running average of weights that is validated and returned; 0 for the last weights.
-        shift: every image is moved by up to so many pixels each way, its edges repeated: against learning few images by heart.
-        patience: stop when so many epochs after the warm-up brought no better robust accuracy on the validation images.
+        attacks: at least one; several attack equal parts of each batch.
+        recipe: epochs, batch size, optimiser, step size (reached over the first 200 steps at most), decay, seed.
+        ratio: adversarial share of each batch, in (0, 1]; the rest is clean.
+        beta: >= 0; above 0, TRADES with this weight of the KL divergence, which needs `ratio` 1.
+        warm_up: share of all steps over which eps grows to its full size, in [0, 1); with the full eps at once, training may not start.
+        averaging: decay of the running average of weights that is validated and returned, in [0, 1); 0 for the last weights.
+        shift: largest random shift of training images in pixels each way, edges repeated, against overfitting on few images.
+        patience: epochs without better robust accuracy on the validation images, after the warm-up, until training stops; None: never.
 
     Cost: per image and epoch, a forward and a backward pass for each iteration of its attack and one more of both.
     Raises: InvalidInput on construction.
@@ -103,16 +106,16 @@ class AdversarialTrainer:
         on_step: Callable[[int, int], None] = lambda done, of: None,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     ) -> Hardened:
-        """Train a copy of `classifier` on `data`; the given one stays as it is.
+        """Train a copy of `classifier` on `data`; the given classifier is not changed.
 
         Args:
-            validation: clean images to judge every epoch by; the weights of the best are returned, else those of the last.
-            checkpoint: a file that is written after every epoch; when it is there, training goes on from it, to the same result. It is
-                for the caller to remove.
-            on_step: told (steps done, of how many). on_epoch: told each epoch.
+            validation: clean images to evaluate every epoch on; the weights of the best epoch are returned, without them the last.
+            checkpoint: a file written after every epoch, from which an interrupted training continues to the same result. The caller
+                removes it.
+            on_step: called with (steps done, steps in total). on_epoch: called with each epoch.
 
         Raises: InvalidInput: data that does not fit the classifier, a checkpoint of another training or one that cannot be written, a
-        loss that is no number any more.
+        loss that is not finite.
         """
         check_training_data(classifier, data)
         if validation is not None:
@@ -131,7 +134,7 @@ class AdversarialTrainer:
 
 
 class _Run:
-    """A training at work."""
+    """A running training."""
 
     def __init__(
         self, trainer: AdversarialTrainer, classifier: KerasClassifier, data: Dataset, validation: Dataset | None
@@ -160,7 +163,7 @@ class _Run:
         self.print = fingerprint(data, trainer, classifier.model.get_weights())
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
+        """Continue from a checkpoint, if the file exists."""
         self.state.read(checkpoint, self.print)
 
     @property
@@ -173,7 +176,7 @@ class _Run:
         return done < self._epochs
 
     def epoch(self, on_step: Callable[[int, int], None]) -> None:
-        """Train for one epoch, judge it, and keep its weights if they are the best so far."""
+        """Train for one epoch, evaluate it, and keep its weights if they are the best so far."""
         number, steps = len(self.state.epochs), self._steps_each
         recipe, losses = self._trainer.recipe, 0.0
         order = np.random.default_rng([recipe.seed, number]).permutation(len(self._data))
@@ -214,7 +217,7 @@ class _Run:
             self._step.swap()
 
     def _kept(self, robust: float) -> bool:
-        """Whether an epoch's weights replace those kept. What came before the attacks had their full size only stands in."""
+        """Whether an epoch's weights replace the kept ones; those of warm-up epochs are always replaced."""
         best = self.state.best
         return best is None or best.number < self._first_full or math.isnan(robust) or robust >= best.robust
 
@@ -229,7 +232,7 @@ class _Run:
 
 
 def _shifted(images: Images, most: int, rng: np.random.Generator) -> Images:
-    """Every image moved by up to `most` pixels each way, its edges repeated."""
+    """Every image shifted at random by up to `most` pixels each way, edges repeated."""
     n, h, w, _ = images.shape
     down, right = rng.integers(-most, most + 1, (2, n, 1))
     rows = np.clip(np.arange(h) - down, 0, h - 1)

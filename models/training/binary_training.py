@@ -1,4 +1,4 @@
-"""Train a binary network, reproducibly. TensorFlow does it; what comes out needs none."""
+"""Reproducible training of binary networks, in TensorFlow; the trained network runs without it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Samples = NDArray[np.float32]
 
 _LEARNING_RATE = 2e-3
 _BATCH = 128
-_SMALLEST_DEVIATION = 1e-3  # what never varies must not be blown up
+_SMALLEST_DEVIATION = 1e-3  # constant inputs must not be scaled up
 
 
 def train_binary_network(
@@ -37,18 +37,18 @@ def train_binary_network(
     epochs: int = 8,
     on_epoch: Callable[[int, int], None] = lambda done, of: None,
 ) -> BinaryNetwork:
-    """A network whose logit is above 0 for what is like `yes`.
+    """Train a network whose logit is above 0 for samples like `yes`.
 
-    Both sides weigh the same, and within a side each array the same, however many samples it has. Inputs are standardised per channel (of
-    vectors, per component); that map is folded into the first layer, so that the network takes them as they are.
+    Both classes have equal weight, and so have the arrays within a class, whatever their length. Inputs are standardised per channel
+    (vectors per component); the standardisation is folded into the first layer, so that the network takes raw inputs.
 
     Args:
-        no, yes: kinds of samples, all of one shape.
-        epochs: passes over the samples. Adam, a step size of 0.002 that falls to 0 like a cosine.
-        on_epoch: told (done, of).
+        no, yes: arrays of samples of each class, one per kind, all of one shape.
+        epochs: passes over the samples, with Adam and a step size of 0.002, cosine-decayed to 0.
+        on_epoch: called with (epochs done, epochs in total).
 
     Returns: a `BinaryNetwork` of `default_layout`; the same seed, samples and thread count give the same weights.
-    Raises: InvalidInput: a side without samples.
+    Raises: InvalidInput: a class without samples.
     """
     kinds = [*no, *yes]
     if not sum(map(len, no)) or not sum(map(len, yes)):
@@ -68,7 +68,7 @@ def train_binary_network(
 
 
 def assign(model: Any, network: BinaryNetwork) -> None:
-    """Give a Keras model of `keras_network` the weights of a network."""
+    """Set the weights of a model from `keras_network` to those of a binary network."""
     arrays = []
     parts = np.split(network.weights, np.cumsum(layer_weights(network.layout))[:-1])
     for part, layer in zip(parts, network.layout, strict=True):
@@ -78,7 +78,7 @@ def assign(model: Any, network: BinaryNetwork) -> None:
 
 
 def keras_network(layout: NDArray[np.int64], input_shape: tuple[int, int, int]) -> Any:
-    """The same network in Keras, untrained."""
+    """An untrained Keras model of this layout."""
     import_tensorflow()
     import keras
 
@@ -96,7 +96,7 @@ def keras_network(layout: NDArray[np.int64], input_shape: tuple[int, int, int]) 
 
 
 def _standard(samples: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation per channel."""
+    """Mean and standard deviation per channel: [c], [c]."""
     mean = samples.mean(axis=(0, 1, 2), dtype=np.float64)
     square = np.einsum("nhwc,nhwc->c", samples, samples, dtype=np.float64) / (len(samples) * samples.shape[1] * samples.shape[2])
     deviation = np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), _SMALLEST_DEVIATION)
@@ -126,7 +126,7 @@ def _fitted(
 def _flat(
     arrays: Sequence[NDArray[np.float32]], mean: NDArray[np.float32], deviation: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Kernels and biases one after the other, the first layer for inputs that are not standardised: W / s and b - sum(W m / s)."""
+    """All kernels and biases in one array, the first layer adapted to raw inputs: W / s and b - sum(W m / s)."""
     kernel, bias = arrays[0] / deviation[:, None], arrays[1]
     bias = bias - np.einsum("ijco,c->o", kernel, mean)
     return np.concatenate([array.ravel() for array in (kernel, bias, *arrays[2:])]).astype(np.float32)

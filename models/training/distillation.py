@@ -1,4 +1,4 @@
-"""Train a network on soft targets, what another classifier answered, in one compiled loop that many trainings share.
+"""Distillation: train a network on another classifier's probabilities, in one compiled loop that many trainings share.
 
 Paper: Hinton, Vinyals & Dean 2015, arXiv:1503.02531 (at temperature 1, without true labels).
 """
@@ -17,19 +17,21 @@ from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
 from models.training.reference_classifier import Build, Recipe, reference_network
 
-# 64 MiB of images a call: enough steps that the call costs nothing, few enough that large images fit.
+# 64 MiB of images per call: enough steps to make the call's overhead negligible, few enough for large images.
 _NUMBERS_PER_CALL = 1 << 24
 
 
 class Distillation:
-    """A network, an optimiser, and one compiled loop over training steps; every training starts from fresh weights.
+    """A network, an optimiser and one compiled loop over training steps; every training starts from fresh weights.
 
-    Minimises the cross-entropy -sum_k t_k log f_k(x) of targets t; a one-hot target is a label.
+    Maths: minimises the cross-entropy -sum_k t_k log f_k(x) of targets t; a one-hot target is a label.
 
     Args:
-        build: the network; a Keras model that ends in a softmax.
-        recipe: how to train; its seed is not used, each training is given its own.
-        threads: of TensorFlow, when it has not been started yet.
+        input_shape: (h, w, c) of one image.
+        classes: number of classes, k.
+        recipe: how to train; its seed is not used, each training has its own.
+        build: makes the network, a Keras model that ends in a softmax.
+        threads: TensorFlow's threads, if it has not been started yet.
 
     Cost: one tracing on construction (under a second), then a forward and a backward pass per image and epoch.
     """
@@ -64,7 +66,7 @@ class Distillation:
 
         Args:
             seed: of weights, order and dropout; the same seed, data and thread count give the same weights.
-            start: a model of the same build whose weights to go on from.
+            start: a model of the same build, whose weights training continues from.
 
         Returns: a Keras model. Raises: InvalidInput: no images, or targets of another shape.
         """
@@ -90,12 +92,12 @@ class Distillation:
         return model
 
     def predict(self, model: Any, images: Images) -> Probabilities:
-        """What a model of this build says; compiled once for all of them, where a `KerasClassifier` compiles for each."""
+        """Probabilities [n, k] of a model of this build; one compiled function serves all of them."""
         self._network.set_weights(model.get_weights())
         return self._classifier.predict(images)
 
     def untrained(self, seed: int) -> Any:
-        """What a training with this seed starts from."""
+        """The untrained model that a training with this seed starts from."""
         return self._fresh(seed)
 
     @cached_property
@@ -105,11 +107,11 @@ class Distillation:
     def _fresh(self, seed: int) -> Any:
         import keras
 
-        keras.utils.set_random_seed(seed)  # the only way to seed the initialisers of whatever `build` makes
+        keras.utils.set_random_seed(seed)  # the only way to seed the initialisers that `build` uses
         return self._build(self._shape, self._classes)
 
     def _order(self, samples: int, seed: int) -> NDArray[np.int64]:
-        """Rows of every step [steps, batch]: one shuffle after another, cut into batches."""
+        """Sample indices of every step [steps, batch]: one shuffle after another, cut into batches."""
         rng = np.random.default_rng(seed)
         stream = np.concatenate([rng.permutation(samples) for _ in range(self.recipe.passes(samples))])
         steps = -(-len(stream) // self.recipe.batch_size)

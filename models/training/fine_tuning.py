@@ -1,4 +1,4 @@
-"""Train a copy of any Keras classifier on: what an owner of new data does, and what an attacker who poisons it does."""
+"""Fine-tuning: continue training a copy of a Keras classifier on new data, clean or poisoned."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ def fine_tune(
     seed: int = 0,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> KerasClassifier:
-    """A copy of the classifier, trained on `data` with Adam and a cosine-decayed step size; the given one stays as it is.
+    """A copy of the classifier, trained on `data` with Adam and a cosine-decayed step size; the given classifier is not changed.
 
-    The copy has the same architecture, input range, kind of output and labels; layers that are frozen in the given one stay frozen.
+    The copy has the same architecture, input range, kind of output and labels; frozen layers stay frozen.
 
     Args:
-        epochs: >= 1.
+        epochs: passes over the data, >= 1.
+        learning_rate: the first step size.
+        batch_size: images per step, >= 1.
         seed: of shuffling and dropout; the same seed, data and thread count give the same weights.
-        on_epoch: told (epoch, loss).
+        on_epoch: called with (epoch, loss).
 
-    Raises: InvalidInput: images of another shape, labels the classifier lacks, a model that cannot be copied or has no trainable weights.
+    Raises: InvalidInput: epochs or batch_size below 1, images of another shape, unknown labels,
+        a model that cannot be copied or has no trainable weights.
     """
     if epochs < 1 or batch_size < 1:
         raise InvalidInput(f"expected epochs and batch_size >= 1, got {epochs} and {batch_size}")
@@ -59,12 +62,12 @@ def fine_tune(
 
 
 def copy_of(classifier: KerasClassifier) -> KerasClassifier:
-    """The same classifier with weights of its own. Raises: InvalidInput: a model that cannot be copied or has no trainable weights."""
+    """A copy of the classifier with its own weights. Raises: InvalidInput: a model that cannot be copied or has no trainable weights."""
     return like(classifier, _copy(classifier.model))
 
 
 def like(classifier: KerasClassifier, model: Any) -> KerasClassifier:
-    """A classifier around a model of the same architecture."""
+    """A classifier around a model of the same architecture, with the labels and input range of `classifier`."""
     return KerasClassifier(
         model,
         labels=classifier.labels,
@@ -79,7 +82,7 @@ def _copy(model: Any) -> Any:
     try:
         copy = type(model).from_config(model.get_config())
         copy.set_weights(model.get_weights())
-    except Exception as failure:  # a model of a class of its own may be unable to describe itself, in ways of its own
+    except Exception as failure:  # subclassed models may fail to describe themselves, with any exception
         raise InvalidInput(
             f"expected a model that can be copied from its configuration, but {type(model).__name__} cannot; "
             "build it from layers with keras.Sequential or keras.Model(inputs, outputs)"
@@ -90,7 +93,7 @@ def _copy(model: Any) -> Any:
 
 
 def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the model itself expects: its own range, and no channel axis or a flat input where that is its shape."""
+    """The images in the range and shape that the model itself takes."""
     low, high = classifier.input_range
     own = classifier.model.inputs[0].shape[1:]
     shape = [size if size is not None else wanted for size, wanted in zip(own, classifier.input_shape, strict=False)]
@@ -99,7 +102,7 @@ def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArr
 
 
 def check_training_data(classifier: KerasClassifier, data: Dataset) -> None:
-    """Raise InvalidInput unless there is data, of the classifier's shape, with labels it has."""
+    """Check that data fit the classifier. Raises: InvalidInput: no images, another shape, unknown labels."""
     if not len(data):
         raise InvalidInput("expected at least one image to train on, got none")
     if data.images.shape[1:] != classifier.input_shape:

@@ -1,4 +1,4 @@
-"""Train the reference classifier, reproducibly."""
+"""Reference classifiers: their networks, and reproducible training from a recipe."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ Optimiser = Literal["adam", "momentum", "sgd"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train: Adam with a cosine-decayed step size, unless it says otherwise.
+    """How to train a network; by default with Adam and a cosine-decayed step size.
 
     Args:
-        epochs: passes over the data.
-        batch_size: images a step.
-        learning_rate: the first step size.
+        epochs: passes over the data, >= 1.
+        batch_size: images per step, >= 1.
+        learning_rate: the first step size, > 0.
         seed: of weights, shuffling and dropout; the same seed, data and thread count give the same weights.
         optimiser: "adam", "momentum" (SGD with momentum .9) or "sgd" (without).
         decay: "cosine" to zero, or "none".
-        steps_at_least: more passes over few data, until so many steps are made.
+        steps_at_least: smallest number of steps, >= 0; small data sets are passed over more often to reach it.
+
+    Raises: InvalidInput on construction.
     """
 
     epochs: int = 12
@@ -53,7 +55,7 @@ class Recipe:
                 raise InvalidInput(f"expected {name} of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def passes(self, samples: int) -> int:
-        """Passes over this many samples."""
+        """The number of passes over this many samples, `steps_at_least` considered."""
         return max(self.epochs, -(-self.steps_at_least // -(-samples // self.batch_size)))
 
     def build_optimiser(self, step_size: Any) -> Any:
@@ -66,7 +68,10 @@ class Recipe:
 
 
 def reference_network(input_shape: tuple[int, int, int], classes: int) -> Any:
-    """Two convolutions, pooled, and a dense layer of 128: 109,000 parameters on MNIST, small because STRIP calls it often."""
+    """An untrained network of two pooled convolutions and a dense layer of 128: 109,000 parameters on MNIST.
+
+    It is small because STRIP makes many model calls. Raises: InvalidInput: images under 12 x 12.
+    """
     import_tensorflow()
     import keras
     from keras import layers
@@ -89,14 +94,14 @@ def reference_network(input_shape: tuple[int, int, int], classes: int) -> Any:
 
 
 def robust_network(input_shape: tuple[int, int, int], classes: int, eps: float) -> Any:
-    """For adversarial training under L-inf `eps` in [0, 1]: a fixed level of every value, two strided convolutions, a dense layer of 128.
+    """An untrained network for adversarial training under L-inf `eps` in [0, 1]: a fixed thresholding of pixels, two strided
+    convolutions, a dense layer of 128.
 
         level(x) = clip((x - low) / (1 - 2 low), 0, 1) + x / 50,   low = 4/3 eps, at most .45
 
-    Networks that were trained adversarially on digits have learnt such a level in their first layer (Madry et al. 2017, arXiv:1706.06083,
-    appendix C), though not as tight a one: values within `eps` of either end of the range stay near that end whatever an attacker does,
-    and he is left with those in between. At small `eps` it is next to the identity. It is flat nowhere (x / 50): every step along the
-    sign of the gradient finds its direction, nothing is hidden from who attacks or trains.
+    Adversarially trained networks on digits learn a similar thresholding in their first layer (Madry et al. 2017, arXiv:1706.06083,
+    appendix C): pixels within `eps` of either end of the range stay near that end under attack, which leaves the attacker those in
+    between. At small `eps` it is close to the identity. Its slope is nowhere 0 (x / 50), so that it masks no gradients.
     """
     import_tensorflow()
     import keras
@@ -133,7 +138,11 @@ def train(
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
     threads: int | None = None,
 ) -> Any:
-    """A reference network trained on `data`.
+    """Train a reference network on `data`.
+
+    Args:
+        on_epoch: called with (epoch, loss).
+        threads: TensorFlow's threads, if it has not been started yet.
 
     Returns: a Keras model. Raises: InvalidInput: fewer than two classes.
     """
@@ -159,7 +168,7 @@ def train(
 
 
 def save(model: Any, path: Path) -> None:
-    """Write the model without its optimiser state, which a `.keras` file holds whatever `include_optimizer` says."""
+    """Write a Keras model to a `.keras` file without its optimiser state, which `include_optimizer=False` does not omit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if model.compiled:
         trained, model = model, type(model).from_config(model.get_config())

@@ -1,8 +1,6 @@
-"""The attack inside a training step: projected gradient steps as TensorFlow operations, which one compiled call makes and learns.
+"""The attack inside a training step: projected gradient descent as TensorFlow operations, compiled together with the step.
 
-`attacks/evasion/gradient.py` asks a classifier from outside, image by image until it succeeds; here every row takes as
-many steps, and nothing
-leaves the graph.
+Unlike `attacks/evasion/gradient.py`, which ends for each image at its first success, every image takes all steps, within the graph.
 
     x_0 = x + start,   x <- clip(project(x + step * d)),   d = sign g (inf) or g / ||g||_2 (2),   g the gradient of the objective by x
 
@@ -30,17 +28,17 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingAttack:
-    """How examples to train on are made.
+    """The making of adversarial training examples.
 
     Args:
         eps: radius of the ball, in units of the image's range, > 0.
         norm: of the ball: inf or 2.
-        iterations: gradient steps; one is the fast gradient method.
+        iterations: gradient steps, >= 1; 1 is the fast gradient method.
         step: length of a step; when not given, eps for one step and 2.5 * eps / iterations for several (Madry et al.).
-        start: where the steps begin. "image"; "uniform", a point drawn uniformly from the ball; "blocks" (norm inf only), a corner of
-            the ball: the same sign over blocks of pixels or over columns, of a size drawn per image. Steps from elsewhere than the image
-            find more than the first one does. A network trained on uniform starts alone may hide its gradient from them and still fall
-            to coarse patterns, which is where Square (Andriushchenko et al. 2020, arXiv:1912.00049) begins.
+        start: the starting point. "image"; "uniform", a point drawn uniformly from the ball; "blocks" (norm inf only), a corner of
+            the ball: the same sign over blocks of pixels or over columns, of a size drawn per image. A network trained on uniform starts
+            alone may mask its gradient near them and still fail on coarse patterns, from which Square (Andriushchenko et al. 2020,
+            arXiv:1912.00049) starts.
 
     Cost: `iterations` forward and backward passes per image. Raises: InvalidInput on construction.
     """
@@ -67,19 +65,19 @@ class TrainingAttack:
 
     @property
     def length(self) -> float:
-        """Of a step."""
+        """The length of a step."""
         if self.step is not None:
             return self.step
         return self.eps if self.iterations == 1 else 2.5 * self.eps / self.iterations
 
     def graph(self, images: Any, objective: Callable[[Any], Any], *, scale: Any, seed: Any) -> Any:
-        """Adversarial images, within a tf.function.
+        """Adversarial images [n, h, w, c], as operations in a tf.function.
 
         Args:
             images: [n, h, w, c] in [0, 1].
-            objective: images -> what is climbed, one number a row.
-            scale: shrinks ball and step alike: a scalar tensor in [0, 1].
-            seed: int32 [2].
+            objective: images -> the function to ascend, one value per image [n].
+            scale: factor of eps and step length: a scalar tensor in [0, 1].
+            seed: int32 [2], of random starts.
         """
         tf = sys.modules["tensorflow"]
         eps, length = self.eps * scale, self.length * scale
@@ -104,7 +102,7 @@ class TrainingAttack:
         return tf.stop_gradient(point)
 
     def _drawn(self, tf: Any, images: Any, eps: Any, seed: Any) -> Any:
-        """A random change within the ball."""
+        """A random perturbation within the ball."""
         shape = tf.shape(images)
         if self.start == "blocks":
             return eps * _block_signs(tf, images, seed)
@@ -121,7 +119,7 @@ def _further(seed: Any, by: int) -> Any:
 
 
 def _block_signs(tf: Any, images: Any, seed: Any) -> Any:
-    """+-1 [n, h, w, c]: for every row one of the block sizes, and a sign for each of its blocks."""
+    """Signs +-1 [n, h, w, c], constant over blocks of a size drawn per image."""
     n = tf.shape(images)[0]
     height, width, channels = images.shape[1:]
     kinds = []
@@ -134,5 +132,5 @@ def _block_signs(tf: Any, images: Any, seed: Any) -> Any:
 
 
 def _length(tf: Any, change: Any) -> Any:
-    """The L2 norm of every row [n, 1, 1, 1]."""
+    """The L2 norm of every image: [n, 1, 1, 1]."""
     return tf.sqrt(tf.reduce_sum(change * change, axis=[1, 2, 3], keepdims=True))

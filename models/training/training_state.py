@@ -1,4 +1,4 @@
-"""Where a training stands: in memory, and in a file from which a killed one goes on to the very result it would have had."""
+"""The state of a training, and its checkpoint file, from which an interrupted training continues to the same result."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to.
+    """The figures of an epoch.
 
     Attributes:
         number: counted from 1.
-        loss: mean over its steps.
-        accuracy, robust: shares of the validation images that are classified rightly, as they are and after the attacks at twice their
-            iterations; NaN without validation images.
+        loss: mean loss over its steps.
+        accuracy, robust: share of the validation images that are classified correctly, clean and under the training attacks at twice
+            their iterations; NaN without validation images.
     """
 
     number: int
@@ -38,10 +38,10 @@ class Epoch:
 
 
 class TrainingState:
-    """Everything that a training changes, and the best weights so far.
+    """All variables that a training changes, the figures of its epochs, and the best weights so far.
 
     Args:
-        variables: TensorFlow's, whose values are the state.
+        variables: the TensorFlow variables of model and optimiser.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:
@@ -51,13 +51,13 @@ class TrainingState:
         self.best_weights: list[NDArray[Any]] = []
 
     def ended(self, epoch: Epoch, kept: bool, weights: list[NDArray[Any]]) -> None:
-        """An epoch has ended; whether its weights are the ones to keep."""
+        """Record an epoch; with `kept`, its weights become the best ones."""
         self.epochs.append(epoch)
         if kept:
             self.best, self.best_weights = epoch, weights
 
     def write(self, path: Path, fingerprint: str) -> None:
-        """Write to a file that is whole at any moment. Raises: InvalidInput when it cannot be written; what was there stays."""
+        """Replace the checkpoint atomically. Raises: InvalidInput: it cannot be written; the previous one stays."""
         said = {
             "format": _FORMAT,
             "fingerprint": fingerprint,
@@ -80,7 +80,7 @@ class TrainingState:
             ) from failure
 
     def read(self, path: Path, fingerprint: str) -> None:
-        """Take over what a file holds, if it is there. Raises: InvalidInput: a damaged file, or one of another training."""
+        """Restore the state from a checkpoint, if the file exists. Raises: InvalidInput: a damaged file, or another training's."""
         if not path.exists():
             return
         try:
@@ -89,7 +89,7 @@ class TrainingState:
                 arrays = {name: archive[name] for name in archive.files}
             epochs = [Epoch(**epoch) for epoch in said["epochs"]]
             found, best = str(said["fingerprint"]), int(said["best"])
-        except Exception as failure:  # a damaged archive makes its readers raise a dozen different things
+        except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
             raise InvalidInput(f"expected {path} to be a checkpoint, but it cannot be read; remove it to start anew") from failure
         if found != fingerprint:
             raise InvalidInput(
@@ -104,7 +104,7 @@ class TrainingState:
 
 
 def fingerprint(data: Dataset, options: object, weights: Sequence[NDArray[Any]]) -> str:
-    """Tells a training from another: a digest of its data, its options and the weights it starts from."""
+    """A sha256 that identifies a training, over its data, options and initial weights."""
     digest = hashlib.sha256(repr(options).encode())
     arrays: list[NDArray[Any]] = [data.images, data.labels, *weights]
     for array in arrays:
