@@ -110,7 +110,7 @@ def differentiable(classifier: Classifier, attack: str) -> DifferentiableClassif
     """The classifier, typed as differentiable. Raises: InvalidInput: a classifier without gradients."""
     if not isinstance(classifier, DifferentiableClassifier):
         raise InvalidInput(
-            f"{attack} needs a classifier with gradients, got {type(classifier).__name__}, which only predicts; "
+            f"{attack}: expected a classifier with gradients, got {type(classifier).__name__}, which only predicts; "
             "use square or hop_skip_jump, which need none"
         )
     return classifier

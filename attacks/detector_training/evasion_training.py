@@ -84,7 +84,9 @@ class EvasionTraining:
         """See `Fit`. Raises: InvalidInput: a classifier without gradients or activations, an unknown layer."""
         name = BinaryActivationDetector.name
         if not isinstance(classifier, ActivationClassifier):
-            raise InvalidInput(f"{name} needs a classifier whose layers can be read, got {type(classifier).__name__}")
+            raise InvalidInput(
+                f"{name}: expected a classifier with readable layers, got {type(classifier).__name__}; load a Keras model"
+            )
         if self.layer is not None:
             classifier.activations(parts.choosing.images[:1], self.layer)  # raises for an unknown layer before the long work
         examples = self._examples(classifier, parts, name, terms)

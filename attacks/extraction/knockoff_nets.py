@@ -92,7 +92,7 @@ class KnockoffNets:
                 f"expected a group for each of the {len(pool)} images of the pool, which adaptive draws from, got {got}"
             )
         if self.thief.asks > 1:
-            raise InvalidInput(f"expected a thief who asks once for the adaptive strategy, got {self.thief.name!r}; use random")
+            raise InvalidInput(f"expected a thief that asks once for the adaptive strategy, got {self.thief.name!r}; use random")
         numbered: Labels = np.unique(groups, return_inverse=True)[1]
         return numbered
 

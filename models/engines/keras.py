@@ -221,7 +221,7 @@ def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:
     if hasattr(model, "inputs") and model.inputs:
         return model
     if input_shape is None:
-        raise InvalidInput(f"expected input_shape (h, w, c) for {type(model).__name__}, a model that does not say what it takes")
+        raise InvalidInput(f"expected input_shape (h, w, c) for {type(model).__name__}, which has no input shape of its own")
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, model(inputs))
 

@@ -78,8 +78,8 @@ def test_clean_images_are_refused_at_the_rate_that_calibration_promises(rate: fl
         held = len(choice.scores)
         rank = conformal_rank(held, rate)
         assert (choice.scores <= choice.strip.threshold).sum() == rank
-        coat = DefendedClassifier(classifier, detectors=[Step(choice.strip)], secret=b"another secret than calibration's")
-        found = int(coat.classify(pictures[900:]).abstained.sum())
+        defended = DefendedClassifier(classifier, detectors=[Step(choice.strip)], secret=b"another secret than calibration's")
+        found = int(defended.classify(pictures[900:]).abstained.sum())
         low, high = betabinom.interval(0.999, fresh, rank, held - rank + 1)
         assert low <= found <= high, seed
         refused, lows, highs = refused + found, lows + low, highs + high

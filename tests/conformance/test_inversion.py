@@ -61,7 +61,9 @@ def test_confident_rows_come_back(classes: int, beta: float, gamma: float) -> No
     assert found.solved[sure].all()
     np.testing.assert_allclose(found.probabilities[sure], y[sure], atol=1e-4)
     small = sure[:, None] & (y > 1e-7) & (y < 0.5)
-    np.testing.assert_allclose(found.probabilities[small], y[small], rtol=0.05)  # in logarithm too: what is hidden most
+    np.testing.assert_allclose(
+        found.probabilities[small], y[small], rtol=0.05
+    )  # also in logarithm: the most strongly hidden values
 
 
 @pytest.mark.parametrize(("beta", "gamma"), PARAMETERS)
@@ -121,7 +123,7 @@ def test_no_rows_are_no_trouble() -> None:
     assert found.probabilities.shape == (0, 4)
 
 
-def test_a_classifier_that_is_unblurred_says_what_it_said_before_it_was_blurred_and_refuses_what_it_refused() -> None:
+def test_an_inverted_classifier_gives_the_answers_from_before_the_reverse_sigmoid_and_keeps_refusals() -> None:
     sure = np.array([[0.9999, 0.0001 / 2, 0.0001 / 2], [0.99, 0.007, 0.003], [0.0, 0.0, 0.0]], np.float32)
     blurred = ReverseSigmoid()(sure)
     assert blurred[0, 0] < blurred[1, 0], "surer, and answered lower"

@@ -53,7 +53,7 @@ def l1_by_sorting(delta: NDArray[np.float64], eps: float) -> NDArray[np.float64]
 
 @pytest.mark.parametrize("norm", PROJECTIONS)
 @given(seed=seeds)
-def test_what_is_inside_stays_and_what_is_outside_comes_onto_the_sphere(norm: float, seed: int) -> None:
+def test_points_inside_stay_and_points_outside_come_onto_the_sphere(norm: float, seed: int) -> None:
     deltas = rows(seed)
     before = deltas.copy()
     projected = PROJECTIONS[norm](deltas, EPS)

@@ -135,15 +135,15 @@ def test_a_local_trigger_is_refused_wherever_it_is_and_clean_images_are_at_the_p
     terms = Terms(rate=rate)
     (calibrated,) = conclude([fit_sentinet(classifier, split(data, rate=rate, confidence=None, seed=0), terms)], terms)
     assert calibrated.mode == "enforce"
-    coat = DefendedClassifier(classifier, detectors=[Step(calibrated.detector)], secret=b"another")
-    clean = coat.classify(pictures[1200:])
+    defended = DefendedClassifier(classifier, detectors=[Step(calibrated.detector)], secret=b"another")
+    clean = defended.classify(pictures[1200:])
     assert clean.abstained.mean() < 2 * rate
     assert clean.trace.model_calls / 1800 < 20
     assert clean.trace.model_calls / 1800 == pytest.approx(1 + calibrated.mean_calls, rel=0.3)
     for row, column, size in ((0, 0, 2), (0, 18, 2), (18, 0, 2), (18, 18, 2), (9, 9, 2), (4, 13, 4), (8, 7, 6), (13, 2, 6)):
         triggered = spotted(pictures[1200:1260], row, column, size)
         assert (classifier.predict(triggered).argmax(axis=1) == 0).all()
-        assert coat.classify(triggered).abstained.mean() > 0.95, (row, column, size)
+        assert defended.classify(triggered).abstained.mean() > 0.95, (row, column, size)
 
 
 def test_a_trigger_in_two_places_at_once_passes() -> None:

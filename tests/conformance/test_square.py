@@ -67,7 +67,7 @@ def test_an_linf_step_changes_one_square_to_plus_or_minus_eps_in_each_channel() 
     _, start, first = asked(Square(eps=0.1, queries=3), images)
     for before, after, image in zip(start, first, images, strict=True):
         rows, columns, _ = np.nonzero(before != after)
-        assert rows.size, "a query for what is there already is wasted"
+        assert rows.size, "a query for an unchanged image is wasted"
         assert max(np.ptp(rows), np.ptp(columns)) < side(0.8, 0, 1, *SHAPE[:2])
         np.testing.assert_allclose(np.abs(after - image), 0.1, atol=1e-6)
 

@@ -88,7 +88,7 @@ def test_adversarial_images_stay_images_and_the_given_ones_stay_as_they_are(name
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_success_is_what_the_classifier_says_of_the_images_returned(name: str, classifier: LinearClassifier) -> None:
+def test_success_is_the_classifiers_own_answer_for_the_returned_images(name: str, classifier: LinearClassifier) -> None:
     images, goal = mistaken(classifier)
     found = ATTACKS[name](classifier, images, goal, seed=SEED)
     np.testing.assert_array_equal(found.success, goal.reached(predicted_labels(classifier.predict(found.images))))
@@ -145,7 +145,7 @@ def test_a_classifier_without_gradients_is_refused_in_one_sentence(name: str, cl
     class OnlyPredicts:
         input_shape, labels, predict = classifier.input_shape, classifier.labels, classifier.predict
 
-    with pytest.raises(InvalidInput, match="needs a classifier with gradients, got OnlyPredicts"):
+    with pytest.raises(InvalidInput, match="expected a classifier with gradients, got OnlyPredicts"):
         GRADIENT_ATTACKS[name](OnlyPredicts(), images, goal, seed=SEED)
 
 

@@ -1,4 +1,4 @@
-"""Bundles: what is written is read back, and whatever was altered refuses to load and says where."""
+"""Bundles: they are read back as written, and an altered file is refused by name."""
 
 from __future__ import annotations
 

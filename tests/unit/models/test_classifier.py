@@ -1,4 +1,4 @@
-"""The protocol every layer means by a classifier."""
+"""The classifier protocol that every layer shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data files: what is read, and what is refused with a sentence."""
+"""Data files: accepted forms, and errors in one sentence for all others."""
 
 from __future__ import annotations
 

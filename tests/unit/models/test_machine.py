@@ -1,4 +1,4 @@
-"""The machine."""
+"""The number of processors this process may use."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_the_default_one_withstands_an_attack_that_the_standard_one_does_not(dig
     assert found["mnist-standard"] <= 0.1
 
 
-def test_its_card_says_what_it_withstands(bundle: Bundle) -> None:
+def test_its_card_states_its_measured_robustness(bundle: Bundle) -> None:
     measured = bundle.card["robustness"]
     assert measured["eps"] == 0.3
     assert measured["clean"] == pytest.approx(bundle.card["measured"]["test_split"]["undefended_accuracy"], abs=2e-4)

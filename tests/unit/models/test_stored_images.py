@@ -1,4 +1,4 @@
-"""Images that stay on disk: mapped directories, unpacked archives, and what is refused."""
+"""Images that stay on disk: mapped directories, unpacked archives, and refused files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Poisoned training data, and the truth about them: every trigger with every label map."""
+"""Poisoned training data and their ground truth: every trigger with every label map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attacker of a defended classifier sees: purifier, keys and STRIP in the gradient, refusals in the answers."""
+"""A defended classifier as an adaptive attacker sees it: purifier, keys and STRIP in the gradient, refusals in the answers."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_an_image_that_sentinet_would_refuse_has_no_logits_and_one_it_would_not_
     assert lets_go.logits(IMAGES).any(axis=1).all()
 
 
-def test_with_the_secret_the_attacker_knows_whom_sentinet_refuses() -> None:
+def test_with_the_secret_the_attacker_knows_which_images_sentinet_refuses() -> None:
     scores = defended(detectors=[Step(sentinet(9.0))]).classify(IMAGES).trace.detections[0].scores
     target = defended(detectors=[Step(sentinet(float(np.median(scores))))])
     view = AdaptiveView(target, CLASSIFIER, secret=SECRET)

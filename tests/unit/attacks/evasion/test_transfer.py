@@ -1,4 +1,4 @@
-"""What a copy's gradients do to the original."""
+"""Adversarial images of a copy, tried on the original."""
 
 from __future__ import annotations
 

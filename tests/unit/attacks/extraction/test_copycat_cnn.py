@@ -1,4 +1,4 @@
-"""Asking and copying: budgets are prefixes, refusals are dropped and counted, the same seed gives the same copy."""
+"""Queries and copies: budgets are prefixes, refusals are dropped and counted, the same seed gives the same copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ THIEF = CopycatCNN(queries=200, recipe=QUICK, build=small)
 
 @dataclass
 class Refuses(ClassifierWrapper):
-    """A gateway that answers a row of zeros to what is brighter than `limit`."""
+    """A gateway that answers a row of zeros to images brighter than `limit`."""
 
     classifier: Classifier
     limit: float
@@ -97,7 +97,7 @@ def test_refused_images_are_counted_and_not_trained_on(victim: KerasClassifier) 
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_thief_who_is_always_refused_ends_with_an_untrained_copy() -> None:
+def test_a_thief_that_is_always_refused_ends_with_an_untrained_copy() -> None:
     theft = THIEF(Refuses(linear(SHAPE, 3), limit=-1.0), POOL.images, seed=4)
     assert theft.refused == theft.queries == 200
     untrained = Distillation(SHAPE, 3, recipe=QUICK, build=small).untrained(4)
@@ -114,7 +114,7 @@ def test_asking_a_deterministic_victim_again_tells_nothing_more_and_costs_as_muc
     np.testing.assert_array_equal(thrice.first(31).rows, rows[:10])
 
 
-def test_an_answer_given_sometimes_is_the_mean_of_what_was_given() -> None:
+def test_an_answer_given_sometimes_is_the_mean_of_the_answers_given() -> None:
     replies = iter([[0.6, 0.4], [0.0, 0.0], [0.8, 0.2]])
     victim = FakeClassifier(lambda images: np.array([next(replies)] * len(images), np.float32), SHAPE, 2)
     transfer = ask(victim, POOL.images, np.array([7]), asks=3)

@@ -1,4 +1,4 @@
-"""Knockoff Nets: random asks as CopycatCNN does; adaptive turns away from what does not pay, and never asks twice."""
+"""Knockoff Nets: random queries are those of CopycatCNN; adaptive ones avoid groups that do not pay, and never repeat an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def certain_of_blue(images: Images) -> Probabilities:
     return chosen
 
 
-def test_the_random_strategy_asks_what_copycat_asks(keras_model: Any) -> None:
+def test_the_random_strategy_makes_the_queries_of_copycat(keras_model: Any) -> None:
     victim = KerasClassifier(keras_model)
     knockoff = KnockoffNets(queries=30, recipe=QUICK, build=small)(victim, POOL.images, seed=2)
     copycat = CopycatCNN(queries=30, thief=THIEVES["probabilities"], recipe=QUICK, build=small)(victim, POOL.images, seed=2)
@@ -47,7 +47,7 @@ def test_the_adaptive_strategy_asks_more_of_the_group_that_pays() -> None:
     assert theft.refused == red
 
 
-def test_a_loss_reward_turns_to_what_the_copy_gets_wrong() -> None:
+def test_a_loss_reward_prefers_groups_that_the_copy_gets_wrong() -> None:
     rng = np.random.default_rng(0)
 
     def answer(images: Images) -> Probabilities:
@@ -88,11 +88,11 @@ def test_parameters_nobody_can_use_are_refused(wrong: dict[str, Any], said: str)
         KnockoffNets(**wrong)
 
 
-def test_adaptive_needs_groups_and_a_thief_who_asks_once() -> None:
+def test_adaptive_needs_groups_and_a_thief_that_asks_once() -> None:
     victim = linear(SHAPE, 3)
     with pytest.raises(InvalidInput, match=r"expected a group for each of the 400 images of the pool.*got none"):
         ADAPTIVE(victim, POOL.images)
     with pytest.raises(InvalidInput, match=r"got \[3\]"):
         ADAPTIVE(victim, POOL.images, POOL.labels[:3])
-    with pytest.raises(InvalidInput, match="expected a thief who asks once"):
+    with pytest.raises(InvalidInput, match="expected a thief that asks once"):
         replace(ADAPTIVE, thief=THIEVES["averaged"])(victim, POOL.images, POOL.labels)

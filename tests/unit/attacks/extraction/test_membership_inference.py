@@ -1,4 +1,4 @@
-"""Membership inference on a victim that remembers, refuses or knows nothing: what is told, what is counted, what is refused."""
+"""Membership inference on a victim that remembers, refuses or knows nothing: scores, counts and refusals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_refused_image_is_taken_for_the_least_likely_member() -> None:
     rows = by_name(remembering(refuses_members=True))
     assert rows["modified entropy"].auc == 0
     assert rows["modified entropy"].refused == pytest.approx(0.6)
-    assert rows[LEARNED].auc == 0.5, "nobody answered to learn from"
+    assert rows[LEARNED].auc == 0.5, "no answers to learn from"
 
 
 def test_a_victim_that_says_one_thing_tells_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Each thief of the table: distributions out, the winner kept where it should be, and what it claims to undo, undone."""
+"""Each thief of the table: targets are distributions, predicted classes are kept, and known perturbations are inverted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_sharpening_and_smoothing_are_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("defence", [ReverseSigmoid(), ReverseSigmoid(beta=0.7, gamma=0.3)])
-def test_a_look_up_from_true_pairs_finds_what_the_defence_hid_without_its_formula(defence: ReverseSigmoid) -> None:
+def test_a_look_up_from_true_pairs_recovers_the_hidden_probabilities_without_the_formula(defence: ReverseSigmoid) -> None:
     y = softmax(np.random.default_rng(0).normal(size=(2000, 6)) * 3 + 12 * np.eye(6)[np.arange(2000) % 6])
     answers = defence(y)
     found = look_up(answers, y)
@@ -70,13 +70,13 @@ def test_a_look_up_of_rows_too_few_for_each_class_shares_one_map() -> None:
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
 
 
-def test_the_guess_is_made_only_for_those_who_need_one() -> None:
+def test_the_guess_is_made_only_for_thieves_that_need_one() -> None:
     def fails() -> Probabilities:
-        raise AssertionError("nobody asked for it")
+        raise AssertionError("the guess was made")
 
     for name in set(THIEVES) - {"looked up"}:
         THIEVES[name].learn(rows(5, 3), fails)
-    with pytest.raises(AssertionError, match="nobody asked"):
+    with pytest.raises(AssertionError, match="the guess was made"):
         THIEVES["looked up"].learn(rows(5, 3), fails)
 
 

@@ -1,4 +1,4 @@
-"""A gateway over HTTP, against a real server that answers what the test tells it to."""
+"""A gateway over HTTP as a classifier, against a real server with scripted answers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def gateway() -> Iterator[Gateway]:
             self.end_headers()
             try:
                 self.wfile.write(body)
-            except ConnectionError:  # who reads no further than he has to hangs up
+            except ConnectionError:  # a client that has read enough hangs up
                 self.close_connection = True
 
         def log_message(self, *_: Any) -> None: ...
@@ -133,7 +133,7 @@ def once(first: Answer) -> Callable[[np.ndarray], Answer]:
     return lambda images: waiting.pop() if waiting else predictions(images)
 
 
-def test_it_knows_of_the_gateway_what_the_gateway_says(gateway: Gateway) -> None:
+def test_it_reads_the_gateways_own_description(gateway: Gateway) -> None:
     with RemoteClassifier(gateway.url + "/") as remote:
         assert (remote.input_shape, remote.labels) == (SHAPE, LABELS)
         served = remote.served
@@ -141,7 +141,7 @@ def test_it_knows_of_the_gateway_what_the_gateway_says(gateway: Gateway) -> None
         assert served.defences == (("strip", "enforce"),)
 
 
-def test_probabilities_are_what_was_answered_and_refusals_are_rows_of_zeros(gateway: Gateway) -> None:
+def test_probabilities_are_those_of_the_answer_and_refusals_are_rows_of_zeros(gateway: Gateway) -> None:
     images = some(5)
     images[2, 0, 0] = 0
     with RemoteClassifier(gateway.url) as remote:
@@ -155,7 +155,7 @@ def test_probabilities_are_what_was_answered_and_refusals_are_rows_of_zeros(gate
         assert len(remote.traffic.latency_s) == 1
 
 
-def test_batches_are_cut_to_what_a_request_may_hold_and_share_a_connection(gateway: Gateway) -> None:
+def test_batches_are_cut_to_the_size_of_a_request_and_share_a_connection(gateway: Gateway) -> None:
     with RemoteClassifier(gateway.url, api_key="a-key") as remote:
         assert remote.predict(some(19)).shape == (19, 3)
         assert remote.predict(some(0)).shape == (0, 3)
@@ -164,7 +164,7 @@ def test_batches_are_cut_to_what_a_request_may_hold_and_share_a_connection(gatew
     assert set(gateway.keys) == {"Bearer a-key"}
 
 
-def test_the_budget_is_kept_exactly_and_what_was_answered_before_is_handed_over(gateway: Gateway) -> None:
+def test_the_budget_is_kept_exactly_and_earlier_answers_are_handed_over(gateway: Gateway) -> None:
     images = some(30)
     with RemoteClassifier(gateway.url, queries_at_most=21) as remote:
         remote.predict(images[:2])
@@ -256,7 +256,7 @@ def test_an_endless_answer_is_not_read_to_its_end(gateway: Gateway) -> None:
         remote.predict(some(3))
 
 
-def test_a_gateway_that_goes_away_leaves_what_it_had_answered(gateway: Gateway) -> None:
+def test_a_gateway_that_goes_away_leaves_its_earlier_answers(gateway: Gateway) -> None:
     def hang_up(images: np.ndarray) -> Answer:
         if len(gateway.batches) == 1:
             return predictions(images)

@@ -1,4 +1,4 @@
-"""What is no network is refused."""
+"""Binary networks: layouts and weights that fit no network are refused."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.fakes import noise, softmax, squares
 
 @pytest.fixture(scope="module")
 def keras(keras_model: Any) -> Any:
-    """The module, imported quietly by whoever made the model."""
+    """The module, imported quietly when the model was made."""
     import keras
 
     return keras
@@ -106,7 +106,7 @@ def test_images_are_mapped_to_the_range_of_the_model(keras: Any, input_range: tu
         ((24,), (4, 2, 3), (4, 2, 3)),
     ],
 )
-def test_models_without_a_channel_axis_or_with_flat_input_get_what_they_expect(
+def test_models_without_a_channel_axis_or_with_flat_input_get_input_of_their_shape(
     keras: Any, own: tuple[int, ...], wanted: tuple[int, int, int] | None, shape: tuple[int, int, int]
 ) -> None:
     model, images = projection(keras, own, 3, activation="softmax"), noise(5, shape, 0)

@@ -66,7 +66,7 @@ def _subclassed(keras: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("build", [_sequential, _nested, _subclassed])
-def test_the_default_is_what_the_head_is_given(build: Callable[[Any], tuple[Any, Any]]) -> None:
+def test_the_default_is_the_input_of_the_head(build: Callable[[Any], tuple[Any, Any]]) -> None:
     import_tensorflow(2)
     import keras
 

@@ -19,7 +19,7 @@ SHAPE = (6, 5, 3)
 
 @pytest.fixture(scope="module")
 def keras(keras_model: Any) -> Any:
-    """The module, imported quietly by whoever made the model."""
+    """The module, imported quietly when the model was made."""
     import keras
 
     return keras
@@ -80,7 +80,7 @@ def differences(model: KerasClassifier, images: Images, direction: Images, h: fl
     return (model.logits(images + step).astype(np.float64) - model.logits(images - step)) / (2 * h)
 
 
-def test_softmax_of_the_logits_is_what_predict_answers(model: KerasClassifier) -> None:
+def test_softmax_of_the_logits_is_the_answer_of_predict(model: KerasClassifier) -> None:
     images = noise(7, SHAPE, 0)
     logits = model.logits(images)
     assert isinstance(model, DifferentiableClassifier)
@@ -157,7 +157,9 @@ def test_a_trained_network_has_the_gradients_of_the_tape(classifier: KerasClassi
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 15, 17, 63, 64, 65, 150])
-def test_rows_that_are_padded_or_split_are_what_they_are_alone(classifier: KerasClassifier, keras_model: Any, n: int) -> None:
+def test_rows_that_are_padded_or_split_have_the_results_they_have_alone(
+    classifier: KerasClassifier, keras_model: Any, n: int
+) -> None:
     data = squares(150, seed=10)
     images, labels = data.images[:n], data.labels[:n]
     found = classifier.loss_gradient(images, labels, cross_entropy)

@@ -1,4 +1,4 @@
-"""Adversarial training: hardens, goes on after a kill to the same weights, refuses what it cannot use."""
+"""Adversarial training: hardens, continues after a kill to the same weights, refuses what it cannot use."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Killed(Exception):
     """What a test stops a training with."""
 
 
-def test_a_hardened_classifier_withstands_what_a_trained_one_does_not() -> None:
+def test_a_hardened_classifier_withstands_attacks_that_a_standard_one_does_not() -> None:
     recipe = Recipe(epochs=12, batch_size=32, learning_rate=1e-2)
     start = untrained()
     before = start.model.get_weights()

@@ -1,4 +1,4 @@
-"""Training a copy of a classifier on: the given one stays as it is, whatever its input and output."""
+"""Fine-tuning: the given classifier is not changed, whatever its input and output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWAPPED = Dataset(DATA.images, (DATA.labels + 1) % 3)
 
 @pytest.fixture(scope="module")
 def keras(keras_model: Any) -> Any:
-    """The module, imported quietly by whoever made the model."""
+    """The module, imported quietly when the model was made."""
     import keras
 
     return keras
@@ -91,7 +91,7 @@ def test_any_kind_of_output_and_input_range_is_trained_as_it_is_used(
 
 
 @pytest.mark.parametrize(("own", "shape"), [((4, 6), (4, 6, 1)), ((24,), (4, 2, 3)), ((None, None, 3), (4, 6, 3))])
-def test_models_with_another_input_shape_get_what_they_expect(
+def test_models_with_another_input_shape_get_input_of_that_shape(
     keras: Any, own: tuple[int | None, ...], shape: tuple[int, int, int]
 ) -> None:
     last = [
