@@ -11,7 +11,7 @@ from defences.assembly import assemble
 from defences.calibration.purifier import choose_purifier
 from defences.defended_classifier import Preprocessor, Step
 from defences.purifiers.purified_training import with_purified_copies
-from evaluation.tables.backdoors import BackdoorRow, Budget, backdoor_rows
+from evaluation.tables.backdoors import BackdoorBudget, BackdoorRow, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
@@ -23,7 +23,7 @@ _SIDE = 32
 _EPOCHS = 5
 _TRAINED_ON = 12_000
 _THREADS = 2
-_BUDGET = Budget()
+_BUDGET = BackdoorBudget()
 
 _HEADER = (
     "backdoor",

@@ -26,7 +26,7 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from evaluation.statistics.intervals import Share, share
-from evaluation.statistics.roc import Estimate, tpr_at_fpr
+from evaluation.statistics.roc import IntervalEstimate, tpr_at_fpr
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
@@ -61,7 +61,7 @@ class _Row:
 
     kind: str
     works: Share
-    at_one_percent: tuple[Estimate, ...]
+    at_one_percent: tuple[IntervalEstimate, ...]
     refused_triggered: Share
     refused_clean: Share
     model_calls: float
