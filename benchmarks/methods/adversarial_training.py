@@ -60,7 +60,7 @@ def section() -> str:
         "## Adversarial training\n\n"
         f"`python -m benchmarks adversarial_training`, seed {_SEED}, {_THREADS} threads: the reference network, ending in logits, "
         f"trained on the first {_IMAGES:,} MNIST digits against L-inf eps {_EPS} in batches of {_BATCH} with Adam, step size "
-        f"{_LEARNING_RATE:g}, by `AdversarialTrainer` and by ART's of the same name; no growing attack, no averaging: ART lacks them. "
+        f"{_LEARNING_RATE:g}, by `AdversarialTrainer` and by ART's of the same name; without a growing attack or averaging, which ART lacks. "
         "Times are of the whole "
         "training, compilation included, divided by its steps. Accuracy in % on "
         f"{_JUDGED} test digits, clean and under FGM, PGD (40 steps, 3 runs) and Square (1,000 queries) at the same eps.\n\n"

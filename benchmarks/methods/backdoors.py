@@ -68,10 +68,10 @@ def section() -> str:
 
 
 def coloured_digits(data: Dataset, *, seed: int) -> Dataset:
-    """Digits [n, 28, 28, 1] in a colour of their own, somewhere on crops of photographs: [n, 32, 32, 3], with as many classes."""
+    """Digits [n, 28, 28, 1], each in a random colour at a random place on a crop of a photograph: [n, 32, 32, 3]."""
     rng = np.random.default_rng(seed)
     grounds = photographs(_SIDE, len(data), seed)
-    # A ground at half its brightness and a bright colour, or neither people nor networks would see the digit.
+    # A background at half its brightness and a bright digit, so that people and networks can see the digit.
     colours = rng.uniform(0.4, 1.0, (len(data), 1, 1, 3)).astype(np.float32)
     colours[np.arange(len(data)), 0, 0, rng.integers(0, 3, len(data))] = 1.0
     room = _SIDE - data.images.shape[1]
