@@ -50,7 +50,8 @@ def section() -> str:
     return (
         "## Activation clustering\n\n"
         f"`python -m benchmarks.methods.activation_clustering`, seed {_SEED}: the tutorial's network with half of its filters, {_EPOCHS} "
-        "epochs. TPR: share of the poison found; FPR: share of the clean samples flagged; in brackets the number of suspicious classes. ART 1.20's "
+        "epochs. TPR: share of the poison found; FPR: share of the clean samples flagged; in brackets the number of suspicious "
+        "classes. ART 1.20's "
         "`ActivationDefence` reads the last hidden layer, as its notebook does, or the layer it reads by default with its TensorFlow 2 "
         "classifier, the output; PCA to 10, two clusters, the smaller one is poison (its default).\n\n"
         "### The tutorial's set-up: four pixels, y to y + 1, the first 10,000 training images\n\n"

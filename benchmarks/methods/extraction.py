@@ -85,7 +85,8 @@ def _curves(victim: KerasClassifier, data: _Data) -> str:
     return (
         f"{table(header, lines)}\nWhat a thief knows beside the answers: {knows}; the others know nothing more.\n\n"
         "The reverse sigmoid hinders an optimiser, not a thief. Every answer still has its largest probability at the right class, so "
-        "that a copy that fits the answers is right too; but the gradients are small, and plain SGD stops long before it fits. Adam does not "
+        "that a copy that fits the answers is right too; but the gradients are small, and plain SGD stops long before it fits. "
+        "Adam does not "
         "depend on their size. Inverting with the right parameters, or looking up without any, removes the rest of the loss (looking up "
         "starts from a copy trained on labels and is no better than that copy, which is poor with plain SGD); inverting with wrong "
         "parameters is worse than not inverting. Asking about an image three times costs three queries and gives one answer, because "
@@ -169,7 +170,8 @@ def _peer(victim: KerasClassifier, data: _Data) -> str:
     return (
         "The tutorial's thief: 5,000 queries, its own network (two convolutions of 32 and 64, no dropout), five epochs of plain SGD at "
         "step size .01. Accuracy in %; the published figures are of another victim and another draw of images. After 390 steps plain SGD "
-        "is on the steep part of its learning curve: seeds and the order of batches move a figure by several points (on the same batches our "
+        "is on the steep part of its learning curve: seeds and the order of batches move a figure by several points (on the same "
+        "batches our "
         "loop and Keras's give the same weights to the last bit; Keras, and ART with it, ends every epoch on a batch of 8).\n\n"
         f"{table(('defence', 'answers', 'ours', 'ART CopycatCNN', 'published'), lines)}\n"
         f"Seconds for the four thefts, alternating: {seconds[0]:.0f} ours, {seconds[1]:.0f} ART (**{seconds[1] / seconds[0]:.1f}x**).\n"

@@ -155,8 +155,8 @@ def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> _Line |
 
 
 def _sphered(reduced: _Matrix) -> _Matrix:
-    """[n, r] with unit covariance, where Fisher's discriminant between two halves, (within)^-1 (m2 - m1), is the line between their means:
-    within and total covariance differ only by a multiple of (m2 - m1)(m2 - m1)^T, which keeps its direction (Sherman & Morrison)."""
+    """[n, r] with unit covariance. There Fisher's discriminant of two halves, (within)^-1 (m2 - m1), is the line between their means:
+    within and total covariance differ only by a multiple of (m2 - m1)(m2 - m1)^T, which keeps the direction (Sherman & Morrison)."""
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(reduced.T)))
     kept = values > 1e-9 * values[-1]
     sphered: _Matrix = (reduced - reduced.mean(axis=0)) @ (vectors[:, kept] / np.sqrt(values[kept]))
