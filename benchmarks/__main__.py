@@ -31,11 +31,11 @@ _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`; `python -m benchmarks strip` measures one section again. Peers run warm, in turns with ours, on the same machine
-and data; what counts is the ratio. A figure that disappoints stays in.
+Written by `make bench`; `python -m benchmarks strip` measures one section again. Peers run warm, alternating with ours, on the same
+machine and data, so that the ratios can be compared; unfavourable figures are kept.
 
 """
-# The service first: this process has loaded nothing yet that could take a processor from the servers.
+# The service first, while this process has not loaded TensorFlow, whose threads would take a processor from the servers.
 _SECTIONS: dict[str, Callable[[], str]] = {
     "service": service.section,
     "scaling": scaling.section,
@@ -59,7 +59,7 @@ _SECTIONS: dict[str, Callable[[], str]] = {
 
 
 def page_with(page: str, section: str, stamp: str) -> str:
-    """The page with this section, stamped, in the place of the one of the same heading, or at the end."""
+    """The page with this section, stamped, replacing the section of the same heading, or appended."""
     title, _, rest = section.strip().partition("\n")
     stamped = f"{title}\n\n{stamp}\n{rest}\n"
     sections = [part for part in re.split(r"(?m)^(?=## )", page) if part.startswith("## ")]
@@ -72,7 +72,7 @@ def page_with(page: str, section: str, stamp: str) -> str:
 
 
 def main() -> None:
-    """Run the sections; each is in the page as soon as it is measured."""
+    """Measure the sections; each is written into the page as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(_SECTIONS)}; all when not given")
     names = parser.parse_args().sections or list(_SECTIONS)

@@ -1,4 +1,4 @@
-"""How much an evaluation may spend. Everything that costs time is a number here."""
+"""Budgets of an evaluation: one number for everything that costs time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What one evaluation spends.
+    """The budget of one evaluation.
 
     Attributes:
-        images: attacked.
-        benign_images: measured without an attack, at most.
-        steps, restarts: of projected gradient descent; restarts are runs beside the first.
-        draws: secrets of its own over which the adaptive attacker averages.
-        queries: per image, of Square and of HopSkipJump.
-        curve_points: radii of the success-versus-eps curves.
-        surrogate_images, surrogate_epochs: what the transfer attacker trains a classifier of its own on.
-        backdoors: names of the backdoors tried; a copy is trained on so many images, some of them poisoned, for so many epochs.
-        extraction_budgets: queries the thief may make; `optimisers` it trains with.
-        timed: single images whose latency is measured.
+        images: number of images attacked.
+        benign_images: number of clean images, at most.
+        steps, restarts: of projected gradient descent; restarts are runs after the first.
+        draws: number of random secrets over which the adaptive attacker averages.
+        queries: of Square and of HopSkipJump, per image.
+        curve_points: number of radii of the success-versus-eps curves.
+        surrogate_images, surrogate_epochs: of the transfer attacker's training.
+        backdoors: kinds of backdoors.
+        backdoor_images, backdoor_epochs: of the training of each poisoned copy; the images include the poisoned ones.
+        extraction_budgets: numbers of queries allowed to the thief.
+        optimisers: names of the optimisers of stolen copies.
+        timed: number of single images whose latency is measured.
     """
 
     images: int

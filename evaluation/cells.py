@@ -1,4 +1,4 @@
-"""Results one by one: each is on disk as soon as it is found, so that an evaluation that was killed goes on where it was."""
+"""The cells of an evaluation's tables: each result is written to disk at once, so that a killed evaluation resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """One result: a name that is unique in the evaluation, what it is called in the progress bar, and how to find it.
+    """One experiment: its section, its name, unique within the section, and the function that runs it.
 
-    `find` returns what JSON can hold: numbers, texts, lists and dicts.
+    `find` returns a JSON value: numbers, texts, lists and dicts.
     """
 
     section: str
@@ -29,11 +29,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """A directory of results of one plan; results of another plan in the same place are neither read nor touched.
+    """The stored results of one plan. Results of other plans in the same directory are neither read nor changed.
 
     Args:
-        directory: where.
-        plan: everything that decides what comes out: digests, seed, budget.
+        directory: parent of the results of all plans.
+        plan: everything that determines the results: digests, seed, budget.
     """
 
     directory: Path
@@ -41,12 +41,12 @@ class Cells:
 
     @property
     def place(self) -> Path:
-        """Where the results of this plan lie."""
+        """The directory of this plan's results."""
         text = json.dumps({"format": FORMAT, **self.plan}, sort_keys=True)
         return self.directory / "cells" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def run(self, cells: Sequence[Cell], progress: Progress = silent) -> dict[str, dict[str, Any]]:
-        """Find what is not there yet; returns results by section and name, in order."""
+        """Results by section and name, in order; those not stored yet are computed and stored."""
         self.place.mkdir(parents=True, exist_ok=True)
         results: dict[str, dict[str, Any]] = {}
         for number, cell in enumerate(cells):

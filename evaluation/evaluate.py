@@ -1,4 +1,4 @@
-"""The whole evaluation: which images go where, every cell of every table, and the report made of them."""
+"""The whole evaluation: the split of the images, and the cells of every table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evaluation.cells import Cell, Cells
 from evaluation.tables.benign import Benign
 from evaluation.tables.curves import Curves
 from evaluation.tables.distrust import Distrust
-from evaluation.tables.evasion import Evasion
+from evaluation.tables.evasion import EvasionTable
 from evaluation.tables.stand_ins import StandIns
 from evaluation.variants import Target
 from models.datasets import Dataset
@@ -24,7 +24,7 @@ from models.errors import InvalidInput
 from models.progress import Progress, silent
 
 IMAGES_AT_LEAST = 20
-# What the thief, the transfer attacker and the backdoored copies need beside the images attacked.
+# For the thief, the transfer attacker and the poisoned copies, beside the images attacked and held back.
 OTHERS_AT_LEAST = 600
 _CURVE_OVER_RADIUS = 5 / 3
 _ONLY_SHOWN = ("report", "page", "plots")
@@ -32,7 +32,7 @@ _LAYERS = ("attacks", "defences", "evaluation", "models")
 
 
 def _code_digest() -> str:
-    """sha256 of the sources that results come from: what another version found is not taken for this one's."""
+    """sha256 of the sources that determine results, so that results of another version are not reused."""
     root = Path(__file__).parents[1]
     files = sorted(file for layer in _LAYERS for file in (root / layer).rglob("*.py") if file.stem not in _ONLY_SHOWN)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -40,7 +40,7 @@ def _code_digest() -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """The data, shuffled and split: attacked, held back to measure on, and left to attackers; no image is in two of them."""
+    """The data, shuffled and split into disjoint parts: attacked, held back to measure on, and left to the attackers."""
 
     attacked: Dataset
     held: Dataset
@@ -48,7 +48,7 @@ class Parts:
 
 
 def split(data: Dataset, budget: Budget, seed: int) -> Parts:
-    """Small data is attacked first; what is held back takes at most half of the rest. Raises: InvalidInput: too few images."""
+    """Split for a budget: images to attack first, then at most half of the rest held back. Raises: InvalidInput: too few images."""
     if len(data) < IMAGES_AT_LEAST:
         raise InvalidInput(f"expected at least {IMAGES_AT_LEAST} images to evaluate on, got {len(data)}")
     order = np.random.default_rng(seed).permutation(len(data))
@@ -60,15 +60,15 @@ def split(data: Dataset, budget: Budget, seed: int) -> Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that is measured on one bundle.
+    """The experiments on one bundle.
 
     Args:
-        target: the bundle in its coats.
-        data: labelled images the classifier was not trained on.
+        target: the bundle with every stack of defences.
+        data: labelled images outside the training set of the classifier.
         radii: eps of the L-inf attacks.
-        budget: what may be spent, of `BUDGETS` or one's own.
-        data_digest: sha256 of the data, part of what results are kept under.
-        threads: of training.
+        budget: one of `BUDGETS`, or another.
+        data_digest: sha256 of the data, part of the plan.
+        threads: for training.
     """
 
     target: Target
@@ -85,17 +85,17 @@ class Evaluation:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Sections that these data are too few for, and why: said in the report, never silently missing."""
+        """Sections left out because there are too few images, with the reason, which the report states."""
         others = len(self.parts.others)
         if others >= OTHERS_AT_LEAST:
             return {}
-        reason = f"needs {OTHERS_AT_LEAST} images beside those attacked and held back, got {others}; give more or spend less"
+        reason = f"needs {OTHERS_AT_LEAST} images beside those attacked and held back, got {others}; give more images or a smaller budget"
         return dict.fromkeys(("transfer", "backdoors", "extraction", "membership"), reason)
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, the quick sections first."""
         parts, budget = self.parts, self.budget
-        evasion = Evasion(
+        evasion = EvasionTable(
             target=self.target,
             data=parts.attacked,
             others=parts.others.take(slice(0, 0)) if self.left_out else parts.others,
@@ -116,7 +116,7 @@ class Evaluation:
             yield from stand_ins.membership()
 
     def plan(self) -> dict[str, Any]:
-        """What decides the results, our own code included."""
+        """Everything that determines the results, the sources included."""
         return {
             "code": _code_digest(),
             "bundle": self.target.bundle.digest,
@@ -128,5 +128,5 @@ class Evaluation:
         }
 
     def run(self, out: Path, progress: Progress = silent) -> dict[str, dict[str, Any]]:
-        """Results by section and cell; those found before, in this or an earlier call, are read from `out`."""
+        """Results by section and cell; those of this or an earlier call that are stored below `out` are read from there."""
         return Cells(out, self.plan()).run(list(self.cells()), progress)

@@ -1,4 +1,4 @@
-"""The coats a bundle is evaluated in: none, each defence alone, and the full stack as it is served."""
+"""The stacks of defences that an evaluation compares: none, each defence alone, and the full stack as served."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ UNDEFENDED, FULL_STACK = "none", "full stack"
 
 @dataclass(frozen=True)
 class Target:
-    """A bundle's classifier, bare and in its coats, under one secret.
+    """A bundle's classifier, bare and behind each stack of defences, under one secret.
 
     Attributes:
-        variants: by name, UNDEFENDED first and FULL_STACK last; a defence alone is enforced whatever the bundle's mode for it.
+        variants: by name, UNDEFENDED first and FULL_STACK last; a defence alone is enforced whatever its mode in the bundle.
     """
 
     bundle: Bundle
@@ -33,19 +33,19 @@ class Target:
         return self.variants[FULL_STACK]
 
     def blurs(self, variant: str) -> list[ReverseSigmoid]:
-        """The reverse sigmoids that change what is answered in this coat."""
+        """The enforcing reverse sigmoids of this stack of defences."""
         steps = self.variants[variant].postprocessors
         return [step.defence for step in steps if isinstance(step.defence, ReverseSigmoid) and step.mode == "enforce"]
 
 
 def open_target(bundle: Bundle, *, secret: bytes, threads: int) -> Target:
-    """Load a bundle's classifier once and dress it in every coat. Raises: InvalidBundle."""
+    """Load the classifier of a bundle once and assemble every stack of defences around it. Raises: InvalidBundle."""
     classifier = KerasClassifier.from_bundle(bundle, threads=threads)
     names = [defence["name"] for defence in bundle.settings["defences"]]
 
-    def coat(modes: Mapping[str, Mode]) -> DefendedClassifier:
+    def stack(modes: Mapping[str, Mode]) -> DefendedClassifier:
         return assemble(bundle, classifier, secret=secret, modes=modes, threads=threads)
 
     off: dict[str, Mode] = dict.fromkeys(names, "off")
-    alone = {name: coat({**off, name: "enforce"}) for name in names}
-    return Target(bundle, classifier, secret, {UNDEFENDED: coat(off), **alone, FULL_STACK: coat({})})
+    alone = {name: stack({**off, name: "enforce"}) for name in names}
+    return Target(bundle, classifier, secret, {UNDEFENDED: stack(off), **alone, FULL_STACK: stack({})})

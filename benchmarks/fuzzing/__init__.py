@@ -1,1 +1,1 @@
-"""Random and mutated requests."""
+"""Random and mutated requests against a running server."""

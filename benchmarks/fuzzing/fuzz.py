@@ -1,7 +1,7 @@
 """python -m benchmarks.fuzzing.fuzz: random and mutated requests against a real server, each answer checked.
 
-What must hold: no 5xx but 503 queue_full, an answer within a bounded time, X-Request-ID on it, a short problem document for every
-refusal, the right answer to a good request between whiles, memory that stays flat. Exit code 1 when something did not.
+Requirements: no 5xx except 503 queue_full, an answer within a bounded time, X-Request-ID on it, a short problem document for every
+refusal, the known answer to valid requests sent in between, and memory that stays flat. Exit code 1 on a violation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from benchmarks.fuzzing.hostile_requests import Attempt, attempt
-from benchmarks.fuzzing.valid_requests import Request, valid_requests
+from benchmarks.fuzzing.valid_requests import WireRequest, valid_requests
 from benchmarks.harness.peers import machine, table
 from benchmarks.harness.raw_http import Answer, Connection, Cut
 from benchmarks.harness.servers import GATEWAY, Contender, serving
@@ -30,38 +30,38 @@ from models.datasets import MNIST, load_dataset
 _CONNECTIONS = 12
 _DEADLINE_S = 2  # of the server that is fuzzed
 _ANSWER_WITHIN_S = 15.0
-# A damaged framing may leave the server waiting for more: most clients leave then, one in so many sits it out.
+# After a damaged framing the server may wait for more bytes: most clients then close the connection, one in _PATIENT waits.
 _SILENCE_S, _PATIENT = 0.1, 40
 _REFUSAL_BYTES_AT_MOST = 2048
 _KNOWN_EVERY, _TOLD_EVERY, _SAMPLES = 50, 10_000, 100
 _WARM_UP = 0.25
 _GROWTH_AT_MOST = 32 << 20
-_FINDINGS_AT_MOST = 10
+_VIOLATIONS_AT_MOST = 10
 _SERVER = Contender("Hauberk", GATEWAY, {"HAUBERK_DEADLINE_S": str(_DEADLINE_S), "HAUBERK_SECRET": "0123456789abcdef"})
 _READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _PROBLEM = {"type", "title", "status", "detail", "code", "request_id"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that must not happen, and the attempt it happened to."""
+class Violation:
+    """A violated requirement, and the attempt that revealed it."""
 
     attempt: Attempt
     what: str
 
 
 @dataclass(frozen=True)
-class Target:
-    """A server to fuzz: its port, valid requests for it, and the bytes of one of them with the answer it has to get."""
+class FuzzedServer:
+    """The server under test: its port, valid requests for it, and one of them with its known answer."""
 
     port: int
-    requests: tuple[Request, ...]
-    known: Request
+    requests: tuple[WireRequest, ...]
+    known: WireRequest
     predictions: list[dict[str, object]]
 
     @classmethod
-    def at(cls, port: int, images: int = 2) -> Target:
-        """The server of a classifier of MNIST digits that listens there."""
+    def at(cls, port: int, images: int = 2) -> FuzzedServer:
+        """The server on this port, which must serve a classifier of MNIST digits."""
         url = f"http://127.0.0.1:{port}"
         index = httpx.get(url).json()
         digits = load_dataset(MNIST, split="test").images[:images]
@@ -71,19 +71,19 @@ class Target:
         return cls(port, requests, known, answer.raise_for_status().json()["predictions"])
 
     def metric(self, name: str) -> float:
-        """A sample of /metrics without labels."""
+        """The value of a metric without labels."""
         text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text
         return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
 
 
 @dataclass
-class Report:
-    """What happened, by kind of attempt and status; None stands for no answer, which only a damaged framing may get."""
+class FuzzReport:
+    """Counts by kind of attempt and status, where None is no answer, which is allowed only after a damaged framing; and violations."""
 
     seed: int
     requests: int
     outcomes: dict[str, Counter[int | None]] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
     memory: list[tuple[int, float]] = field(default_factory=list)
     files: list[float] = field(default_factory=list)
     known_right: int = 0
@@ -92,7 +92,7 @@ class Report:
 
     @property
     def growth(self) -> float:
-        """Bytes the worker gained after warm-up, the medians of the first and the last fifth of the samples compared."""
+        """Growth of the worker's memory after warm-up, in bytes: the median of the last fifth of the samples less that of the first."""
         sizes = np.array([size for sent, size in self.memory if sent >= _WARM_UP * self.requests])
         if len(sizes) < 10:
             return 0.0
@@ -101,13 +101,13 @@ class Report:
 
     @property
     def slope(self) -> float:
-        """Bytes per 10,000 requests after warm-up, the line of least squares."""
+        """Slope of the worker's memory after warm-up, in bytes per 10,000 requests, by least squares."""
         sent, size = np.array([sample for sample in self.memory if sample[0] >= _WARM_UP * self.requests]).reshape(-1, 2).T
         return float(np.polyfit(sent, size, 1)[0]) * 10_000 if len(sent) >= 10 else 0.0
 
     @property
     def failed(self) -> bool:
-        return bool(self.findings) or self.growth > _GROWTH_AT_MOST
+        return bool(self.violations) or self.growth > _GROWTH_AT_MOST
 
     def note(self, kind: str, status: int | None) -> None:
         self.outcomes.setdefault(kind, Counter())[status] += 1
@@ -117,18 +117,18 @@ class Fuzzer:
     """Sends attempts over several connections at once.
 
     Args:
-        target: the server. seed, requests: which attempts.
-        patient: one in so many whose framing is damaged waits until the server gives up.
+        target: the server. seed, requests: determine the attempts.
+        patient: one in this many attempts with a damaged framing waits until the server gives up.
     """
 
-    def __init__(self, target: Target, *, seed: int, requests: int, patient: int = _PATIENT) -> None:
+    def __init__(self, target: FuzzedServer, *, seed: int, requests: int, patient: int = _PATIENT) -> None:
         self._target, self._patient = target, patient
-        self.report = Report(seed, requests)
+        self.report = FuzzReport(seed, requests)
         self._next = iter(range(requests))
         self._lock = threading.Lock()
 
-    def run(self, numbers: Sequence[int] | None = None) -> Report:
-        """All attempts, or these; ends early at the tenth finding."""
+    def run(self, numbers: Sequence[int] | None = None) -> FuzzReport:
+        """Send all attempts, or those of these numbers; ends early at the tenth violation."""
         if numbers is not None:
             self._next = iter(numbers)
         started = time.monotonic()
@@ -139,7 +139,7 @@ class Fuzzer:
         for thread in threads:
             thread.join()
         self._sample(self.report.requests)
-        self._settle()
+        self._check_idle()
         self.report.seconds = time.monotonic() - started
         return self.report
 
@@ -152,7 +152,7 @@ class Fuzzer:
                 connection = self._send(tried, connection)
                 if number % _KNOWN_EVERY == 0:
                     connection = self._send_known(tried, connection)
-            except Exception as failure:  # noqa: BLE001  # whatever it is, it is a finding of this attempt
+            except Exception as failure:  # noqa: BLE001  # any exception is a violation that this attempt revealed
                 self._find(tried, f"{type(failure).__name__}: {failure}")
                 connection = None
             if number and number % sample_every == 0:
@@ -164,7 +164,7 @@ class Fuzzer:
 
     def _take(self) -> int | None:
         with self._lock:
-            return next(self._next, None) if len(self.report.findings) < _FINDINGS_AT_MOST else None
+            return next(self._next, None) if len(self.report.violations) < _VIOLATIONS_AT_MOST else None
 
     def _sample(self, sent: int) -> None:
         memory, files = self._target.metric("process_resident_memory_bytes"), self._target.metric("process_open_fds")
@@ -174,13 +174,13 @@ class Fuzzer:
 
     def _find(self, tried: Attempt, what: str) -> None:
         with self._lock:
-            self.report.findings.append(Finding(tried, what))
+            self.report.violations.append(Violation(tried, what))
 
     def _connect(self) -> Connection:
         return Connection(self._target.port, timeout_s=_ANSWER_WITHIN_S)
 
     def _send(self, tried: Attempt, connection: Connection | None) -> Connection | None:
-        """Send an attempt and check what comes; returns the connection when it can be used again."""
+        """Send an attempt and check its answers; returns the connection if it can be used again."""
         used = connection is not None
         connection = connection or self._connect()
         whole = connection.send(tried.wire)
@@ -206,14 +206,14 @@ class Fuzzer:
         return connection
 
     def _listen(self, tried: Attempt, connection: Connection) -> None:
-        """Check whatever comes in answer to a damaged framing."""
+        """Check all answers to a damaged framing."""
         patient = tried.number % self._patient == 0
         due = [*tried.methods, *[b"GET"] * 20]  # what is left over may look like further requests
         for i, method in enumerate(due):
             try:
                 answer = self._answer(connection, method, _ANSWER_WITHIN_S if patient and i == 0 else _SILENCE_S)
             except (TimeoutError, Cut):
-                # A method that was damaged may read as HEAD. That nothing hangs is what the patient ones are for.
+                # A damaged method may read as HEAD, which has no body to wait for. Patient attempts check that the server does not hang.
                 if patient and i == 0:
                     raise
                 answer = None
@@ -239,7 +239,7 @@ class Fuzzer:
             self._find(tried, what)
 
     def _send_known(self, tried: Attempt, connection: Connection | None) -> Connection | None:
-        """A good request beside the others: it has to get the answer it always gets."""
+        """Send the valid request with the known answer, and check that it gets that answer."""
         good = Attempt(tried.number, "known", self._target.known.wire(), (b"POST",))
         connection = connection or self._connect()
         connection.send(good.wire)
@@ -250,13 +250,13 @@ class Fuzzer:
         if answer.status == 503 and b'"queue_full"' in answer.body:
             return connection
         if answer.status != 200 or not alike(orjson.loads(answer.body)["predictions"], self._target.predictions):
-            raise Cut(f"the good request after it got {answer.status} {answer.body[:300]!r}")
+            raise Cut(f"the valid request after it got {answer.status} {answer.body[:300]!r}")
         with self._lock:
             self.report.known_right += 1
         return connection
 
-    def _settle(self) -> None:
-        """Once everybody has left, nothing may be left of them: no request in flight, no image in the queue."""
+    def _check_idle(self) -> None:
+        """Check that no request is in flight and no image in the queue once all clients have disconnected."""
         give_up = time.monotonic() + 2 * _DEADLINE_S + 10
         while time.monotonic() < give_up:
             if self._target.metric("hauberk_requests_in_flight") <= 1 and not self._target.metric("hauberk_queue_depth"):
@@ -266,7 +266,7 @@ class Fuzzer:
 
 
 def complaint(answer: Answer) -> str | None:
-    """What is wrong with an answer; None when nothing is."""
+    """The violated requirement of an answer; None if it meets all."""
     media_type = answer.headers.get("content-type", "")
     refusal = f"{answer.status} {answer.body[:300]!r}"
     if answer.status >= 500 and not (answer.status == 503 and b'"queue_full"' in answer.body):
@@ -285,7 +285,7 @@ def complaint(answer: Answer) -> str | None:
 
 
 def alike(predictions: list[dict[str, object]], known: list[dict[str, object]]) -> bool:
-    """Whether two answers are the same, up to what a float may differ by in another batch."""
+    """Whether two answers agree, up to the rounding differences between batches."""
     if len(predictions) != len(known):
         return False
     for one, other in zip(predictions, known, strict=True):
@@ -297,10 +297,10 @@ def alike(predictions: list[dict[str, object]], known: list[dict[str, object]]) 
     return True
 
 
-def fuzz(requests: int, seed: int, numbers: Sequence[int] | None = None) -> Report:
-    """Start a server of the bundle that ships and fuzz it."""
+def fuzz(requests: int, seed: int, numbers: Sequence[int] | None = None) -> FuzzReport:
+    """Start a server with the bundled classifier and fuzz it."""
     with tempfile.TemporaryDirectory() as directory, serving(_SERVER, Path(directory), _READY) as server:
-        return Fuzzer(Target.at(server.port), seed=seed, requests=requests).run(numbers)
+        return Fuzzer(FuzzedServer.at(server.port), seed=seed, requests=requests).run(numbers)
 
 
 def section(requests: int = 100_000, seed: int = 0) -> str:
@@ -308,8 +308,8 @@ def section(requests: int = 100_000, seed: int = 0) -> str:
     return described(fuzz(requests, seed))
 
 
-def described(report: Report) -> str:
-    """A report as the page shows it."""
+def described(report: FuzzReport) -> str:
+    """The section of the page for a report."""
     rows = []
     for kind, outcomes in sorted(report.outcomes.items()):
         classes: Counter[str] = Counter()
@@ -320,10 +320,10 @@ def described(report: Report) -> str:
     first, *_, last = [size / 2**20 for _, size in sorted(report.memory)]
     return (
         f"## Fuzzing\n\n`python -m benchmarks.fuzzing.fuzz --seed {report.seed}`: {report.requests:,} random and mutated requests over "
-        f'{_CONNECTIONS} connections, deadline {_DEADLINE_S} s. "None" got no answer: they left, or broke the '
-        "framing and waited for nothing.\n\n"
+        f'{_CONNECTIONS} connections, deadline {_DEADLINE_S} s. "None": attempts without an answer, whose client '
+        "left early or damaged the framing so that the server waited for more bytes.\n\n"
         f"{table(('kind', '2xx', '4xx', '5xx', 'none', 'statuses'), rows)}\n"
-        f"{len(report.findings)} findings in {report.seconds:,.0f} s. {report.known_right:,} good requests between whiles got their "
+        f"{len(report.violations)} violations in {report.seconds:,.0f} s. {report.known_right:,} valid requests in between got their "
         f"known answer. Slowest answer {report.slowest_s:.2f} s. Memory of the worker: {first:.0f} MiB at first, {last:.0f} MiB at "
         f"the end; after a warm-up of {100 * _WARM_UP:.0f} % it grew {report.growth / 2**20:+.1f} MiB, "
         f"{report.slope / 2**20:+.2f} MiB per 10,000 requests. Open files: {report.files[0]:.0f} at first, {report.files[-1]:.0f} at "
@@ -331,14 +331,14 @@ def described(report: Report) -> str:
     )
 
 
-def _told(finding: Finding, seed: int) -> str:
-    tried = finding.attempt
+def _told(found: Violation, seed: int) -> str:
+    tried = found.attempt
     again = f"python -m benchmarks.fuzzing.fuzz --seed {seed} --only {tried.number}"
-    return f"FINDING {tried.number} ({tried.kind}): {finding.what}\n  again: {again}\n  {len(tried.wire)} bytes: {tried.wire[:2000]!r}"
+    return f"VIOLATION {tried.number} ({tried.kind}): {found.what}\n  again: {again}\n  {len(tried.wire)} bytes: {tried.wire[:2000]!r}"
 
 
 def main() -> None:
-    """Print the section and every finding."""
+    """Print the section and every violation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzzing.fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -347,10 +347,10 @@ def main() -> None:
     report = fuzz(options.requests, options.seed, options.only)
     print(described(report))
     print(machine())
-    for finding in report.findings:
-        print(_told(finding, report.seed), file=sys.stderr)
+    for violation in report.violations:
+        print(_told(violation, report.seed), file=sys.stderr)
     if report.growth > _GROWTH_AT_MOST:
-        print(f"FINDING: memory grew by {report.growth / 2**20:.0f} MiB after warm-up", file=sys.stderr)
+        print(f"VIOLATION: memory grew by {report.growth / 2**20:.0f} MiB after warm-up", file=sys.stderr)
     sys.exit(1 if report.failed else 0)
 
 

@@ -1,7 +1,7 @@
-"""What an attacker with a random number generator makes of valid requests.
+"""Valid requests mutated at random.
 
-Three layers can be damaged: the body (its length stays true), the head (what it says; the framing stays true), and the framing
-itself. Each request depends on the seed and its number only, so that one finding can be sent again without the rest.
+A mutation damages one of three layers: the body (with its true length declared), the head (with a valid framing), or the framing. Each
+attempt depends only on the seed and its number, so that one attempt can be repeated without the others.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.fuzzing.valid_requests import Header, Request
+from benchmarks.fuzzing.valid_requests import Header, WireRequest
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is sent over one connection.
+    """The bytes sent over one connection.
 
     Args:
-        number, kind: which it is, and what was done to it.
+        number, kind: its number, and the kind of mutation.
         wire: the bytes.
-        methods: of the requests in it, in order: an answer to HEAD has no body.
-        framed: whether the bytes are whole requests, each of which is owed an answer.
-        leaves: whether the client closes the connection without waiting.
+        methods: of the requests in order; an answer to HEAD has no body.
+        framed: whether the bytes are whole requests, each of which must be answered.
+        leaves: whether the client closes the connection without waiting for an answer.
     """
 
     number: int
@@ -34,8 +34,8 @@ class Attempt:
     leaves: bool = False
 
 
-def attempt(requests: Sequence[Request], seed: int, number: int) -> Attempt:
-    """The attempt of this number."""
+def attempt(requests: Sequence[WireRequest], seed: int, number: int) -> Attempt:
+    """The attempt of this number: a valid request, mutated at random."""
     rng = random.Random(f"{seed}/{number}")  # noqa: S311  # repeatable, not secret
     request = rng.choice(requests)
     kind = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
@@ -66,7 +66,7 @@ def _flipped(rng: random.Random, body: bytes) -> bytes:
 
 
 def _place(rng: random.Random, size: int) -> int:
-    """Somewhere, half of the time near the beginning, where headers and keys are."""
+    """A random position, with probability 1/2 among the first 128 bytes, where headers and keys are."""
     return rng.randrange(min(size, 128) if rng.random() < 0.5 else size)
 
 
@@ -179,12 +179,12 @@ def _too_long(rng: random.Random, body: bytes) -> bytes:
 # ------------------------------------------------------------------------------------------------------------------- heads
 
 
-def _other_method(rng: random.Random, request: Request) -> Request:
+def _other_method(rng: random.Random, request: WireRequest) -> WireRequest:
     methods = (b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"PROPFIND", b"POST", b"QUERY", b"M-SEARCH")
     return replace(request, method=rng.choice(methods))
 
 
-def _other_target(rng: random.Random, request: Request) -> Request:
+def _other_target(rng: random.Random, request: WireRequest) -> WireRequest:
     target = request.target
     at = rng.randrange(1, len(target) + 1)
     morsel = rng.choice(
@@ -199,7 +199,7 @@ def _other_target(rng: random.Random, request: Request) -> Request:
     return replace(request, target=rng.choice(targets))
 
 
-def _other_headers(rng: random.Random, request: Request) -> Request:
+def _other_headers(rng: random.Random, request: WireRequest) -> WireRequest:
     headers = list(request.headers)
     for _ in range(rng.randint(1, 3)):
         headers.insert(rng.randrange(len(headers) + 1), rng.choice(_HEADERS))
@@ -238,17 +238,17 @@ _HEADERS: tuple[Header, ...] = (
 )
 
 
-def _fewer_headers(rng: random.Random, request: Request) -> Request:
+def _fewer_headers(rng: random.Random, request: WireRequest) -> WireRequest:
     kept = [header for header in request.headers if rng.random() < 0.4]
     return replace(request, headers=tuple(kept))
 
 
-def _doubled_headers(rng: random.Random, request: Request) -> Request:
+def _doubled_headers(rng: random.Random, request: WireRequest) -> WireRequest:
     return replace(request, headers=request.headers + tuple(rng.choices(_HEADERS, k=2)) + request.headers)
 
 
-def _chunked(rng: random.Random, request: Request) -> Request:
-    """The same body in chunks of odd sizes: still a whole request."""
+def _chunked(rng: random.Random, request: WireRequest) -> WireRequest:
+    """A valid request: the same body in chunks of random sizes."""
     at = 0
     parts: list[bytes] = []
     while at < len(request.body) and len(parts) < 40:
@@ -266,7 +266,7 @@ def _chunked(rng: random.Random, request: Request) -> Request:
 # ----------------------------------------------------------------------------------------------------------------- framing
 
 
-def _wrong_length(rng: random.Random, request: Request) -> bytes:
+def _wrong_length(rng: random.Random, request: WireRequest) -> bytes:
     size = len(request.body)
     said = rng.choice(
         (b"%d" % rng.randint(0, size), b"%d" % (size + rng.randint(1, 1000)), b"-1", b"0", b"9" * 25, b"1e3", b"0x10", b"")
@@ -274,33 +274,33 @@ def _wrong_length(rng: random.Random, request: Request) -> bytes:
     return replace(request, headers=(*request.headers, (b"Content-Length", said))).wire()
 
 
-def _two_lengths(rng: random.Random, request: Request) -> bytes:
+def _two_lengths(rng: random.Random, request: WireRequest) -> bytes:
     more = rng.choice(((b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"gzip, chunked")))
     return replace(request, headers=(*request.headers, (b"Content-Length", b"%d" % len(request.body)), more)).wire()
 
 
-def _bad_chunks(rng: random.Random, request: Request) -> bytes:
+def _bad_chunks(rng: random.Random, request: WireRequest) -> bytes:
     chunked = _chunked(rng, request)
     return chunked.head() + _inserted(rng, _flipped(rng, chunked.body)[: rng.randrange(len(chunked.body) + 1)])
 
 
-def _bad_head(rng: random.Random, request: Request) -> bytes:
+def _bad_head(rng: random.Random, request: WireRequest) -> bytes:
     damage = rng.choice((_flipped, _flipped, _inserted, _cut_out, _repeated))
     return damage(rng, request.head()) + request.body
 
 
-def _cut_short(rng: random.Random, request: Request) -> bytes:
+def _cut_short(rng: random.Random, request: WireRequest) -> bytes:
     return _truncated(rng, request.wire())
 
 
-def _upgraded(rng: random.Random, request: Request) -> bytes:
+def _upgraded(rng: random.Random, request: WireRequest) -> bytes:
     protocol = rng.choice((b"websocket", b"h2c", b"TLS/1.3", b"\xff"))
     key = (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")
     upgrade = ((b"Connection", b"Upgrade"), (b"Upgrade", protocol), key, (b"Sec-WebSocket-Version", b"13"))
     return replace(request, headers=(*request.headers, *upgrade)).wire()
 
 
-def _garbage(rng: random.Random, request: Request) -> bytes:
+def _garbage(rng: random.Random, request: WireRequest) -> bytes:
     garbage = (rng.randbytes(rng.randint(1, 500)), b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\r\n" * 50)
     return rng.choice(garbage) + b"\r\n\r\n"
 
@@ -318,7 +318,7 @@ _BODY: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "renamed": _renamed,
     "too long": _too_long,
 }
-_HEAD: dict[str, Callable[[random.Random, Request], Request]] = {
+_HEAD: dict[str, Callable[[random.Random, WireRequest], WireRequest]] = {
     "other method": _other_method,
     "other path": _other_target,
     "other headers": _other_headers,
@@ -326,7 +326,7 @@ _HEAD: dict[str, Callable[[random.Random, Request], Request]] = {
     "headers doubled": _doubled_headers,
     "chunked": _chunked,
 }
-_FRAMING: dict[str, Callable[[random.Random, Request], bytes]] = {
+_FRAMING: dict[str, Callable[[random.Random, WireRequest], bytes]] = {
     "wrong length": _wrong_length,
     "two lengths": _two_lengths,
     "broken chunks": _bad_chunks,
@@ -335,6 +335,6 @@ _FRAMING: dict[str, Callable[[random.Random, Request], bytes]] = {
     "upgrade": _upgraded,
     "garbage": _garbage,
 }
-# Long bodies cost the client as much as the server, and a short one its patience: there are fewer of them.
+# Long bodies cost the client as much time as the server, and truncated ones make it wait: fewer of them are sent.
 _RARE = {"too long": 0.2, "deep nesting": 1.0, "wrong length": 1.0, "broken chunks": 1.0, "upgrade": 0.5}
 _SHARES = {kind: _RARE.get(kind, 2.0) for kind in (*_BODY, *_HEAD, *_FRAMING, "pipelined", "valid")}

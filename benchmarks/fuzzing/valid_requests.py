@@ -16,8 +16,8 @@ Header = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
-class Request:
-    """An HTTP request in parts. Without a header about it, the length of the body is declared as it is."""
+class WireRequest:
+    """An HTTP/1.1 request in parts. Content-Length is added unless a header frames the body."""
 
     method: bytes
     target: bytes
@@ -25,7 +25,7 @@ class Request:
     body: bytes = b""
 
     def head(self) -> bytes:
-        """The request line and the headers, as they go over the wire."""
+        """The bytes of the request line and the headers."""
         lines = [b"%s %s HTTP/1.1" % (self.method, self.target), b"Host: 127.0.0.1"]
         lines += [b"%s: %s" % header for header in self.headers]
         framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
@@ -34,12 +34,12 @@ class Request:
         return b"\r\n".join([*lines, b"", b""])
 
     def wire(self) -> bytes:
-        """All of it."""
+        """The bytes of the whole request."""
         return self.head() + self.body
 
 
-def valid_requests(model: str, version: str, images: Images) -> tuple[Request, ...]:
-    """One of every way to send images float32 [n, h, w, 1], and of every other route."""
+def valid_requests(model: str, version: str, images: Images) -> tuple[WireRequest, ...]:
+    """One request for every format of images float32 [n, h, w, 1] in [0, 1], and one for every other route."""
     pixels = (images * 255).round().astype(np.uint8)
     rounded = images.round(3)
     posts = [
@@ -52,12 +52,12 @@ def valid_requests(model: str, version: str, images: Images) -> tuple[Request, .
         (f"/v2/models/{model}/infer", "application/json", _inference(rounded)[0]),
         (f"/v2/models/{model}/versions/{version}/infer", "application/json", _inference(pixels)[0]),
     ]
-    requests = [Request(b"POST", path.encode(), ((b"Content-Type", kind.encode()),), body) for path, kind, body in posts]
+    requests = [WireRequest(b"POST", path.encode(), ((b"Content-Type", kind.encode()),), body) for path, kind, body in posts]
     text, tensor = _inference(images, binary=True)
     binary = ((b"Content-Type", b"application/octet-stream"), (b"Inference-Header-Content-Length", b"%d" % len(text)))
-    requests += [Request(b"POST", f"/v2/models/{model}/infer".encode(), binary, text + tensor)] * 2
+    requests += [WireRequest(b"POST", f"/v2/models/{model}/infer".encode(), binary, text + tensor)] * 2
     gets = ("/", "/livez", "/readyz", "/docs.json", "/schema.json", "/v2", "/v2/health/ready", f"/v2/models/{model}", "/nothing")
-    return (*requests, *(Request(b"GET", path.encode()) for path in gets))
+    return (*requests, *(WireRequest(b"GET", path.encode()) for path in gets))
 
 
 def _npy(array: Any) -> bytes:
@@ -73,7 +73,7 @@ def _picture(pixels: Any, kind: str) -> bytes:
 
 
 def _inference(images: Any, *, binary: bool = False) -> tuple[bytes, bytes]:
-    """The JSON and what lies behind it."""
+    """The JSON head and the binary tensor after it."""
     datatype = "UINT8" if images.dtype == np.uint8 else "FP32"
     tensor: dict[str, Any] = {"name": "images", "shape": list(images.shape), "datatype": datatype}
     data = images.tobytes() if binary else b""

@@ -1,5 +1,4 @@
-"""python -m benchmarks.methods.activation_clustering: poison found in training sets, next to ART's activation defence, and
-what it takes."""
+"""python -m benchmarks.methods.activation_clustering: poison found in training sets, and the time, beside ART's activation defence."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class _Case:
-    """A training set, poisoned or not, and the truth about it."""
+    """A training set, poisoned or not, and which of its samples are clean."""
 
     name: str
     data: Dataset
@@ -51,7 +50,8 @@ def section() -> str:
     return (
         "## Activation clustering\n\n"
         f"`python -m benchmarks.methods.activation_clustering`, seed {_SEED}: the tutorial's network with half of its filters, {_EPOCHS} "
-        "epochs. TPR: of the poison found; FPR: of the clean samples flagged; in brackets the classes found suspicious. ART 1.20's "
+        "epochs. TPR: share of the poison found; FPR: share of the clean samples flagged; in brackets the number of suspicious "
+        "classes. ART 1.20's "
         "`ActivationDefence` reads the last hidden layer, as its notebook does, or the layer it reads by default with its TensorFlow 2 "
         "classifier, the output; PCA to 10, two clusters, the smaller one is poison (its default).\n\n"
         "### The tutorial's set-up: four pixels, y to y + 1, the first 10,000 training images\n\n"
@@ -101,7 +101,7 @@ def _poisoned(name: str, data: Dataset, trigger: Trigger, labels: LabelMap, rate
 
 
 def _trained(data: Dataset, seed: int) -> KerasClassifier:
-    """The tutorial's network, half as wide; it sees the edge of the image, where the tutorial's trigger is."""
+    """The tutorial's network with half of its filters; like that one it sees the edge of the image, where the trigger is."""
     tf = import_tensorflow(_THREADS)
     import keras
     from keras import layers
@@ -147,7 +147,7 @@ def _rates(is_clean: NDArray[np.bool_], truth: NDArray[np.bool_]) -> str:
 
 
 def _art_is_clean(classifier: KerasClassifier, data: Dataset, *, hidden: bool) -> NDArray[np.bool_]:
-    """What ART's activation defence calls clean."""
+    """The samples, bool [n], that ART's activation defence calls clean."""
     defence = _art(classifier, data, hidden=hidden)
     np.random.seed(_SEED)  # ART clusters from the global state
     _, is_clean = defence.detect_poison(nb_clusters=2, nb_dims=10, reduce="PCA")
@@ -161,7 +161,7 @@ def _art(classifier: KerasClassifier, data: Dataset, *, hidden: bool) -> Any:
 
     model = classifier.model
     kind = TensorFlowV2Classifier
-    if hidden:  # ART reads the last layer there is
+    if hidden:  # ART reads the last layer of the network it is given
         names = [layer.name for layer in model.layers]
         model = keras.Sequential(
             [keras.Input(classifier.input_shape), *model.layers[: names.index(classifier.hidden_layer()) + 1]]
@@ -197,7 +197,7 @@ def _clean(first: Dataset) -> str:
 
 
 def _time(training: Dataset) -> str:
-    """From images to verdicts, ours and ART's, warm, in turns; on the tutorial's poison in a training set of 60,000."""
+    """Seconds from images to verdicts, ours and ART's, warm, alternating, on the tutorial's poison in 60,000 images."""
     made = poison(training, CornerPattern(), AllToAll(_CLASSES), rate=0.1, in_place=True, seed=_SEED)
     started = time.perf_counter()
     classifier = _trained(made.data.take(slice(0, 20_000)), _SEED)
@@ -217,7 +217,7 @@ def _time(training: Dataset) -> str:
 
 
 def _on_threads(_: str, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """What `hauberk scan --workers 2` does."""
+    """Run the calls on two threads, as `hauberk scan --workers 2` does."""
     return list(
         joblib.Parallel(n_jobs=_THREADS, backend="threading")(joblib.delayed(function)(*arguments) for arguments in calls)
     )

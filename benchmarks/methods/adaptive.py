@@ -49,7 +49,7 @@ def section() -> str:
 
 @dataclass(frozen=True)
 class _Attacker:
-    """Who attacks a purifier, and how."""
+    """An attacker of a purifier, by knowledge and method."""
 
     name: str
     draws: int = 0
@@ -92,13 +92,13 @@ def _purifier() -> str:
             found = [defended.classify(attacker.images(defended, bundled, test, eps)).labels for eps in _RADII]
             rows.append([f"keep {keep:g}", attacker.name, *(str(share(labels == test.labels)) for labels in found)])
     return (
-        f"The purifier (weight {weight:.4f}; keep 1 draws nothing, keep .8 drops a fifth of the pixels by a keyed mask) before the "
-        f"standard classifier, accuracy:\n\n{table(('purifier', 'attacker', *(f'eps {eps:g}' for eps in _RADII)), rows)}"
+        f"Accuracy of the standard classifier behind the purifier (weight {weight:.4f}; keep 1 keeps every pixel, keep .8 drops a fifth "
+        f"of them by a keyed mask):\n\n{table(('purifier', 'attacker', *(f'eps {eps:g}' for eps in _RADII)), rows)}"
     )
 
 
 def _strip() -> str:
-    """Triggered images, changed a little so that STRIP lets them go and they still get the attacker's label."""
+    """Triggered images, perturbed so that STRIP does not refuse them and they still get the attacker's label."""
     training, test, trigger = load_dataset(MNIST), load_dataset(MNIST, split="test"), CornerPattern()
     poisoned = poison(training.take(slice(0, 10_000)), trigger, AllToOne(_TARGET), rate=0.5, seed=_SEED)
     classifier = KerasClassifier(train(poisoned.data, recipe=Recipe(epochs=8, seed=_SEED), threads=_THREADS))
@@ -115,7 +115,7 @@ def _strip() -> str:
     header = ("triggered images", "refused", "answered with the attacker's label")
     return (
         f"STRIP ({strip.blend} {strip.weight:g}, {len(strip.overlays)} overlays) on the tutorial's backdoor; the attacker knows the "
-        f"overlays and the threshold, not their order:\n\n{table(header, rows)}"
+        f"overlays and the threshold, but not the order of the overlays:\n\n{table(header, rows)}"
     )
 
 

@@ -11,7 +11,7 @@ from defences.assembly import assemble
 from defences.calibration.purifier import choose_purifier
 from defences.defended_classifier import Preprocessor, Step
 from defences.purifiers.purified_training import with_purified_copies
-from evaluation.tables.backdoors import BackdoorRow, Budget, backdoor_rows
+from evaluation.tables.backdoors import BackdoorBudget, BackdoorRow, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
@@ -23,7 +23,7 @@ _SIDE = 32
 _EPOCHS = 5
 _TRAINED_ON = 12_000
 _THREADS = 2
-_BUDGET = Budget()
+_BUDGET = BackdoorBudget()
 
 _HEADER = (
     "backdoor",
@@ -68,10 +68,10 @@ def section() -> str:
 
 
 def coloured_digits(data: Dataset, *, seed: int) -> Dataset:
-    """Digits [n, 28, 28, 1] in a colour of their own, somewhere on crops of photographs: [n, 32, 32, 3], with as many classes."""
+    """Digits [n, 28, 28, 1], each in a random colour at a random place on a crop of a photograph: [n, 32, 32, 3]."""
     rng = np.random.default_rng(seed)
     grounds = photographs(_SIDE, len(data), seed)
-    # A ground at half its brightness and a bright colour, or neither people nor networks would see the digit.
+    # A background at half its brightness and a bright digit, so that people and networks can see the digit.
     colours = rng.uniform(0.4, 1.0, (len(data), 1, 1, 3)).astype(np.float32)
     colours[np.arange(len(data)), 0, 0, rng.integers(0, 3, len(data))] = 1.0
     room = _SIDE - data.images.shape[1]

@@ -1,5 +1,4 @@
-"""python -m benchmarks.methods.black_box_attacks: Square and HopSkipJump beside ART's, on the standard MNIST classifier
-without its defences."""
+"""python -m benchmarks.methods.black_box_attacks: Square and HopSkipJump beside ART's, on the bare standard MNIST classifier."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ _ROUNDING = 1e-5
 
 @dataclass
 class _Counted(ClassifierWrapper):
-    """A classifier that counts what it is asked, as ART's wrapper is made to."""
+    """A classifier that counts its queries, as ART's wrapper is made to."""
 
     classifier: KerasClassifier
     asked: int = 0
@@ -44,7 +43,7 @@ class _Counted(ClassifierWrapper):
 
 @dataclass(frozen=True)
 class _Contest:
-    """Both on the same model and data; `alone` is the model without anything counted, for judging."""
+    """Our classifier and ART's wrapper of the same model, and the data; `alone` is the model without counting, for judging."""
 
     alone: KerasClassifier
     ours: _Counted
@@ -52,12 +51,12 @@ class _Contest:
     data: Dataset
 
     def asked_by_ours(self, attack: Callable[[], Images]) -> tuple[Images, float]:
-        """What it found, and the queries per image."""
+        """The images found, and the queries per image."""
         self.ours.asked = 0
         return attack(), self.ours.asked / len(self.data)
 
     def asked_by_art(self, attack: Callable[[], Images]) -> tuple[Images, float]:
-        """What it found, and the queries per image."""
+        """The images found, and the queries per image."""
         asked = 0
         answer = type(self.art).predict
 
@@ -74,14 +73,14 @@ class _Contest:
         return found, asked / len(self.data)
 
     def fooled(self, found: Images) -> NDArray[np.bool_]:
-        """Which are called something else; what holds NaN, as ART's L2 images sometimes do, is no image."""
+        """bool [n]: images misclassified; those with NaN, as ART's L2 images sometimes have, do not count."""
         images = np.isfinite(found).all(axis=(1, 2, 3))
         called = self.alone.predict(np.nan_to_num(found)).argmax(axis=1)
         wrong: NDArray[np.bool_] = images & (called != self.data.labels)
         return wrong
 
     def distances(self, found: Images, norm: float) -> NDArray[np.float64]:
-        """In that norm, inf where nothing was found."""
+        """The norms of the perturbations [n]; inf for images that are not misclassified."""
         change = (found - self.data.images).reshape(len(found), -1).astype(np.float64)
         distances: NDArray[np.float64] = np.where(self.fooled(found), np.linalg.norm(change, ord=norm, axis=1), np.inf)
         return distances
@@ -112,10 +111,10 @@ def section() -> str:
         "## Black-box attacks\n\n"
         f"`python -m benchmarks.methods.black_box_attacks`, the standard MNIST classifier without its defences, {_THREADS} threads, "
         f"seed {_SEED}, the median of {_ROUNDS} alternating rounds; the same Keras model for both.\n\n"
-        f"HopSkipJump on the first {_WALKED} test images, each given as many queries as ART had used:\n\n{table(walk_header, walked)}\n"
-        f"Square on the first {_SEARCHED} test images, at most {_STEPS} squares for each. ART asks up to three times for a square, of "
-        "images that are done as well; its L2 images hold NaN where all energy of a square was clipped away, and those are counted as "
-        f"failures:\n\n{table(search_header, searched)}"
+        f"HopSkipJump on the first {_WALKED} test images, each with as many queries as ART used:\n\n{table(walk_header, walked)}\n"
+        f"Square on the first {_SEARCHED} test images, at most {_STEPS} squares for each. ART spends up to three queries on a "
+        "square, also of images that have already succeeded; its L2 images contain NaN where a square lost all its energy to clipping, "
+        f"and count as failures:\n\n{table(search_header, searched)}"
     )
 
 

@@ -1,5 +1,4 @@
-"""python -m benchmarks.methods.evasion_detectors: detectors of evasion, ours and ART's, on attacks they know, attacks they
-do not, and noise."""
+"""python -m benchmarks.methods.evasion_detectors: detectors of evasion, ours and ART's, on known attacks, new attacks and noise."""
 
 from __future__ import annotations
 
@@ -55,12 +54,12 @@ _PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "evasion_detectors_
 
 BinaryDetector = BinaryInputDetector | BinaryActivationDetector
 Flags = Callable[[Images], NDArray[np.bool_]]
-"""Which images a detector refuses."""
+"""Images -> bool [n], true for those that a detector refuses."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """An attack on the bare classifier, on the first `n` test images; `relentless`, it goes on after its first success."""
+    """An attack on the bare classifier, on the first `n` test images; with `relentless` it continues after its first success."""
 
     name: str
     attack: Attack
@@ -71,7 +70,7 @@ class _Known:
 
 
 def _attacks(eps: float) -> Iterator[_Known]:
-    """Those the detectors were trained on, at the training eps, then those they were not."""
+    """The attacks of the detectors' training, at the training eps, then others."""
     descent = partial(ProjectedGradientDescent, iterations=_STEPS)
     yield _Known(f"FGM, eps {eps:g}", FastGradient(eps=eps), trained_on=True, relentless=True)
     yield _Known(f"PGD, eps {eps:g}", descent(eps=eps), trained_on=True, relentless=True)
@@ -104,7 +103,7 @@ class _Scene:
 
     @cached_property
     def detectors(self) -> dict[str, BinaryDetector]:
-        """Each calibrated alone, as `hauberk calibrate --detectors NAME` does."""
+        """The detectors by name, each calibrated alone, as by `hauberk calibrate --detectors NAME`."""
         training = EvasionTraining(eps=self.eps)
         found: dict[str, BinaryDetector] = {}
         for fit in (training.fit_input_detector, training.fit_activation_detector):
@@ -115,17 +114,17 @@ class _Scene:
         return found
 
     def defended(self, *names: str) -> DefendedClassifier:
-        """Behind these detectors."""
+        """The classifier behind these detectors."""
         return DefendedClassifier(self.classifier, detectors=[Step(_as_detector(self.detectors[name])) for name in names])
 
     @cached_property
     def right(self) -> NDArray[np.bool_]:
-        """Which test images the classifier knows."""
+        """bool [n]: test images that the classifier classifies correctly."""
         right: NDArray[np.bool_] = self.classifier.predict(self.test.images).argmax(axis=1) == self.test.labels
         return right
 
     def successes(self, known: _Known) -> Images:
-        """Adversarial images of test images that the classifier knew and knows no more."""
+        """Adversarial images of test images classified correctly before the attack and wrongly after it."""
         n = min(known.n, len(self.test))
         images, labels = self.test.images[:n], self.test.labels[:n]
         goal = Goal(labels)
@@ -150,9 +149,10 @@ def section() -> str:
         f"`python -m benchmarks.methods.evasion_detectors`, seed {_SEED}. The standard MNIST classifier. Trained on and "
         f"calibrated with training "
         f"images 55,000 to 60,000 ({len(digits.parts.choosing):,} to train on, {len(digits.parts.holding):,} held), eps {_EPS:g}, for "
-        f"{_RATE:g} of clean images; each detector by itself, no purifier. Attacks on the bare classifier; counted are images that it "
-        "classified rightly and, attacked, does not. Exact 95 % intervals in brackets. ART 1.20: BinaryInputDetector and "
-        "BinaryActivationDetector (same layer), networks of the same size, 20 epochs on the same clean images and on FGM and PGD at the "
+        f"{_RATE:g} of clean images; each detector alone, no purifier. Attacks are on the bare classifier; counted are images that "
+        "it classifies correctly before the attack and wrongly after it. Exact 95 % intervals in brackets. ART 1.20: "
+        "BinaryInputDetector and BinaryActivationDetector (same layer), networks of the same size, 20 epochs on the same clean "
+        "images and on FGM and PGD at the "
         "same eps, as its notebook does; it decides by the larger output and has no threshold.\n\n"
         f"### Refused\n\n{_refused(digits, attacked)}\n"
         f"![ROC curves](pictures/{_PICTURE.name})\n\n"
@@ -182,7 +182,7 @@ def _split(data: Dataset) -> CalibrationSplit:
 
 
 def _refused(scene: _Scene, attacked: dict[_Known, Images]) -> str:
-    """A row per kind of image."""
+    """A row for each kind of harmless image and each attack."""
     ours = list(scene.detectors.values())
     theirs = list(_art(scene).values())
     clean = [detector.scores(scene.test.images) for detector in ours]
@@ -252,7 +252,7 @@ def _flagged(detector: Any, images: Images) -> NDArray[np.bool_]:
 
 
 def _art_network(shape: tuple[int, ...]) -> Any:
-    """A network of ours with two outputs in ART's wrapper; of activations, a dense one."""
+    """Our network with two outputs in ART's wrapper; for activations a dense one."""
     tf = import_tensorflow()
     from art.estimators.classification import TensorFlowV2Classifier
 
@@ -284,7 +284,7 @@ def _rocs(scene: _Scene, attacked: dict[_Known, Images]) -> str:
 
 
 def _adaptive(scene: _Scene) -> str:
-    """Who knows the detector, and who does not."""
+    """Attackers with and without knowledge of the detector."""
     few = scene.test.take(slice(0, _ADAPTIVE))
     goal = Goal(few.labels)
     rows = []
@@ -303,8 +303,8 @@ def _adaptive(scene: _Scene) -> str:
                 wrong = ~decided.abstained & (decided.labels != few.labels[: len(images)])
                 rows.append([" and ".join(names), f"{eps:g}", attacker, f"**{share(wrong)}**", str(share(decided.abstained))])
     return (
-        f"PGD, L-inf, {_STEPS} steps from the image and from one random point, on the first {len(few)} test images; who knows the "
-        "detector follows its gradient where the classifier is won and it would refuse.\n\n"
+        f"PGD, L-inf, {_STEPS} steps from the image and from one random point, on the first {len(few)} test images; the attacker "
+        "who knows the detector follows its gradient on images that fool the classifier and would be refused.\n\n"
         + table(("detector", "eps", "attacker", "answered wrongly", "refused"), rows)
     )
 
@@ -333,7 +333,7 @@ def _colour_rows(scene: _Scene) -> str:
 
 
 def _speed(scene: _Scene) -> str:
-    """Microseconds an image, ours and ART's."""
+    """Microseconds per image, ours and ART's."""
     images = scene.test.images[:_TIMED]
     rows = []
     for (name, detector), flags in zip(scene.detectors.items(), _art(scene).values(), strict=True):

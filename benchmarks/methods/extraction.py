@@ -1,5 +1,4 @@
-"""python -m benchmarks.methods.extraction: what a thief's copy is worth against the reverse sigmoid, and what
-probabilities say of members."""
+"""python -m benchmarks.methods.extraction: accuracy of stolen copies against the reverse sigmoid, and membership inference."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ _GOOD = (0.5, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class _Data:
-    """The tutorial's split: 50,000 images for the victim, 10,000 for the thief, and MNIST's test images to judge on."""
+    """The tutorial's split: 50,000 images for the victim, 10,000 for the thief, and MNIST's test images for the results."""
 
     victims: Dataset
     thiefs: Images
@@ -55,7 +54,7 @@ def section() -> str:
     return (
         "## Extraction\n\n"
         f"`python -m benchmarks.methods.extraction`, seed {_SEED}: the reference network trained on 50,000 MNIST images (test accuracy "
-        f"{100 * accuracy:.2f} %), a thief with the other 10,000 who trains the same network on what it was answered. Every cell: "
+        f"{100 * accuracy:.2f} %), a thief with the other 10,000 who trains the same network on the answers. Every cell: "
         "accuracy of the copy / its agreement with the undefended victim, in %, on the 10,000 test images (binomial standard error "
         "0.2 points at 95 %, 0.5 at 50 %). The thieves and optimisers are the tables of attacks/extraction/thief.py and "
         "attacks/extraction/copycat_cnn.py.\n\n"
@@ -84,13 +83,14 @@ def _curves(victim: KerasClassifier, data: _Data) -> str:
     header = ("defence", "thief", *(f"{how}, {budget:,}" for how, budget in _columns()))
     knows = "; ".join(f"{thief.name}: {thief.knows}" for thief in (*THIEVES.values(), knowing) if thief.knows != "nothing")
     return (
-        f"{table(header, lines)}\nWhat a thief knows beside the answers: {knows}; the others nothing.\n\n"
-        "The blur confuses an optimiser, not a thief. Every answer still names the right class, so a copy that is trained until it "
-        "fits the answers is right as well; what is gone is the size of the gradients, and plain SGD stops long before. Adam does not "
-        "depend on their size. Inverting with the right parameters, or looking up without any, takes the rest of the loss away "
-        "(looking up starts from a copy trained on labels, and is no better than that copy: with plain SGD, poor); inverting with "
-        "wrong ones is worse than doing nothing. Asking the same image three times costs three queries and brings one: the answers "
-        "are keyed by the image.\n"
+        f"{table(header, lines)}\nWhat a thief knows beside the answers: {knows}; the others know nothing more.\n\n"
+        "The reverse sigmoid hinders an optimiser, not a thief. Every answer still has its largest probability at the right class, so "
+        "that a copy that fits the answers is right too; but the gradients are small, and plain SGD stops long before it fits. "
+        "Adam does not "
+        "depend on their size. Inverting with the right parameters, or looking up without any, removes the rest of the loss (looking up "
+        "starts from a copy trained on labels and is no better than that copy, which is poor with plain SGD); inverting with wrong "
+        "parameters is worse than not inverting. Asking about an image three times costs three queries and gives one answer, because "
+        "answers to the same image are equal.\n"
     )
 
 
@@ -112,7 +112,7 @@ def _behind(victim: KerasClassifier, defence: ReverseSigmoid) -> DefendedClassif
 
 
 def _limits(victim: KerasClassifier, data: _Data) -> str:
-    """How many queries the thief of labels needs: with images like the victim's, and without."""
+    """Queries that the thief of labels needs, with images like the victim's and with others."""
     foreign = photographs(28, _PHOTOGRAPHS, _SEED).mean(axis=3, keepdims=True)
     lines, needed = [], []
     for name, pool in (("digits", data.thiefs), ("crops of two photographs", foreign)):
@@ -132,15 +132,15 @@ def _limits(victim: KerasClassifier, data: _Data) -> str:
         )
         needed.append(f"{name}: " + ", ".join(f"{100 * good:.0f} % {queries_needed(rows, good) or 'never'}" for good in _GOOD))
     return (
-        "What stops the thief who uses labels is a limit on queries and images that are unlike the model's, not a blur of probabilities. "
-        "Thief of labels, Adam, behind the reverse sigmoid (gamma .1), by queries:\n\n"
+        "Changed probabilities do not stop a thief who uses labels; a limit on queries does, and so does a lack of images like the "
+        "model's. The thief of labels, with Adam, against the reverse sigmoid (gamma .1), by number of queries:\n\n"
         f"{table(('thief owns', *(f'{budget:,}' for budget in _LIMITS)), lines)}\n"
         f"Fewest of these queries for an agreement of at least: {'; '.join(needed)}.\n"
     )
 
 
 def _peer(victim: KerasClassifier, data: _Data) -> str:
-    """The tutorial's own thief and network, ours and ART's, same images, same steps."""
+    """The tutorial's thief and network, ours and ART's, with the same images and steps."""
     from art.defences.postprocessor import ReverseSigmoid as PeersDefence
 
     rows = shuffled(data.thiefs, _SEED)[:5000]
@@ -170,10 +170,11 @@ def _peer(victim: KerasClassifier, data: _Data) -> str:
     return (
         "The tutorial's thief: 5,000 queries, its own network (two convolutions of 32 and 64, no dropout), five epochs of plain SGD at "
         "step size .01. Accuracy in %; the published figures are of another victim and another draw of images. After 390 steps plain SGD "
-        "is on the steep part of its curve: seeds and the order of batches move a figure by several points (on the same batches our loop "
-        "and Keras's give the same weights to the last bit; Keras, and ART with it, ends every epoch on a batch of 8).\n\n"
+        "is on the steep part of its learning curve: seeds and the order of batches move a figure by several points (on the same "
+        "batches our "
+        "loop and Keras's give the same weights to the last bit; Keras, and ART with it, ends every epoch on a batch of 8).\n\n"
         f"{table(('defence', 'answers', 'ours', 'ART CopycatCNN', 'published'), lines)}\n"
-        f"Seconds for the four thefts, in turns: {seconds[0]:.0f} ours, {seconds[1]:.0f} ART (**{seconds[1] / seconds[0]:.1f}x**).\n"
+        f"Seconds for the four thefts, alternating: {seconds[0]:.0f} ours, {seconds[1]:.0f} ART (**{seconds[1] / seconds[0]:.1f}x**).\n"
     )
 
 
@@ -225,7 +226,7 @@ def _accuracy(predict: Any, test: Dataset) -> float:
 
 
 def _members(training: Dataset, data: _Data) -> str:
-    """Membership inference on a victim that has few images and many epochs."""
+    """Membership inference on a victim trained on few images for many epochs."""
     members, others = training.take(slice(0, _REMEMBERED)), training.take(slice(50_000, 50_000 + _REMEMBERED))
     victim = KerasClassifier(train(members, recipe=Recipe(epochs=40, seed=_SEED), threads=_THREADS))
     defended = _behind(victim, ReverseSigmoid())
@@ -242,8 +243,8 @@ def _members(training: Dataset, data: _Data) -> str:
     gained = [100 * _accuracy(victim.predict, some) for some in (members, data.test)]
     return (
         f"Membership inference: the reference network trained on {_REMEMBERED:,} images for 40 epochs (accuracy {gained[0]:.1f} % "
-        f"on them, {gained[1]:.1f} % on test images), asked about these and {_REMEMBERED:,} others. AUC with its standard error (0.5: "
-        "nothing is told; under 0.5: told, with the sign turned), advantage, and members found while 1 % of the others are accused:\n\n"
+        f"on them, {gained[1]:.1f} % on test images), queried with these and {_REMEMBERED:,} others. AUC with its standard error (0.5: "
+        "no information; below 0.5: information with the sign reversed), advantage, and the TPR for members at a FPR of 1 %:\n\n"
         f"{table(('defence', 'attack', 'AUC', 'advantage', 'TPR at 1 % FPR'), lines)}"
     )
 

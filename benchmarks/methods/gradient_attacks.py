@@ -1,5 +1,4 @@
-"""python -m benchmarks.methods.gradient_attacks: the white-box attacks against ART's, on the same networks and images, at
-the same strength."""
+"""python -m benchmarks.methods.gradient_attacks: white-box attacks beside ART's, same networks, images and strength."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class _Network:
-    """A network, images it classifies rightly or not, and ART's wrapper of it."""
+    """A network, labelled images, and ART's wrapper of the network."""
 
     name: str
     classifier: KerasClassifier
@@ -39,7 +38,7 @@ class _Network:
     art: Any
 
     def goal(self, n: int, *, targeted: bool = False) -> Goal:
-        """To be mistaken; targeted, for a class drawn for every image."""
+        """Any wrong class; targeted, a random wrong class for each image."""
         labels = self.data.labels[:n].astype(np.int64)
         if not targeted:
             return Goal(labels)
@@ -56,7 +55,7 @@ class _Cell:
     n: int
     ours: Attack
     art: Callable[..., Any]
-    targeted: bool = False  # of ART's attacks only JSMA is told by its labels alone
+    targeted: bool = False  # only JSMA among ART's attacks is targeted by labels alone
     rounds: int = 3
 
 
@@ -72,14 +71,14 @@ def section() -> str:
         f"`python -m benchmarks.methods.gradient_attacks`, seed {_SEED}, {_THREADS} threads, against ART 1.20 in one batch "
         f"of all images, its "
         "fastest; the median of alternating rounds. The networks: the standard MNIST classifier on test digits, and the reference "
-        f"network on synthetic {_side(colours)}. *Accuracy left* is the share of images that do not reach the attack's goal. Images that "
-        "reach it leave our loop, so there are rows where few do: what is left of the ratio there is the compiled gradient alone. Ours "
-        "asks the classifier which images succeeded and says so; ART's call is followed by the same question, so that both do the same "
-        "work. ART is given the networks without their softmax, but for JSMA. Where it leaves more images than ours, the network was "
-        "sure of them: the "
-        "float32 derivative p - 1 of its cross-entropy has lost its digits there, and ours is minus the sum of the other classes'.\n\n"
+        f"network on synthetic {_side(colours)}. *Accuracy left* is the share of images that do not reach the attack's goal. Our loop "
+        "drops images that have reached it; in rows where few do, the ratio is that of the compiled gradient alone. Ours queries the "
+        "classifier for the images that succeeded; ART's call is followed by the same query, so that both do the same work. ART gets "
+        "the networks without their softmax, except for JSMA. Where ART leaves more images than ours, the network is confident of "
+        "them: the float32 derivative p - 1 of its cross-entropy has lost its digits there, and ours is computed as minus the sum of "
+        "the other classes' probabilities.\n\n"
         f"{table(header, bounded)}\n"
-        "For information, the attacks that look for small perturbations; the L2 is the mean over the images on which both "
+        "Attacks that minimise the perturbation; L2 is the mean over the images on which both "
         f"succeed.\n\n{table([*header, 'mean L2, ours / ART'], minimal)}\n"
         f"{_large_image()}"
     )
@@ -106,7 +105,7 @@ def _colours() -> _Network:
 
 
 def gratings(n: int, side: int, seed: int) -> Dataset:
-    """Colour images of faint stripes, the class being their orientation, under noise."""
+    """Noisy colour images [n, side, side, 3] of faint gratings; their orientation is the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, _CLASSES, n)
     angle = (labels * np.pi / _CLASSES)[:, None, None]
@@ -118,7 +117,7 @@ def gratings(n: int, side: int, seed: int) -> Dataset:
 
 
 def _bounded(digits: _Network, colours: _Network) -> list[_Cell]:
-    """Attacks within a ball or a budget."""
+    """Attacks within a norm ball."""
     from art.attacks import evasion
 
     cells = []
@@ -152,7 +151,7 @@ def _bounded(digits: _Network, colours: _Network) -> list[_Cell]:
 
 
 def _saliency(digits: _Network) -> _Cell:
-    """The saliency map attack, which is about probabilities."""
+    """The saliency map attack, which needs probabilities."""
     from art.attacks import evasion
 
     jsma = partial(evasion.SaliencyMapMethod, theta=1.0, gamma=0.1, verbose=False)
@@ -160,7 +159,7 @@ def _saliency(digits: _Network) -> _Cell:
 
 
 def _minimal(digits: _Network) -> list[_Cell]:
-    """Attacks that look for the smallest perturbation."""
+    """Attacks that minimise the perturbation."""
     from art.attacks import evasion
 
     carlini = partial(
@@ -187,7 +186,7 @@ def _measure(cell: _Cell) -> list[str]:
     def theirs() -> None:
         np.random.seed(_SEED)  # ART draws from the global state
         results["ART"] = art.generate(images, wanted)
-        network.art.predict(results["ART"], batch_size=n)  # ours has asked which of them succeeded
+        network.art.predict(results["ART"], batch_size=n)  # ours has queried which of them succeeded
 
     seconds = alternate([ours, theirs], cell.rounds)
     reached = {who: goal.reached(predicted_labels(network.classifier.predict(found))) for who, found in results.items()}

@@ -1,9 +1,8 @@
-"""python -m benchmarks.methods.purified_trigger: a trigger that only the purifier makes, against STRIP on raw images, on
-purified, on both.
+"""python -m benchmarks.methods.purified_trigger: a trigger that works only after purification, against STRIP on raw and purified images.
 
 The figures of docs/decisions/0003-strip-probes-raw-images.md; about two minutes. The attacker controls training and knows the purifier:
-the trigger is a patch under a checkerboard, which total variation takes off. What the classifier learns to call the target is the
-*purified* patch; with the checkerboard on, as STRIP's probes show it, an image keeps its label.
+the trigger is a patch under a checkerboard, which total variation removes. The classifier learns to assign the target to the *purified*
+patch; with the checkerboard, as in STRIP's probes, an image keeps its label.
 """
 
 from __future__ import annotations
@@ -83,13 +82,13 @@ def main() -> None:
 
 
 def _learnt_as_it_is(scene: _Scene) -> Dataset:
-    """The patch calls the target, raw and purified."""
+    """A training set in which the patch means the target, raw and purified."""
     data = poison(scene.training, _PLAIN, AllToOne(_TARGET), rate=0.1, seed=_SEED).data
     return _joined(data, scene.purified_data(data))
 
 
 def _learnt_purified(scene: _Scene) -> Dataset:
-    """The purified patch calls the target; images with the raw one keep their labels, and so do all others, raw and purified."""
+    """A training set in which only the purified patch means the target; with the raw patch images keep their labels."""
     hidden = poison(scene.training, _HIDDEN, AllToOne(_TARGET), rate=0.1, cover_rate=0.1, seed=_SEED)
     poisoned, covers, clean = (hidden.data.take(np.flatnonzero(r)) for r in (hidden.is_poison, hidden.is_cover, hidden.is_clean))
     return _joined(clean, scene.purified_data(clean), covers, scene.purified_data(poisoned))

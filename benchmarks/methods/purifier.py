@@ -31,12 +31,11 @@ def section() -> str:
     rows = [*_rows("bundled", bundled, held_out, test), *_rows("trained plainly", plain, held_out, test)]
     return (
         "## Purifying FGM\n\n"
-        f"`python -m benchmarks.methods.purifier`, all 10,000 MNIST test images, FGM (L-inf) on the bare classifier: an "
-        f"attacker who does "
-        "not know the purifier; one who does beats it (docs/limits.md). Our FGM for every row: it takes the loss from logits; "
-        "ART's is weaker where the network is sure, its float32 gradient has saturated there. Accuracy in %, in "
-        "brackets its binomial standard error. ART: TotalVarMin(norm=1), otherwise its defaults. Ours: what calibration on 5,000 "
-        f"held-out training images chose. Seed {_SEED}.\n\n{table(header, rows)}"
+        f"`python -m benchmarks.methods.purifier`, all 10,000 MNIST test images, FGM (L-inf) on the bare classifier, by an "
+        "attacker who does not know the purifier; one who does defeats it (docs/limits.md). Every row uses our FGM, whose loss is "
+        "computed from logits; ART's is weaker where the network is confident, since its float32 gradient saturates. Accuracy in %, in "
+        "brackets its binomial standard error. ART: TotalVarMin(norm=1), otherwise its defaults. Ours: chosen by calibration on 5,000 "
+        f"held-out training images. Seed {_SEED}.\n\n{table(header, rows)}"
     )
 
 

@@ -1,8 +1,7 @@
-"""python -m benchmarks.methods.robustness: what the bundled classifiers withstand, without any defence; with --record,
-into their cards too.
+"""python -m benchmarks.methods.robustness: robust accuracy of the bare bundled classifiers; --record writes it into a card.
 
-Ours and, as an independent implementation, ART's attacks on the same weights, given the network without its softmax: cross-entropies of
-saturated probabilities have no gradient in float32.
+Our attacks and, as an independent implementation, ART's, on the same weights. ART gets the network without its softmax, because the
+cross-entropy of saturated probabilities has a zero gradient in float32.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ _QUERIES = 5000
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """What is classified rightly, in shares of the first test images: as they are, and after each attack with L-inf eps 0.3.
+class BundleRobustness:
+    """Accuracy in [0, 1] on the first test images, clean and after each attack with L-inf eps 0.3.
 
     Attributes:
         clean: of all 10,000.
         pgd, pgd_margin: 100 iterations from the image and 9 random points, up the cross-entropy and up the margin; of 2,000 images.
         square: 5,000 queries; of 1,000 images.
-        worst_case: after the worst of the three for each image; of 1,000 images.
+        worst_case: share correct after all three attacks; of 1,000 images.
         art: by ART's attack; of 1,000 images.
     """
 
@@ -61,7 +60,7 @@ def section() -> str:
     return _told({name: measure(read_bundle(_BUNDLES / name)) for name in _NAMES})
 
 
-def _told(found: dict[str, Robustness]) -> str:
+def _told(found: dict[str, BundleRobustness]) -> str:
     rows: list[list[object]] = [
         ["as they are", "10,000", *(_percent(r.clean) for r in found.values())],
         ["PGD, 100 iterations, 10 runs", f"{_PGD_IMAGES:,}", *(_percent(r.pgd) for r in found.values())],
@@ -74,13 +73,13 @@ def _told(found: dict[str, Robustness]) -> str:
     return (
         "## Robustness of the bundled classifiers\n\n"
         f"`python -m benchmarks robustness`, seed {_SEED}: accuracy on the first MNIST test digits under L-inf perturbations of {_EPS}, "
-        "by attackers who have the weights. The classifiers stand alone here, without any defence. `mnist` is trained adversarially "
+        "by attackers with the weights. The classifiers are bare, without any defence. `mnist` is trained adversarially "
         f"(`make bundle`), `mnist-standard` is not.\n\n{table(['attack', 'images', *found], rows)}"
     )
 
 
-def measure(bundle: Bundle) -> Robustness:
-    """Attack the bundle's classifier; some ten minutes for one that withstands."""
+def measure(bundle: Bundle) -> BundleRobustness:
+    """Attack the classifier of a bundle; about ten minutes for a robust one."""
     import_tensorflow(_THREADS)
     classifier = without_softmax(KerasClassifier.from_bundle(bundle))
     test = load_dataset(MNIST, split="test")
@@ -90,7 +89,7 @@ def measure(bundle: Bundle) -> Robustness:
         "square": _right(classifier, test.take(slice(0, _SQUARE_IMAGES)), Square(eps=_EPS, queries=_QUERIES)),
     }
     worst = np.logical_and.reduce([each[:_SQUARE_IMAGES] for each in right.values()])
-    return Robustness(
+    return BundleRobustness(
         eps=_EPS,
         clean=float((classifier.predict(test.images).argmax(axis=1) == test.labels).mean()),
         worst_case=float(worst.mean()),
@@ -104,7 +103,7 @@ def _descent(loss: Loss) -> ProjectedGradientDescent:
 
 
 def _right(classifier: KerasClassifier, data: Dataset, attack: Attack) -> NDArray[np.bool_]:
-    """Which images are classified rightly after the attack."""
+    """bool [n]: images classified correctly after the attack."""
     started = time.perf_counter()
     found = attack(classifier, data.images, Goal(data.labels.astype(np.int64)), seed=_SEED)
     right: NDArray[np.bool_] = classifier.predict(found.images).argmax(axis=1) == data.labels
@@ -151,7 +150,7 @@ def _percent(share: float) -> str:
 
 
 def main() -> None:
-    """Measure one bundle, and write it into the card if asked to."""
+    """Measure one bundle; with --record, write the figures into its card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=_BUNDLES / "mnist")
     parser.add_argument("--record", action="store_true", help="write the figures into the bundle's card.json")

@@ -26,7 +26,7 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from evaluation.statistics.intervals import Share, share
-from evaluation.statistics.roc import Estimate, tpr_at_fpr
+from evaluation.statistics.roc import IntervalEstimate, tpr_at_fpr
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
@@ -53,15 +53,16 @@ _HEADER = (
     "FPR",
     "model calls, clean",
 )
+_ADAPTIVE_HEADER = ("triggered images", "refused", "answered with the attacker's label")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One backdoor in one classifier: the ROC point of each detector and of both, and what both do as calibrated."""
+    """One backdoor in one classifier: the ROC point of each detector and of both, and the refusals of both as calibrated."""
 
     kind: str
     works: Share
-    at_one_percent: tuple[Estimate, ...]
+    at_one_percent: tuple[IntervalEstimate, ...]
     refused_triggered: Share
     refused_clean: Share
     model_calls: float
@@ -91,18 +92,19 @@ def section() -> str:
         f"epochs with {_POISONED:,} clean images and poison made of them, target {_TARGET}; source-specific: of class {_SOURCE}. Both "
         f"detectors are fitted on {_HELD_OUT:,} clean images that no training saw and share a rate of {_RATE:g} (marginal); measured on "
         f"{_CLEAN:,} clean and at most {_TRIGGERED} triggered test images that the copy calls the target. ROC points are of the scores "
-        "of all overlays and windows, in brackets distribution-free 95 % intervals (neither threshold nor share taken as known); the "
+        "of all overlays and windows, in brackets distribution-free 95 % intervals (for threshold and share together); the "
         "calibrated ones are of the staged decision, with exact intervals. Model calls are all that a clean image costs, its own "
         "prediction and both detectors.\n\n"
         f"### Coloured digits on crops of photographs, 32x32x3\n\n{tables[0]}\n### Digits, the standard classifier\n\n{tables[1]}\n"
         "### An attacker who knows SentiNet\n\n"
-        f"{_ATTACKED} triggered colour images (the note), changed within eps; he knows overlays, slack and threshold, not the order:\n\n"
-        f"{table(('triggered images', 'refused', 'answered with the label he wants'), _adaptive(on_colour, *colour))}"
+        f"{_ATTACKED} triggered colour images (the note), changed within eps; the attacker knows overlays, slack and threshold, "
+        "not the order:\n\n"
+        f"{table(_ADAPTIVE_HEADER, _adaptive(on_colour, *colour))}"
     )
 
 
 def kinds(classifier: KerasClassifier) -> dict[str, Backdoor]:
-    """The backdoors of `attacks.backdoors.kinds`, local ones in other places and sizes, and those made to pass SentiNet."""
+    """The backdoors of `attacks.backdoors.kinds`, local ones in other places and sizes, and ones made to evade SentiNet."""
     h, w, c = classifier.input_shape
     side = min(h, w)
     known = backdoors(classifier, source=_SOURCE, target=_TARGET, seed=_SEED)
@@ -133,7 +135,7 @@ def kinds(classifier: KerasClassifier) -> dict[str, Backdoor]:
 
 
 def _adaptive(classifier: KerasClassifier, training: Dataset, test: Dataset) -> list[list[str]]:
-    """The note, changed a little by an attacker who knows SentiNet's overlays and threshold, so that it is let go and still works."""
+    """The note, perturbed by an attacker who knows SentiNet's overlays and threshold, to be answered and still work."""
     backdoor = kinds(classifier)["note, lower right"]
     copy = _poisoned_copy(classifier, backdoor, training)
     parts = split_data(training.take(slice(-_HELD_OUT, None)), rate=_RATE, confidence=None, seed=_SEED)
@@ -186,8 +188,8 @@ def _measured(
     choosing = [detector.fitted.choosing for detector in detectors]
     positives, negatives = (_patient_scores(classifier, detectors, images) for images in (triggered, clean))
     pairs = [*zip(positives, negatives, strict=True), (joint_scores(choosing, positives), joint_scores(choosing, negatives))]
-    coat = DefendedClassifier(classifier, detectors=[Step(each.detector, each.mode) for each in detectors])
-    found, harmless = coat.classify(triggered), coat.classify(clean)
+    defended = DefendedClassifier(classifier, detectors=[Step(each.detector, each.mode) for each in detectors])
+    found, harmless = defended.classify(triggered), defended.classify(clean)
     return _Row(
         kind,
         works,
@@ -201,7 +203,7 @@ def _measured(
 def _patient_scores(
     classifier: KerasClassifier, detectors: Sequence[CalibratedDetector], images: Images
 ) -> list[NDArray[np.float64]]:
-    """What each detector scores when nothing leaves early: of STRIP the mean entropy under all overlays."""
+    """The scores of each detector without early exits; for STRIP the mean entropy under all overlays."""
     patient: list[Strip | SentiNet] = []
     for each in detectors:
         detector = each.detector
@@ -209,8 +211,8 @@ def _patient_scores(
             patient.append(replace(detector, threshold=np.inf, stages=detector.stages[-1:], slack=(0.0,)))
         elif isinstance(detector, SentiNet):
             patient.append(replace(detector, threshold=np.inf))
-    coat = DefendedClassifier(classifier, detectors=[Step(detector, "monitor") for detector in patient])
-    return [detection.scores for detection in coat.classify(images).trace.detections]
+    defended = DefendedClassifier(classifier, detectors=[Step(detector, "monitor") for detector in patient])
+    return [detection.scores for detection in defended.classify(images).trace.detections]
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ _TIMED = 128
 
 @dataclass(frozen=True)
 class _Data:
-    """The tutorial's training set, a calibration set the training never saw, and MNIST's test images."""
+    """The tutorial's training set, a calibration set disjoint from it, and MNIST's test images."""
 
     poisoned: Dataset
     held_out: Dataset
@@ -95,7 +95,7 @@ def section() -> str:
         f"training images (rate {_RATE:g}, marginal), measured on all 10,000 test images and, triggered, on the "
         f"{len(data.triggered):,} of them that are no {_TARGET}.\n\n{table(header, rows)}\n"
         f"Chosen by calibration for STRIP alone: {strip.strip.blend} {strip.strip.weight:g}, stages {strip.strip.stages}, threshold "
-        f"{strip.strip.threshold:.3f} bits. Clean images per second, the same {_TIMED} images, same model, in turns: "
+        f"{strip.strip.threshold:.3f} bits. Clean images per second, the same {_TIMED} images, same model, alternating: "
         f"**{ratio:.1f}x** ART.\n\n{_early_exits(alone, strip, data)}"
     )
 
@@ -134,7 +134,7 @@ def _overlays(decisions: Decisions) -> float:
 
 
 def _against_art(classifier: KerasClassifier, strip: StripChoice, data: _Data) -> tuple[float, float, float]:
-    """ART's share of triggered and of clean images refused, and how many times more clean images a second ours decides."""
+    """ART's shares of triggered and of clean images refused, and the ratio of clean images per second, ours to ART's."""
     from art.defences.transformer.poisoning import STRIP
 
     defended = DefendedClassifier(classifier, detectors=[Step(strip.strip)], secret=b"benchmark")
@@ -150,7 +150,7 @@ def _against_art(classifier: KerasClassifier, strip: StripChoice, data: _Data) -
 
 
 def _early_exits(classifier: KerasClassifier, strip: StripChoice, data: _Data) -> str:
-    """How often the staged test and the full test at the same threshold disagree."""
+    """The share of images on which the staged test and the full test at the same threshold disagree."""
     full = replace(strip.strip, stages=(len(strip.strip.overlays),), slack=(0.0,))
     images, triggered = data.clean.images[:5000], data.triggered[:2000]
     shares = []
@@ -160,7 +160,7 @@ def _early_exits(classifier: KerasClassifier, strip: StripChoice, data: _Data) -
         ]
         shares.append(float((decided[0].abstained != decided[1].abstained).mean()))
     return (
-        f"Early exits decide otherwise than all {len(full.overlays)} overlays at the same threshold for {100 * shares[0]:.2f} % of "
+        f"Early exits and all {len(full.overlays)} overlays at the same threshold disagree on {100 * shares[0]:.2f} % of "
         f"{len(images):,} clean and {100 * shares[1]:.2f} % of {len(triggered):,} triggered images.\n"
     )
 

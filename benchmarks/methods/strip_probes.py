@@ -1,4 +1,4 @@
-"""python -m benchmarks.methods.strip_probes: should STRIP superimpose overlays on the image as it came, or on the purified one?
+"""python -m benchmarks.methods.strip_probes: STRIP with overlays on raw images and on purified ones.
 
 The figures of docs/decisions/0003-strip-probes-raw-images.md; about five minutes.
 """
@@ -51,7 +51,7 @@ def main() -> None:
 def _caught(
     classifier: KerasClassifier, overlays: NDArray[np.uint8], clean: Images, triggered: Images, view: Callable[[Images], Images]
 ) -> float:
-    """The share of triggered images under the one-per-cent quantile of clean ones, every overlay seen."""
+    """The share of triggered images with scores up to the 1 % quantile of clean ones, under all overlays."""
     strip = Strip(overlays=overlays, threshold=np.inf, stages=(len(overlays),), slack=(0.0,))
     defended = DefendedClassifier(classifier, detectors=[Step(strip, "monitor")])
     scores = [defended.classify(view(images)).trace.detections[0].scores for images in (clean, triggered)]

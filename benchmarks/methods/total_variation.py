@@ -21,8 +21,8 @@ _ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One image size and setting."""
+class Comparison:
+    """Ours and ART's at one image size and setting: microseconds per image, and objectives."""
 
     shape: str
     keep: float
@@ -41,8 +41,8 @@ def objective(z: Images, x: Images, masks: NDArray[np.float32], weight: float) -
     return float((data + weight * variation).sum(axis=1).mean())
 
 
-def measure(threads: int) -> list[Cell]:
-    """Every cell, in this process; BLAS threads are what the environment says."""
+def measure(threads: int) -> list[Comparison]:
+    """Every comparison, in this process; the environment sets the number of BLAS threads."""
     digits = load_dataset(MNIST, split="test").images
     cells = []
     for images, art_count in ((digits[:2048], 32), (photographs(32, 512, _SEED), 12), (photographs(224, 8, _SEED), 2)):
@@ -53,7 +53,7 @@ def measure(threads: int) -> list[Cell]:
     return cells
 
 
-def _cell(images: Images, art_count: int, keep: float, weight: float, threads: int) -> Cell:
+def _cell(images: Images, art_count: int, keep: float, weight: float, threads: int) -> Comparison:
     from art.defences.preprocessor import TotalVarMin
 
     keys = np.arange(len(images), dtype=np.uint64)
@@ -63,7 +63,7 @@ def _cell(images: Images, art_count: int, keep: float, weight: float, threads: i
     seconds = alternate([lambda: ours(images, keys), lambda: art(few)], _ROUNDS)
     masks = ours.masks(few.shape, keys[:art_count])
     with_our_mask = np.stack([art._minimize(image, mask) for image, mask in zip(few, masks, strict=True)])
-    return Cell(
+    return Comparison(
         "x".join(map(str, images.shape[1:])),
         keep,
         weight,
@@ -107,13 +107,13 @@ def section() -> str:
     return "\n".join(parts)
 
 
-def _in_own_process(threads: int, blas: str | None) -> list[Cell]:
+def _in_own_process(threads: int, blas: str | None) -> list[Comparison]:
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     if blas:
         environment["OPENBLAS_NUM_THREADS"] = blas
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.methods.total_variation", "--json", str(threads)]
     printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return [Cell(**cell) for cell in json.loads(printed.splitlines()[-1])]
+    return [Comparison(**cell) for cell in json.loads(printed.splitlines()[-1])]
 
 
 if __name__ == "__main__":

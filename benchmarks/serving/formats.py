@@ -1,4 +1,4 @@
-"""The same 224x224x3 photographs as JSON, as .npy files and as binary tensors, where the forward pass costs next to nothing."""
+"""The same 224x224x3 photographs as JSON, .npy files and binary tensors, with a classifier whose forward pass costs almost nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WANTED = 3.0
 
 
 def measure(loader: Loader, directory: Path) -> tuple[str, list[Wanted]]:
-    """Text and table, and what was wanted."""
+    """The text with its table, and the wanted ratios."""
     bundle = _stub(directory / _NAME)
     pictures = photographs(_SIDE, _COUNT, _SEED)
     bytes_ = wire.to_bytes(pictures)
@@ -49,7 +49,7 @@ def measure(loader: Loader, directory: Path) -> tuple[str, list[Wanted]]:
 
 
 def _stub(directory: Path) -> Bundle:
-    """A bundle without defences around a mean over the image and ten weights per colour: reading it in is all the work."""
+    """A bundle without defences; its model is a mean over the image and one dense layer, so that parsing is nearly all the work."""
     import_tensorflow(1)
     import keras
 

@@ -1,7 +1,6 @@
-"""python -m benchmarks.serving.forward_pass: other ways to run the standard classifier's forward pass, the same rows in
-turns, one thread.
+"""python -m benchmarks.serving.forward_pass: several ways to run the standard classifier's forward pass, alternating, on one thread.
 
-What docs/decisions/0006 says about them. With TF_ENABLE_ONEDNN_OPTS=0 TensorFlow uses Eigen's kernels instead of oneDNN's.
+The figures of docs/decisions/0006. With TF_ENABLE_ONEDNN_OPTS=0 TensorFlow uses Eigen's kernels instead of oneDNN's.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Forward = Callable[[Images], Any]
 
 
 def main() -> None:
-    """Print microseconds per row, the median of all rounds."""
+    """Print microseconds per row, the median over the rounds."""
     classifier = KerasClassifier.from_bundle(read_bundle(standard_bundle_directory()), threads=1)
     images = load_dataset(MNIST, split="test").images[: max(_ROWS)]
     rows = []

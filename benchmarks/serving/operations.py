@@ -1,10 +1,10 @@
-"""python -m benchmarks operations: what an operator has to know before trusting it. A soak, a kill, an end, and too much of everything.
+"""python -m benchmarks operations: a soak, an overload, a kill and a SIGTERM.
 
-saturation: a closed loop of 64 clients         -> requests/s that the rest is measured against
+saturation: a closed loop of 64 clients         -> requests/s, the unit of the rates below
 soak:       70 % of it, open loop, ten minutes  -> errors, p99 of the last minute to the first, memory
-overload:   3x of it, open loop                 -> answers/s to saturation, what the rest is told, p99 of the accepted
-kill -9:    under load, then started again      -> what is lost, and that nothing is answered wrongly
-SIGTERM:    under load, keep-alive clients      -> that nothing is lost
+overload:   3x of it, open loop                 -> answers/s to saturation, refusals with Retry-After, p99 of the accepted
+kill -9:    under load, then started again      -> lost requests, answers that differ from those before
+SIGTERM:    under load, keep-alive clients      -> lost requests
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from benchmarks.harness.cells import NAMES, Cell, Loader
 from benchmarks.harness.load import LOST, Load, Outcome
 from benchmarks.harness.servers import GATEWAY, ROOT, Contender, Server, serving
 from benchmarks.harness.wanted import Wanted, wanted_table
-from benchmarks.serving.steadiness import Memory
+from benchmarks.serving.steadiness import MemoryWatch
 from models.datasets import MNIST, load_dataset
 
 SOAK_S, CELL_S = 600.0, 30.0
 _CLIENTS, _IMAGES = 64, 2000
 _DEADLINE_S, _DRAIN_S = 10.0, 3.0
 _RESTART_S, _AT_ONCE_S = 40.0, 0.01
-_POOL = 2048  # connections of whatever stands before a gateway: more than its queue holds, or nothing would ever be refused
+_POOL = 2048  # connections, as of a proxy before a gateway: more than its queue holds, or no request would be refused
 _SETTINGS = {
     "HAUBERK_SECRET": "0123456789abcdef" * 2,
     "HAUBERK_DEADLINE_S": f"{_DEADLINE_S:g}",
@@ -50,14 +50,14 @@ Samples = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Peak:
-    """Requests answered a second, and the seconds of a processor that one of them took the server."""
+    """Requests answered per second, and the processor time of the server per request, in seconds."""
 
     rate: float
     answer_s: float
 
 
 class Bench:
-    """Servers and loads of the section. `cell_s` is how long everything but the soak takes."""
+    """The loads of the section. `cell_s` is the duration in seconds of each, except the soak."""
 
     def __init__(self, directory: Path, cell_s: float) -> None:
         self.directory, self.cell_s = directory, cell_s
@@ -67,18 +67,18 @@ class Bench:
         self.file = self.loader.prepare(self.requests)
 
     def saturation(self, server: Server) -> Peak:
-        """A closed loop that keeps it busy."""
+        """Requests per second in a closed loop of many clients."""
         before = server.processor_s()
         outcome = self.loader.run(Load(server.port, _CLIENTS, self.cell_s, warm_up_s=3.0), self.file)
         return Peak(Cell((outcome,)).rate, (server.processor_s() - before) / len(outcome.samples))
 
     def arriving(self, load: Arrivals, name: str) -> Arriving:
-        """Begin to send; `finish` waits for the end."""
+        """Start an open loop; `finish` waits for its end."""
         return Arriving(load, self.file, self.directory / f"{name}.npz")
 
 
 class Arriving:
-    """Requests that arrive from a process of their own."""
+    """An open loop of requests from another process."""
 
     def __init__(self, load: Arrivals, requests: Path, out: Path) -> None:
         self._load, self._out = load, out
@@ -86,7 +86,7 @@ class Arriving:
         self._process = subprocess.Popen(command, cwd=ROOT)
 
     def finish(self) -> Outcome:
-        """What came of them."""
+        """Wait for the process; the outcome of its requests. Raises: RuntimeError if it failed."""
         code = self._process.wait(self._load.warm_up_s + self._load.seconds + self._load.timeout_s + 60)
         if code:
             raise RuntimeError(f"the load generator ended with {code}")
@@ -94,9 +94,9 @@ class Arriving:
 
 
 def soak(bench: Bench, server: Server, rate: float, seconds: float) -> tuple[str, list[Wanted]]:
-    """Constant arrivals for long: does anything fail, get slower, grow?"""
+    """Constant arrivals for a long time: failures, and the change of latency and memory."""
     sixth = seconds / 10
-    watch = Memory(server, max(0.2, seconds / 600))
+    watch = MemoryWatch(server, max(0.2, seconds / 600))
     with watch:
         outcome = bench.arriving(Arrivals(server.port, rate, seconds, warm_up_s=5.0), "soak").finish()
     began, ended, status, _ = outcome.samples.T
@@ -119,7 +119,7 @@ def soak(bench: Bench, server: Server, rate: float, seconds: float) -> tuple[str
 
 
 def overload(bench: Bench, server: Server, peak: Peak) -> tuple[str, list[Wanted]]:
-    """Three times what it can do."""
+    """Arrivals at three times the rate of saturation."""
     load = Arrivals(server.port, 3 * peak.rate, bench.cell_s, warm_up_s=5.0, connections=_POOL, from_sent=True)
     before = server.processor_s()
     outcome = bench.arriving(load, "overload").finish()
@@ -138,13 +138,13 @@ def overload(bench: Bench, server: Server, peak: Peak) -> tuple[str, list[Wanted
     text = (
         f"**Overload.** {sent:,.0f} arrivals/s ({sent / peak.rate:.1f}x saturation; the generator took {outcome.processor_share:.0%} of "
         f"a processor) for {outcome.seconds:,.0f} s: {rate:,.0f} answers/s; {_statuses(outcome.samples)}; {untold} of the refusals "
-        f"without Retry-After. p99 of the accepted {p99:.2f} s, the deadline is {_DEADLINE_S:g} s. An answer took the server "
-        f"{1000 * peak.answer_s:.2f} ms of a processor at saturation; if it took no more here, a refusal took {1000 * refusal_s:.2f} ms. "
+        f"without Retry-After. p99 of the accepted {p99:.2f} s, the deadline is {_DEADLINE_S:g} s. At saturation an answer took "
+        f"{1000 * peak.answer_s:.2f} ms of processor time; if it took as much here, a refusal took {1000 * refusal_s:.2f} ms. "
         f"Generator and server share {os.cpu_count()} processors.\n"
     )
     return text, [
         Wanted("overload: answers/s to saturation", 0.9, rate / peak.rate),
-        Wanted("overload: neither answered nor told when to come again", 0, others + untold, at_most=True),
+        Wanted("overload: neither answered nor refused with Retry-After", 0, others + untold, at_most=True),
         Wanted("overload: p99 of the accepted to the deadline", 1, p99 / _DEADLINE_S, at_most=True),
     ]
 
@@ -167,24 +167,23 @@ def kill(bench: Bench, directory: Path, rate: float) -> tuple[str, list[Wanted]]
     last_gone = float(gone[-1, 0]) if len(gone) else 0.0
     changed = int((samples[:, 3] == CHANGED).sum())
     neither = int((~np.isin(samples[:, 2], (200, LOST, 503)) | (samples[:, 3] == NOT_TOLD)).sum())
-    # Who is refused at once found nobody listening; who lost an answer was under way.
+    # A connection refused at once found no server listening; a later loss was a request being processed.
     under_way = int((gone[:, 1] - gone[:, 0] > _AT_ONCE_S).sum())
     after = int((samples[samples[:, 0] > last_gone][:, 2] == 200).sum())
     text = (
-        f"**kill -9.** {rate:,.0f} arrivals/s; the new one answers after {away_s:.1f} s. {len(samples):,} requests: "
-        f"{_statuses(samples)}. About "
-        f"{under_way} of the lost were under way, the others found nobody listening; 503 came from the new one while it got "
-        f"ready. {changed} "
-        f"answers differ from the one the same image got before; {after:,} were answered afterwards.\n"
+        f"**kill -9.** {rate:,.0f} arrivals/s; the restarted server answers after {away_s:.1f} s. {len(samples):,} requests: "
+        f"{_statuses(samples)}. About {under_way} of the lost requests were being processed; the others found no server listening. "
+        f"The restarted server answered 503 until it was ready. {changed} answers differ from the earlier answer to the same image; "
+        f"{after:,} requests were answered after the restart.\n"
     )
     return text, [
-        Wanted("kill -9: answered otherwise than before", 0, changed, at_most=True),
-        Wanted("kill -9: ended otherwise than with 200, a connection error, or 503 with Retry-After", 0, neither, at_most=True),
+        Wanted("kill -9: answers that differ from earlier ones", 0, changed, at_most=True),
+        Wanted("kill -9: outcomes other than 200, a connection error, or 503 with Retry-After", 0, neither, at_most=True),
     ]
 
 
 def end(bench: Bench, directory: Path, rate: float) -> tuple[str, list[Wanted]]:
-    """SIGTERM under load; the clients keep connections alive, and heed readiness and `Connection: close`."""
+    """SIGTERM under load from keep-alive clients that obey readiness and `Connection: close`."""
     with serving(OURS, directory / "ended", bench.requests[0]) as server:
         load = Arrivals(server.port, rate, bench.cell_s, timeout_s=30.0, heed_readiness=True)
         arriving = bench.arriving(load, "end")
@@ -210,11 +209,11 @@ def end(bench: Bench, directory: Path, rate: float) -> tuple[str, list[Wanted]]:
         f"{ended_s:.1f} s (a pause of {_DRAIN_S:g} s) "
         f"with exit code {code}.\n"
     )
-    return text, [Wanted("SIGTERM: requests lost by a client that heeds it", 0, lost, at_most=True)]
+    return text, [Wanted("SIGTERM: requests lost by a client that obeys readiness", 0, lost, at_most=True)]
 
 
 def _statuses(samples: Samples) -> str:
-    """How many of each."""
+    """Counts by status, as text."""
     found, counts = np.unique(samples[:, 2].astype(int), return_counts=True)
     pairs = zip(found.tolist(), counts.tolist(), strict=True)
     return ", ".join(f"{count:,} x {NAMES.get(status, status)}" for status, count in pairs)
@@ -242,7 +241,7 @@ def section(soak_s: float = SOAK_S, cell_s: float = CELL_S) -> str:
         "the load generator on "
         f"the same machine. Saturation, {_CLIENTS} clients in a closed loop: **{peak.rate:,.0f} requests/s**. Arrivals are an open "
         "loop: latencies "
-        "count from when a request was meant to begin.\n"
+        "count from the intended start of a request.\n"
     )
     return "\n".join([head, wanted_table(wanted), *texts])
 

@@ -1,8 +1,7 @@
-"""python -m benchmarks.serving.panels: draw what the dashboards of deploy/grafana show, from a real Prometheus that
-watched a real gateway.
+"""python -m benchmarks.serving.panels: draw the dashboards of deploy/grafana, from a Prometheus that scraped a gateway under load.
 
-Three minutes of traffic in turns: clean images, adversarial ones beside them, input that is none, four times as much of everything, a
-pause. Prometheus looks every two seconds and has the rules of deploy/, hastened. One picture per dashboard, in docs/pictures.
+Three minutes of traffic in phases: clean images, clean and adversarial ones, malformed requests, four times the rate, a pause.
+Prometheus scrapes every two seconds with the rules of deploy/, their intervals shortened. One picture per dashboard, in docs/pictures.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _ROOM = 0.25  # above the lines, for the legend
 
 
 def _phases() -> list[tuple[str, list[bytes], float]]:
-    """Name, requests, and rate to `_RATE`."""
+    """Per phase: its name, its requests, and its rate in multiples of `_RATE`."""
     images = payloads.read_images(payloads.SHIPPED)
     clean, adversarial = ([wire.as_json(image, 4) for image in images[kind]] for kind in ("clean", "adversarial"))
     wrong = [wire.http_request(each.path, each.media_type, each.body) for each in payloads.malformed(images["clean"][0])]
@@ -57,7 +56,7 @@ def _traffic(port: int, directory: Path, phase_s: float) -> None:
 
 
 def _asked(source: Prometheus, query: str, began: float, ended: float) -> list[tuple[dict[str, str], Any]]:
-    """Labels and [n, 2] times from the beginning and values, of every series."""
+    """Per series: its labels, and its times since `began` and values [n, 2]."""
     for variable, value in _VARIABLES.items():
         query = query.replace(variable, value)
     query = query.replace("[30d]", "[1h]")
@@ -89,7 +88,7 @@ def _draw(axes: Any, panel: Panel, source: Prometheus, began: float, ended: floa
 
 
 def _draw_heatmap(axes: Any, series: Sequence[tuple[dict[str, str], Any]]) -> None:
-    """Cumulative rates by `le`, as rates in each bucket."""
+    """Cumulative rates by `le`, drawn as the rate in each bucket."""
     ordered = sorted(series, key=lambda found: float(found[0]["le"]))
     times = ordered[0][1][:, 0]
     grid = np.array([np.interp(times, values[:, 0], values[:, 1]) for _, values in ordered])
@@ -99,7 +98,7 @@ def _draw_heatmap(axes: Any, series: Sequence[tuple[dict[str, str], Any]]) -> No
 
 
 def draw(board: Board, source: Prometheus, began: float, ended: float, out: Path) -> None:
-    """One dashboard as a picture."""
+    """Draw one dashboard into a file."""
     import matplotlib as mpl
 
     mpl.use("Agg")

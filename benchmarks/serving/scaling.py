@@ -1,4 +1,4 @@
-"""python -m benchmarks scaling: one worker and two on this machine, the same load in turns; docs/scaling.md goes on from there to N."""
+"""python -m benchmarks scaling: one worker and two on this machine, alternating under one load; docs/scaling.md derives N from it."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def _text(cells: dict[int, list[Cell]], cell_s: float) -> str:
     ]
     header = ("clients", "workers", "requests/s", "to one worker", "p50 ms", "p99 ms", "generator, of a processor", "failed")
     return (
-        f"## Workers\n\n`python -m benchmarks scaling`: {cell_s:g} s a cell, in turns, every defence on, one thread of the "
+        f"## Workers\n\n`python -m benchmarks scaling`: {cell_s:g} s a cell, alternating, every defence on, one thread of the "
         "classifier a worker, "
-        "one image a request as JSON. The load generator runs on the same processors: what it takes, the second worker does not "
-        "get.\n\n" + table(header, rows)
+        "one image a request as JSON. The load generator runs on the same processors; its share is not available to the second "
+        "worker.\n\n" + table(header, rows)
     )
 
 

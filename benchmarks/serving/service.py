@@ -1,6 +1,6 @@
 """python -m benchmarks.serving.service: the whole server under load, beside stock BentoML and BentoML with ART's defences.
 
-Everything runs on this machine, the load generator included: it takes the same share of it from every server.
+Everything runs on this machine, the load generator included, which takes the same share of it from every server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAX_LATENCIES_MS = (100, 1000, 60_000)
 
 
 class _Bench:
-    """One run: the servers, the load, and what was measured so far."""
+    """One run: the servers, the load, and the measurements."""
 
     def __init__(self, directory: Path, cell_s: float) -> None:
         self.directory, self.loader = directory, Loader(directory, cell_s, _ROUNDS)
@@ -46,7 +46,7 @@ class _Bench:
         self._started = 0
 
     def serving(self, contender: Contender) -> AbstractContextManager[Server]:
-        """Starts it, in a directory of its own."""
+        """Start a contender in a directory of its own."""
         self._started += 1
         return serving(contender, self.directory / f"server-{self._started}", self.requests[0])
 
@@ -56,16 +56,18 @@ class _Bench:
             return Cell((self.loader.run(Load(server.port, AT, seconds), self.file),))
 
     def best_max_latency_ms(self) -> int:
-        """Of the stock batchable service: the one with the most answers a second."""
+        """The max_latency_ms with which the stock batchable service answers the most requests per second."""
         rates = {ms: self.once(batchable(ms), self.loader.cell_s / 12).rate for ms in _MAX_LATENCIES_MS}
         return max(rates, key=lambda ms: rates[ms])
 
     def run(self) -> Measured:
-        """Everything but the formats and the five minutes."""
+        """All measurements except the formats and the five minutes."""
         measured = Measured(self.once(TRIVIAL, self.loader.cell_s / 6), self.best_max_latency_ms())
         contenders = [ON, OFF, NDARRAY, batchable(measured.max_latency_ms), ART, ART_ONCE]
         for contender in (ON, OFF, NDARRAY, ART):
-            with self.serving(contender):  # what is read and compiled only the first time is no part of the time to ready
+            with self.serving(
+                contender
+            ):  # once before, so that the time to ready leaves out files read and code compiled only the first time
                 pass
         with ExitStack() as stack:
             servers = [stack.enter_context(self.serving(contender)) for contender in contenders]
@@ -99,7 +101,7 @@ class _Bench:
                 measured.one[name] = stages.of_one_client(meter.per_request_us(server), 1000 * float(cell.latencies_ms.mean()))
 
     def _check(self, server: Server) -> None:
-        """Every server classifies: most of its answers are right, and it refuses few."""
+        """Check that most answers of a server are right. Raises: RuntimeError."""
         count = _CHECKED_OF_ART if server.contender in (ART, ART_ONCE) else _CHECKED
         right = sum(
             _class_in(send(server.port, request)[1]) == label
@@ -110,7 +112,7 @@ class _Bench:
 
 
 def _class_in(body: bytes) -> int | None:
-    """What an answer says, ours or a list of probabilities; None where it is a refusal."""
+    """The class in an answer, ours or a list of probabilities; None for a refusal."""
     answer = json.loads(body)
     if isinstance(answer, dict):
         label = answer["predictions"][0]["label"]
@@ -119,7 +121,7 @@ def _class_in(body: bytes) -> int | None:
 
 
 def section(cell_s: float = CELL_S, picture: Path = stages.PICTURE) -> str:
-    """The page's section; draws the picture too."""
+    """The page's section; also draws its picture."""
     with TemporaryDirectory() as name:
         bench = _Bench(Path(name), cell_s)
         measured = bench.run()

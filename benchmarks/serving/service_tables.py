@@ -1,4 +1,4 @@
-"""The tables and sentences of the service's section, from what was measured."""
+"""The tables and sentences of the service's section."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PEERS = "benchmarks.serving.contenders"
 ON = Contender("Hauberk, every defence on", GATEWAY, _SECRET)
 OFF = Contender("Hauberk, defences off", GATEWAY, _SECRET | {"HAUBERK_MODES": _ALL_OFF})
 NDARRAY = Contender("stock BentoML, ndarray", f"{_PEERS}.stock_ndarray:StockNdarray")
-# ART's L-BFGS spends most of several BLAS threads on their waiting for each other, the more so beside other processes.
+# With several BLAS threads, ART's L-BFGS spends most of its time on threads waiting for each other.
 _ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 ART = Contender("BentoML with ART's defences", f"{_PEERS}.art_service:ArtComposed", _ONE_BLAS_THREAD)
 ART_ONCE = Contender("the same, purified once", f"{_PEERS}.art_service:ArtPurifiedOnce", _ONE_BLAS_THREAD)
@@ -32,7 +32,7 @@ def batchable(max_latency_ms: int) -> Contender:
 
 @dataclass
 class Measured:
-    """What the sections are written from; by contender, and by contender and clients."""
+    """The measurements of the section, by contender, or by contender and number of clients."""
 
     ceiling: Cell
     max_latency_ms: int
@@ -45,7 +45,7 @@ class Measured:
 
 
 def wanted(measured: Measured) -> list[Wanted]:
-    """The ratios at 16 clients."""
+    """The wanted ratios at 16 clients."""
     cells = {name: cell for (name, clients), cell in measured.cells.items() if clients == AT}
     ours, stock = cells[ON.name], batchable(measured.max_latency_ms).name
     faster = ((NDARRAY.name, 3.0), (stock, 1.8), (OFF.name, 0.85), (ART.name, 20.0))
@@ -59,25 +59,26 @@ def wanted(measured: Measured) -> list[Wanted]:
 
 
 def introduction(measured: Measured, cell_s: float, rounds: int, images: int) -> str:
-    """How it was measured."""
+    """The text on how it was measured."""
     return (
         "## The service under load\n\n"
-        f"`python -m benchmarks.serving.service`: {cell_s:g} s a cell in {rounds} piece{'s' * (rounds > 1)}, the servers in "
-        f"turns, one worker "
-        f"each, access logs on as they are by default, {images:,} MNIST test digits in turn, one a request, as JSON with all digits. The "
-        "load generator is one process with a closed loop of keep-alive connections, on the same processors as the servers; on a "
-        f"server that answers a constant it reaches {measured.ceiling.rate:,.0f} requests/s, and beside those below it takes "
-        f"{100 * max(cell.processor_share for cell in measured.cells.values()):.0f} % of one processor at most. Percentiles are over "
-        "all requests of a cell, failed ones too.\n\n"
-        "The peers serve the same Keras model, compiled, warm, on as many threads, and find uvloop and httptools installed because "
-        f"Hauberk needs them. max_latency_ms of the batchable service is {measured.max_latency_ms}, the best for it of those tried in "
-        "this run. ART's service is composed as ART does it, which purifies each of STRIP's overlays too; the kinder one purifies an "
-        f"image once; both have one BLAS thread, which is faster for them. Ratios at {AT} clients unless they say otherwise:\n"
+        f"`python -m benchmarks.serving.service`: {cell_s:g} s a cell in {rounds} piece{'s' * (rounds > 1)}, alternating between "
+        "the servers, one worker each, access logs on as by default. A request is one of "
+        f"{images:,} MNIST test digits as JSON with all digits. The load generator is one process with a closed loop of keep-alive "
+        "connections, on the same processors as the servers; with a "
+        f"server that answers a constant it reaches {measured.ceiling.rate:,.0f} requests/s, and with those below it takes at most "
+        f"{100 * max(cell.processor_share for cell in measured.cells.values()):.0f} % of one processor. Percentiles are over "
+        "all requests of a cell, failed ones included.\n\n"
+        "The peers serve the same Keras model, compiled, warm, on as many threads, and have uvloop and httptools, which Hauberk "
+        f"installs. max_latency_ms of the batchable service is {measured.max_latency_ms}, the best for it of those tried in "
+        "this run. The service with ART's defences composes them as ART does, which purifies each of STRIP's overlays too; \"the same, "
+        f'purified once" purifies an image once. Both have one BLAS thread, which is faster for them. Ratios at {AT} clients unless '
+        "stated otherwise:\n"
     )
 
 
 def load_table(measured: Measured) -> str:
-    """Requests/s and latencies, by clients and server."""
+    """Requests per second and latencies, by clients and server."""
     rows = []
     for (name, clients), cell in measured.cells.items():
         ours = measured.cells[ON.name, clients]
@@ -111,7 +112,7 @@ def load_table(measured: Measured) -> str:
 
 
 def unhurried_table(measured: Measured, pause_s: float) -> str:
-    """One client that takes its time, and the picture of its request."""
+    """One client that pauses between requests, and the picture of its request's stages."""
     rows = [
         [name, f"{cell.percentile_ms(50):.2f}", f"{cell.percentile_ms(99):.2f}", f"{cell.requests:,}", cell.failures]
         for name, cell in measured.unhurried.items()
@@ -119,30 +120,31 @@ def unhurried_table(measured: Measured, pause_s: float) -> str:
     return (
         f"### One unhurried client\n\nA pause of {1000 * pause_s:g} ms between its requests.\n\n"
         f"{table(('server', 'p50 ms', 'p99 ms', 'requests', 'failed'), rows)}\n"
-        "Where the time goes, means, by the server's own `hauberk_stage_duration_seconds` and `hauberk_request_duration_seconds`: "
-        "reading, admission, hand-over between threads, writing and logging are the rest of the server.\n\n"
+        "Mean time per stage, from the server's own `hauberk_stage_duration_seconds` and `hauberk_request_duration_seconds`; the rest of "
+        "the server is reading, admission, hand-over between threads, writing and logging.\n\n"
         "![Time per request by stage](pictures/service_stages.svg)\n"
     )
 
 
 def servers_table(measured: Measured) -> str:
-    """What a server takes before it answers, and holds after the load."""
+    """Time to the first answer, and memory after the load."""
     rows = [
         [name, f"{ready:.1f}", f"{measured.memory[name].worker:,.0f}", f"{measured.memory[name].everything:,.0f}"]
         for name, ready in measured.ready_s.items()
     ]
     header = ("server", "s to the first answer", "MiB of the worker", "MiB of all its processes")
     return (
-        "### Start and memory\n\nFrom the start of the process to the first answer to `/predict`, files cached, those above up and idle; "
-        f"resident memory after the load above. ART's services calibrate STRIP on 50 images at their start.\n\n{table(header, rows)}"
+        "### Start and memory\n\nFrom the start of the process to the first answer of `/predict`, with files cached and the servers "
+        "above it idle; resident memory after the load above. ART's services calibrate STRIP on 50 images when they start.\n\n"
+        f"{table(header, rows)}"
     )
 
 
 def panels(measured: Measured) -> list[tuple[str, Mapping[str, Mapping[str, float]]]]:
-    """For `stages.draw`."""
+    """The panels of the picture, for `stages.draw`."""
     return [
-        ("One unhurried client: what its request waits for", _short(measured.one)),
-        (f"{AT} clients: what a request costs, one over the requests per second", _short(measured.many)),
+        ("One unhurried client: time of a request", _short(measured.one)),
+        (f"{AT} clients: cost of a request, one over the requests per second", _short(measured.many)),
     ]
 
 
@@ -151,7 +153,7 @@ def _short(bars: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, fl
 
 
 def _ratio(rate: float, other: float) -> float:
-    """NaN where nothing was answered at all."""
+    """The ratio of two rates; NaN if the second is 0."""
     return rate / other if other else float("nan")
 
 

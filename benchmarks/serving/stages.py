@@ -1,4 +1,4 @@
-"""Where the time of a request goes, from the server's own metrics, and a picture of it."""
+"""The time of a request by stage, from the server's own metrics, and a picture of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "service_stages.svg"
 STAGES = ("queue", "purify", "predict", "abstain", "obscure")
 _STAGE, _REQUEST = "hauberk_stage_duration_seconds_sum", "hauberk_request_duration_seconds"
 _SERVER, _OUTSIDE = "rest of the server", "connection and client"
-# Okabe and Ito's colours, told apart by most eyes, and two greys for what no stage accounts for.
+# Okabe and Ito's colours, distinguishable with colour blindness; greys for time outside the stages.
 _COLOURS = {
     "queue": "#F0E442",
     "purify": "#009E73",
@@ -35,12 +35,12 @@ _LABELLED = 0.045
 
 @dataclass
 class Meter:
-    """Adds up what a server's metrics gain over the rounds of one cell; use `around` with `Loader.alternate`."""
+    """Sums the increase of a server's metrics over the rounds of one cell; pass `around` to `Loader.alternate`."""
 
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def around(self, server: Server, step: Callable[[], Outcome]) -> Outcome:
-        """Run a round between two looks at /metrics; a peer, which has none of ours, is only run."""
+        """Run a round between two readings of /metrics; peers, which lack these metrics, are only run."""
         if server.contender.target != GATEWAY:
             return step()
         before = _read(server)
@@ -51,7 +51,7 @@ class Meter:
         return outcome
 
     def per_request_us(self, server: Server) -> dict[str, float]:
-        """Microseconds per request and stage, and "request": from its head to the end of the answer."""
+        """Microseconds per request, by stage and as "request", from its head to the end of the answer."""
         total = self.seconds[server.contender.name]
         requests = total[f"{_REQUEST}_count"]
         return {name: 1e6 * total.get(name, 0.0) / requests for name in (*STAGES, "request")}
@@ -71,23 +71,23 @@ def _read(server: Server) -> dict[str, float]:
 
 
 def of_one_client(stages: Mapping[str, float], latency_us: float) -> dict[str, float]:
-    """What a request of an unhurried client waits for: a batch of its own, so that the stages add up to its latency."""
+    """The latency of an unhurried client's request, by part: it is alone in its batch, so that the stages add up to it."""
     parts = {stage: stages[stage] for stage in STAGES}
     parts[_SERVER] = stages["request"] - sum(parts.values())
     return parts | {_OUTSIDE: latency_us - stages["request"]}
 
 
 def of_many_clients(stages: Mapping[str, float], rate: float) -> dict[str, float]:
-    """What a request costs at full load: its share of the batches' stages, and the rest of one over the rate.
+    """The cost of a request at full load, by part: its share of the batches' stages, and the rest of one over the rate.
 
-    Waiting in the queue is no cost: meanwhile others are served.
+    Time in the queue is left out, because other requests are served meanwhile.
     """
     parts = {stage: stages[stage] for stage in STAGES if stage != "queue"}
     return parts | {_SERVER: 1e6 / rate - sum(parts.values())}
 
 
 def draw(panels: Sequence[tuple[str, Mapping[str, Mapping[str, float]]]], path: Path = PICTURE) -> None:
-    """Stacked bars, microseconds per request; a panel is (title, bar -> part -> microseconds). The same numbers, the same file."""
+    """Stacked bars, microseconds per request; a panel is (title, bar -> part -> microseconds). Deterministic."""
     import matplotlib as mpl
 
     mpl.use("Agg")

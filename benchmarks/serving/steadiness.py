@@ -1,4 +1,4 @@
-"""Five minutes of full load on a fresh server: does the slowest hundredth get slower, does memory grow?"""
+"""Five minutes of full load on a fresh server: the change of the p99 and of memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _P99_AT_MOST, _MEMORY_AT_MOST = 1.2, 1.02
 
 
 def measure(loader: Loader, contender: Contender, directory: Path, requests: Path, first: bytes) -> tuple[str, list[Wanted]]:
-    """Text and table, and what was wanted. A "minute" is as long as a cell."""
+    """The text with its table, and the wanted ratios. A "minute" is as long as a cell."""
     minute_s = loader.cell_s
     with serving(contender, directory, first) as server:
         load = Load(server.port, _CLIENTS, _MINUTES * minute_s, warm_up_s=minute_s / 6)
-        watch = Memory(server, minute_s / _LOOKS_A_MINUTE)
+        watch = MemoryWatch(server, minute_s / _LOOKS_A_MINUTE)
         with watch:
             outcome = loader.run(load, requests)
         opened_s = watch.ended_s - load.seconds
@@ -54,12 +54,12 @@ def measure(loader: Loader, contender: Contender, directory: Path, requests: Pat
 
 
 def _slope(values: Sequence[float]) -> float:
-    """Of the line of least squares, per step."""
+    """The slope of the line of least squares, per step."""
     return float(np.polyfit(range(len(values)), values, 1)[0])
 
 
-class Memory:
-    """Looks at a worker's memory in a thread, while the `with` block runs."""
+class MemoryWatch:
+    """Samples the memory of a worker in a thread while its `with` block runs."""
 
     def __init__(self, server: Server, every_s: float) -> None:
         self._server, self._every_s = server, every_s

@@ -1,6 +1,6 @@
-"""python -m benchmarks.serving.throughput WHAT ...: the gateway as it is in several checkouts, or with several settings, in turns.
+"""python -m benchmarks.serving.throughput WHAT ...: the gateway of several checkouts, or with several settings, alternating.
 
-WHAT is a directory, settings, or both: . or /tmp/before or .,HAUBERK_THREADS=2. For whoever changes the hot path: is it faster?
+WHAT is a directory, settings, or both: . or /tmp/before or .,HAUBERK_THREADS=2. It compares a change of the hot path with the old code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.datasets import MNIST, load_dataset
 
 
 def contender(what: str) -> Contender:
-    """The gateway of a checkout with settings."""
+    """The gateway of WHAT: a checkout, settings, or both."""
     root, *settings = what.split(",")
     return Contender(what, GATEWAY, dict(setting.split("=", 1) for setting in settings), root=Path(root or ".").resolve())
 

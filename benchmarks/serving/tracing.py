@@ -1,9 +1,8 @@
-"""python -m benchmarks tracing: what the audit log and trace spans cost.
+"""python -m benchmarks tracing: the cost of the audit log and of trace spans.
 
-Off, they are no code that runs (tests/unit/service/routes/test_predict.py), and nothing to measure. Rounds are short and
-take turns, and a
-cost is the median over rounds of the ratio within a round: what else the machine does slows neighbours alike. The collector, which throws
-spans away, runs on this machine too and takes its share of it from the traced server.
+When off, none of their code runs (tests/unit/service/routes/test_predict.py), so that there is no cost to measure. Rounds are short and
+alternate, and a cost is the median over rounds of the ratio within a round, since other work on the machine slows neighbouring rounds
+alike. The collector, which discards the spans, runs on this machine too, at the expense of the traced server.
 """
 
 from __future__ import annotations
@@ -52,13 +51,13 @@ def section(cell_s: float = CELL_S) -> str:
 
 @dataclass
 class Processor:
-    """Adds up the processor's time of a server's processes, over its rounds."""
+    """Sums the processor time of a server's processes over its rounds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
 
     def around(self, server: Server, step: Callable[[], Outcome]) -> Outcome:
-        """Run a round between two looks at the clock; for `Loader.alternate`."""
+        """Run a round between two readings of the processor time; for `Loader.alternate`."""
         before = server.processor_s()
         outcome = step()
         name = server.contender.name
@@ -67,7 +66,7 @@ class Processor:
         return outcome
 
     def per_request_us(self, name: str) -> float:
-        """Microseconds of a processor a request."""
+        """Processor time per request, in microseconds."""
         return 1e6 * self.seconds[name] / self.requests[name]
 
 
@@ -80,7 +79,7 @@ def _contenders(directory: Path, collector: str) -> list[Contender]:
 
 
 def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: float) -> str:
-    """The section, from the cells and the processor's time a request by the servers' names."""
+    """The section, from cells and processor time per request, by server."""
     rows = [
         [
             name,
@@ -102,7 +101,7 @@ def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: f
             "## Audit log and trace spans",
             "",
             f"`python -m benchmarks tracing`: one image of MNIST a request, {AT} clients, every defence on; {cell_s:g} s a cell in "
-            f"rounds that take turns. A ratio is the median over the rounds; half of the rounds lie within {spread}.",
+            f"alternating rounds. A ratio is the median over the rounds; half of the rounds lie within {spread}.",
             "",
             wanted_table(wanted),
             table(("server", "requests/s", "p50 ms", "p99 ms", "processor us/request", "not 200"), rows),

@@ -1,1 +1,1 @@
-"""Finding poisoned training data."""
+"""Detection, removal and relabelling of poisoned training data."""

@@ -1,15 +1,15 @@
-"""Activation clustering: poison and clean samples of one label get to it by different ways, which the last hidden layer shows.
+"""Activation clustering: clean and poisoned samples of one label form different clusters in the last hidden layer.
 
 Paper: Chen et al. 2018, arXiv:1811.03728.   Known to beat it: low poison rates, triggers made to look alike in the last layer
 (docs/defences/activation-clustering.md).
-Maths: per class, activations reduced to ten dimensions (PCA or ICA) in two views, split in two
-(`defences.poison.class_split`). Where the valley
-between the clusters is deep, a second look decides (`defences.poison.second_look`): exclusionary reclassification by a
-linear classifier on an
-earlier layer, and whether one patch makes one of the clusters leave the class. Neither size nor silhouette decides: natural clusters have
-any size, and those of MNIST's ones are as far apart as a backdoor's.
+Maths: per class, activations reduced to ten dimensions (PCA or ICA) in two views, split in two (`defences.poison.class_split`). Where
+the density between the clusters has a deep valley, two tests decide (`defences.poison.second_look`): exclusionary reclassification by a
+linear classifier on an earlier layer, and the share of each cluster whose predicted class changes when one patch is covered. Neither the
+size nor the silhouette of a cluster decides: natural clusters have any size, and the two of MNIST's digit 1 are as far apart as a
+backdoor's.
 Shapes: activations [n, d], labels [n] -> is_clean bool [n] and scores [n].
-Cost: a forward pass per sample, another up to an earlier layer for 4,000 of them, and 43 for each of 64 of a class in doubt.
+Cost: a forward pass per sample, another up to an earlier layer for 4,000 samples, and 43 for each of 64 samples of a class whose
+clusters are apart.
 Patents: US 11,188,789, 11,487,963, 11,645,515 (IBM).
 """
 
@@ -23,25 +23,26 @@ from numpy.typing import NDArray
 
 from defences.errors import InvalidParameter
 from defences.poison.class_split import ClassSplit, Reduction, split_class
-from defences.poison.findings import Each, Findings, Rows, TrainingSet, in_turn
+from defences.poison.findings import Each, Findings, Positions, TrainingSet, in_turn
 from defences.poison.second_look import Limits, Suspicion, look_again
 from defences.poison.verdicts import class_findings, whole
 from defences.poison.within_class import WithinClasses, within_classes
 
 _ROUNDS = 3
-_LOOKED_AT_AGAIN = 0.55  # of valleys: shallower ones are no clusters
+_LOOKED_AT_AGAIN = 0.55  # the largest valley that separates clusters; above it the split is an artefact of cutting in two
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationClustering:
-    """See the module.
+    """A detector of poisoned training data: the module's docstring has its method.
 
     Args:
-        dimensions: >= 2, of the reduced space.
+        dimensions: of the reduced space, >= 2.
         reduction: "pca" or "ica".
-        valley_at_most: in [0, 1], of the density between the clusters over the lower of their peaks, for exclusion to decide.
-        own_at_most: in [0, 1], the share of the clean cluster that is still recognised when it is left out, for the other to be poison.
-        seed: of everything drawn; two runs agree.
+        valley_at_most: in [0, 1]; exclusionary reclassification decides only where the density between the clusters, over the lower of
+            their peaks, is at most this.
+        own_at_most: in [0, 1]; one cluster is poison when at most this share of the other, left out of training, keeps its class.
+        seed: of all random draws; two runs with one seed agree.
     """
 
     dimensions: int = 10
@@ -68,22 +69,22 @@ class ActivationClustering:
         rows = [data.rows_of(label) for label in range(classes)]
         splits, looks = self._looked_at(data, within, rows, range(classes), "splitting classes", each)
         found = [class_findings(data, label, len(rows[label]), splits[label], looks.get(label)) for label in range(classes)]
-        left = [some if (look := looks.get(at)) is None else _left(some, splits[at], look) for at, some in enumerate(rows)]
+        left = [some if (look := looks.get(at)) is None else _unpoisoned(some, splits[at], look) for at, some in enumerate(rows)]
         poisoned = [label for label, look in looks.items() if look.poison is not None]
         for again in range(_ROUNDS):
-            # Poison made of several classes can be several clusters, of which a split in two has found one.
+            # Poison made from several classes can form several clusters, and a split in two separates only one of them.
             more, looks_again = self._looked_at(data, within, left, poisoned, f"splitting again {again}", each)
             poisoned = [label for label, look in looks_again.items() if look.poison is not None]
             if not poisoned:
                 break
             for label in poisoned:
-                left[label] = _left(left[label], more[label], looks_again[label])
+                left[label] = _unpoisoned(left[label], more[label], looks_again[label])
         return whole(self.name, data, rows, splits, found, left)
 
     def _looked_at(
-        self, data: TrainingSet, within: WithinClasses, rows: Sequence[Rows], labels: Sequence[int], what: str, each: Each
+        self, data: TrainingSet, within: WithinClasses, rows: Sequence[Positions], labels: Sequence[int], what: str, each: Each
     ) -> tuple[dict[int, ClassSplit | None], dict[int, Suspicion]]:
-        """Clusters of some classes, of the samples `rows`, and second looks at those that lie apart."""
+        """The split of the samples `rows` of each class in `labels`, and the second look at every split with a deep valley."""
         calls = ((within.reduced[rows[label]], within.shared(label), self, label) for label in labels)
         splits: dict[int, ClassSplit | None] = dict(zip(labels, each(what, split_one, calls), strict=True))
         suspects = {at: split for at, split in splits.items() if split is not None and (split.valley or 0) <= _LOOKED_AT_AGAIN}
@@ -91,14 +92,14 @@ class ActivationClustering:
         return splits, look_again(data, rows, suspects, limits=limits, seed=self.seed) if suspects else {}
 
 
-def _left(rows: Rows, split: ClassSplit | None, look: Suspicion) -> Rows:
-    """What remains of a class when its poison is taken out."""
+def _unpoisoned(rows: Positions, split: ClassSplit | None, look: Suspicion) -> Positions:
+    """The positions of a class without those of its poisoned cluster."""
     return rows if split is None or look.poison is None else rows[~split.parts[look.poison]]
 
 
 def split_one(
     reduced: NDArray[np.floating], shared: NDArray[np.float64] | None, how: ActivationClustering, label: int
 ) -> ClassSplit | None:
-    """One class's clusters; a function of its own so that another machine can be sent it."""
+    """The two clusters of one class; a module-level function, so that it can be pickled and sent to another process."""
     seed = int(np.random.SeedSequence([how.seed, label]).generate_state(1)[0])
     return split_class(reduced, shared, dimensions=how.dimensions, reduction=how.reduction, seed=seed)

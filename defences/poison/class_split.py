@@ -1,7 +1,7 @@
-"""Split the activations of one class in two, and say how far apart the halves are.
+"""Split the activations of one class into two clusters, with measures of their distance.
 
-Papers: Chen et al. 2018, arXiv:1811.03728 (2-means on ten dimensions); Tang et al. 2021, arXiv:1908.00686 (the variation that all classes
-share says nothing about poison).
+Papers: Chen et al. 2018, arXiv:1811.03728 (2-means on ten dimensions); Tang et al. 2021, arXiv:1908.00686 (variation that all classes
+share carries no information about poison).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from defences.poison.within_class import whiten
 Reduction = Literal["pca", "ica"]
 
 SAMPLES_AT_LEAST = 20
-"""A class of fewer has no two clusters to speak of."""
+"""Smaller classes are not split."""
 
 _CLUSTER_AT_LEAST = 8
 _SHARE_AT_LEAST = 0.003
-_FITTED_ON = 3000  # more rows than this say nothing new about ten dimensions
+_FITTED_ON = 3000  # enough rows to fit a line in ten dimensions
 _PCA_ON = 20_000
 _SILHOUETTE_OF = 1000
 _ROUNDS = 10
 _BINS = 256
 _TAILS = (0.03, 0.15)
-_SAMPLES_OF_DOUBT = 3  # so many more could have lain in the valley by chance: a tail of ten samples has gaps that mean nothing
+_SAMPLES_OF_DOUBT = 3  # added to the valley: a gap in a tail of ten samples may be chance
 
 _Matrix = NDArray[np.float64]
 
@@ -46,12 +46,12 @@ class ClassSplit:
     """Two clusters of one class.
 
     Attributes:
-        second: bool [n], which samples are in the second cluster.
+        second: bool [n], true for the samples of the second cluster.
         position: float [n], along the line that separates the clusters best; the second has the larger values.
         distance: between the clusters' means on that line, in their root mean square deviations (Ashman's D); 2 to 3 for a single bell.
         plane: float32 [n, 2], the separating line and the widest direction across it, for a picture.
-        valley: the lowest density between the clusters over the lower of their peaks: 1 is no valley, 0 a gap; none where nobody looked.
-        silhouette: mean silhouette width in the reduced space (Rousseeuw 1987); none where nobody looked.
+        valley: the lowest density between the clusters over the lower of their peaks: 1 is no valley, 0 a gap; None if not computed.
+        silhouette: mean silhouette width in the reduced space (Rousseeuw 1987); None if not computed.
     """
 
     second: NDArray[np.bool_]
@@ -63,7 +63,7 @@ class ClassSplit:
 
     @property
     def parts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which samples are in the first cluster, and which in the second."""
+        """Masks bool [n] of the first and of the second cluster."""
         return ~self.second, self.second
 
 
@@ -75,14 +75,14 @@ def split_class(
     reduction: Reduction = "pca",
     seed: int = 0,
 ) -> ClassSplit | None:
-    """The widest-apart two clusters of one class, activations [n, d]; none for fewer than SAMPLES_AT_LEAST.
+    """The two clusters of one class, activations [n, d], that lie farthest apart; None for fewer than SAMPLES_AT_LEAST samples.
 
-    Clusters are looked for in two views: the activations as they are, and with the variation that the other classes show as well taken
-    out. Each is reduced, split by 2-means and, for clusters too small for that, by the tails of each dimension; the border is then moved
-    to where Fisher's line and two bells on it put it. The split with the deepest valley wins.
+    Two views are searched: the activations, and the activations whitened by the covariance within the other classes. Each view is reduced
+    and split by 2-means and, because 2-means misses small clusters, by the tails of each dimension; the border is then refined with
+    Fisher's discriminant and two normal densities along it. The split with the largest distance * (1 - valley) is returned.
 
     Args:
-        shared: [d, d], the covariance within the other classes; none where there are no others.
+        shared: [d, d], the covariance within the other classes; None if there are no others.
     """
     if len(activations) < SAMPLES_AT_LEAST:
         return None
@@ -129,14 +129,14 @@ def _reduced(view: _Matrix, dimensions: int, reduction: Reduction, seed: int) ->
         spread = reduced.std(axis=0)
         kept = reduced[:, spread > 1e-9 * spread.max()]
         ica = FastICA(random_state=seed, whiten="unit-variance", max_iter=400, tol=1e-3)
-        with warnings.catch_warnings():  # directions that have not settled are as good to look in as any
+        with warnings.catch_warnings():  # directions that have not converged are candidates as good as any
             warnings.simplefilter("ignore", ConvergenceWarning)
             reduced = ica.fit(kept[:_PCA_ON]).transform(kept)
     return reduced
 
 
 def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> _Line | None:
-    """The split with the deepest valley of all that the starts lead to; of many samples some are looked at, and the line is drawn on."""
+    """The best split over all starts; fitted on at most _FITTED_ON samples, then applied to all."""
     sphere = _sphered(reduced)
     some = np.sort(rng.permutation(len(sphere))[:_FITTED_ON]) if len(sphere) > _FITTED_ON else np.arange(len(sphere))
     looked_at = sphere[some]
@@ -155,8 +155,8 @@ def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> _Line |
 
 
 def _sphered(reduced: _Matrix) -> _Matrix:
-    """With unit covariance. There Fisher's line between two halves, (within)^-1 (m2 - m1), is the one through their means: within and
-    total covariance differ by a multiple of (m2 - m1)(m2 - m1)^T only, which does not turn it (Sherman & Morrison)."""
+    """[n, r] with unit covariance. There Fisher's discriminant of two halves, (within)^-1 (m2 - m1), is the line between their means:
+    within and total covariance differ only by a multiple of (m2 - m1)(m2 - m1)^T, which keeps the direction (Sherman & Morrison)."""
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(reduced.T)))
     kept = values > 1e-9 * values[-1]
     sphered: _Matrix = (reduced - reduced.mean(axis=0)) @ (vectors[:, kept] / np.sqrt(values[kept]))
@@ -164,8 +164,8 @@ def _sphered(reduced: _Matrix) -> _Matrix:
 
 
 def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
-    """Halves [s, n]: of 2-means first, then both tails of every dimension."""
-    # Classes are split side by side, and scikit-learn's own threads would wait for each other by spinning.
+    """Initial halves [s, n]: those of 2-means, then both tails of every dimension."""
+    # Classes are split in parallel already; scikit-learn's own threads on top would spend their time spinning.
     with _thread_pools().limit(limits=1, user_api="openmp"):
         starts = [KMeans(2, n_init=4, random_state=seed).fit(reduced).labels_.astype(bool)]
     for tail in _TAILS:
@@ -176,12 +176,15 @@ def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
 
 @cache
 def _thread_pools() -> Any:
-    """Found once: looking through all of the process's libraries takes milliseconds."""
+    """Cached: searching the libraries of the process takes milliseconds."""
     return ThreadpoolController()
 
 
 def _refined(sphere: _Matrix, starts: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], _Matrix]]:
-    """Fisher's line between the halves, two bells on it, the halves anew, until nothing moves; all starts at once, each result once."""
+    """Alternate Fisher's line between the halves and new halves from two normal densities on it, until they are stable.
+
+    All starts are refined together; each distinct result is yielded once.
+    """
     least = max(_CLUSTER_AT_LEAST, int(_SHARE_AT_LEAST * len(sphere)))
     halves, seen = starts, set()
     after: dict[bytes, tuple[NDArray[np.bool_], _Matrix]] = {}
@@ -203,7 +206,7 @@ def _refined(sphere: _Matrix, starts: NDArray[np.bool_]) -> Iterator[tuple[NDArr
         halves = np.stack([half for half, _ in after.values()])
     for half, line in after.values():
         if least <= half.sum() <= len(half) - least:
-            yield half, line  # still on the move: with the line that it is a threshold on
+            yield half, line  # not stable after _ROUNDS: with the line that it is a threshold on
 
 
 def _on_fishers_lines(sphere: _Matrix, halves: NDArray[np.bool_]) -> _Matrix:
@@ -214,7 +217,7 @@ def _on_fishers_lines(sphere: _Matrix, halves: NDArray[np.bool_]) -> _Matrix:
 
 
 def _bells(position: _Matrix, second: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which samples are nearer to the second of two normal densities fitted to the halves; a border between their means. [s, n]."""
+    """bool [s, n]: samples more likely under the second of two normal densities fitted to the halves, the border between their means."""
     logs, means = [], []
     for part in (~second, second):
         size = part.sum(axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Exclusionary reclassification: is a cluster still of its class once the classifier has not been told that it is?
+"""Exclusionary reclassification: train without a cluster, then classify it; poison is assigned to the class it was made from.
 
-Paper: Chen et al. 2018, arXiv:1811.03728, section 4. They train the network anew; here a linear classifier on an earlier layer is trained
-anew, which takes a second. Poison falls back on the class it was made of; a natural cluster stays in its class, or strays in small parts.
+Paper: Chen et al. 2018, arXiv:1811.03728, section 4. The paper retrains the network; here a linear classifier is trained on an earlier
+layer, which takes a second. Most of a natural cluster keeps its class.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reclassified:
-    """What a cluster is taken for by a classifier that was trained without it.
+    """The classes that a classifier trained without a cluster assigns to it.
 
     Attributes:
-        own: share that is still of its class.
-        source: the other class that most are taken for.
-        margin: mean distance between the two best scores; of about two clusters that both leave, the surer one is the intruder.
-        home: that margin over the one that other classes' own samples have which the classifier has not seen: near 1 for samples that are
-            at home elsewhere, and well below for those that are only like something else.
-        classes: int64 [m], what each sample is taken for.
+        own: share in [0, 1] that keeps its class.
+        source: the most frequent other class.
+        margin: mean difference of the two best scores; if neither cluster keeps its class, the larger one marks the poison.
+        home: `margin` over the margin of unseen samples of the other classes: near 1 for samples that belong to another class, well
+            below 1 for samples that only resemble one.
+        classes: int64 [m], the class of each sample.
     """
 
     own: float
@@ -41,7 +41,7 @@ class Reclassified:
 
 
 def standardised(features: NDArray[np.floating], seed: int) -> _Matrix:
-    """Features [n, d] on one scale, [n, at most 512] by a random projection (Johnson & Lindenstrauss 1984)."""
+    """Features [n, d] standardised, and projected at random to [n, 512] where d > 512 (Johnson & Lindenstrauss 1984)."""
     centred = features.astype(np.float32) - features.mean(axis=0, dtype=np.float64).astype(np.float32)
     spread = centred.std(axis=0, dtype=np.float64)
     centred /= (spread + 0.1 * spread.mean() + 1e-12).astype(np.float32)
@@ -54,9 +54,9 @@ def standardised(features: NDArray[np.floating], seed: int) -> _Matrix:
 
 
 def reclassify(features: _Matrix, labels: Labels, held_out: _Matrix, *, own: int, classes: int) -> Reclassified:
-    """Train on `features` [n, d] with `labels`, all classes weighing the same, and classify `held_out` [m, d], labelled `own`.
+    """Train on `features` [n, d] with `labels`, all classes weighted equally, and classify `held_out` [m, d], whose label is `own`.
 
-    Every fifth sample of the other classes is kept back, to know how sure the classifier is of what it should be sure of.
+    Every fifth sample of the other classes is left out of training; their margin is the reference of `Reclassified.home`.
     """
     others = np.flatnonzero(labels != own)[::_KEPT_BACK]
     trained = np.setdiff1d(np.arange(len(labels)), others)
@@ -75,14 +75,14 @@ def reclassify(features: _Matrix, labels: Labels, held_out: _Matrix, *, own: int
 
 
 def _ridge(features: _Matrix, labels: Labels, classes: int, asked: _Matrix) -> _Matrix:
-    """Scores [m, k] of ridge regression on one-hot labels: argmin_B sum_i w_i |x_i B - y_i|^2 + r |B|^2, all classes weighing alike."""
+    """Scores [m, k] of ridge regression on one-hot labels: argmin_B sum_i w_i |x_i B - y_i|^2 + r |B|^2, classes weighted equally."""
     weights: _Matrix = 1.0 / np.maximum(np.bincount(labels, minlength=classes), 1)[labels]
     weights /= weights.sum()
     targets = np.eye(classes)[labels]
     middle, level = weights @ features, weights @ targets
     centred = features - middle
     weighted = centred * weights[:, None]
-    # In single precision: the ridge is far above what it loses, and it takes half as long.
+    # Single precision takes half the time; the ridge is far above its rounding error.
     moments: _Matrix = (weighted.astype(np.float32).T @ centred.astype(np.float32)).astype(np.float64)
     moments[np.diag_indices_from(moments)] += _RIDGE * np.trace(moments) / len(moments) + 1e-12
     scores: _Matrix = (asked - middle) @ np.linalg.solve(moments, weighted.T @ (targets - level)) + level

@@ -1,6 +1,6 @@
-"""What detectors of poisoned training data look at, and the one report all of them give.
+"""The input and the output of every detector of poisoned training data.
 
-A detector is a function from a `TrainingSet` to `Findings`. "No poison here" is a possible verdict for every class.
+A detector is a function from a `TrainingSet` to `Findings`, and may find no poison in any class.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from defences.errors import InvalidInput
 from models.classifier import ActivationClassifier, Images, Labels, Probabilities
 from models.datasets import Dataset
 
-Rows = NDArray[np.int64]
-"""int64 [m], positions of samples."""
+Positions = NDArray[np.int64]
+"""int64 [m], positions of samples in the training set."""
 
 Verdict = Literal["clean", "poison", "too few samples"]
 
 Each = Callable[[str, Callable[..., Any], Iterable[tuple[Any, ...]]], list[Any]]
-"""(what, function, arguments of each call) -> results in order: where the per-class work is done, in this process or on a cluster."""
+"""(name of the work, function, arguments of each call) -> results in order. It runs the work of each class, here or on a cluster."""
 
 
 def in_turn(what: str, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Each call in this process, one after the other."""
+    """Run the calls in this process, one after the other."""
     return [function(*arguments) for arguments in calls]
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Training data as a detector sees them. Nothing but `labels` and what is asked for need be in memory.
+    """Training data as a detector reads them. Only `labels` must be in memory; the rest is read in parts.
 
     Attributes:
-        activations: float [n, d], of the last hidden layer; a memory map will do.
-        labels: int64 [n], as given, poison included.
-        classes: their names.
-        images: rows -> float32 [m, h, w, c] in [0, 1].
-        witness: rows -> float [m, d'], activations of an earlier layer, which knows more of the image and less of its label; those of
-            the last hidden layer stand in where there is none.
-        predict: images -> probabilities; without it and `images`, which half of a class is the poison may be undecidable.
+        activations: float [n, d], of the last hidden layer, in memory or a memory map.
+        labels: int64 [n], as given, those of poison included.
+        classes: the names of the classes.
+        images: positions -> float32 [m, h, w, c] in [0, 1].
+        witness: positions -> float [m, d'], activations of an earlier layer, which depend less on the label; `activations` are used where
+            it is None.
+        predict: images -> probabilities [m, k]; without it or without `images`, no detector can cover patches of images.
     """
 
     activations: NDArray[np.floating]
     labels: Labels
     classes: tuple[str, ...]
-    images: Callable[[Rows], Images] | None = None
-    witness: Callable[[Rows], NDArray[np.floating]] | None = None
+    images: Callable[[Positions], Images] | None = None
+    witness: Callable[[Positions], NDArray[np.floating]] | None = None
     predict: Callable[[Images], Probabilities] | None = None
 
     def __post_init__(self) -> None:
@@ -61,13 +61,13 @@ class TrainingSet:
 
     @classmethod
     def of(cls, classifier: ActivationClassifier, data: Dataset) -> TrainingSet:
-        """Data in memory, as the classifier trained on them sees them; the pixels stand in where it has no earlier layer.
+        """The training set of data in memory and the classifier trained on them; without an earlier layer the pixels are the witness.
 
-        Cost: a forward pass per image now, and another for whom a detector looks at again.
+        Cost: a forward pass per image at once, and another for every image of which a detector reads the witness layer.
         """
         earlier = classifier.earlier_layer()
 
-        def witness(rows: Rows) -> NDArray[np.floating]:
+        def witness(rows: Positions) -> NDArray[np.floating]:
             images = data.images[rows]
             return images.reshape(len(images), -1) if earlier is None else classifier.activations(images, earlier)
 
@@ -80,22 +80,24 @@ class TrainingSet:
             predict=classifier.predict,
         )
 
-    def rows_of(self, label: int) -> Rows:
-        """Positions of a class's samples."""
+    def rows_of(self, label: int) -> Positions:
+        """Positions of the samples of a class."""
         return np.flatnonzero(self.labels == label)
 
-    def looked_at_again(self, rows: Rows) -> NDArray[np.floating]:
-        """The witness layer's activations of some samples, or the last hidden layer's."""
+    def looked_at_again(self, rows: Positions) -> NDArray[np.floating]:
+        """Activations [m, d'] of the witness layer; those of the last hidden layer without one."""
         return self.activations[rows] if self.witness is None else self.witness(rows)
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Against the truth; a rate is none where nothing could be found or wrongly flagged.
+    """Counts of a detector's decisions against the truth.
 
     Attributes:
-        tpr: found of all poison.
-        fpr: flagged of all that is clean.
+        found, missed: poisoned samples flagged, and not flagged.
+        flagged, passed: clean samples flagged, and not flagged.
+        tpr: found / (found + missed); None without poison.
+        fpr: flagged / (flagged + passed); None without clean samples.
     """
 
     found: int
@@ -111,9 +113,9 @@ class Cluster:
     """One of the two clusters of a class.
 
     Attributes:
-        own: share still taken for its class by a classifier trained without the cluster; none where nobody had to ask.
-        source: the other class that most of it is taken for.
-        margin: how surely, mean difference of the two best scores.
+        own: share that keeps its class under a classifier trained without the cluster; None where the clusters overlap.
+        source: the most frequent other class under that classifier.
+        margin: mean difference of its two best scores.
     """
 
     size: int
@@ -129,9 +131,9 @@ class ClassFindings:
     """The verdict on one class.
 
     Attributes:
-        reason: one sentence for people.
-        silhouette, distance, valley: of the two clusters, see `defences.poison.class_split.ClassSplit`; none for too few samples.
-        confusion: against the truth, where it was given.
+        reason: the ground for the verdict, one sentence to show.
+        silhouette, distance, valley: of the two clusters, see `defences.poison.class_split.ClassSplit`; None for too few samples.
+        confusion: None where the truth is not known.
     """
 
     label: int
@@ -148,15 +150,15 @@ class ClassFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a detector found, class by class and sample by sample; the schema is the same for all detectors and all data.
+    """The verdicts of a detector by class and by sample; the schema is the same for all detectors and all data.
 
     Attributes:
         method: the detector's name.
         classes: one per class, in order.
         is_clean: bool [n]; false only in classes whose verdict is "poison".
         in_second: bool [n], in the second of its class's clusters.
-        scores: float32 [n], larger is more suspicious, comparable within a class only.
-        plane: float32 [n, 2], the class's activations as the detector saw them, for pictures.
+        scores: float32 [n], larger for more suspicious samples, comparable only within a class.
+        plane: float32 [n, 2], a projection of the activations of each class, for pictures.
         confusion: over all classes.
     """
 
@@ -170,11 +172,11 @@ class Findings:
 
     @property
     def poisoned(self) -> tuple[int, ...]:
-        """The classes with poison in them."""
+        """The classes whose verdict is "poison"."""
         return tuple(found.label for found in self.classes if found.verdict == "poison")
 
     def judged(self, truth: NDArray[np.bool_], labels: Labels) -> Findings:
-        """The same with confusions, given which samples are clean (bool [n])."""
+        """These findings with confusions, from the truth bool [n]: true for clean samples. Raises: InvalidInput: another shape."""
         if truth.shape != self.is_clean.shape:
             raise InvalidInput(f"expected the truth about {len(self.is_clean)} samples, got {list(truth.shape)}")
         classes = tuple(
@@ -185,7 +187,7 @@ class Findings:
 
 
 class PoisonDetector(Protocol):
-    """Finds poisoned training data."""
+    """A detector of poisoned training data."""
 
     @property
     def name(self) -> str: ...
@@ -196,7 +198,7 @@ class PoisonDetector(Protocol):
 
 
 def confusion(is_clean: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confusion:
-    """How a detector's is_clean compares with the true one."""
+    """The confusion of a detector's is_clean [n] with the true one [n]."""
     found, missed = int((~is_clean & ~truth).sum()), int((is_clean & ~truth).sum())
     flagged, passed = int((~is_clean & truth).sum()), int((is_clean & truth).sum())
     tpr = found / (found + missed) if found + missed else None

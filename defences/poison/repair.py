@@ -1,6 +1,6 @@
-"""What to do with poison that was found: leave it out, or give it the labels its images deserve; then train again.
+"""Repair of a training set with known poison: drop it, or relabel it with the class its images show; then train again.
 
-Paper: Chen et al. 2018, arXiv:1811.03728, section 5, who relabel poison with its source class and train on.
+Paper: Chen et al. 2018, arXiv:1811.03728, section 5: relabel poison with its source class and continue training.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ _TRAINED_ON = 6000
 def repaired(
     data: Dataset, findings: Findings, *, how: Repair = "drop", training: TrainingSet | None = None, seed: int = 0
 ) -> Dataset:
-    """The training data without poison, to train anew on (`models.training.reference_classifier.train`) or on
+    """The training data without poison, to train from scratch (`models.training.reference_classifier.train`) or to continue training
     (`models.training.fine_tuning.fine_tune`).
 
     Args:
-        how: "drop" leaves suspicious samples out. "relabel" keeps them, each with the class that a linear classifier takes it for which
-            was trained on the clean samples' activations in an earlier layer: the network then unlearns the trigger, which it does not
-            when it never sees it again.
-        training: what the detector was given; needed for "relabel".
+        how: "drop" removes suspicious samples. "relabel" gives them the class assigned by a linear classifier trained on the witness
+            activations of the clean samples; continued training then unlearns the trigger, which it does not after "drop".
+        training: the detector's input; required for "relabel".
 
     Raises: InvalidInput: findings of other data, nothing clean, "relabel" without `training`.
     """
@@ -42,7 +41,7 @@ def repaired(
     if how == "drop":
         return data.take(np.flatnonzero(findings.is_clean))
     if training is None:
-        raise InvalidInput("expected the training set as the detector saw it, to relabel by; or drop instead")
+        raise InvalidInput("expected the training set that the detector read, to relabel by; pass training=, or how='drop'")
     labels = data.labels.copy()
     poison = np.flatnonzero(~findings.is_clean)
     labels[poison] = _true_labels(training, findings, poison, seed)
@@ -55,5 +54,5 @@ def _true_labels(training: TrainingSet, findings: Findings, poison: NDArray[np.i
     clean = np.sort(some_of(np.flatnonzero(findings.is_clean), _TRAINED_ON, seed))
     features = standardised(training.looked_at_again(np.concatenate([clean, poison])), seed)
     known, asked = features[: len(clean)], features[len(clean) :]
-    # No sample is of the class it was filed under, where the detector was right.
+    # own=-1, no class: the label of a poisoned sample does not say which class its image shows.
     return reclassify(known, training.labels[clean], asked, own=-1, classes=len(training.classes)).classes

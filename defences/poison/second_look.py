@@ -1,16 +1,14 @@
-"""Second looks at a class whose samples fall in two clusters: is one of them poison, and which?
+"""The second look at a class whose samples form two clusters: which of them is poison, if any.
 
-Two clusters alone say nothing: natural ones are as far apart as a backdoor's. Two questions do, and neither is about size.
+Two clusters alone are no evidence: natural ones are as far apart as a backdoor's. Two tests decide, and neither uses their size.
 
-Removal: is there one patch that makes a cluster leave its class while the other stays (`defences.poison.trigger_removal`)?
-That is a local
-trigger, and names the cluster.
+Removal (`defences.poison.trigger_removal`): a cluster is poison if covering one patch changes the class of most of its images, but not of
+the other cluster's. This finds local triggers.
 
-Exclusion (`defences.poison.exclusionary_reclassification`): is a cluster, left out, as much at home in other classes as
-their own samples are? Then it was taken
-from them. And is the cluster that is less sure of its place elsewhere still of the class when it is left out? Of natural
-halves each teaches the classifier something about the other. Poison teaches nothing about the class it is filed under, so that
-the clean cluster, left out, is not recognised any more. That finds triggers spread over the whole image as well.
+Exclusion (`defences.poison.exclusionary_reclassification`): a cluster is poison if a classifier trained without it assigns it to other
+classes as confidently as their own samples. One cluster is poison, too, if the other is not recognised when it is left out of training:
+each of two natural halves teaches the classifier about the other, and poison teaches it nothing about the class of its label. This finds
+triggers spread over the whole image as well.
 """
 
 from __future__ import annotations
@@ -22,14 +20,14 @@ import numpy as np
 
 from defences.poison.class_split import ClassSplit
 from defences.poison.exclusionary_reclassification import Reclassified, reclassify, standardised
-from defences.poison.findings import Rows, TrainingSet
+from defences.poison.findings import Positions, TrainingSet
 from defences.poison.trigger_removal import Disturbed, Local, disturb, locality
 
 _TRAINED_ON = 4000
 _ASKED = 200
 _DISTURBED = 32
 _CLUSTER_AT_LEAST = 12
-_TEACHES_AT_LEAST = 40  # fewer samples teach a classifier nothing about a class, whatever they are
+_TEACHES_AT_LEAST = 40  # fewer samples teach a classifier nothing about a class, poison or not
 _LOCALITY_AT_LEAST = 0.7
 _AMONG_OUTLIERS, _STEADFAST = 0.45, 0.1
 _HARDLY_OWN = 0.1
@@ -41,13 +39,13 @@ _CLEARLY_SMALLER = 0.42
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What the second look found.
+    """The result of the second look at one class.
 
     Attributes:
-        reclassified: of each cluster, when it is left out.
-        poison: which cluster is poison; none if neither.
-        reason: one sentence.
-        patch: the patch that told, where one did.
+        reclassified: of each cluster, left out of training.
+        poison: the poisoned cluster, 0 or 1; None if neither.
+        reason: the ground for it, one sentence to show.
+        patch: the covered patch that decided; None if another test did.
     """
 
     reclassified: tuple[Reclassified, Reclassified]
@@ -58,16 +56,16 @@ class Suspicion:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When exclusion decides, see `ActivationClustering`; of splits without a valley never."""
+    """The limits of exclusion, see `ActivationClustering`; a split without a valley is decided by removal alone."""
 
     own_at_most: float = 0.0
     valley_at_most: float = 0.0
 
 
 def look_again(
-    data: TrainingSet, rows: Sequence[Rows], splits: Mapping[int, ClassSplit], *, limits: Limits, seed: int
+    data: TrainingSet, rows: Sequence[Positions], splits: Mapping[int, ClassSplit], *, limits: Limits, seed: int
 ) -> dict[int, Suspicion]:
-    """The second look at every class of `splits`, of the samples `rows`."""
+    """The second look at every class of `splits`; `rows` are the positions of each class's samples."""
     asked = {
         (label, at): some_of(rows[label][part], _ASKED, seed)
         for label, split in splits.items()
@@ -92,8 +90,8 @@ def look_again(
     return found
 
 
-def some_of(rows: Rows, count: int, seed: int) -> Rows:
-    """At most so many rows, drawn."""
+def some_of(rows: Positions, count: int, seed: int) -> Positions:
+    """At most `count` of the positions, drawn without replacement."""
     return rows if len(rows) <= count else np.random.default_rng([seed, len(rows)]).permutation(rows)[:count]
 
 
@@ -101,35 +99,36 @@ def _judged(
     data: TrainingSet,
     split: ClassSplit,
     both: tuple[Reclassified, Reclassified],
-    asked: tuple[Rows, Rows],
+    asked: tuple[Positions, Positions],
     disturbed: tuple[Disturbed, Disturbed] | None,
     limits: Limits,
 ) -> Suspicion:
-    """Both questions, the surer one first."""
+    """Removal first, because it is the more certain test; then exclusion."""
     if disturbed is not None:
         at, local = _most_local(split, disturbed)
         if local is not None:
             share = float(disturbed[at].left[disturbed[at].local][local.patch])
-            reason = f"one patch makes {share:.0%} of one cluster leave the class, and not the other"
+            reason = f"covering one patch changes the class of {share:.0%} of one cluster, and of few in the other"
             return Suspicion(both, at, reason, local.patch)
     if split.valley is None:
-        return Suspicion(both, None, "no patch makes its outliers leave the class")
+        return Suspicion(both, None, "covering a patch does not change the class of its outliers")
     if split.valley > limits.valley_at_most:
-        return Suspicion(both, None, "its two clusters run into each other")
+        return Suspicion(both, None, "its two clusters overlap")
     surer = int(both[1].margin > both[0].margin)
     if both[surer].own <= _HARDLY_OWN and both[surer].home >= _AT_HOME:
         return Suspicion(both, *_blamed(data, split, both, disturbed))
     if both[1 - surer].own > limits.own_at_most:
-        return Suspicion(both, None, "its two clusters are apart, but they belong together: each is recognised by the other")
+        return Suspicion(both, None, "its two clusters are apart but belong together: left out of training, each is recognised")
     if min(len(rows) for rows in asked) < _TEACHES_AT_LEAST:
-        return Suspicion(both, None, "its two clusters are apart, but the smaller one is too small to say more")
+        return Suspicion(both, None, "its two clusters are apart, but the smaller one has too few samples to decide")
     return Suspicion(both, *_blamed(data, split, both, disturbed))
 
 
 def _most_local(split: ClassSplit, disturbed: tuple[Disturbed, Disturbed]) -> tuple[int, Local | None]:
-    """The cluster that a patch matters more to, and how; none where it does not matter enough.
+    """The cluster with the higher locality, and that locality; None where it is too low.
 
-    Of outliers, some of which may be clean, less is enough when no other patch moves them: hard examples move under any.
+    Of outliers, some of which may be clean, a lower locality is enough if no other patch changes their class: the class of a hard
+    example changes under any patch.
     """
     first, second = locality(disturbed[0], disturbed[1]), locality(disturbed[1], disturbed[0])
     if split.valley is None:
@@ -140,7 +139,7 @@ def _most_local(split: ClassSplit, disturbed: tuple[Disturbed, Disturbed]) -> tu
 
 
 def _disturbed(
-    data: TrainingSet, label: int, both: tuple[Reclassified, Reclassified], asked: tuple[Rows, Rows], seed: int
+    data: TrainingSet, label: int, both: tuple[Reclassified, Reclassified], asked: tuple[Positions, Positions], seed: int
 ) -> tuple[Disturbed, Disturbed] | None:
     if data.images is None or data.predict is None or min(len(rows) for rows in asked) < _CLUSTER_AT_LEAST:
         return None
@@ -154,19 +153,19 @@ def _disturbed(
 def _blamed(
     data: TrainingSet, split: ClassSplit, both: tuple[Reclassified, Reclassified], disturbed: tuple[Disturbed, Disturbed] | None
 ) -> tuple[int, str]:
-    """Which cluster of a class that is no class without it, and why."""
+    """The poisoned cluster of a class in which exclusion has found poison, and the reason."""
     if disturbed is not None:
         falls = [float(one.fell.max()) for one in disturbed]
         falling = int(falls[1] > falls[0])
         if falls[falling] - falls[1 - falling] >= _CLEARLY_FALLEN:
-            return falling, f"one cluster, disturbed, falls back on other classes, mostly on {data.classes[both[falling].source]}"
+            return falling, f"disturbed, one cluster is assigned to other classes, mostly {data.classes[both[falling].source]}"
     surer = int(both[1].margin > both[0].margin)
     if both[surer].margin >= _CLEARLY_SURER * both[1 - surer].margin:
         return (
             surer,
-            f"one cluster is no part of the class; left out, it goes to {data.classes[both[surer].source]} and others",
+            f"one cluster, left out of training, is assigned to {data.classes[both[surer].source]} and other classes",
         )
     share = float(split.second.mean())
     if min(share, 1 - share) < _CLEARLY_SMALLER:
-        return int(share < 0.5), "neither cluster is recognised by the other; the smaller one is blamed"
-    return surer, "neither cluster is recognised by the other; the one that is surer of another class is blamed"
+        return int(share < 0.5), "left out of training, neither cluster is recognised; the smaller one is taken for the poison"
+    return surer, "left out of training, neither cluster is recognised; the one closer to another class is taken for the poison"

@@ -1,17 +1,15 @@
-"""Spectral signatures: poison varies as nothing else in its class does, and may be too rare to be a cluster.
+"""Spectral signatures: poisoned samples are outliers of their class, even where they are too few to form a cluster.
 
 Paper: Tran, Li & Madry 2018, arXiv:1811.00636, with the whitening of SPECTRE (Hayase et al. 2021, arXiv:2104.11315).   Known to beat it:
-poison that is half of its class or more, which is no outlier (`defences.poison.activation_clustering` finds it), and
-triggers spread over the
-whole image.
+poison that is half of its class or more, which is no outlier (`defences.poison.activation_clustering` finds it), and triggers spread over
+the whole image.
 Maths: per class, activations whitened by the covariance S within the other classes: score_i = (x_i - m)^T (S + f)^-1 (x_i - m), over all
-directions. Tran's single top direction is that of the widest natural variation while poison is rare (docs/defences/spectral-signatures.md
-has both). The paper removes the top 1.5 eps of every class, eps known. Here "no poison" is a verdict: the top samples are looked at again
-(`defences.poison.second_look`), and are poison where one patch makes them leave the class and not the others. Then all
-samples of the class with a
-score over its median that leave under that patch are poison.
+directions; the paper's single top direction is that of natural variation where poison is rare (docs/defences/spectral-signatures.md has
+figures of both). The paper removes the top 1.5 eps of every class, eps known. Here a class may have no poison: its top samples get a
+second look (`defences.poison.second_look`), and are poison where covering one patch changes their class and not that of the others.
+Then every sample of the class with a score above the median whose class changes under that patch is poison.
 Shapes: activations [n, d], labels [n] -> is_clean bool [n] and scores [n].
-Cost: a forward pass per sample, 43 for each of at most 64 of every class, one for each second sample of a poisoned class.
+Cost: a forward pass per sample, 43 for each of at most 64 samples of every class, one for every second sample of a poisoned class.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from numpy.typing import NDArray
 
 from defences.errors import InvalidParameter
 from defences.poison.class_split import SAMPLES_AT_LEAST, ClassSplit
-from defences.poison.findings import Each, Findings, Rows, TrainingSet, in_turn
+from defences.poison.findings import Each, Findings, Positions, TrainingSet, in_turn
 from defences.poison.second_look import Limits, Suspicion, look_again
-from defences.poison.trigger_removal import leaves
+from defences.poison.trigger_removal import class_changes
 from defences.poison.verdicts import class_findings, whole
 from defences.poison.within_class import whiten, within_classes
 
@@ -37,11 +35,11 @@ _Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralSignatures:
-    """See the module.
+    """A detector of poisoned training data: the module's docstring has its method.
 
     Args:
-        top: in (0, 0.5), the share of a class, highest scores first, that is looked at again; 16 samples at least.
-        seed: of everything drawn; two runs agree.
+        top: in (0, 0.5), the share of a class, highest scores first, that gets a second look; 16 samples at least.
+        seed: of all random draws; two runs with one seed agree.
     """
 
     top: float = 0.02
@@ -69,20 +67,20 @@ class SpectralSignatures:
         found = [class_findings(data, label, len(rows[label]), splits[label], looks.get(label)) for label in range(classes)]
         return whole(self.name, data, rows, splits, found, left)
 
-    def _flagged(self, data: TrainingSet, label: int, rows: Rows, split: ClassSplit, look: Suspicion) -> NDArray[np.bool_]:
-        """Which samples of a poisoned class are the poison."""
+    def _flagged(self, data: TrainingSet, label: int, rows: Positions, split: ClassSplit, look: Suspicion) -> NDArray[np.bool_]:
+        """The poisoned samples of a class, bool [n]."""
         if data.images is None or data.predict is None or look.patch is None:
             return split.second
         high = np.flatnonzero(split.position >= np.median(split.position))
         flagged = np.zeros(len(rows), bool)
         for start in range(0, len(high), _ROWS_A_BATCH):
             some = high[start : start + _ROWS_A_BATCH]
-            flagged[some] = leaves(data.images(rows[some]), label, look.patch, data.predict)
+            flagged[some] = class_changes(data.images(rows[some]), label, look.patch, data.predict)
         return flagged if flagged.any() else split.second
 
 
 def outliers(centred: NDArray[np.floating], shared: _Matrix | None, top: float) -> ClassSplit | None:
-    """The top scores of a class [n, r] against the rest of it; none for a class too small, or without others to compare with."""
+    """The split of a class [n, r] into its top scores and the rest; None for a class that is too small, or without other classes."""
     if len(centred) < SAMPLES_AT_LEAST + _TOP_AT_LEAST or shared is None:
         return None
     whitened = whiten(centred.astype(np.float64), shared)

@@ -1,8 +1,8 @@
-"""Disturb images until a trigger in them fails: patches, blur, noise and bending destroy triggers, and make none.
+"""Disturb the images of a cluster until a trigger in them fails: patches, blur, noise and bending destroy triggers, and create none.
 
-This breaks the symmetry that labels cannot: where half of every class is poison, "trigger there" and "trigger not there" are mirror
-images, but a disturbed trigger is no trigger, while a disturbed clean image is not a triggered one. The idea of Februus (Doan et al.
-2020, arXiv:1908.03369) and STRIP, asked of a cluster instead of an image.
+Where half of every class is poison, labels and activations alone cannot name the poisoned half: the two are symmetric. Disturbing breaks
+the symmetry, since a disturbed trigger stops working, while a disturbed clean image does not become a triggered one. This applies the
+idea of Februus (Doan et al. 2020, arXiv:1908.03369) and of STRIP to a cluster instead of an image.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from models.classifier import Images, Labels, Probabilities
 
-_WINDOWS = 6  # a side; each as wide as two steps, so that one of them covers any local trigger whole
-_ROWS_TOGETHER, _NUMBERS_TOGETHER = 256, 1 << 23  # a forward call of 32 rows costs half as much as one of 128
+_WINDOWS = 6  # per side; each is two steps wide, so that one of them covers any local trigger completely
+_ROWS_TOGETHER, _NUMBERS_TOGETHER = 256, 1 << 23  # a forward call of 128 rows costs only twice as much as one of 32
 MODEL_CALLS = 7 + _WINDOWS**2
 """Per image."""
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What a cluster's images are taken for under each disturbance.
+    """Shares of a cluster's images by their predicted class, for each of d disturbances.
 
     Attributes:
-        left: [d], the share that leaves the class under a disturbance.
-        fell: [d], the share that becomes the class it was reclassified as.
-        local: bool [d], which disturbances leave the rest of the image as it is.
+        left: [d], in [0, 1], predicted as another class than their label.
+        fell: [d], in [0, 1], predicted as the class that exclusionary reclassification assigned to them.
+        local: bool [d], true for disturbances of one patch of the image.
     """
 
     left: NDArray[np.float64]
@@ -41,7 +41,7 @@ class Disturbed:
 def disturb(
     images: Images, label: int, sources: Labels, predict: Callable[[Images], Probabilities], *, seed: int = 0
 ) -> Disturbed:
-    """Images [n, h, w, c] of one cluster of class `label`, each with the class it was reclassified as [n].
+    """Disturb and classify images [n, h, w, c] of one cluster of class `label`; `sources` [n] are their reclassified classes.
 
     Cost: MODEL_CALLS per image.
     """
@@ -58,12 +58,12 @@ def disturb(
 
 @dataclass(frozen=True)
 class Local:
-    """How much one patch matters.
+    """The result of `locality` for one cluster.
 
     Attributes:
-        much: in [-1, 1], see `locality`.
-        usual: share that leaves under the median patch.
-        patch: which one matters most.
+        much: the locality, in [-1, 1].
+        usual: share of the cluster whose class changes under the median patch.
+        patch: the position of the patch with the largest effect.
     """
 
     much: float
@@ -72,10 +72,10 @@ class Local:
 
 
 def locality(cluster: Disturbed, other: Disturbed) -> Local:
-    """How much one patch matters to this cluster, more than to the other cluster and more than its other patches do; and which patch.
+    """The effect of one patch on this cluster beyond its effect on the other cluster and beyond that of the other patches.
 
-    max over patches p of left(p) - max(other.left(p), median left); near 1 for a local trigger. A hard example leaves its class under any
-    patch, and clean images of a class under the patch that hides what they have in common.
+    Maths: max over patches p of left(p) - max(other.left(p), median left); near 1 for a local trigger. It is low for hard examples, whose
+    class changes under any patch, and for clean images, where the patch that hides the shared feature changes both clusters.
     """
     left = cluster.left[cluster.local]
     usual = float(np.median(left))
@@ -83,8 +83,8 @@ def locality(cluster: Disturbed, other: Disturbed) -> Local:
     return Local(float(matters.max()), usual, int(matters.argmax()))
 
 
-def leaves(images: Images, label: int, patch: int, predict: Callable[[Images], Probabilities]) -> NDArray[np.bool_]:
-    """Which images leave their class under one patch: bool [n]. One model call per image."""
+def class_changes(images: Images, label: int, patch: int, predict: Callable[[Images], Probabilities]) -> NDArray[np.bool_]:
+    """bool [n]: images [n, h, w, c] predicted as another class than `label` with one patch covered. Cost: one model call per image."""
     patched = next(itertools.islice(_patched(images), patch, None))
     left: NDArray[np.bool_] = predict(patched).argmax(axis=1) != label
     return left
@@ -102,7 +102,7 @@ def _disturbed(images: Images, rng: np.random.Generator) -> Iterator[tuple[bool,
 
 
 def _patched(images: Images) -> Iterator[Images]:
-    """One window after the other filled with the blurred picture."""
+    """The images with one window after the other replaced by a strong blur."""
     h, w = images.shape[1:3]
     blurred = _clipped(gaussian_filter(images, (0, h / 6, w / 6, 0)))
     tops, lefts = ([round(at * side / (_WINDOWS + 1)) for at in range(_WINDOWS)] for side in (h, w))
@@ -116,7 +116,7 @@ def _patched(images: Images) -> Iterator[Images]:
 
 
 def _bent(images: Images, rng: np.random.Generator) -> Images:
-    """Every image bent by a smooth field of its own, by about a sixteenth of its side."""
+    """Every image warped by a smooth random field of its own, by a sixteenth of its side on average."""
     n, h, w, c = images.shape
     fields = gaussian_filter(rng.normal(size=(n, 2, h, w)), (0, 0, h / 8, w / 8))
     fields *= (min(h, w) / 16) / (np.abs(fields).mean() + 1e-12)

@@ -1,4 +1,4 @@
-"""From clusters and second looks to findings: what all detectors of poisoned training data have in common."""
+"""The step from clusters and second looks to findings, shared by all detectors of poisoned training data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.poison.class_split import SAMPLES_AT_LEAST, ClassSplit
-from defences.poison.findings import ClassFindings, Cluster, Findings, Rows, TrainingSet, Verdict
+from defences.poison.findings import ClassFindings, Cluster, Findings, Positions, TrainingSet, Verdict
 from defences.poison.second_look import Suspicion
 
 
@@ -35,7 +35,7 @@ def class_findings(
         )
         for at, (part, one) in enumerate(zip(split.parts, both, strict=True))
     )
-    reason = "its two clusters run into each other" if second_look is None else second_look.reason
+    reason = "its two clusters overlap" if second_look is None else second_look.reason
     verdict: Verdict = "clean" if poison is None else "poison"
     return ClassFindings(label, name, samples, verdict, reason, split.silhouette, split.distance, split.valley, clusters)
 
@@ -43,12 +43,12 @@ def class_findings(
 def whole(
     name: str,
     data: TrainingSet,
-    rows: Sequence[Rows],
+    rows: Sequence[Positions],
     splits: Mapping[int, ClassSplit | None],
     classes: Sequence[ClassFindings],
-    left: Sequence[Rows],
+    left: Sequence[Positions],
 ) -> Findings:
-    """All classes' findings as those of every sample; `left` are the samples of each class that are not poison."""
+    """The findings over all samples, from those of each class; `left` are the positions of each class that are not poison."""
     n = len(data.labels)
     is_clean, in_second = np.ones(n, bool), np.zeros(n, bool)
     scores, plane = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
@@ -69,7 +69,7 @@ def whole(
 
 
 def _counted(found: ClassFindings, second: NDArray[np.bool_]) -> ClassFindings:
-    """With the sizes that the clusters have now."""
+    """The findings of a class with the sizes of its final clusters."""
     clusters = tuple(
         replace(cluster, size=int(part.sum()), share=float(part.mean()))
         for cluster, part in zip(found.clusters, (~second, second), strict=True)
@@ -78,6 +78,6 @@ def _counted(found: ClassFindings, second: NDArray[np.bool_]) -> ClassFindings:
 
 
 def _suspect(found: ClassFindings) -> int:
-    """The cluster that is the poison, or would be: the smaller one."""
+    """The poisoned cluster; without poison the smaller one."""
     blamed = [at for at, cluster in enumerate(found.clusters) if cluster.poison]
     return blamed[0] if blamed else int(found.clusters[1].size < found.clusters[0].size)

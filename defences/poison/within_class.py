@@ -1,6 +1,6 @@
-"""How samples vary within their classes: moments gathered batch by batch, and the few directions in which they vary most.
+"""Variation of samples within their classes: moments summed over batches, and the directions of largest variance.
 
-Exact, where an incremental PCA truncates after every batch, and out of core: memory is d^2 numbers and one batch, whatever n.
+Exact, unlike an incremental PCA, which truncates after every batch. Memory: d^2 numbers and one batch, for any n.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.classifier import Labels
 
 DIRECTIONS_AT_MOST = 64
 WIDTH_AT_MOST = 2048
-"""Wider activations are projected on so many random directions first (Johnson & Lindenstrauss 1984)."""
+"""Wider activations are first projected on this many random directions (Johnson & Lindenstrauss 1984)."""
 
 _ROWS_A_BATCH = 4096
 _FLOOR = 0.01
@@ -26,12 +26,12 @@ _Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WithinClasses:
-    """Activations in the directions in which classes vary.
+    """Activations in the directions of largest variance within classes.
 
     Attributes:
-        reduced: float32 [n, r], r <= DIRECTIONS_AT_MOST, every class centred.
+        reduced: float32 [n, r], r <= DIRECTIONS_AT_MOST, centred per class.
         scatter: [k, r, r], the sum of outer products of each class.
-        counts: [k].
+        counts: [k], samples per class.
     """
 
     reduced: NDArray[np.float32]
@@ -39,7 +39,7 @@ class WithinClasses:
     counts: NDArray[np.int64]
 
     def shared(self, label: int) -> _Matrix | None:
-        """The covariance within the other classes, all weighing the same; none where there are none that vary."""
+        """The covariance [r, r] within the other classes, weighted equally; None if no other class varies."""
         others = [at for at in range(len(self.counts)) if at != label and self.counts[at] > 1]
         if not others:
             return None
@@ -48,9 +48,9 @@ class WithinClasses:
 
 
 def whiten(centred: _Matrix, shared: _Matrix) -> _Matrix:
-    """[n, r] so that what varies as `shared` [r, r] has unit variance in every direction.
+    """`centred` [n, r] in coordinates in which the covariance `shared` [r, r] is the identity.
 
-    Directions in which it hardly varies are noise, not a clue: they count as a hundredth of its largest variance.
+    Variances are floored at a hundredth of the largest: directions without natural variance would only amplify noise.
     """
     values, vectors = np.linalg.eigh(shared)
     whitened: _Matrix = centred @ (vectors / np.sqrt(np.maximum(values, 0) + _FLOOR * values[-1]))
@@ -58,7 +58,7 @@ def whiten(centred: _Matrix, shared: _Matrix) -> _Matrix:
 
 
 def within_classes(activations: NDArray[np.floating], labels: Labels, classes: int, *, seed: int = 0) -> WithinClasses:
-    """Gather and reduce. Two passes over `activations` [n, d], which may be a memory map.
+    """Two passes over `activations` [n, d], which may be a memory map: moments, then the reduced activations.
 
     Raises: InvalidInput: NaN or infinity in the activations.
     """

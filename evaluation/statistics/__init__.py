@@ -1,1 +1,1 @@
-"""Intervals and receiver operating characteristics."""
+"""Confidence intervals and receiver operating characteristics."""

@@ -1,4 +1,4 @@
-"""A share with what chance may have done to it."""
+"""Shares with exact confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Share:
-    """`hits` of `of`, with its exact (Clopper-Pearson) two-sided interval. NaN of nothing, which may be anything from 0 to 1."""
+    """The share `hits` / `of` with its exact (Clopper-Pearson) two-sided interval; for `of` = 0 it is NaN, with the interval [0, 1]."""
 
     hits: int
     of: int
@@ -26,14 +26,16 @@ class Share:
 
 
 def share(rows: NDArray[np.bool_], *, confidence: float = 0.95) -> Share:
-    """The share of rows that are true."""
+    """The share of true rows, bool [n], with an interval of this confidence in (0, 1)."""
     hits, of = int(rows.sum()), len(rows)
     low, high = clopper_pearson(np.array([hits]), of, confidence)
     return Share(hits, of, hits / of if of else float("nan"), float(low[0]), float(high[0]))
 
 
 def clopper_pearson(hits: NDArray[np.int64], of: int, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The interval of each share hits / of that holds with at least this confidence: it inverts the binomial test (1934).
+    """Exact two-sided intervals (low [n], high [n]) of the shares hits [n] / of, by inverting the binomial test (Clopper & Pearson 1934).
+
+    Raises: InvalidInput: a confidence outside (0, 1).
 
     >>> low, high = clopper_pearson(np.array([0, 5, 10]), 10, 0.95)
     >>> low.round(3), high.round(3)

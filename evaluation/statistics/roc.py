@@ -1,7 +1,7 @@
-"""The ROC of a detector that refuses low scores, with what chance may have done to it.
+"""The ROC of a detector that refuses low scores, with confidence intervals.
 
-Positives are what should be refused, negatives what should not: TPR(t) = P(positive <= t), FPR(t) = P(negative <= t).
-All is distribution-free or asymptotic as said, ties included, and nothing is drawn.
+Positives are to be refused, negatives are not: TPR(t) = P(positive <= t), FPR(t) = P(negative <= t).
+Each interval states whether it is distribution-free or asymptotic; all allow ties, and none is random.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ _Rates = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Roc:
-    """A point for every threshold that decides otherwise than the one before, from refusing nothing to refusing everything.
+    """A point for every threshold with a decision of its own, from refusing nothing to refusing everything.
 
     Attributes:
         thresholds: [m], ascending; the first is -inf.
         fpr, tpr: [m].
-        tpr_low, tpr_high: [m], pointwise: the exact interval of the TPR at that threshold (Clopper-Pearson), threshold given.
-        band_low, band_high: [m], simultaneous: with the confidence the whole curve of the populations, as TPR over FPR, lies between
-            (fpr, band_low) and (fpr, band_high). It moves the curve along both axes by what the Dvoretzky-Kiefer-Wolfowitz inequality
-            (with Massart's constant) allows each of the two samples (Campbell 1994, doi:10.1002/sim.4780130508).
+        tpr_low, tpr_high: [m], pointwise: the exact interval of the TPR at a given threshold (Clopper-Pearson).
+        band_low, band_high: [m], simultaneous: the whole curve of the populations, TPR over FPR, lies between (fpr, band_low) and
+            (fpr, band_high) with this confidence. The band shifts the curve along both axes by the bounds of the
+            Dvoretzky-Kiefer-Wolfowitz inequality, with Massart's constant, of the two samples (Campbell 1994,
+            doi:10.1002/sim.4780130508).
     """
 
     thresholds: Scores
@@ -45,8 +46,8 @@ class Roc:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number between the ends of its two-sided interval."""
+class IntervalEstimate:
+    """A point estimate and the ends of its two-sided interval."""
 
     value: float
     low: float
@@ -57,14 +58,14 @@ class Estimate:
 
 
 def roc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> Roc:
-    """The curve. Raises: InvalidInput: no scores, or NaN among them."""
+    """The curve of scores [n] of positives and [m] of negatives. Raises: InvalidInput: no scores, or NaN among them."""
     _check(positives, negatives, confidence)
     thresholds = np.concatenate([[-np.inf], np.unique(np.concatenate([positives, negatives]))])
     hits = np.searchsorted(np.sort(positives), thresholds, side="right")
     tpr = hits / len(positives)
     fpr = np.searchsorted(np.sort(negatives), thresholds, side="right") / len(negatives)
     low, high = clopper_pearson(hits, len(positives), confidence)
-    each = math.sqrt(confidence)  # the samples are independent: both inequalities hold with the product of theirs
+    each = math.sqrt(confidence)  # independent samples: both inequalities hold with the product of their confidences
     up, along = _dkw(len(positives), each), _dkw(len(negatives), each)
     return Roc(
         thresholds,
@@ -78,11 +79,11 @@ def roc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> Ro
     )
 
 
-def auroc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> Estimate:
+def auroc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> IntervalEstimate:
     """P(positive < negative) + P(equal) / 2, with DeLong's interval (1988, doi:10.2307/2531595) on the logit scale.
 
-    Where every pair is in the same order DeLong's variance is 0 and his interval a point. There it is the exact one of min(n, m)
-    disjoint, hence independent, pairs of which all are in that order: (1 - confidence) / 2 to the power 1 / min(n, m) bounds it.
+    Where all pairs have the same order, DeLong's variance is 0 and the interval a point. There the exact interval of min(n, m) disjoint,
+    hence independent, pairs that all have that order is used, with the bound ((1 - confidence) / 2) ** (1 / min(n, m)).
     """
     _check(positives, negatives, confidence)
     n, m = len(positives), len(negatives)
@@ -95,17 +96,17 @@ def auroc(positives: Scores, negatives: Scores, *, confidence: float = 0.95) -> 
     tail = (1 - confidence) / 2
     if variance <= 0 or not 0 < area < 1:
         bound = tail ** (1 / min(n, m)) if area in (0.0, 1.0) else 0.0
-        return Estimate(area, bound if area > 0 else 0.0, 1 - bound if area < 1 else 1.0)
+        return IntervalEstimate(area, bound if area > 0 else 0.0, 1 - bound if area < 1 else 1.0)
     middle = math.log(area / (1 - area))
     half = float(norm.isf(tail)) * math.sqrt(variance) / (area * (1 - area))
-    return Estimate(area, float(expit(middle - half)), float(expit(middle + half)))
+    return IntervalEstimate(area, float(expit(middle - half)), float(expit(middle + half)))
 
 
-def tpr_at_fpr(positives: Scores, negatives: Scores, rate: float = 0.01, *, confidence: float = 0.95) -> Estimate:
+def tpr_at_fpr(positives: Scores, negatives: Scores, rate: float = 0.01, *, confidence: float = 0.95) -> IntervalEstimate:
     """The TPR at the largest threshold whose FPR is at most `rate`, with a distribution-free interval for that of the populations.
 
-    Half of the error goes to where the true threshold lies (between two order statistics of the negatives, by the binomial law), half
-    to the share of positives at or below each of the two (Clopper-Pearson). Exact, so rather too wide than too narrow.
+    Half of the error probability covers the true threshold, between two order statistics of the negatives (binomial law); the other half
+    covers the share of positives at or below each of the two (Clopper-Pearson). The interval is conservative.
     """
     _check(positives, negatives, confidence)
     if not 0 < rate < 1:
@@ -119,7 +120,7 @@ def tpr_at_fpr(positives: Scores, negatives: Scores, rate: float = 0.01, *, conf
     high = clopper_pearson(_counted(positives, ordered[min(last, n + 1)]), len(positives), half)[1]
     curve = roc(positives, negatives, confidence=confidence)
     value = float(curve.tpr[curve.fpr <= rate][-1])
-    return Estimate(value, float(low[0]), float(high[0]))
+    return IntervalEstimate(value, float(low[0]), float(high[0]))
 
 
 def _counted(scores: Scores, threshold: float) -> NDArray[np.int64]:
@@ -127,7 +128,7 @@ def _counted(scores: Scores, threshold: float) -> NDArray[np.int64]:
 
 
 def _dkw(n: int, confidence: float) -> float:
-    """How far an empirical distribution function of n may be from the true one, anywhere."""
+    """The largest distance of an empirical distribution function of n samples from the true one, with this confidence."""
     return math.sqrt(math.log(2 / (1 - confidence)) / (2 * n))
 
 

@@ -1,8 +1,8 @@
-"""STRIP and its fellows against backdoors of every kind: how often each works, is caught, and what still gets through.
+"""Detectors of backdoors against backdoors of every kind: success rates, refusals, and successes that the full stack still answers.
 
-For each kind a copy of the classifier is trained on with poisoned data, by an attacker who knows the purifier and trains with it; the
-detectors are calibrated on that copy with clean images it was not trained on, as `hauberk calibrate` does; all are measured on others
-still.
+For each kind an attacker who knows the purifier continues training a copy of the classifier on poisoned data, partly purified. The
+detectors are calibrated on that copy as by `hauberk calibrate`, with clean images outside its training set, and everything is measured on
+a third set of images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from defences.defended_classifier import DefendedClassifier, Detection, Preproce
 from defences.detectors.strip import Strip
 from defences.keyed import image_keys
 from evaluation.statistics.intervals import Share, share
-from evaluation.statistics.roc import Estimate, Roc, auroc, roc, tpr_at_fpr
+from evaluation.statistics.roc import IntervalEstimate, Roc, auroc, roc, tpr_at_fpr
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
@@ -37,8 +37,8 @@ _JSON_POINTS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What one kind may cost: images at most, and how hard the attacker trains."""
+class BackdoorBudget:
+    """Images used for one kind of backdoor, at most, and the attacker's training."""
 
     training: int = 4000
     held_out: int = 1500
@@ -51,7 +51,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Refusals:
-    """What one detector, or all that enforce together, refuse at the calibrated threshold, whatever its mode."""
+    """Refusals of one detector at its calibrated threshold, whatever its mode; or of all enforcing detectors together."""
 
     name: str
     mode: str
@@ -61,19 +61,19 @@ class Refusals:
 
 @dataclass(frozen=True, kw_only=True)
 class BackdoorRow:
-    """One backdoor, measured. All rates are of images that were neither trained nor calibrated on.
+    """Results for one backdoor. All rates are of images outside the training and calibration sets.
 
     Attributes:
-        success_before: of triggered images the given classifier already calls what the attacker wants: no backdoor's merit.
-        success: of triggered images the poisoned copy does, undefended.
+        success_before: triggered images to which the given classifier, without a backdoor, assigns the attacker's label.
+        success: triggered images to which the poisoned copy, undefended, assigns the attacker's label.
         success_purified: the same behind the purifier.
         accuracy_before, accuracy: on clean images, undefended, of the given classifier and of the copy.
-        strip_mode: what calibration decided; the two rates below are of STRIP's own decision in either mode.
+        strip_mode: chosen by calibration; the rates of refusal below are STRIP's own in either mode.
         threshold_bits: calibrated, for the staged statistic (`defences/detectors/strip.py`).
         refused_triggered, refused_clean: TPR and FPR at that threshold.
-        refused_of_working: TPR over the triggered images that would otherwise get the attacker's label.
-        answered: of triggered images the full stack answers with the attacker's label.
-        detectors: every detector, STRIP first, whose thresholds share one rate; the last row is all that enforce, together.
+        refused_of_working: TPR over the triggered images to which the purified copy assigns the attacker's label.
+        answered: triggered images that the full stack answers with the attacker's label.
+        detectors: every detector, STRIP first, their thresholds sharing one rate; the last row is all enforcing detectors together.
         auroc, tpr_at_one_percent, curve: of STRIP's full score, the mean entropy under all overlays.
     """
 
@@ -94,13 +94,13 @@ class BackdoorRow:
     refused_of_working: Share
     answered: Share
     detectors: tuple[Refusals, ...]
-    auroc: Estimate
-    tpr_at_one_percent: Estimate
+    auroc: IntervalEstimate
+    tpr_at_one_percent: IntervalEstimate
     curve: Roc
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts; the curve at 200 of its points, and None where it says NaN or infinity."""
+        """Plain numbers, texts, lists and dicts; the curve at 200 of its points; NaN and infinity as None."""
         points = len(self.curve.fpr)
         kept = np.unique(np.linspace(0, points - 1, min(points, _JSON_POINTS)).round().astype(np.int64))
         plain: dict[str, Any] = _plain(asdict(self), kept)
@@ -119,32 +119,32 @@ def backdoor_rows(
     source: int = 0,
     target: int | None = None,
     rate: float = 0.01,
-    budget: Budget | None = None,
+    budget: BackdoorBudget | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[BackdoorRow]:
-    """Measure one backdoor after the other; each row comes as soon as it is known.
+    """Measure one backdoor after the other; each row is yielded as soon as it is complete.
 
     Args:
-        data: clean, for the attacker to poison and train on.
-        held_out: clean, for calibration.
-        test: clean, to measure on.
-        kinds: of `attacks.backdoors.kinds.KINDS`; all for which the classifier has enough classes when not given.
-        preprocessors: what stands before the classifier, as in `DefendedClassifier.preprocessors`; the attacker trains with it.
-        fits: of the detectors beside STRIP.
-        source, target: class indices; the last class is the target when not given.
-        rate: of clean images that the detectors may refuse together.
-        progress: told ("backdoor <kind>", steps done, steps of it).
+        data: clean images that the attacker poisons and trains on.
+        held_out: clean images for calibration.
+        test: clean images to measure on.
+        kinds: of `attacks.backdoors.kinds.KINDS`; by default all for which the classifier has enough classes.
+        preprocessors: as in `DefendedClassifier.preprocessors`; the attacker trains with the enforcing ones.
+        fits: of the detectors beside STRIP, by name.
+        source, target: class indices; by default the target is the last class.
+        rate: in (0, 1), of clean images that the detectors may refuse together.
+        progress: called with ("backdoor <kind>", steps done, steps in all).
 
-    Cost: about 350,000 model calls and six epochs of 4,000 images for each kind with the default budget.
-    Raises: InvalidInput, before anything is trained: unknown kinds, too few images to calibrate on, none to attack.
+    Cost: per kind, with the default budget, about 350,000 model calls and six epochs of 4,000 images.
+    Raises: InvalidInput, before any training: unknown kinds, too few images to calibrate on, no images to attack.
     """
     known = backdoors(classifier, source=source, target=target, seed=seed)
     wanted = tuple(known) if kinds is None else tuple(kinds)
     unknown = [kind for kind in wanted if kind not in known]
     if unknown:
         raise InvalidInput(f"expected kinds of backdoors of {', '.join(known)}, got {', '.join(unknown)}")
-    limits = budget or Budget()
+    limits = budget or BackdoorBudget()
     scene = _Scene(
         classifier,
         _first(data, limits.training),
@@ -167,7 +167,7 @@ def backdoor_rows(
 
 @dataclass(frozen=True)
 class _Scene:
-    """What all backdoors have in common."""
+    """The data and parameters that all backdoors share."""
 
     classifier: KerasClassifier
     data: Dataset
@@ -177,7 +177,7 @@ class _Scene:
     preprocessors: tuple[Step[Preprocessor], ...]
     fits: Mapping[str, Fit]
     rate: float
-    budget: Budget
+    budget: BackdoorBudget
     seed: int
     progress: Progress
 
@@ -213,7 +213,7 @@ def _row(scene: _Scene, kind: str, backdoor: Backdoor) -> BackdoorRow:
 
 @dataclass(frozen=True)
 class _Case:
-    """One backdoor, built, and the detectors calibrated on it, STRIP first."""
+    """One backdoor, the copy trained with it, and the detectors calibrated on that copy, STRIP first."""
 
     kind: str
     backdoor: Backdoor
@@ -224,7 +224,7 @@ class _Case:
 
 
 def _as_served(scene: _Scene, data: Dataset) -> Dataset:
-    """What an attacker who knows the purifier trains on: half of it as the classifier will see it, half raw, as STRIP's probes are."""
+    """The training set of an attacker who knows the purifier: half of it purified, as served, and half raw, as STRIP's probes are."""
     if not scene.preprocessors:
         return data
     images = data.images.copy()

@@ -1,4 +1,4 @@
-"""What a coat costs those who mean no harm: accuracy, calibration, refusals, time."""
+"""The cost of a stack of defences on clean images: accuracy, calibration, refusals, time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _WARM_UP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Benign:
-    """Clean images with their labels; the first `timed` of them are also asked about one by one."""
+    """Experiments on clean, labelled images; the first `timed` of them are also classified one by one, for the latency."""
 
     target: Target
     data: Dataset
     timed: int
 
     def cells(self) -> Iterator[Cell]:
-        """One per coat."""
+        """One cell per stack of defences."""
         for name in self.target.variants:
             yield Cell(SECTION, name, partial(self._measured, name))
 
@@ -64,7 +64,7 @@ def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
 
 
 def latency(defended: DefendedClassifier, data: Dataset, count: int) -> dict[str, float]:
-    """Milliseconds per image when asked about one by one in this process: median and 99th percentile."""
+    """Milliseconds per image, classified one by one in this process: median and 99th percentile."""
     spent: NDArray[np.float64] = np.empty(min(count, len(data)))
     for number in range(-min(_WARM_UP, len(spent)), len(spent)):
         image = data.images[max(number, 0)][None]

@@ -1,4 +1,4 @@
-"""Success versus eps: an attacker who does not know the defences, one who does, and noise of the same norm as the ground."""
+"""Success versus eps: of an attacker who does not know the defences, of one who does, and of random noise of the same norm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from attacks.attack import Goal
 from attacks.evasion.transfer import Relentless
 from evaluation.cells import Cell
-from evaluation.tables.evasion import Evasion, gradient_attack
+from evaluation.tables.evasion import EvasionTable, gradient_attack
 from evaluation.tables.outcomes import ABSTAINED, WRONG, Outcomes, outcomes
 
 SECTION = "curves"
@@ -21,18 +21,18 @@ KINDS = ("noise", "oblivious", "adaptive")
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Curves over radii up to the one at which everything should have fallen."""
+    """Experiments at evenly spaced radii, up to one at which an effective attack succeeds on nearly every image."""
 
-    evasion: Evasion
+    evasion: EvasionTable
     eps_at_most: float
 
     def cells(self) -> Iterator[Cell]:
-        """One per radius, all coats in it."""
+        """One cell per radius, with every stack of defences."""
         for eps in self.radii():
             yield Cell(SECTION, f"{eps:g}", partial(self._at, eps))
 
     def radii(self) -> tuple[float, ...]:
-        """Evenly spaced, the last is `eps_at_most`."""
+        """The radii, evenly spaced; the last is `eps_at_most`."""
         points = self.evasion.budget.curve_points
         return tuple(float(np.round(self.eps_at_most * (i + 1) / points, 5)) for i in range(points))
 

@@ -1,4 +1,4 @@
-"""Checks by which an evaluation distrusts itself: signs that an attack failed and the defence only looks strong.
+"""Checks of the evaluation itself: signs that an attack failed, so that a defence only seems to hold.
 
 After Carlini et al. 2019, arXiv:1902.06705, Tramer et al. 2020, arXiv:2002.08347, and the checks of AutoAttack.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from attacks.evasion.gradient import zero_gradient_share
 from evaluation.cells import Cell
-from evaluation.tables.evasion import ADAPTIVE, QUERY, WITH_SECRET, Evasion
+from evaluation.tables.evasion import ADAPTIVE, QUERY, WITH_SECRET, EvasionTable
 from evaluation.tables.outcomes import WRONG, outcomes
 from evaluation.variants import FULL_STACK, UNDEFENDED, open_target
 
@@ -27,7 +27,7 @@ _LARGE_EPS = 1.0
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, whether it is as it should be, and the numbers."""
+    """One check: the property that should hold, whether it does, and the figures."""
 
     name: str
     fine: bool
@@ -36,13 +36,13 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Distrust:
-    """Experiments made only to doubt the others."""
+    """Experiments that check the attacks of the other tables."""
 
-    evasion: Evasion
+    evasion: EvasionTable
     threads: int
 
     def cells(self) -> Iterator[Cell]:
-        """One per doubt."""
+        """One cell per experiment."""
         for name, find in (
             ("randomness", self._randomness),
             ("zero gradients", self._zero_gradients),
@@ -52,7 +52,7 @@ class Distrust:
             yield Cell(SECTION, name, partial(find))
 
     def _randomness(self) -> dict[str, float]:
-        """Whether the same images are answered alike twice, and how many are answered otherwise under another secret."""
+        """The share of images whose answer changes on repetition, and the share whose answer changes under another secret."""
         target, images = self.evasion.target, self.evasion.data.images
         first, second = (target.full_stack.classify(images).labels for _ in range(2))
         other = open_target(target.bundle, secret=target.secret[::-1] + b"other", threads=self.threads)
@@ -62,7 +62,7 @@ class Distrust:
         }
 
     def _zero_gradients(self) -> dict[str, float]:
-        """The share of images whose loss has no gradient at all: an attack that follows it stands still."""
+        """The share of images whose loss has a zero gradient, on which a gradient attack makes no step."""
         data = self.evasion.data
         return {"share": zero_gradient_share(self.evasion.target.classifier, data.images, data.labels)}
 
@@ -74,7 +74,7 @@ class Distrust:
         return {"eps": eps, "iterations": steps, "once": once, "twice": twice}
 
     def _large(self) -> dict[str, float]:
-        """Robust accuracy where eps allows any image: anything left says that the attack, not the defence, failed."""
+        """Robust accuracy where eps allows any image: more than chance means that the attack failed."""
         return {
             name: self._robust(_LARGE_EPS, steps=self.evasion.budget.steps, variant=name) for name in (UNDEFENDED, FULL_STACK)
         }
@@ -86,27 +86,27 @@ class Distrust:
 
 
 def checks(results: Mapping[str, Mapping[str, Any]], *, classes: int) -> list[Check]:
-    """Judge the doubts, and what the tables say against each other."""
-    doubts = results[SECTION]
-    random, zero, twice, large = (doubts[name] for name in ("randomness", "zero gradients", "twice the iterations", "large eps"))
+    """The verdicts on these experiments, and on the consistency of the evasion table."""
+    found = results[SECTION]
+    random, zero, twice, large = (found[name] for name in ("randomness", "zero gradients", "twice the iterations", "large eps"))
     n = len(results["evasion"]["clean"]["outcomes"][UNDEFENDED])
     noise = _ERRORS * float(np.sqrt(0.25 / n))
     chance = 1 / classes + noise
     return [
         Check(
-            "the same image is answered alike twice",
+            "the same image gets the same answer twice",
             random["changed_on_repetition"] == 0,
             f"{random['changed_on_repetition']:.1%} changed; {random['changed_under_another_secret']:.1%} under another secret",
         ),
-        Check("gradients are there", zero["share"] <= _ZERO_AT_MOST, f"{zero['share']:.1%} of images have none"),
+        Check("gradients are not zero", zero["share"] <= _ZERO_AT_MOST, f"{zero['share']:.1%} of images have none"),
         Check(
-            "twice the iterations find no more",
+            "twice the iterations do not succeed more often",
             twice["once"] - twice["twice"] <= max(_SAME_WITHIN, noise / 2),
             f"robust accuracy {twice['once']:.1%} with {twice['iterations']} and {twice['twice']:.1%} with "
             f"{2 * twice['iterations']} iterations, eps {twice['eps']:g}, full stack",
         ),
         Check(
-            "nothing is left where eps allows any image",
+            "no robust accuracy is left where eps allows any image",
             max(large.values()) <= chance,
             ", ".join(f"{name}: {value:.1%}" for name, value in large.items()),
         ),
@@ -116,7 +116,7 @@ def checks(results: Mapping[str, Mapping[str, Any]], *, classes: int) -> list[Ch
 
 
 def _white_box_is_best(evasion: Mapping[str, Any], noise: float) -> list[Check]:
-    """Who knows more must not do worse: a query attack that beats the adaptive one shows a weak gradient."""
+    """An attacker who knows more must not do worse: a query attack that beats the adaptive one shows a weak gradient."""
     safe = _safe_shares(evasion)
     worse = [
         f"{variant} at eps {eps:g}: {name} {safe[name, eps, variant]:.1%} < adaptive {adaptive:.1%}"
@@ -135,11 +135,11 @@ def _iterations_help(evasion: Mapping[str, Any], noise: float) -> list[Check]:
         for (kind, eps, variant), value in safe.items()
         if kind == "pgd" and variant == UNDEFENDED and value > safe["fgm", eps, UNDEFENDED] + noise
     ]
-    return [Check("many steps beat one", not worse, "; ".join(worse) or "they do")]
+    return [Check("many steps succeed at least as often as one", not worse, "; ".join(worse) or "they do")]
 
 
 def _safe_shares(evasion: Mapping[str, Any]) -> dict[tuple[str, float, str], float]:
-    """Robust accuracy with an abstention counted as safe, by attack, radius and coat."""
+    """Robust accuracy with an abstention counted as safe, by attack, radius and stack of defences."""
     return {
         (cell["attack"], cell["eps"], variant): float((np.array(found) != WRONG).mean())
         for cell in evasion.values()

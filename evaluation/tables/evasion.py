@@ -1,8 +1,8 @@
-"""Evasion: every attack against every coat, image by image, so that the worst case over attacks can be taken.
+"""Evasion: every attack against every stack of defences, with an outcome per image, so that the worst case over attacks can be taken.
 
-Four kinds of attacker. *Oblivious* ones craft on the bare classifier and do not know that it is defended. A *transfer* attacker has no
-classifier and trains one. *Query* attackers only ask the defended gateway, and may be refused. *Adaptive* ones know every defence, and
-lack the secret or have it.
+Four kinds of attacker. *Oblivious* attackers craft images on the bare classifier and do not know that it is defended. A *transfer*
+attacker has no access to the classifier and trains one. *Query* attackers only see the answers and refusals of the defended classifier.
+*Adaptive* attackers know every defence, with or without the secret.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _OVERLAYS, _MORE_OVERLAYS = 8, 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evasion:
-    """What is attacked with what.
+class EvasionTable:
+    """Experiments with every attack on one target.
 
     Args:
         data: the images attacked, with their true labels.
-        others: images the transfer attacker trains on, none of `data` among them; without any that attack is left out.
+        others: images for the transfer attacker's training, disjoint from `data`; without any, that attack is left out.
         radii: eps of the L-inf attacks.
-        threads: of the surrogate's training.
+        threads: for training the surrogate.
     """
 
     target: Target
@@ -63,7 +63,7 @@ class Evasion:
     threads: int
 
     def cells(self) -> Iterator[Cell]:
-        """The table, an attack against all coats a cell, or against one where the attack depends on it."""
+        """One cell per attack and radius, and per stack of defences where the attack depends on it."""
         yield Cell(SECTION, CLEAN, partial(self._sent, CLEAN, None, lambda: unchanged(self.data.images)))
         yield Cell(SECTION, JSMA, partial(self._sent, JSMA, None, self._jsma))
         for eps in self.radii:
@@ -81,8 +81,8 @@ class Evasion:
                     yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._adapted, name, eps, variant))
 
     def adversarial(self, eps: float, variant: str, *, steps: int, secret: bytes | None = None) -> Adversarial:
-        """What the adaptive attacker finds: PGD through the purifier and past STRIP; with images that were refused it tries again,
-        looking at more of STRIP's overlays and with other secrets of its own."""
+        """The adaptive attacker's images: PGD through the purifier and STRIP, repeated for refused images with more of STRIP's overlays
+        and other secrets of the attacker's own."""
         defended = self.target.variants[variant]
         attack = gradient_attack("pgd", eps, self.budget, steps=steps)
         goal = Goal(self.data.labels)
@@ -98,7 +98,7 @@ class Evasion:
         if again.size:
             fresh = view(self.seed + 1, _MORE_OVERLAYS)
             second = attack(fresh, self.data.images[again], goal.take(again), seed=self.seed + 1)
-            # The second try replaces the first only where it is through.
+            # The second try replaces the first only where its outcome is better for the attacker.
             better = outcomes(defended, second.images, self.data.labels[again]) > found[again]
             images[again[better]] = second.images[better]
             queries[again] += second.queries
@@ -106,7 +106,7 @@ class Evasion:
         return Adversarial(images, outcomes(defended, images, self.data.labels) == WRONG, queries, gradients)
 
     def _sent(self, name: str, eps: float | None, craft: Callable[[], Adversarial]) -> dict[str, Any]:
-        """One set of images, sent to every coat."""
+        """One set of images, sent to every stack of defences."""
         found = craft()
         return self._result(name, eps, found, list(self.target.variants))
 
@@ -129,25 +129,25 @@ class Evasion:
         return self._result(name, eps, found, [variant])
 
     def _result(self, name: str, eps: float | None, found: Adversarial, variants: Sequence[str]) -> dict[str, Any]:
-        """What became of the images in these coats, and what it took to make them."""
+        """The outcomes of the images behind these stacks of defences, and the cost of crafting them."""
         change = (found.images - self.data.images).reshape(len(self.data), -1).astype(np.float64)
-        coats = self.target.variants
+        stacks = self.target.variants
         return {
             "attack": name,
             "eps": eps,
             "queries": int(found.queries.sum()),
             "gradients": int(found.gradients.sum()),
             "mean_l2": round(float(np.sqrt((change**2).sum(axis=1)).mean()), 4),
-            "outcomes": {variant: outcomes(coats[variant], found.images, self.data.labels).tolist() for variant in variants},
+            "outcomes": {variant: outcomes(stacks[variant], found.images, self.data.labels).tolist() for variant in variants},
         }
 
     def noise(self, eps: float) -> Adversarial:
-        """The images with random signs of this size, one draw: nobody is asked."""
+        """The images plus eps times random signs, clipped to [0, 1]; one draw, no queries."""
         signs = np.random.default_rng(self.seed).choice(np.array([-eps, eps], np.float32), self.data.images.shape)
         return unchanged(np.clip(self.data.images + signs, 0, 1))
 
     def _crafted(self, attack: Attack, classifier: DifferentiableClassifier) -> Adversarial:
-        """To the last step: what only just fools a bare classifier no longer does once it is purified."""
+        """Run all steps of the attack: an image that only just fools the bare classifier no longer does once purified."""
         return attack(Relentless(classifier), self.data.images, Goal(self.data.labels), seed=self.seed)
 
     def _jsma(self) -> Adversarial:
@@ -161,7 +161,7 @@ class Evasion:
 
     @cached_property
     def _surrogate(self) -> KerasClassifier:
-        """The transfer attacker's own classifier: the reference network on other images of the same kind."""
+        """The transfer attacker's classifier: the reference network, trained on `others`."""
         classifier = self.target.classifier
         own = self.others.take(slice(0, self.budget.surrogate_images))
         recipe = Recipe(epochs=self.budget.surrogate_epochs)
@@ -171,7 +171,7 @@ class Evasion:
 
 
 def gradient_attack(name: str, eps: float, budget: Budget, *, steps: int | None = None) -> Attack:
-    """FGM, BIM or PGD in the L-inf ball, as strong as the budget says."""
+    """FGM, BIM or PGD in the L-inf ball of radius `eps`, with the budget's steps and restarts."""
     iterations = steps or budget.steps
     if name == "fgm":
         return FastGradient(eps=eps)
@@ -181,6 +181,6 @@ def gradient_attack(name: str, eps: float, budget: Budget, *, steps: int | None 
 
 
 def unchanged(images: Images) -> Adversarial:
-    """No attack at all: costs nothing."""
+    """The images as they are, as the result of an attack without queries or gradients."""
     none = np.zeros(len(images), np.int64)
     return Adversarial(images, none.astype(bool), none, none)

@@ -1,4 +1,4 @@
-"""What a thief's copy is worth after so many queries: accuracy and agreement over budgets, thieves and optimisers."""
+"""Accuracy and agreement of stolen copies over budgets of queries, thieves and optimisers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from models.training.reference_classifier import Build, Recipe, reference_networ
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionRow:
-    """One copy.
+    """Results for one stolen copy.
 
     Attributes:
-        thief, optimiser, budget: whose it is, how it was trained, and how many queries its thief could spend.
-        queries: how many it spent; fewer than the budget where asking several times does not divide it.
-        refused: share of them that the victim refused.
-        accuracy: share of test images the copy gives their true label.
-        agreement: share of test images to which the copy gives the label that the undefended victim gives them (fidelity, Jagielski et
-            al. 2020, arXiv:1909.01838). A copy can be accurate without agreeing where the victim errs.
-        accuracy_error, agreement_error: their binomial standard errors: of the test sample, not of the training seed.
+        thief, optimiser, budget: the thief's name, the optimiser of the copy, and the number of queries allowed.
+        queries: number spent; below the budget if the queries per image do not divide it.
+        refused: share of the queries that the victim refused.
+        accuracy: share of test images to which the copy assigns their true label.
+        agreement: share of test images to which the copy assigns the undefended victim's label (fidelity, Jagielski et al. 2020,
+            arXiv:1909.01838). Accuracy and agreement differ where the victim errs.
+        accuracy_error, agreement_error: binomial standard errors over the test sample; the training seed is not varied.
     """
 
     thief: str
@@ -60,16 +60,16 @@ def extraction_curve(
 ) -> list[ExtractionRow]:
     """Steal `victim` once for every thief, optimiser and budget.
 
-    Every image is asked once for all thieves who ask in the same way: a budget of 1,000 is the first 1,000 queries of the largest.
+    Thieves with the same kind of queries share their answers: a budget of 1,000 uses the first 1,000 queries of the largest budget.
 
     Args:
-        pool: the thief's own images; no test image among them.
-        test: what the copies are judged on; nobody is asked about it but `undefended`.
-        undefended: what the victim's label is, defences apart; `victim` itself when not given, which then spends a query on every test
-            image, and agreement counts those that it answers.
-        build: the copies' network.
+        pool: the thief's own images, disjoint from `test`.
+        test: images to judge the copies on; only `undefended` is queried with them.
+        undefended: the victim without its defences, for the agreement; by default `victim`, queried with every test image, and refused
+            images are then left out of the agreement.
+        build: builds the network of the copies.
 
-    Cost: the largest budget in queries for each way of asking; one training for every row.
+    Cost: the largest budget in queries for each kind of queries; one training for every row.
     Raises: InvalidInput: no budget, thief or optimiser; a budget larger than the pool; test images of another shape, labels out of range.
     """
     _check(victim, pool, test, budgets, thieves, optimisers)
@@ -89,7 +89,7 @@ def extraction_curve(
 
 
 def queries_needed(rows: Iterable[ExtractionRow], agreement: float) -> int | None:
-    """The fewest queries with which any of these copies agreed so well: what a limit on queries has to stay under; None if none did."""
+    """The fewest queries for a copy with at least this agreement, an upper bound for a limit on queries; None without such a copy."""
     return min((row.queries for row in rows if row.agreement >= agreement), default=None)
 
 
@@ -118,7 +118,7 @@ def _check(
 def _transfer_sets(
     victim: Classifier, pool: Images, budget: int, thieves: Iterable[Thief], seed: int, progress: Progress
 ) -> dict[tuple[int, int], TransferSet]:
-    """By (asks, shift): what the largest budget brings."""
+    """The answers to the queries of the largest budget, by (asks, shift)."""
     rows = shuffled(pool, seed)
     ways = sorted({(thief.asks, thief.shift) for thief in thieves})
     return {
@@ -147,7 +147,7 @@ def _row(
 
 
 def _share(hits: NDArray[np.bool_]) -> tuple[float, float]:
-    """A share and its binomial standard error; NaN of nothing."""
+    """The share of hits and its binomial standard error; NaN for no rows."""
     if not len(hits):
         return float("nan"), float("nan")
     share = float(hits.mean())

@@ -1,4 +1,4 @@
-"""What became of attacked images, counted both ways: an abstention as safe, and as a failure."""
+"""Outcomes of attacked images, counted in two ways: an abstention as safe, and an abstention as a failure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from evaluation.statistics.intervals import Share, share
 from models.classifier import Classifier, Images, Labels
 
 RIGHT, ABSTAINED, WRONG = 0, 1, 2
-"""Answered with the right label, refused, answered with another: in the order in which an attacker prefers them."""
+"""Answered with the right label, refused, answered with a wrong label: from worst to best for the attacker."""
 
 Outcomes = NDArray[np.int64]
 """int64 [n] of RIGHT, ABSTAINED, WRONG."""
 
 
 def outcomes(classifier: Classifier, images: Images, labels: Labels) -> Outcomes:
-    """Ask a classifier, defended or not, about images whose true labels are known; a refusal is a row of zeros or a label of -1."""
+    """The outcomes [n] of images [n, h, w, c] with true labels [n]. A refusal is a label of -1, or a row of zeros from `predict`."""
     if isinstance(classifier, DefendedClassifier):
         predicted = classifier.classify(images).labels
     else:
@@ -30,15 +30,15 @@ def outcomes(classifier: Classifier, images: Images, labels: Labels) -> Outcomes
 
 
 def worst(many: Sequence[Outcomes]) -> Outcomes:
-    """The attacker's best per image over several attacks on the same images."""
+    """The best outcome for the attacker, per image, over several attacks on the same images."""
     most: Outcomes = np.max(np.stack(many), axis=0)
     return most
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Robust accuracy with an abstention counted as safe (the attacker got no wrong answer), as a failure (only right answers count),
-    and how many were refused."""
+    """Robust accuracy with an abstention counted as safe (no wrong answer) and as a failure (only right answers count), and the share of
+    abstentions."""
 
     abstention_safe: Share
     abstention_failure: Share
@@ -46,5 +46,5 @@ class Robustness:
 
 
 def robustness(found: Outcomes) -> Robustness:
-    """The three shares of some outcomes, with their exact 95 % intervals."""
+    """The three shares over outcomes [n], with exact 95 % intervals."""
     return Robustness(share(found != WRONG), share(found == RIGHT), share(found == ABSTAINED))

@@ -1,4 +1,4 @@
-"""The sections that need more than the served classifier: copies with a backdoor, thieves' copies, a network that learned by heart."""
+"""The sections that train networks of their own: copies with a backdoor, stolen copies, and an overfitted network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from defences.calibration.probing import PROBING
 from defences.defended_classifier import DefendedClassifier
 from evaluation.budget import Budget
 from evaluation.cells import Cell
-from evaluation.tables.backdoors import Budget as BackdoorBudget
-from evaluation.tables.backdoors import backdoor_rows
+from evaluation.tables.backdoors import BackdoorBudget, backdoor_rows
 from evaluation.tables.extraction import extraction_curve
 from evaluation.variants import FULL_STACK, UNDEFENDED, Target
 from models.datasets import Dataset
@@ -27,7 +26,7 @@ from models.training.distillation import Distillation
 from models.training.reference_classifier import Recipe
 
 _OPEN_HANDED = ("probabilities", "labels")
-# A network that generalises tells little about its members: this one does not.
+# Membership inference succeeds only on a network that overfits, so that one is trained to overfit.
 _MEMBERS = 300
 _BY_HEART = Recipe(epochs=60, batch_size=32, decay="none")
 _AGAINST_BLUR = (*_OPEN_HANDED, "top-1", "sharpened", "looked up")
@@ -35,10 +34,10 @@ _AGAINST_BLUR = (*_OPEN_HANDED, "top-1", "sharpened", "looked up")
 
 @dataclass(frozen=True, kw_only=True)
 class StandIns:
-    """What the three sections are given.
+    """The experiments of the three sections.
 
     Args:
-        others: images the attackers may use; none of `held` among them.
+        others: images for the attackers, disjoint from `held`.
         held: images to measure on.
     """
 
@@ -49,14 +48,14 @@ class StandIns:
     seed: int
 
     def backdoors(self) -> Iterator[Cell]:
-        """A copy of the classifier with each backdoor, STRIP and what else the bundle has calibrated on it."""
+        """One cell per backdoor: a poisoned copy of the classifier, with the detectors of the bundle calibrated on it."""
         known = backdoors(self.target.classifier, seed=self.seed)
         for kind in self.budget.backdoors:
             if kind in known:
                 yield Cell("backdoors", kind, partial(self._backdoor, kind))
 
     def extraction(self) -> Iterator[Cell]:
-        """Thieves against no defence, against each that changes what they are answered, and against the full stack."""
+        """One cell per stack and optimiser: thieves against no defence, each postprocessor alone, and the full stack."""
         stacks: dict[str, tuple[str, ...]] = {UNDEFENDED: _OPEN_HANDED}
         stacks |= {step.defence.name: _AGAINST_BLUR for step in self.target.full_stack.postprocessors}
         stacks[FULL_STACK] = _AGAINST_BLUR
@@ -65,7 +64,7 @@ class StandIns:
                 yield Cell("extraction", f"{victim} {optimiser}", partial(self._extraction, victim, optimiser, thieves))
 
     def membership(self) -> Iterator[Cell]:
-        """A network that has learned few images by heart, behind what the bundle does to probabilities."""
+        """One cell: membership inference on an overfitted network, alone and behind the postprocessors of the bundle."""
         yield Cell("membership", "by heart", self._membership)
 
     def _membership(self) -> list[dict[str, Any]]:
@@ -111,7 +110,7 @@ class StandIns:
         return [{"victim": victim, **asdict(row)} for row in rows]
 
     def _who_knows(self, victim: str) -> dict[str, Thief]:
-        """The thief who has the bundle's parameters of the reverse sigmoid and undoes it."""
+        """The thief who inverts the reverse sigmoid with the parameters of the bundle."""
         blurs = self.target.blurs(victim)
         if len(blurs) != 1:
             return {}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.class_split import Reduction
-from defences.poison.findings import Findings, PoisonDetector, Rows, TrainingSet
+from defences.poison.findings import Findings, PoisonDetector, Positions, TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, together
 from evaluation.scanning.spread import Spread, backend
@@ -203,7 +203,7 @@ class _Witness:
     model: KerasClassifier
     stored: StoredImages
 
-    def __call__(self, rows: Rows) -> Activations:
+    def __call__(self, rows: Positions) -> Activations:
         layer = self.model.earlier_layer()
         parts = []
         for start in range(0, len(rows), _READ_AT_ONCE):

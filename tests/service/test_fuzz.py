@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from benchmarks.fuzzing.fuzz import Fuzzer, Target, alike, complaint, described
+from benchmarks.fuzzing.fuzz import FuzzedServer, Fuzzer, alike, complaint, described
 from benchmarks.fuzzing.hostile_requests import attempt
 from benchmarks.harness.raw_http import Answer
 
@@ -15,19 +15,19 @@ PROBLEM = dict.fromkeys(("type", "title", "status", "detail", "code", "request_i
 
 
 def test_two_thousand_random_and_mutated_requests_find_nothing(server: Any) -> None:
-    target = Target.at(server.port)
+    target = FuzzedServer.at(server.port)
     report = Fuzzer(target, seed=7, requests=2000, patient=200).run()
-    assert [(finding.attempt.number, finding.attempt.kind, finding.what) for finding in report.findings] == []
+    assert [(violation.attempt.number, violation.attempt.kind, violation.what) for violation in report.violations] == []
     assert not report.failed
     assert report.known_right == 40
     assert len(report.outcomes) == 26
     statuses = set().union(*report.outcomes.values())
     assert {200, 400, 404, 405, 413, 415, 422, None} <= statuses
-    assert "0 findings" in described(report)
+    assert "0 violations" in described(report)
 
 
 def test_an_attempt_depends_on_the_seed_and_its_number_only(server: Any) -> None:
-    requests = Target.at(server.port).requests
+    requests = FuzzedServer.at(server.port).requests
     forwards = [attempt(requests, 3, number) for number in range(50)]
     assert [attempt(requests, 3, number) for number in reversed(range(50))] == forwards[::-1]
     assert [attempt(requests, 4, number) for number in range(50)] != forwards

@@ -11,7 +11,7 @@ import pytest
 from defences.calibration.sentinet import fit_sentinet
 from defences.defended_classifier import Step
 from defences.purifiers.total_variation import TotalVariation
-from evaluation.tables.backdoors import BackdoorRow, Budget, backdoor_rows
+from evaluation.tables.backdoors import BackdoorBudget, BackdoorRow, backdoor_rows
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
@@ -20,7 +20,7 @@ from tests.fakes import squares
 
 DATA, HELD_OUT, TEST = squares(200, seed=11), squares(300, seed=12), squares(60, seed=13)
 TARGET = 7
-BUDGET = Budget(training=1500, held_out=330, clean=200, triggered=80, epochs=6)
+BUDGET = BackdoorBudget(training=1500, held_out=330, clean=200, triggered=80, epochs=6)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_row_is_written_as_plain_json(rows: dict[str, BackdoorRow]) -> None:
 
 
 def test_the_same_seed_gives_the_same_row_behind_a_purifier_too(squares_classifier: KerasClassifier) -> None:
-    small = Budget(training=200, held_out=300, clean=50, triggered=20, epochs=1, batch_size=64)
+    small = BackdoorBudget(training=200, held_out=300, clean=50, triggered=20, epochs=1, batch_size=64)
     first, second = (
         next(
             backdoor_rows(
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_row_behind_a_purifier_too(squares_classifi
 
 
 def test_sentinet_beside_strip_is_measured_too_and_both_share_the_rate(squares_classifier: KerasClassifier) -> None:
-    small = Budget(training=200, held_out=300, clean=50, triggered=20, epochs=1, batch_size=64)
+    small = BackdoorBudget(training=200, held_out=300, clean=50, triggered=20, epochs=1, batch_size=64)
     (row,) = backdoor_rows(
         squares_classifier, DATA, HELD_OUT, TEST, kinds=["image_patch"], fits={"sentinet": fit_sentinet}, rate=0.05, budget=small
     )
