@@ -27,8 +27,9 @@ from models.bundle import read_bundle
 from models.errors import InvalidInput
 from models.version import __version__
 from service.edge.accounts import Clients
-from service.edge.middleware import Edge, Site
-from service.edge.observers import Source
+from service.edge.exchange import Bounds, Source
+from service.edge.middleware import Edge
+from service.edge.site import Site, Slot
 from service.formats.answers import Answer
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
@@ -37,19 +38,19 @@ from service.observing import logs, metrics_directory
 from service.settings import make_paths_absolute, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from defences.defended_classifier import Step
-    from service.edge.middleware import Route
+    from service.edge.site import Route
     from service.lifecycle.startup import Warm
     from service.observing.metrics_port import MetricsPort
     from service.routes.predict import Endpoints
 
 logger = logging.getLogger(__name__)
 
-SITE = Site()
+SLOT = Slot()
 # uvicorn, which BentoML starts after it imported this, takes its protocol from here.
-HTTP_PROTOCOLS["auto"] = "service.edge.connection:Protocol"
+HTTP_PROTOCOLS["auto"] = "service.edge.connection:Connection"
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 # What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
@@ -95,25 +96,30 @@ class Gateway:
             routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
             self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
             self.endpoints.metrics.show_codes(route.label or path for path, route in routes.items() if route.reads)
-            self._open_site(SITE, routes)
+            self.site = self._site(routes, full=lambda: self.endpoints.full)
+            SLOT.install(self.site)
 
-    def _open_site(self, site: Site, routes: Mapping[str, Route]) -> None:
+    def _site(self, routes: Mapping[str, Route], *, full: Callable[[], bool] = lambda: False) -> Site:
         settings = self.settings
-        site.clients = Clients(settings.clients, images_per_minute=settings.images_per_minute)
-        site.audit, site.spans = self.telemetry.audit, self.telemetry.tracer
-        site.held_at_most = settings.held_at_most(self.bundle.input_shape)
-        log = self.access_log.add if settings.access_log else None
-        site.open(routes, self.endpoints.metrics, log, settings.deadline_s)
+        return Site(
+            routes=routes,
+            observer=self.endpoints.metrics,
+            log=self.access_log.add if settings.access_log else None,
+            clients=Clients(settings.clients, images_per_minute=settings.images_per_minute),
+            audit=self.telemetry.audit,
+            spans=self.telemetry.tracer,
+            bounds=Bounds(settings.deadline_s, settings.held_at_most(self.bundle.input_shape)),
+            full=full,
+        )
 
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
-        from service.edge import connection as protocol
+        from service.edge import connection
 
         with _or_end_the_server():
-            SITE.full = lambda: self.endpoints.full
-            protocol.Protocol.site = SITE
-            self.watching = asyncio.create_task(protocol.watch())
+            connection.Connection.site = self.site
+            self.watching = asyncio.create_task(connection.watch())
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
             drain_on_sigterm(self._drain, self.settings.drain_s, alone=_workers() == 1)
@@ -123,8 +129,7 @@ class Gateway:
             return None  # the first worker answers for all of them
         from service.observing.metrics_port import MetricsPort
 
-        site = Site()
-        self._open_site(site, self.endpoints.private_routes())
+        site = self._site(self.endpoints.private_routes())
         try:
             return MetricsPort(site, self.settings.metrics_host or _address(), self.settings.metrics_port)
         except InvalidInput as mistake:
@@ -132,7 +137,7 @@ class Gateway:
             return None
 
     def _drain(self) -> None:
-        self.endpoints.draining = SITE.closing = True
+        self.endpoints.draining = self.site.bounds.load.closing = True
 
     @bentoml.api(route="/predict")
     async def predict(self, images: Batch) -> Answer:
@@ -277,4 +282,4 @@ def _address() -> str:
 
 
 SERVICE: Any = Gateway  # BentoML's decorator leaves a service here, not a class
-SERVICE.add_asgi_middleware(Edge, site=SITE)
+SERVICE.add_asgi_middleware(Edge, slot=SLOT)

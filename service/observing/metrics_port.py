@@ -12,8 +12,9 @@ from typing import Any
 import uvicorn
 
 from models.errors import InvalidInput
-from service.edge.connection import MetricsProtocol
-from service.edge.middleware import Edge, Site
+from service.edge.connection import MetricsConnection
+from service.edge.middleware import Edge
+from service.edge.site import Site, Slot
 
 
 class MetricsPort:
@@ -34,9 +35,11 @@ class MetricsPort:
             raise InvalidInput(
                 f"cannot listen on {host}:{port} for metrics ({reason}); set HAUBERK_METRICS_HOST or HAUBERK_METRICS_PORT"
             ) from failure
+        slot = Slot()
+        slot.install(site)
         config = uvicorn.Config(
-            Edge(_nothing, site=site),
-            http=MetricsProtocol,
+            Edge(_nothing, slot=slot),
+            http=MetricsConnection,
             lifespan="off",
             log_config=None,
             server_header=False,

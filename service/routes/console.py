@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from service.edge.middleware import Exchange, Route
+from service.edge.exchange import Exchange
+from service.edge.site import Route
 from service.formats.answers import JSON
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.edge.middleware import Exchange, Route
+from service.edge.exchange import Exchange
+from service.edge.site import Route
 from service.formats import open_inference
 from service.formats.answers import JSON
 from service.formats.open_inference import BINARY, HEADER_LENGTH, INPUT, OUTPUTS

@@ -17,7 +17,9 @@ from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
 from service.batching import Batcher
-from service.edge.middleware import Exchange, Route, pass_on
+from service.edge.exchange import Exchange
+from service.edge.middleware import pass_on
+from service.edge.site import Route
 from service.errors import NotFound, NotReady, Problem, QueueFull, Stopping
 from service.formats import npy, pictures
 from service.formats.answers import JSON, Wire

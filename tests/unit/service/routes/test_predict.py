@@ -20,12 +20,15 @@ from prometheus_client import CollectorRegistry
 from defences.errors import StageFailure
 from models.bundle import Bundle
 from service.batching import Batcher
-from service.edge.middleware import Edge, Site
+from service.edge.exchange import Bounds
+from service.edge.middleware import Edge
+from service.edge.site import Site, Slot
 from service.observing.metrics import Metrics
 from service.routes.predict import Endpoints, is_loopback
 from tests.unit.service.conftest import Stepwise
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, dict[bytes, bytes], bytes]]]
+OFF = {"audit_log.py", "audit_events.py", "audit_file.py", "audit_and_spans.py", "tracing.py", "mitre_atlas.py"}
 IMAGE = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
 
 
@@ -37,9 +40,9 @@ def endpoints(bundle: Bundle, *, listens_on_loopback: bool = True) -> Endpoints:
 
 def run(made: Endpoints, scenario: Callable[[Ask], Awaitable[Any]], waves: Any = None) -> Any:
     """Serve these endpoints and run a scenario against them; without `waves` the classifier is still loading."""
-    site = Site()
-    site.open(made.routes(10_000), made.metrics, None, 1.0)
-    edge = Edge(None, site=site)  # type: ignore[arg-type]
+    slot = Slot()
+    slot.install(Site(routes=made.routes(10_000), observer=made.metrics, bounds=Bounds(body_timeout_s=1.0)))
+    edge = Edge(None, slot=slot)  # type: ignore[arg-type]
 
     async def ask(
         path: str, body: bytes | None = None, server: str = "127.0.0.1", headers: Any = ()
@@ -111,8 +114,8 @@ def test_an_audit_log_and_spans_that_are_off_are_no_code_that_runs(bundle: Bundl
 
     made = endpoints(bundle)
     assert [status for status, _, _ in run(made, scenario)] == [200, 400]
-    assert {"edge.py", "endpoints.py", "batching.py"} <= ran
-    assert not ran & {"audit.py", "audit_events.py", "audit_file.py", "tracing.py", "telemetry.py", "atlas.py"}
+    assert {"middleware.py", "exchange.py", "site.py", "predict.py", "batching.py"} <= ran
+    assert not ran & OFF
 
 
 def test_a_bad_request_leaves_its_neighbours_unharmed(bundle: Bundle, waves: Any) -> None:
