@@ -8,8 +8,8 @@ from pathlib import Path
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
-def settle(workers: int) -> None:
-    """Decide it for this process; to be called before prometheus_client is imported.
+def choose(workers: int) -> None:
+    """Choose it for this process; to be called before prometheus_client is imported.
 
     BentoML gives every worker one directory per BENTOML_HOME, and empties it when a server starts: a second server would silence
     the first. A single worker needs no directory at all, its metrics are in its memory. Several share one of their own, named
