@@ -21,11 +21,11 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
 import bentoml
-from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
 from models.version import __version__
+from service.bentoml_hooks import check_connections, running_server, serve_with, worker_count
 from service.edge.accounts import Clients
 from service.edge.exchange import Bounds, Source
 from service.edge.middleware import Edge
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SLOT = Slot()
-# uvicorn, which BentoML starts after it imported this, takes its protocol from here.
-HTTP_PROTOCOLS["auto"] = "service.edge.connection:Connection"
+serve_with("service.edge.connection:Connection")  # uvicorn is started after this is imported
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 # What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
@@ -88,7 +87,8 @@ class Gateway:
         """Open the site: from now on every path answers, those that need the classifier with 503."""
         with _or_end_the_server():
             logs.configure()
-            metrics_directory.choose(_workers())
+            self.alone = worker_count(SERVICE.name) == 1
+            metrics_directory.choose(alone=self.alone)
             self.settings = read_settings()
             self.bundle = read_bundle(self.settings.bundle)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
@@ -127,7 +127,10 @@ class Gateway:
             self.watching = asyncio.create_task(connection.watch())
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
-            drain_on_sigterm(self._drain, self.settings.drain_s, alone=_workers() == 1)
+            server = running_server()
+            if server is not None:
+                check_connections(server, connection.Connection)
+                drain_on_sigterm(server, self._drain, self.settings.drain_s, alone=self.alone)
 
     def _metrics_port(self) -> MetricsPort | None:
         if self.serving.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
@@ -265,13 +268,6 @@ def _give_up_after(failure: Exception) -> None:
         return
     logger.error("the start failed", exc_info=failure)
     _give_up("the start failed, see above")
-
-
-def _workers() -> int:
-    """How many there are, by BentoML's configuration: ours, or what an operator put over it."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
-    return int(BentoMLContainer.config.get()["services"][SERVICE.name]["workers"] or 1)
 
 
 def _host() -> str:

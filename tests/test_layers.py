@@ -43,16 +43,17 @@ MAY_IMPORT = {
     #
     "service": "",
     "service.errors": "",
+    "service.bentoml_hooks": "",
     "service.batching": "service.errors",
     "service.formats": "service.errors",
-    "service.edge": "service.errors",
+    "service.edge": "service.errors service.bentoml_hooks",
     "service.settings": "service.errors service.edge",
-    "service.observing": "service.errors service.edge service.settings",
+    "service.observing": "service.errors service.bentoml_hooks service.edge service.settings",
     "service.serving": "service.errors service.batching service.formats service.edge service.observing",
     "service.routes": "service.errors service.formats service.edge service.observing service.serving",
-    "service.lifecycle": "service.settings",
+    "service.lifecycle": "service.settings service.bentoml_hooks",
     "service.gateway": "service.settings service.batching service.edge service.observing service.serving service.formats "
-    "service.routes service.lifecycle",
+    "service.routes service.lifecycle service.bentoml_hooks",
     #
     "attacks": "",
     "attacks.evasion": "attacks",

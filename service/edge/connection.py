@@ -19,8 +19,8 @@ import resource
 from typing import Any, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
 from service.edge.asgi import Message
 from service.edge.exchange import Exchange, mint
 from service.edge.site import Route, Site

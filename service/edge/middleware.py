@@ -10,8 +10,8 @@ left is given up. What each path does is in `service/routes/`.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
+from service.bentoml_hooks import step_in_front
 from service.edge.asgi import App, Message, Receive, Scope, Send
 from service.edge.exchange import ClientLeft, Exchange
 from service.edge.site import Route, Site, Slot
@@ -35,20 +35,10 @@ class Edge:
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
-            self._step_in_front(scope.get("app"))
+            step_in_front(scope.get("app"), self)
             await self.app(scope, receive, send)
         else:  # no server of ours opens a websocket, see connection.py
             await send({"type": "websocket.close", "code": 1000})
-
-    def _step_in_front(self, application: Any) -> None:
-        """Let requests come here first, not through the tracing and the timeout that BentoML puts before any middleware of ours.
-
-        They make a task, a future and a timer per request, the timer alive long after the answer, and their own refusals carry no
-        request id. Starlette keeps the stack it built in an attribute and names itself in the scope;
-        should that end, the edge works from where it is.
-        """
-        if hasattr(application, "middleware_stack"):
-            application.middleware_stack = self
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         site = self._slot.site
