@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from defences.purifiers.total_variation_kernel import splitmix64
+from defences.splitmix64 import splitmix64
 from models.classifier import Images
 
 Keys = NDArray[np.uint64]

@@ -1,9 +1,9 @@
 """The service, top to bottom: what is checked before it starts, how it starts, the request path, how it ends.
 
-    bytes -> edge -> admission -> batcher -> DefendedClassifier -> wire -> bytes
+    bytes -> edge/middleware -> routes/predict -> formats/json_images -> batching -> DefendedClassifier -> formats/answers -> bytes
 
-BentoML runs the processes, packs the Bento and describes the service in /schema.json; `edge.py` stands before its routes and
-answers every path of ours. Neither TensorFlow nor Numba is imported on top: BentoML's parent process imports this module too.
+BentoML runs the processes, packs the Bento and describes the service in /schema.json; the middleware in `edge/` stands before its
+routes and answers every path of ours. Neither TensorFlow nor Numba is imported on top: BentoML's parent process imports this module too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
 import bentoml
-from uvicorn.config import HTTP_PROTOCOLS
 
 from models.bundle import read_bundle
 from models.errors import InvalidInput
 from models.version import __version__
+from service.bentoml_hooks import check_connections, running_server, serve_with, worker_count
 from service.edge.accounts import Clients
-from service.edge.middleware import Edge, Site
-from service.edge.observers import Source
+from service.edge.exchange import Bounds, Source
+from service.edge.middleware import Edge
+from service.edge.site import Site, Slot
 from service.formats.answers import Answer
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
@@ -37,25 +38,24 @@ from service.observing import logs, metrics_directory
 from service.settings import make_paths_absolute, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from defences.defended_classifier import Step
-    from service.edge.middleware import Route
+    from service.edge.site import Route
     from service.lifecycle.startup import Warm
     from service.observing.metrics_port import MetricsPort
-    from service.routes.predict import Endpoints
+    from service.serving import Serving
 
 logger = logging.getLogger(__name__)
 
-SITE = Site()
-# uvicorn, which BentoML starts after it imported this, takes its protocol from here.
-HTTP_PROTOCOLS["auto"] = "service.edge.connection:Protocol"
+SLOT = Slot()
+serve_with("service.edge.connection:Connection")  # uvicorn is started after this is imported
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 # What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
 _HAND_ON_S = 3.0
 
-# n×h×w or n×h×w×c; admission is the one to check it.
+# n×h×w or n×h×w×c; `Admission` is what checks it.
 Batch = list[list[list[float | list[float]]]]
 
 
@@ -87,44 +87,58 @@ class Gateway:
         """Open the site: from now on every path answers, those that need the classifier with 503."""
         with _or_end_the_server():
             logs.configure()
-            metrics_directory.settle(_workers())
+            self.alone = worker_count(SERVICE.name) == 1
+            metrics_directory.choose(alone=self.alone)
             self.settings = read_settings()
             self.bundle = read_bundle(self.settings.bundle)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
-            self.endpoints = self._endpoints()
-            routes = self.endpoints.routes(self.settings.body_at_most(self.bundle.input_shape))
-            self.endpoints.metrics.show_routes(route.label or path for path, route in routes.items())
-            self.endpoints.metrics.show_codes(route.label or path for path, route in routes.items() if route.reads)
-            self._open_site(SITE, routes)
+            self.serving = self._serving()
+            self.site = self._site(self._routes(), full=lambda: self.serving.full)
+            SLOT.install(self.site)
 
-    def _open_site(self, site: Site, routes: Mapping[str, Route]) -> None:
+    def _routes(self) -> dict[str, Route]:
+        from service.routes.paths import public_routes
+
+        routes = public_routes(self.serving, self.settings.body_at_most(self.bundle.input_shape))
+        self.serving.metrics.show_routes(route.label or path for path, route in routes.items())
+        self.serving.metrics.show_codes(route.label or path for path, route in routes.items() if route.reads)
+        return routes
+
+    def _site(self, routes: Mapping[str, Route], *, full: Callable[[], bool] = lambda: False) -> Site:
         settings = self.settings
-        site.clients = Clients(settings.clients, images_per_minute=settings.images_per_minute)
-        site.audit, site.spans = self.telemetry.audit, self.telemetry.tracer
-        site.held_at_most = settings.held_at_most(self.bundle.input_shape)
-        log = self.access_log.add if settings.access_log else None
-        site.open(routes, self.endpoints.metrics, log, settings.deadline_s)
+        return Site(
+            routes=routes,
+            observer=self.serving.metrics,
+            log=self.access_log.add if settings.access_log else None,
+            clients=Clients(settings.clients, images_per_minute=settings.images_per_minute),
+            audit=self.telemetry.audit,
+            spans=self.telemetry.tracer,
+            bounds=Bounds(settings.deadline_s, settings.held_at_most(self.bundle.input_shape)),
+            full=full,
+        )
 
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
-        from service.edge import connection as protocol
+        from service.edge import connection
 
         with _or_end_the_server():
-            SITE.full = lambda: self.endpoints.full
-            protocol.Protocol.site = SITE
-            self.watching = asyncio.create_task(protocol.watch())
+            connection.Connection.site = self.site
+            self.watching = asyncio.create_task(connection.watch())
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
-            drain_on_sigterm(self._drain, self.settings.drain_s, alone=_workers() == 1)
+            server = running_server()
+            if server is not None:
+                check_connections(server, connection.Connection)
+                drain_on_sigterm(server, self._drain, self.settings.drain_s, alone=self.alone)
 
     def _metrics_port(self) -> MetricsPort | None:
-        if self.endpoints.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
+        if self.serving.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
             return None  # the first worker answers for all of them
         from service.observing.metrics_port import MetricsPort
+        from service.routes.paths import private_routes
 
-        site = Site()
-        self._open_site(site, self.endpoints.private_routes())
+        site = self._site(private_routes(self.serving))
         try:
             return MetricsPort(site, self.settings.metrics_host or _address(), self.settings.metrics_port)
         except InvalidInput as mistake:
@@ -132,7 +146,7 @@ class Gateway:
             return None
 
     def _drain(self) -> None:
-        self.endpoints.draining = SITE.closing = True
+        self.serving.draining = self.site.bounds.load.closing = True
 
     @bentoml.api(route="/predict")
     async def predict(self, images: Batch) -> Answer:
@@ -140,20 +154,20 @@ class Gateway:
 
         Over HTTP the edge answers this path from the bytes; this is for callers in the same process, and for /schema.json.
         """
-        admitted = self.endpoints.admission.images_in({"images": images})
-        decisions = await self.endpoints.classify(admitted)
+        admitted = self.serving.admission.images_in({"images": images})
+        decisions = await self.serving.classify(admitted)
         request_id = os.urandom(16).hex()
         if self.telemetry.audit is not None:
             self.telemetry.audit.decided(Source(request_id, "", "/predict"), admitted, decisions)
-        return Answer.model_validate_json(self.endpoints.wire.answer(request_id, decisions))
+        return Answer.model_validate_json(self.serving.writer.answer(request_id, decisions))
 
     @bentoml.on_shutdown
     async def end(self) -> None:
         """Finish what was accepted; uvicorn has closed the listener by now."""
-        self.endpoints.stopping = True
+        self.serving.stopping = True
         self.starting.cancel()
-        if self.endpoints.batcher is not None:
-            await self.endpoints.batcher.stop()
+        if self.serving.batcher is not None:
+            await self.serving.batcher.stop()
         if self.metrics_port is not None:
             await self.metrics_port.close()
         self.watching.cancel()
@@ -161,15 +175,15 @@ class Gateway:
         logger.info("stopped")
         self.access_log.flush()
 
-    def _endpoints(self) -> Endpoints:
+    def _serving(self) -> Serving:
         from service.observing.metrics import Metrics, new_registry
-        from service.routes.predict import Endpoints, is_loopback
+        from service.serving import Serving, is_loopback
 
         build = (__version__, self.bundle.name, self.bundle.version)
         metrics = Metrics(new_registry(), labels=self.bundle.labels, build=build)
         worker = bentoml.server_context.worker_index or 1
         self.telemetry = telemetry.begin(self.settings, self.bundle, metrics, software=__version__, worker=worker)
-        return Endpoints(
+        return Serving(
             bundle=self.bundle,
             metrics=metrics,
             software=__version__,
@@ -184,7 +198,7 @@ class Gateway:
 
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(None, self.endpoints.admission.warm_up)
+            await loop.run_in_executor(None, self.serving.admission.warm_up)
             warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle)
         except Exception as failure:  # noqa: BLE001  # none is lost: it is logged, and ends the server
             _give_up_after(failure)
@@ -195,21 +209,21 @@ class Gateway:
         from service.batching import Batcher
         from service.lifecycle import startup
 
-        settings, endpoints = self.settings, self.endpoints
+        settings, serving = self.settings, self.serving
         batcher = Batcher(
             warm.defended,
-            endpoints.metrics,
+            serving.metrics,
             queue_images=settings.queue_at_most(self.bundle.input_shape),
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
             traced=self.telemetry.traced,
         )
-        endpoints.metrics.watch(lambda: batcher.waiting)
-        endpoints.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
-        endpoints.limit(warm.max_images)
+        serving.metrics.watch(lambda: batcher.waiting)
+        serving.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
+        serving.limit(warm.max_images)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
-        startup.settle()
-        endpoints.batcher = batcher
+        startup.tune_the_interpreter()
+        serving.batcher = batcher
         fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
         logger.info("ready", extra={"fields": fields})
         if settings.announce:
@@ -256,13 +270,6 @@ def _give_up_after(failure: Exception) -> None:
     _give_up("the start failed, see above")
 
 
-def _workers() -> int:
-    """How many there are, by BentoML's configuration: ours, or what an operator put over it."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
-    return int(BentoMLContainer.config.get()["services"][SERVICE.name]["workers"] or 1)
-
-
 def _host() -> str:
     """The address this server listens on; "" when unknown, and a name when it is every address."""
     from urllib.parse import urlsplit
@@ -277,4 +284,4 @@ def _address() -> str:
 
 
 SERVICE: Any = Gateway  # BentoML's decorator leaves a service here, not a class
-SERVICE.add_asgi_middleware(Edge, site=SITE)
+SERVICE.add_asgi_middleware(Edge, slot=SLOT)

@@ -1,15 +1,20 @@
-"""What an operator can set: environment variables named HAUBERK_..., read once at the start. `DEFAULTS` is the whole list."""
+"""What an operator can set: environment variables named HAUBERK_..., read once at the start.
+
+A field of `Settings` says all there is to say of its variable: how its text is read, its default, what it means. `SETTINGS` is the
+list that docs/settings.md shows; `python -m service.settings` prints it.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
 import secrets
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
@@ -29,99 +34,219 @@ _QUEUE_IMAGES, _QUEUE_BYTES, _BYTES_PER_FLOAT = 1024, 256 << 20, 4
 # BentoML kills a worker thirty seconds after it told it to end.
 _DRAIN_AT_MOST_S = 20.0
 _SECRET_BYTES = range(16, 65)
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"(\d+) ?([KMG]iB)?")
 # Kubernetes puts these into every pod beside a Service that is called hauberk.
 _KUBERNETES = re.compile(r"HAUBERK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
+Reader = Callable[[str, str], Any]
+"""Makes a value of a variable's name and text. Raises: InvalidInput, one sentence that names it."""
 
-class Default(NamedTuple):
-    """A setting, as the documentation lists it."""
+
+class Setting(NamedTuple):
+    """A variable, as the documentation lists it; `default` is a text for people, `meaning` is Markdown."""
 
     name: str
     default: str
     meaning: str
+    read: Reader
 
 
-DEFAULTS = (
-    Default("HAUBERK_BUNDLE", "the MNIST bundle that ships with the project", "directory of the bundle to serve"),
-    Default("HAUBERK_SECRET_FILE", "", "file with 16 to 64 bytes that key the defences' randomness; give every replica the same"),
-    Default("HAUBERK_SECRET", "", "the same as text; with neither a random secret is drawn at start"),
-    Default("HAUBERK_MODES", "", "replaces the bundle's modes: strip=monitor,reverse_sigmoid=off (enforce, monitor, off)"),
-    Default(
-        "HAUBERK_CLIENTS_FILE", "", "file with the clients that may ask, their keys' digests and budgets; everybody may without"
-    ),
-    Default(
-        "HAUBERK_IMAGES_PER_MINUTE",
-        "",
-        "images a minute of a client, or without HAUBERK_CLIENTS_FILE of an address; no limit without",
-    ),
-    Default("HAUBERK_MAX_IMAGES", "64", "images per request, at most"),
-    Default(
-        "HAUBERK_MAX_MODEL_CALLS",
-        "what the deadline allows",
-        "model calls one request may cause, at most; its images are limited to fit",
-    ),
-    Default(
-        "HAUBERK_MAX_BODY_BYTES",
-        "26 bytes per number of the largest request + 16 KiB, at most 64 MiB",
-        "bytes per request body, at most",
-    ),
-    Default(
-        "HAUBERK_HELD_BYTES",
-        "8 bodies of the largest size, at least 64 MiB",
-        "bytes of request bodies held at once, at most; beyond it 503 queue_full",
-    ),
-    Default("HAUBERK_BATCH_IMAGES", "64", "images the classifier works on at once, at most; not fewer than HAUBERK_MAX_IMAGES"),
-    Default(
-        "HAUBERK_QUEUE_IMAGES",
-        "1024, fewer if they would take over 256 MiB",
-        "images that may wait; beyond it requests get 503 queue_full",
-    ),
-    Default("HAUBERK_DEADLINE_S", "10", "seconds a body may take to arrive, and from then on an answer; beyond it 408 and 504"),
-    Default(
-        "HAUBERK_DRAIN_S",
-        "3",
-        "seconds between SIGTERM and closing the listener, in which /readyz is 503 and requests are still taken",
-    ),
-    Default("HAUBERK_METRICS_HOST", "the address it listens on", "where the port for metrics listens"),
-    Default("HAUBERK_METRICS_PORT", "9464", "port for metrics; open only when the service listens on more than loopback"),
-    Default("HAUBERK_THREADS", "the processors less one, between 1 and 4", "threads of the classifier and of the purifier"),
-    Default("HAUBERK_ACCESS_LOG", "on", "a line of JSON per request on stderr: on or off"),
-    Default("HAUBERK_AUDIT_FILE", "", "file with a line of JSON per decision, see docs/events.md; none without"),
-    Default("HAUBERK_AUDIT_BYTES", "64 MiB", "bytes of that file, at most; then it is renamed and a new one begun"),
-    Default("HAUBERK_AUDIT_FILES", "16", "files kept of it, at most, the one being written included"),
-    Default("HAUBERK_TRACING", "off", "send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says: on or off"),
-    Default("HAUBERK_BANNER", "off", "print what is served to stdout once it is ready: on or off; hauberk serve switches it on"),
-)
+def _path(_: str, text: str) -> Path:
+    return Path(text)
+
+
+def _text(_: str, text: str) -> str:
+    return text
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise InvalidInput(f"expected {name} to be a whole number, 1 or more, got {text!r}")
+    return value
+
+
+def _bytes(name: str, text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    size = int(found[1]) * _UNITS[found[2] or ""] if found else 0
+    if size < 1:
+        raise InvalidInput(f"expected {name} to be a number of bytes, 1 or more, such as 1000000, 512KiB or 64MiB, got {text!r}")
+    return size
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 3600:
+        raise InvalidInput(f"expected {name} to be a number of seconds above 0, 3600 at most, got {text!r}")
+    return value
+
+
+def _drain(name: str, text: str) -> float:
+    seconds = 0.0 if text == "0" else _seconds(name, text)
+    if seconds > _DRAIN_AT_MOST_S:
+        raise InvalidInput(f"expected {name} to be {_DRAIN_AT_MOST_S:g} at most, got {seconds:g}")
+    return seconds
+
+
+def _port(name: str, text: str) -> int:
+    port = _whole(name, text)
+    if port > 65535:
+        raise InvalidInput(f"expected {name} to be a port, 65535 at most, got {port}")
+    return port
+
+
+def _switch(name: str, text: str) -> bool:
+    value = text.lower()
+    if value not in ("on", "off", "1", "0", "true", "false"):
+        raise InvalidInput(f"expected {name} to be on or off, got {text!r}")
+    return value in ("on", "1", "true")
+
+
+def _modes(_: str, text: str) -> Mapping[str, Mode]:
+    if not text.strip():
+        return {}
+    from defences.assembly import parse_modes  # compiles: BentoML's parent process imports this module and needs none of it
+
+    return parse_modes(text)
+
+
+def _clients(_: str, text: str) -> tuple[Client, ...]:
+    return read_clients(Path(text))
+
+
+def _set_by(name: str, read: Reader, default: Any, meaning: str, *, shown: str | None = None) -> Any:
+    """A field that the variable HAUBERK_`name` sets.
+
+    Args:
+        default: a value, or a function that makes one.
+        shown: the default in words; by default what an operator would write to get it.
+    """
+    text = _written(default, read) if shown is None else shown
+    setting = Setting(PREFIX + name, text, meaning, read)
+    if callable(default):
+        return field(default_factory=default, metadata={"setting": setting})
+    return field(default=default, metadata={"setting": setting})
+
+
+def _written(value: Any, read: Reader) -> str:
+    if value is None:
+        return ""
+    if read is _bytes:
+        return f"{value >> 20} MiB"
+    if read is _switch:
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """See `DEFAULTS` for what each means."""
+    """What the service is started with. A field without a variable of its own follows from others."""
 
-    bundle: Path = field(default_factory=default_bundle_directory)
+    bundle: Path = _set_by(  # noqa: RUF009  # it makes a field
+        "BUNDLE",
+        _path,
+        default_bundle_directory,
+        "directory of the bundle to serve",
+        shown="the MNIST bundle that ships with the project",
+    )
     secret: bytes = field(repr=False)
     secret_is_random: bool = False
-    modes: Mapping[str, Mode] = field(default_factory=dict)
-    max_images: int = 64
+    modes: Mapping[str, Mode] = _set_by(
+        "MODES",
+        _modes,
+        dict,
+        "replaces the bundle's modes: `strip=monitor,reverse_sigmoid=off` (enforce, monitor, off)",
+        shown="",
+    )
+    clients: tuple[Client, ...] | None = _set_by(
+        "CLIENTS_FILE", _clients, None, "file with the clients that may ask, see [Clients](#clients); everybody may without"
+    )
+    images_per_minute: int | None = _set_by(
+        "IMAGES_PER_MINUTE",
+        _whole,
+        None,
+        "images a minute of a client, or without `HAUBERK_CLIENTS_FILE` of an address; no limit without",
+    )
+    max_images: int = _set_by("MAX_IMAGES", _whole, 64, "images per request, at most")
     max_images_is_default: bool = True
-    max_model_calls: int | None = None
-    max_body_bytes: int | None = None
-    held_bytes: int | None = None
-    batch_images: int = 64
-    queue_images: int | None = None
-    deadline_s: float = 10.0
-    drain_s: float = 3.0
-    clients: tuple[Client, ...] | None = None
-    images_per_minute: int | None = None
-    metrics_host: str = ""
-    metrics_port: int = 9464
-    threads: int = 1
-    access_log: bool = True
-    audit_file: Path | None = None
-    audit_bytes: int = 64 << 20
-    audit_files: int = 16
-    tracing: bool = False
-    announce: bool = False
+    max_model_calls: int | None = _set_by(
+        "MAX_MODEL_CALLS",
+        _whole,
+        None,
+        "model calls one request may cause, at most: its images are limited so that all of them with every probe of every detector "
+        "stay within",
+        shown="what the deadline allows",
+    )
+    max_body_bytes: int | None = _set_by(
+        "MAX_BODY_BYTES",
+        _bytes,
+        None,
+        "bytes per request body, at most",
+        shown="26 bytes per number of the largest request + 16 KiB, at most 64 MiB",
+    )
+    held_bytes: int | None = _set_by(
+        "HELD_BYTES",
+        _bytes,
+        None,
+        "bytes of request bodies held at once, of all requests; beyond it 503 `queue_full`",
+        shown="8 bodies of the largest size, at least 64 MiB",
+    )
+    batch_images: int = _set_by(
+        "BATCH_IMAGES", _whole, 64, "images the classifier works on at once, at most; not fewer than `HAUBERK_MAX_IMAGES`"
+    )
+    queue_images: int | None = _set_by(
+        "QUEUE_IMAGES",
+        _whole,
+        None,
+        "images that may wait; beyond it requests get 503 `queue_full` with `Retry-After`",
+        shown="1024, fewer if they would take over 256 MiB",
+    )
+    deadline_s: float = _set_by(
+        "DEADLINE_S",
+        _seconds,
+        10.0,
+        "seconds a head may take to arrive, a body, and from then on an answer; beyond it 408 and 504",
+    )
+    drain_s: float = _set_by(
+        "DRAIN_S", _drain, 3.0, "seconds between SIGTERM and closing the listener, 0 to 20, see [Stopping](#stopping)"
+    )
+    metrics_host: str = _set_by(
+        "METRICS_HOST", _text, "", "where the port for metrics listens", shown="the address it listens on"
+    )
+    metrics_port: int = _set_by(
+        "METRICS_PORT", _port, 9464, "port for metrics; open only when the service listens on more than loopback"
+    )
+    threads: int = _set_by(
+        "THREADS",
+        _whole,
+        lambda: max(1, min(4, processors() - 1)),
+        "threads of the classifier and of the purifier",
+        shown="the processors less one, between 1 and 4",
+    )
+    access_log: bool = _set_by("ACCESS_LOG", _switch, True, "a line of JSON per request on stderr: on or off")
+    audit_file: Path | None = _set_by(  # noqa: RUF009  # it makes a field
+        "AUDIT_FILE", _path, None, "file with a line of JSON per decision, see [events.md](events.md); none without"
+    )
+    audit_bytes: int = _set_by(
+        "AUDIT_BYTES", _bytes, 64 << 20, "bytes of that file, at most; then it is renamed to `NAME.1` and a new one begun"
+    )
+    audit_files: int = _set_by("AUDIT_FILES", _whole, 16, "files kept of it, at most, the one being written included")
+    tracing: bool = _set_by(
+        "TRACING",
+        _switch,
+        False,
+        "send OpenTelemetry spans to where `OTEL_EXPORTER_OTLP_ENDPOINT` says, see [Tracing](#tracing): on or off",
+    )
+    announce: bool = _set_by(
+        "BANNER", _switch, False, "print what is served to stdout once it is ready; `hauberk serve` switches it on"
+    )
 
     def body_at_most(self, input_shape: tuple[int, int, int]) -> int:
         """Bytes a request body may have."""
@@ -142,42 +267,48 @@ class Settings:
         return max(self.max_images, min(_QUEUE_IMAGES, fitting))
 
 
+_SECRETS = (
+    Setting(
+        "HAUBERK_SECRET_FILE",
+        "",
+        "file with 16 to 64 bytes that key the defences' randomness; give every replica the same",
+        _text,
+    ),
+    Setting(
+        "HAUBERK_SECRET",
+        "",
+        "the same as text, where no file can be mounted; with neither, a random secret is drawn at start and the log says so",
+        _text,
+    ),
+)
+_SET: Mapping[str, Setting] = {each.name: each.metadata["setting"] for each in fields(Settings) if "setting" in each.metadata}
+
+SETTINGS = (_SET["bundle"], *_SECRETS, *(setting for name, setting in _SET.items() if name != "bundle"))
+"""Every variable, in the order of the documentation."""
+
+
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from HAUBERK_... variables. Raises: InvalidInput, one sentence: an unknown name, or a value that cannot be."""
-    known = {default.name for default in DEFAULTS}
+    known = {setting.name for setting in SETTINGS}
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known and not _KUBERNETES.fullmatch(name):
-            raise InvalidInput(f"unknown setting {name}; known are {', '.join(sorted(known))}")
+            raise InvalidInput(_unknown(name, sorted(known)))
     given = {name: environment[name] for name in known if environment.get(name)}
     secret = _secret(given)
     settings = Settings(
-        bundle=Path(given.get("HAUBERK_BUNDLE") or default_bundle_directory()),
         secret=secret or secrets.token_bytes(32),
         secret_is_random=secret is None,
-        modes=_modes(given.get("HAUBERK_MODES", "")),
-        max_images=_whole(given, "HAUBERK_MAX_IMAGES", 64),
         max_images_is_default="HAUBERK_MAX_IMAGES" not in given,
-        max_model_calls=_whole(given, "HAUBERK_MAX_MODEL_CALLS", 0) or None,
-        max_body_bytes=_whole(given, "HAUBERK_MAX_BODY_BYTES", 0) or None,
-        held_bytes=_whole(given, "HAUBERK_HELD_BYTES", 0) or None,
-        batch_images=_whole(given, "HAUBERK_BATCH_IMAGES", 64),
-        queue_images=_whole(given, "HAUBERK_QUEUE_IMAGES", 0) or None,
-        deadline_s=_seconds(given, "HAUBERK_DEADLINE_S", 10.0),
-        drain_s=_drain(given),
-        clients=read_clients(Path(given["HAUBERK_CLIENTS_FILE"])) if "HAUBERK_CLIENTS_FILE" in given else None,
-        images_per_minute=_whole(given, "HAUBERK_IMAGES_PER_MINUTE", 0) or None,
-        metrics_host=given.get("HAUBERK_METRICS_HOST", ""),
-        metrics_port=_port(given),
-        threads=_whole(given, "HAUBERK_THREADS", max(1, min(4, processors() - 1))),
-        access_log=_switch(given, "HAUBERK_ACCESS_LOG", True),
-        audit_file=Path(given["HAUBERK_AUDIT_FILE"]) if "HAUBERK_AUDIT_FILE" in given else None,
-        audit_bytes=_whole(given, "HAUBERK_AUDIT_BYTES", 64 << 20),
-        audit_files=_whole(given, "HAUBERK_AUDIT_FILES", 16),
-        tracing=_switch(given, "HAUBERK_TRACING", False),
-        announce=_switch(given, "HAUBERK_BANNER", False),
+        **{name: setting.read(setting.name, given[setting.name]) for name, setting in _SET.items() if setting.name in given},
     )
     _check_together(settings)
     return settings
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], 1)
+    hint = f"did you mean {PREFIX}{nearest[0]}? Known" if nearest else "known"
+    return f"unknown setting {name}; {hint} are {', '.join(known)}"
 
 
 def make_paths_absolute(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -212,54 +343,16 @@ def _secret(given: Mapping[str, str]) -> bytes | None:
     return secret
 
 
-def _modes(text: str) -> Mapping[str, Mode]:
-    if not text.strip():
-        return {}
-    from defences.assembly import parse_modes  # compiles: BentoML's parent process imports this module and needs none of it
-
-    return parse_modes(text)
+def _table() -> Iterator[str]:
+    yield from ("| variable | default | meaning |", "| --- | --- | --- |")
+    for name, default, meaning, _ in SETTINGS:
+        yield f"| `{name}` | {default} | {meaning} |".replace("|  |", "| |")
 
 
-def _whole(given: Mapping[str, str], name: str, default: int) -> int:
-    if name not in given:
-        return default
-    try:
-        value = int(given[name])
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise InvalidInput(f"expected {name} to be a whole number, 1 or more, got {given[name]!r}")
-    return value
+def table() -> str:
+    """The list of settings, as docs/settings.md shows it."""
+    return "\n".join(_table()) + "\n"
 
 
-def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        value = float(given.get(name, default))
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 3600:
-        raise InvalidInput(f"expected {name} to be a number of seconds above 0, 3600 at most, got {given[name]!r}")
-    return value
-
-
-def _drain(given: Mapping[str, str]) -> float:
-    if given.get("HAUBERK_DRAIN_S") == "0":
-        return 0.0
-    seconds = _seconds(given, "HAUBERK_DRAIN_S", 3.0)
-    if seconds > _DRAIN_AT_MOST_S:
-        raise InvalidInput(f"expected HAUBERK_DRAIN_S to be {_DRAIN_AT_MOST_S:g} at most, got {seconds:g}")
-    return seconds
-
-
-def _port(given: Mapping[str, str]) -> int:
-    port = _whole(given, "HAUBERK_METRICS_PORT", 9464)
-    if port > 65535:
-        raise InvalidInput(f"expected HAUBERK_METRICS_PORT to be a port, 65535 at most, got {port}")
-    return port
-
-
-def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
-    value = given.get(name, "on" if default else "off").lower()
-    if value not in ("on", "off", "1", "0", "true", "false"):
-        raise InvalidInput(f"expected {name} to be on or off, got {given[name]!r}")
-    return value in ("on", "1", "true")
+if __name__ == "__main__":
+    print(table(), end="")

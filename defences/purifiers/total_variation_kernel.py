@@ -24,22 +24,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from defences.splitmix64 import splitmix64
+
 ANISOTROPIC, GROUPED, ISOTROPIC = 0, 1, 2
 NORM, SQUARED = 0, 1
 
 _FASTMATH = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-@njit(inline="always")
-def splitmix64(state: Any) -> Any:
-    """The SplitMix64 output function (Steele, Lea & Flood 2014): one well-mixed word per counter value."""
-    z = state
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
 
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)

@@ -19,9 +19,11 @@ import resource
 from typing import Any, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.edge.middleware import Exchange, Message, Route, Site, checked, mint
+from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
+from service.edge.asgi import Message
+from service.edge.exchange import Exchange, mint
+from service.edge.site import Route, Site
 from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, QueueFull, SlowHead, TooManyConnections
 
 HEAD_BYTES_AT_MOST = 1 << 14
@@ -47,7 +49,7 @@ def connections_at_most() -> int:
     return max(16, min(_CONNECTIONS_AT_MOST, files - _FILES_FOR_OTHERS))
 
 
-class Protocol(HttpToolsProtocol):
+class Connection(HttpToolsProtocol):
     """One connection. `site` is told of what is refused here, and the watchman looks at those `open`, whichever server they are of.
 
     `most` is for each server: a flood of one leaves the port for metrics reachable.
@@ -55,7 +57,7 @@ class Protocol(HttpToolsProtocol):
 
     site: ClassVar[Site]
     most: ClassVar[int] = connections_at_most()
-    open: ClassVar[set[Protocol]] = set()
+    open: ClassVar[set[Connection]] = set()
     predicts: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -147,9 +149,9 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             return False  # answers must come in the order of their requests
         self.scope |= {"method": self.parser.get_method().decode(), "path": path}
-        exchange = Exchange(cast("Message", self.scope), _never, _nowhere, self.site)
+        exchange = Exchange(cast("Message", self.scope), _never, _nowhere, self.site.bounds)
         try:
-            checked(exchange, route, self.site)
+            self.site.checked(exchange, route)
         except Problem:
             return False
         self.site.began(exchange)
@@ -196,7 +198,7 @@ class Protocol(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """What the watchman does once a second: give up on a client that neither sends nor reads, as long as a body may take."""
-        patience_s = self.site.body_timeout_s
+        patience_s = self.site.bounds.body_timeout_s
         unread = self.transport.get_write_buffer_size()
         if not unread or unread != self._unread:
             self._unread, self._unread_since = unread, now
@@ -210,7 +212,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class MetricsProtocol(Protocol):
+class MetricsConnection(Connection):
     """A connection of the port for metrics, where no request waits for the queue."""
 
     predicts = False
@@ -230,5 +232,5 @@ async def watch() -> None:
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
         now = loop.time()
-        for connection in list(Protocol.open):
+        for connection in list(Connection.open):
             connection.look(now)

@@ -1,13 +1,11 @@
-"""Who is told of requests by the edge."""
+"""Who is told of requests: metrics, the audit log and the tracer fit these protocols."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from service.edge.middleware import Exchange
-    from service.errors import Problem
+from service.edge.exchange import Exchange, Source
+from service.errors import Problem
 
 
 class RequestObserver(Protocol):
@@ -30,12 +28,3 @@ class Spans(Protocol):
     """Is told of every request on a path that is logged, when it has ended."""
 
     def ended(self, exchange: Exchange, route: str, status: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """Who asked for what: the request's id, the client's name if it has one, and the path as metrics call it."""
-
-    request_id: str
-    client: str
-    route: str

@@ -1,4 +1,4 @@
-"""What goes over the wire as an answer to `/predict`."""
+"""The answer to `/predict`: its model, and the writer of its JSON text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answer(BaseModel):
     predictions: list[Prediction] = Field(description="One per image, in their order.")
 
 
-class Wire:
+class AnswerWriter:
     """Writes answers of one model.
 
     Args:

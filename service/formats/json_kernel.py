@@ -1,7 +1,7 @@
 """One pass over the bytes of `{"images": [...]}`: parse, check shape and range, write float32; compiled.
 
 It knows one thing, whether a document is plain and right. Whatever is not, wrong or merely unusual (another key, an escape, a
-minus sign, more than 19 digits), it leaves to the slow path of `admission.py`, which decides and explains. So nothing here needs
+minus sign, more than 19 digits), it leaves to the slow path of `json_images.py`, which decides and explains. So nothing here needs
 an error message, and every number it does accept is bit for bit what a correctly rounding parser followed by a cast to float32
 gives:
 

@@ -19,10 +19,12 @@ from types import FrameType
 
 import uvicorn
 
+from service.bentoml_hooks import listeners
+
 logger = logging.getLogger(__name__)
 
 
-def drain_on_sigterm(begin: Callable[[], None], pause_s: float, *, alone: bool) -> None:
+def drain_on_sigterm(server: uvicorn.Server, begin: Callable[[], None], pause_s: float, *, alone: bool) -> None:
     """On SIGTERM call `begin`, and after the pause stop listening and hand the signal on; a second one ends the pause.
 
     Must be called in the event loop, in the main thread, after uvicorn has set its handlers.
@@ -31,11 +33,6 @@ def drain_on_sigterm(begin: Callable[[], None], pause_s: float, *, alone: bool) 
         alone: whether no other process serves from the same socket.
     """
     loop = asyncio.get_running_loop()
-    handler = signal.getsignal(signal.SIGTERM)
-    server = getattr(handler, "__self__", None)
-    if not isinstance(server, uvicorn.Server):
-        logger.warning("SIGTERM is not handled by uvicorn: the server will end without a pause")
-        return
     draining = False
 
     def end() -> None:
@@ -62,7 +59,7 @@ def _stop_listening(server: uvicorn.Server) -> None:
     BentoML's parent process keeps it open until its workers have ended: clients could still connect, would wait for as long as
     that takes, and then be cut off. Refused at once, they try another server. A worker that starts again listens on it anew.
     """
-    for listener in server.servers:
+    for listener in listeners(server):
         held = [socket.socket(fileno=os.dup(each.fileno())) for each in listener.sockets]
         listener.close()
         for each in held:

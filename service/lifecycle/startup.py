@@ -93,7 +93,7 @@ def warm_up(defended: DefendedClassifier, batch_images: int) -> None:
         size *= 2
 
 
-def settle() -> None:
+def tune_the_interpreter() -> None:
     """Leave the start behind: what it made is out of the garbage collector's sight, and threads take turns more often.
 
     A full collection would visit all of TensorFlow. The event loop and the worker take Python's lock from each other all the time, and

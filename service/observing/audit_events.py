@@ -22,7 +22,7 @@ import orjson
 
 from defences.defended_classifier import Decisions
 from models.classifier import Images
-from service.edge.observers import Source
+from service.edge.exchange import Source
 from service.observing.mitre_atlas import DEFENCES, REFUSALS, Atlas, of_defences
 
 SCHEMA = 1

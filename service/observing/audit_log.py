@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from defences.defended_classifier import Decisions
 from models.classifier import Images
-from service.edge.observers import Source
+from service.edge.exchange import Source
 from service.errors import Problem
 from service.observing import audit_events
 from service.observing.audit_events import Decided, Told

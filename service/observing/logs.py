@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from service.bentoml_hooks import LOGGERS
+
 _FLUSH_AFTER_S = 0.1
 _FLUSH_AT_LINES = 256
 
@@ -47,7 +49,7 @@ def configure() -> None:
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    for name in ("bentoml", "uvicorn.error", "circus"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
 from models.errors import InvalidInput
-from service.edge.connection import MetricsProtocol
-from service.edge.middleware import Edge, Site
+from service.bentoml_hooks import UnsignalledServer
+from service.edge.connection import MetricsConnection
+from service.edge.middleware import Edge
+from service.edge.site import Site, Slot
 
 
 class MetricsPort:
@@ -34,15 +34,17 @@ class MetricsPort:
             raise InvalidInput(
                 f"cannot listen on {host}:{port} for metrics ({reason}); set HAUBERK_METRICS_HOST or HAUBERK_METRICS_PORT"
             ) from failure
+        slot = Slot()
+        slot.install(site)
         config = uvicorn.Config(
-            Edge(_nothing, site=site),
-            http=MetricsProtocol,
+            Edge(_nothing, slot=slot),
+            http=MetricsConnection,
             lifespan="off",
             log_config=None,
             server_header=False,
             proxy_headers=False,
         )
-        self._server = _Server(config)
+        self._server = UnsignalledServer(config)
         self._serving = asyncio.create_task(self._server.serve([self._socket]))
 
     async def close(self) -> None:
@@ -55,14 +57,6 @@ def _listener(host: str, port: int) -> socket.socket:
     if not host and socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-
-
-class _Server(uvicorn.Server):
-    """The worker's signals are for the main server."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:

@@ -29,11 +29,10 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from defences.defended_classifier import Interval
 from models.errors import InvalidInput
+from service.edge.exchange import CLIENT_LEFT, Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
-
-    from service.edge.middleware import Exchange
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 # W3C Trace Context, level 2: a later version may say more behind a dash, version ff is none.
@@ -41,7 +40,6 @@ _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16
 _METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
 _random = random.Random()  # noqa: S311  # unique, not secret
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_CLIENT_LEFT = 499
 
 
 class Tracer:
@@ -106,7 +104,7 @@ def _attributes(exchange: Exchange, method: str, route: str, status: int) -> dic
         "hauberk.images": exchange.images,
         "hauberk.abstained": exchange.abstained,
     }
-    if status == _CLIENT_LEFT:
+    if status == CLIENT_LEFT:
         return attributes | {"error.type": "client_left"}
     return attributes | {"http.response.status_code": status}
 

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from service.edge.middleware import Exchange, Route
+from service.edge.exchange import Exchange
+from service.edge.site import Route
 from service.formats.answers import JSON
-
-if TYPE_CHECKING:
-    from service.routes.predict import Endpoints
+from service.serving import Serving
 
 FILES = Path(__file__).parent / "console_page"
 PAGE = "page.html"
@@ -90,11 +89,11 @@ class Console:
     """The page, its parts, and the facts it shows.
 
     Args:
-        service: the endpoints whose state it shows.
+        serving: whose state it shows.
     """
 
-    def __init__(self, service: Endpoints) -> None:
-        self._service = service
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
         self._files = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES}
 
     def routes(self) -> dict[str, Route]:
@@ -113,7 +112,7 @@ class Console:
         if prefers_html(accept):
             await exchange.respond(200, MEDIA_TYPES[".html"], self._files[PAGE], (*_FILE_HEADERS, _VARY))
         else:
-            on_loopback = self._service.shows_metrics(exchange)
+            on_loopback = self._serving.shows_metrics(exchange)
             await exchange.respond(200, JSON, orjson.dumps(self.facts(on_loopback)), (*_HEADERS, _VARY))
 
     async def _part(self, name: str, exchange: Exchange) -> None:
@@ -121,15 +120,15 @@ class Console:
 
     def facts(self, shows_metrics: bool) -> dict[str, Any]:
         """What is served, which defences are on, and where to read on."""
-        service = self._service
-        bundle = service.bundle
+        serving = self._serving
+        bundle = serving.bundle
         links = {"predict": "/predict", "docs": "/docs.json", "schema": "/schema.json", "ready": "/readyz"}
         links |= {"metrics": "/metrics"} if shows_metrics else {}
         return {
             "model": bundle.name,
             "model_version": bundle.version,
-            "software": service.software,
-            "state": service.state,
+            "software": serving.software,
+            "state": serving.state,
             "input_shape": bundle.input_shape,
             "classes": len(bundle.labels),
             "labels": bundle.labels[:LABELS_AT_MOST],
@@ -139,8 +138,8 @@ class Console:
 
     def _defences(self) -> list[dict[str, str]]:
         """Those the bundle declares, in the order of the data path, with the modes they are in here."""
-        modes = {defence["name"]: defence["mode"] for defence in self._service.bundle.settings["defences"]}
-        modes |= {name: mode for name, mode in self._service.modes.items() if name in modes}
+        modes = {defence["name"]: defence["mode"] for defence in self._serving.bundle.settings["defences"]}
+        modes |= {name: mode for name, mode in self._serving.modes.items() if name in modes}
         return [{"name": name, "mode": modes[name], **about._asdict()} for name, about in DEFENCES.items() if name in modes]
 
 

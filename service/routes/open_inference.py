@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from service.edge.middleware import Exchange, Route
+from service.edge.exchange import Exchange
+from service.edge.site import Route
 from service.formats import open_inference
 from service.formats.answers import JSON
 from service.formats.open_inference import BINARY, HEADER_LENGTH, INPUT, OUTPUTS
-
-if TYPE_CHECKING:
-    from service.routes.predict import Endpoints
+from service.serving import Serving
 
 MODEL, VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 
@@ -21,15 +20,15 @@ class OpenInference:
     """One model in one version, as a server of the protocol shows it.
 
     Args:
-        service: the endpoints that classify.
+        serving: reads and decides.
     """
 
-    def __init__(self, service: Endpoints) -> None:
-        self._service = service
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
 
     def routes(self, body_at_most: int) -> dict[str, Route]:
         """All paths. Model and version are known, so each is a path of its own; metrics show them by their templates."""
-        bundle = self._service.bundle
+        bundle = self._serving.bundle
         routes = {
             "/v2": Route(self.server),
             "/v2/health/live": Route(self.live, logged=False),
@@ -47,21 +46,21 @@ class OpenInference:
 
     async def infer(self, exchange: Exchange) -> None:
         """POST .../infer."""
-        service = self._service
-        service.admitting()  # before the body is read
+        serving = self._serving
+        serving.admitting()  # before the body is read
         body = await exchange.read()
         length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
-        inference = await service.read(lambda body: open_inference.read(body, length, service.tensors), body)
+        inference = await serving.read(lambda body: open_inference.read(body, length, serving.tensors), body)
         del body
         exchange.let_go()
-        decisions = await service.decide(exchange, inference.images)
-        bundle = service.bundle
+        decisions = await serving.decide(exchange, inference.images)
+        bundle = serving.bundle
         media_type, answer, headers = open_inference.answer(inference, decisions, bundle.name, bundle.version)
         await exchange.respond(200, media_type, answer, headers)
 
     async def server(self, exchange: Exchange) -> None:
         """GET /v2: what this server is."""
-        await _say(exchange, {"name": "hauberk", "version": self._service.software, "extensions": ["binary_tensor_data"]})
+        await _say(exchange, {"name": "hauberk", "version": self._serving.software, "extensions": ["binary_tensor_data"]})
 
     async def live(self, exchange: Exchange) -> None:
         """GET /v2/health/live: the process answers."""
@@ -69,12 +68,12 @@ class OpenInference:
 
     async def ready(self, exchange: Exchange) -> None:
         """GET .../ready, of the server and of its one model: it is warm and takes new clients."""
-        self._service.ready()
+        self._serving.ready()
         await _say(exchange, {"ready": True})
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v2/models/...: names, types and shapes of what goes in and comes out."""
-        bundle = self._service.bundle
+        bundle = self._serving.bundle
         widths = {"probabilities": [len(bundle.labels)]}
         outputs = [
             {"name": name, "datatype": datatype, "shape": [-1, *widths.get(name, [])]} for name, datatype in OUTPUTS.items()

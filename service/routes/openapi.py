@@ -19,9 +19,11 @@ from service.errors import (
     WrongType,
     every_problem,
 )
+from service.formats.answers import Answer
 from service.formats.open_inference import OUTPUTS
 
 Document = dict[str, Any]
+_LABELS_SHOWN = 20
 
 
 def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
@@ -57,8 +59,7 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
                 "NpyFile": _npy_file(bundle.input_shape, images_at_most),
                 "Picture": _picture(bundle.input_shape),
                 **_inference_schemas(bundle, images_at_most),
-                "Answer": _answer(bundle.name, bundle.version),
-                "Prediction": _prediction(bundle.labels),
+                **_answer_schemas(bundle),
                 "Problem": _problem(),
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -99,27 +100,18 @@ def _images(input_shape: tuple[int, int, int], images_at_most: int) -> Document:
     }
 
 
-def _answer(model: str, model_version: str) -> Document:
-    properties = {
-        "model": {"type": "string", "const": model},
-        "model_version": {"type": "string", "const": model_version},
-        "request_id": {"type": "string"},
-        "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
-    }
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _prediction(labels: tuple[str, ...]) -> Document:
-    k = len(labels)
-    properties = {
-        "label": {"enum": [*labels, None], "description": "null where the defences abstained"},
-        "probabilities": {
-            "oneOf": [_array({"type": "number", "minimum": 0, "maximum": 1}, k, k), {"type": "null"}],
-            "description": f"of {', '.join(labels[:20])}{', ...' if k > 20 else ''}; null where the defences abstained",
-        },
-        "abstained": {"type": "boolean"},
-    }
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+def _answer_schemas(bundle: Bundle) -> Document:
+    """Those of the models that answers are made of, with the names of what is served and the number of its classes."""
+    answer = Answer.model_json_schema(ref_template="#/components/schemas/{model}")
+    prediction = answer.pop("$defs")["Prediction"]
+    answer["properties"]["model"]["const"] = bundle.name
+    answer["properties"]["model_version"]["const"] = bundle.version
+    labels, k = bundle.labels, len(bundle.labels)
+    prediction["properties"]["label"]["enum"] = [*labels, None]
+    probabilities = prediction["properties"]["probabilities"]
+    probabilities |= {"items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": k, "maxItems": k}
+    probabilities["description"] += f" The labels: {', '.join(labels[:_LABELS_SHOWN])}{', ...' * (k > _LABELS_SHOWN)}."
+    return {name: schema | {"additionalProperties": False} for name, schema in (("Answer", answer), ("Prediction", prediction))}
 
 
 def _problem() -> Document:

@@ -6,7 +6,7 @@ import re
 
 import yaml  # type: ignore[import-untyped]
 
-from service.settings import DEFAULTS
+from service.settings import SETTINGS
 from tests.service.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
@@ -31,7 +31,7 @@ def test_its_make_targets_exist() -> None:
 def test_its_alerts_and_settings_exist() -> None:
     groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules" / "alerts.yml").read_text())["groups"]
     assert set(re.findall(r"Hauberk[A-Z]\w+", TEXT)) <= {rule["alert"] for group in groups for rule in group["rules"]}
-    assert set(re.findall(r"HAUBERK_\w+", TEXT)) <= {setting.name for setting in DEFAULTS}
+    assert set(re.findall(r"HAUBERK_\w+", TEXT)) <= {setting.name for setting in SETTINGS}
 
 
 def test_what_its_commands_replace_in_the_configuration_is_there() -> None:

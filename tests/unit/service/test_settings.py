@@ -9,7 +9,7 @@ import pytest
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
 from service.edge.accounts import Client
-from service.settings import DEFAULTS, Settings, make_paths_absolute, read_settings
+from service.settings import SETTINGS, Settings, make_paths_absolute, read_settings
 
 KEY = "0123456789abcdef"
 
@@ -34,8 +34,8 @@ def test_without_any_variable_the_defaults_hold() -> None:
 
 
 def test_every_setting_is_listed_once_and_says_what_it_means() -> None:
-    assert len({default.name for default in DEFAULTS}) == len(DEFAULTS)
-    assert all(default.name.startswith("HAUBERK_") and default.meaning for default in DEFAULTS)
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+    assert all(setting.name.startswith("HAUBERK_") and setting.meaning for setting in SETTINGS)
 
 
 def test_paths_are_made_absolute_and_what_is_not_set_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,22 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variable_is_refused_by_name() -> None:
-    assert refused({"HAUBERK_MODE": "x"}).startswith("unknown setting HAUBERK_MODE; known are HAUBERK_ACCESS_LOG, ")
+    message = refused({"HAUBERK_MODE": "x"})
+    assert message.startswith("unknown setting HAUBERK_MODE; did you mean HAUBERK_MODES? Known are HAUBERK_ACCESS_LOG, ")
+    assert refused({"HAUBERK_QQQ": "x"}).startswith("unknown setting HAUBERK_QQQ; known are HAUBERK_ACCESS_LOG, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1000", 1000), ("512KiB", 512 << 10), ("64MiB", 64 << 20), ("64 MiB", 64 << 20), ("2GiB", 2 << 30), (" 7 ", 7)],
+)
+def test_a_size_is_a_number_of_bytes_or_has_the_unit_that_the_documents_write(text: str, size: int) -> None:
+    assert read_settings({"HAUBERK_AUDIT_BYTES": text}).audit_bytes == size
+
+
+@pytest.mark.parametrize("text", ["64MB", "64M", "1.5MiB", "MiB", "0KiB", "-1MiB", "64mib", "64  MiB", "1e9"])
+def test_a_size_in_any_other_unit_is_refused_with_the_ones_that_are_read(text: str) -> None:
+    assert refused({"HAUBERK_MAX_BODY_BYTES": text}).endswith(f"such as 1000000, 512KiB or 64MiB, got {text!r}")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from benchmarks.harness import arrivals
-from service.edge.connection import KEEP_ALIVE_S, MetricsProtocol, Protocol
-from service.edge.middleware import Edge, Exchange, Route, Site
+from service.edge.connection import KEEP_ALIVE_S, Connection, MetricsConnection
+from service.edge.exchange import Exchange
+from service.edge.middleware import Edge
+from service.edge.site import Route, Site, Slot
 from tests.unit.service.watcher import Watcher
 
 BODY = b'{"images":[]}'
@@ -51,10 +53,9 @@ class Wire(asyncio.Transport):
 class Bench:
     """A connection to a site whose queue is full while `full` says so."""
 
-    def __init__(self, kind: type[Protocol]) -> None:
+    def __init__(self, kind: type[Connection]) -> None:
         self.full, self.watcher, self.wire = True, Watcher(), Wire()
         self.released = asyncio.Event()
-        self.site = Site()
         predict = Route(self._answer, frozenset(("POST",)), frozenset((b"application/json",)), 100)
         health = Route(self._answer)
         routes = {
@@ -63,9 +64,10 @@ class Bench:
             "/livez": health,
             "/slow": replace(predict, endpoint=self._later),
         }
-        self.site.open(routes, self.watcher, self.watcher.log)
-        self.site.full = lambda: self.full
-        config = uvicorn.Config(Edge(_nothing, site=self.site), log_config=None, lifespan="off")
+        self.site = Site(routes=routes, observer=self.watcher, log=self.watcher.log, full=lambda: self.full)
+        slot = Slot()
+        slot.install(self.site)
+        config = uvicorn.Config(Edge(_nothing, slot=slot), log_config=None, lifespan="off")
         config.load()
         self.connection = kind(config, ServerState(), {})
         self.connection.connection_made(self.wire)
@@ -92,11 +94,11 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
     """Runs a scenario at a bench."""
 
-    def run(scenario: Callable[[Bench], Awaitable[None]], kind: type[Protocol] = Protocol) -> Bench:
+    def run(scenario: Callable[[Bench], Awaitable[None]], kind: type[Connection] = Connection) -> Bench:
         async def main() -> Bench:
             bench = Bench(kind)
-            monkeypatch.setattr(Protocol, "site", bench.site, raising=False)
-            monkeypatch.setattr(Protocol, "open", set())
+            monkeypatch.setattr(Connection, "site", bench.site, raising=False)
+            monkeypatch.setattr(Connection, "open", set())
             await scenario(bench)
             bench.connection.connection_lost(None)
             return bench
@@ -220,4 +222,4 @@ def test_nothing_waits_for_the_queue_on_the_port_for_metrics(at: Callable[..., B
     async def scenario(bench: Bench) -> None:
         await bench.send(REQUEST)
 
-    assert at(scenario, MetricsProtocol).wire.statuses == [200]
+    assert at(scenario, MetricsConnection).wire.statuses == [200]

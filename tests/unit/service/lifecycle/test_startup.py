@@ -14,7 +14,7 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.strip import Strip
 from models.classifier import Images, Probabilities
 from models.errors import InvalidInput
-from service.lifecycle.startup import fitting_images, settle, warm_up
+from service.lifecycle.startup import fitting_images, tune_the_interpreter, warm_up
 from service.settings import read_settings
 
 
@@ -73,7 +73,7 @@ def test_warming_up_runs_the_path_at_the_sizes_of_traffic() -> None:
 def test_after_the_start_threads_take_short_turns_and_what_it_made_is_not_collected() -> None:
     turn_s = sys.getswitchinterval()
     try:
-        settle()
+        tune_the_interpreter()
         assert sys.getswitchinterval() == pytest.approx(1e-4)
         assert gc.get_freeze_count() > 0
     finally:

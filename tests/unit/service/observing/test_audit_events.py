@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from defences.defended_classifier import Decisions, Detection, Mode, Trace
-from service.edge.observers import Source
+from service.edge.exchange import Source
 from service.errors import BudgetSpent
 from service.observing import audit_events
 from service.observing.audit_events import Decided, Told, Writer, audit_key, image_hashes

@@ -15,7 +15,7 @@ import pytest
 
 from defences.defended_classifier import Decisions, Trace
 from models.classifier import Images
-from service.edge.observers import Source
+from service.edge.exchange import Source
 from service.errors import BudgetSpent, NotReady, Unauthorised
 from service.observing import audit_log as audit
 from service.observing.audit_file import AuditFile, Unwritten

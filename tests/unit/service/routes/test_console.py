@@ -14,7 +14,7 @@ from defences.assembly import NAMES
 from models.bundle import Bundle
 from service.observing.metrics import Metrics
 from service.routes.console import DEFENCES, FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
-from service.routes.predict import Endpoints
+from service.serving import Serving
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 STYLE = (FILES / "style.css").read_text()
@@ -22,7 +22,7 @@ STYLE = (FILES / "style.css").read_text()
 
 def console(bundle: Bundle, **options: Any) -> Console:
     metrics = Metrics(CollectorRegistry(), labels=bundle.labels, build=("1.0", bundle.name, bundle.version))
-    return Console(Endpoints(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=True, **options))
+    return Console(Serving(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=True, **options))
 
 
 def with_settings(bundle: Bundle, **settings: Any) -> Bundle:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jsonschema_rs import Draft202012Validator
 
 from models.bundle import Bundle
 from service.errors import every_problem
+from service.formats.answers import Answer, Prediction
 from service.routes.openapi import document
 
 
@@ -50,7 +52,28 @@ def test_a_colour_image_has_one_shape(bundle: Bundle) -> None:
 def test_an_answer_has_one_probability_per_class(docs: dict[str, Any]) -> None:
     prediction = docs["components"]["schemas"]["Prediction"]["properties"]
     assert prediction["label"]["enum"] == ["ant", "bee", "cat", None]
-    assert prediction["probabilities"]["oneOf"][0]["maxItems"] == 3
+    probabilities = prediction["probabilities"]
+    assert (probabilities["type"], probabilities["minItems"], probabilities["maxItems"]) == (["array", "null"], 3, 3)
+    assert probabilities["items"] == {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def test_an_answer_has_the_members_of_its_model_and_no_other(docs: dict[str, Any]) -> None:
+    for model in (Answer, Prediction):
+        schema = docs["components"]["schemas"][model.__name__]
+        assert list(schema["properties"]) == schema["required"] == list(model.model_fields)
+        assert schema["additionalProperties"] is False
+    assert docs["components"]["schemas"]["Answer"]["properties"]["model"]["const"] == "insects"
+
+
+def test_an_answer_is_valid_by_its_schema_and_one_of_another_length_is_not(docs: dict[str, Any]) -> None:
+    schema = {"$ref": "#/components/schemas/Answer", "components": docs["components"]}
+    good = {"label": "bee", "probabilities": [0.1, 0.8, 0.1], "abstained": False}
+    refused = {"label": None, "probabilities": None, "abstained": True}
+    answer = {"model": "insects", "model_version": "0123456789ab", "request_id": "x", "predictions": [good, refused]}
+    valid = Draft202012Validator(schema)
+    assert valid.is_valid(answer)
+    for change in ({"label": "dog"}, {"probabilities": [0.5, 0.5]}, {"probabilities": [1.1, 0, 0]}, {"score": 0.2}):
+        assert not valid.is_valid({**answer, "predictions": [good | change]})
 
 
 def test_every_refusal_is_listed_by_status_and_code(docs: dict[str, Any]) -> None:

@@ -1,0 +1,241 @@
+"""One request and its answer: the head is read when it is made, the body on demand within bounds, and the answer is sent once.
+
+Every answer carries X-Request-ID, every refusal is a problem document, and work for a client that has left is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from models.errors import HauberkError
+from service.edge.accounts import Account
+from service.edge.asgi import Receive, Scope, Send
+from service.errors import MEDIA_TYPE, BodyTooLarge, Headers, Problem, QueueFull, SlowBody
+
+if TYPE_CHECKING:
+    from defences.defended_classifier import Interval
+
+T = TypeVar("T")
+
+UNKNOWN = "other"
+"""What metrics and logs call a path that is none of ours."""
+
+CLIENT_LEFT = 499
+"""The status of a request whose client has left, as nginx has it: in logs and metrics only, there is nobody to read it."""
+
+_OPEN_INFERENCE = "/v2/"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+# Unique, not secret: a system call for each would make the event loop give its turn away.
+_minted = random.Random()  # noqa: S311
+# Most answers are out before this: only a client that waits longer is watched for leaving.
+_PATIENCE_S = 0.05
+# After a 413 the rest of the body is read and dropped, so that a client that sends first and reads later gets its answer.
+_DRAIN_FACTOR, _DRAIN_S = 8, 5.0
+_CLOSE = (b"connection", b"close")
+
+
+class ClientLeft(HauberkError):
+    """The connection is gone: there is nobody to answer."""
+
+
+def mint() -> bytes:
+    """A new request id."""
+    return b"%032x" % _minted.getrandbits(128)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who asked for what: the request's id, the client's name if it has one, and the path as metrics call it."""
+
+    request_id: str
+    client: str
+    route: str
+
+
+@dataclass(slots=True)
+class Load:
+    """What all exchanges of a server share: the bytes of bodies held now, and whether the server is about to close."""
+
+    held: int = 0
+    closing: bool = False
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one request may take.
+
+    Args:
+        body_timeout_s: seconds in which a body has to arrive.
+        held_at_most: bytes of bodies that all requests together may hold, counted in `load`.
+        load: shared by all exchanges with these bounds. While it is `closing`, every answer asks its client to connect again, which
+            leads it to another server.
+    """
+
+    body_timeout_s: float = 10.0
+    held_at_most: int = 1 << 26
+    load: Load = field(default_factory=Load)
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, bounds: Bounds) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self.started = time.perf_counter()
+        self.status = 0
+        self.account: Account | None = None
+        self.images = self.abstained = 0
+        self.route = UNKNOWN
+        self.intervals: tuple[Interval, ...] = ()
+        self.body_at_most, self._bounds = 0, bounds
+        self._body_ended, self._held = False, 0
+        self.media_type = self.encoding = self.authorization = b""
+        self.declared = b""
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                self.media_type = value.partition(b";")[0].strip().lower()
+            elif name == b"content-length":
+                self.declared = value
+            elif name == b"content-encoding":
+                self.encoding = value.strip().lower()
+            elif name == b"authorization":
+                self.authorization = value
+            elif name == b"x-request-id":
+                given = value
+        self.id = given if _REQUEST_ID.fullmatch(given) else mint()
+
+    @property
+    def request_id(self) -> str:
+        return self.id.decode()
+
+    @property
+    def source(self) -> Source:
+        """Who asked for what."""
+        return Source(self.request_id, "" if self.account is None else self.account.name, self.route)
+
+    async def read(self) -> bytes:
+        """The body. Raises: BodyTooLarge, SlowBody, QueueFull, ClientLeft."""
+        try:
+            async with asyncio.timeout(self._bounds.body_timeout_s):
+                body = await self._next_part()
+                if not self._body_ended:
+                    body = bytearray(body)
+                while not self._body_ended and len(body) <= self.body_at_most:
+                    body += await self._next_part()
+        except TimeoutError:
+            raise SlowBody from None
+        if len(body) > self.body_at_most:
+            raise BodyTooLarge
+        return bytes(body)
+
+    async def _next_part(self) -> bytes | bytearray:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        self._body_ended = not message.get("more_body")
+        part: bytes = message.get("body", b"")
+        self._hold(len(part))
+        return part
+
+    def _hold(self, more: int) -> None:
+        self._held += more
+        load = self._bounds.load
+        load.held += more
+        if load.held > self._bounds.held_at_most:
+            raise QueueFull
+
+    def let_go(self) -> None:
+        """The body is no longer needed."""
+        self._bounds.load.held -= self._held
+        self._held = 0
+
+    async def respond(self, status: int, media_type: bytes, body: bytes, headers: Headers = (), *, more: bool = False) -> None:
+        """Send the whole answer; `more` leaves it open for `finish`."""
+        self.status = status
+        own = self._headers(media_type, body, headers)
+        await self.send({"type": "http.response.start", "status": status, "headers": own})
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _headers(self, media_type: bytes, body: bytes, headers: Headers) -> list[tuple[bytes, bytes]]:
+        own = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), (b"x-request-id", self.id), *headers]
+        return own + [header for header in self.closing() if header not in headers]
+
+    def closing(self) -> Headers:
+        """What tells the client to connect again, when this server is about to end."""
+        return (_CLOSE,) if self._bounds.load.closing else ()
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem document, or with what the Open Inference Protocol has for an error."""
+        media_type, body = self._document(problem)
+        if not isinstance(problem, BodyTooLarge):
+            await self.respond(problem.status, media_type, body, problem.headers)
+            return
+        await self.respond(problem.status, media_type, body, problem.headers, more=True)
+        await self._drain(_DRAIN_FACTOR * self.body_at_most)
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def refusal(self, problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body of what `refuse` answers, for who sends it himself."""
+        self.status = problem.status
+        media_type, body = self._document(problem)
+        return self._headers(media_type, body, problem.headers), body
+
+    def _document(self, problem: Problem) -> tuple[bytes, bytes]:
+        if f"{self.scope['path']}/".startswith(_OPEN_INFERENCE):
+            return b"application/json", problem.short_body()
+        return MEDIA_TYPE, problem.body(self.request_id)
+
+    async def _drain(self, most: int) -> None:
+        dropped = 0
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while dropped <= most and not self._body_ended:
+                    dropped += len(await self._next_part())
+                    self.let_go()
+        except (TimeoutError, QueueFull, ClientLeft):
+            return
+
+    async def unless_client_leaves(self, work: Awaitable[T]) -> T:
+        """Await `work`; cancel it when the client goes first. Only after the body was read. Raises: ClientLeft."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        watch = _Watch(self.receive, task)
+        timer = task.get_loop().call_later(_PATIENCE_S, watch.begin)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if watch.left:
+                task.uncancel()
+                raise ClientLeft from None
+            raise
+        finally:
+            timer.cancel()
+            watch.end()
+
+
+class _Watch:
+    """Waits for the client to leave, and cancels a task then."""
+
+    def __init__(self, receive: Receive, task: asyncio.Task[Any]) -> None:
+        self._receive, self._task = receive, task
+        self._waiting: asyncio.Task[None] | None = None
+        self.left = False
+
+    def begin(self) -> None:
+        self._waiting = asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        self._task.cancel()
+
+    def end(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()

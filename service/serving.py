@@ -1,0 +1,139 @@
+"""What every way to ask for a prediction shares, and the console and the health checks look at: the classifier's queue and its state."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from defences.defended_classifier import Decisions
+from models.bundle import Bundle
+from models.classifier import Images
+from service.batching import Batcher
+from service.edge.exchange import Exchange
+from service.errors import NotReady, Problem, QueueFull, Stopping
+from service.formats.answers import AnswerWriter
+from service.formats.arrays import Tensors
+from service.formats.json_images import SHORT_BYTES, Admission
+from service.observing.audit_log import AuditLog
+from service.observing.metrics import Metrics
+
+T = TypeVar("T")
+
+
+@dataclass
+class Serving:
+    """One bundle, served: how images are read, decided on and answered, and whether any are taken.
+
+    Args:
+        bundle: what is served.
+        metrics, software: the counters, and the version of this software.
+        images_at_most: per request.
+        listens_on_loopback: whether only this machine can connect; `/metrics` is not for others, histograms are an oracle.
+        modes: those that replace the bundle's, by defence.
+        audit: is told of decisions.
+
+    `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
+    `stopping` when it takes none.
+    """
+
+    bundle: Bundle
+    metrics: Metrics
+    software: str
+    images_at_most: int
+    listens_on_loopback: bool
+    modes: Mapping[str, str] = field(default_factory=dict)
+    audit: AuditLog | None = None
+    batcher: Batcher[Any] | None = None
+    draining: bool = False
+    stopping: bool = False
+    _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader"))
+
+    def __post_init__(self) -> None:
+        self.writer = AnswerWriter(self.bundle.name, self.bundle.version, self.bundle.labels)
+        self.limit(self.images_at_most)
+
+    def limit(self, images_at_most: int) -> None:
+        """Take this many images per request at most."""
+        self.images_at_most = images_at_most
+        self.admission = Admission(self.bundle.input_shape, images_at_most)
+        self.tensors = Tensors(self.bundle.input_shape, images_at_most)
+
+    async def decide(self, exchange: Exchange, images: Images) -> Decisions:
+        """`classify` for a request: counted in its log line, paid by its client, and given up when that one leaves."""
+        exchange.images = len(images)
+        account = exchange.account
+        if account is not None:
+            account.spend(len(images))
+        try:
+            decisions = await exchange.unless_client_leaves(self.classify(images))
+        except Problem:
+            if account is not None:
+                account.give_back(len(images))
+            raise
+        exchange.abstained = int(np.count_nonzero(decisions.abstained))
+        exchange.intervals = decisions.trace.intervals
+        if self.audit is not None:
+            self.audit.decided(exchange.source, images, decisions)
+        return decisions
+
+    async def classify(self, images: Images) -> Decisions:
+        """Images that were let in, through the batcher and all defences. Raises: NotReady and what the batcher raises."""
+        return await self.accepting().classify(images)
+
+    def shows_metrics(self, exchange: Exchange) -> bool:
+        """Whether this client may see `/metrics`."""
+        return self.listens_on_loopback and is_loopback((exchange.scope.get("server") or ("",))[0])
+
+    @property
+    def state(self) -> str:
+        """What `/readyz` would say: starting, ready or stopping."""
+        if self.stopping or self.draining:
+            return "stopping"
+        return "starting" if self.batcher is None else "ready"
+
+    def ready(self) -> None:
+        """Raises: Stopping, NotReady; where `accepting` would still take a request from who has not noticed yet."""
+        if self.draining:
+            raise Stopping
+        self.accepting()
+
+    def accepting(self) -> Batcher[Any]:
+        """The batcher, while it takes work. Raises: Stopping, NotReady."""
+        if self.stopping:
+            raise Stopping
+        if self.batcher is None:
+            raise NotReady
+        return self.batcher
+
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused for want of room."""
+        return self.batcher is not None and self.batcher.full and not self.stopping
+
+    def admitting(self) -> None:
+        """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
+
+        Raises: Stopping, NotReady, QueueFull.
+        """
+        if self.accepting().full:
+            raise QueueFull
+
+    async def read(self, read: Callable[[bytes], T], body: bytes, work: int = 0) -> T:
+        """Read a body; beside the event loop when it is long, or when reading it takes as much `work` as that many bytes."""
+        if max(len(body), work) <= SHORT_BYTES:
+            return read(body)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read, body)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of this machine only; a name, which could be anything, is not."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,59 @@
+"""Health checks, metrics and documentation, before, while and after the server takes requests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from models.bundle import Bundle
+from tests.unit.service.served import Ask, run, serving
+
+
+def test_while_the_classifier_loads_the_process_is_alive_and_not_ready(bundle: Bundle) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return [(await ask(path, body))[0] for path, body in (("/livez", None), ("/readyz", None), ("/predict", b"{}"))]
+
+    assert run(serving(bundle), scenario) == [200, 503, 503]
+
+
+def test_once_it_is_warm_the_process_is_ready(bundle: Bundle, waves: Any) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/readyz")
+
+    assert run(serving(bundle), scenario, waves)[0] == 200
+
+
+def test_a_stopping_process_says_so(bundle: Bundle, waves: Any) -> None:
+    made = serving(bundle)
+    made.stopping = True
+
+    async def scenario(ask: Ask) -> Any:
+        return [await ask("/readyz"), await ask("/predict", b"{}")]
+
+    for status, headers, body in run(made, scenario, waves):
+        assert (status, json.loads(body)["code"], headers[b"connection"]) == (503, "stopping", b"close")
+
+
+@pytest.mark.parametrize(
+    ("listens_on_loopback", "server", "status"), [(True, "127.0.0.1", 200), (True, "10.0.0.7", 404), (False, "127.0.0.1", 404)]
+)
+def test_metrics_are_for_this_machine_only(bundle: Bundle, listens_on_loopback: bool, server: str, status: int) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/metrics", server=server)
+
+    got, headers, body = run(serving(bundle, listens_on_loopback=listens_on_loopback), scenario)
+    assert got == status
+    assert (b"hauberk_build_info" in body) == (status == 200)
+    if status == 200:
+        assert headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
+
+
+def test_the_index_and_the_documentation_name_the_model(bundle: Bundle) -> None:
+    async def scenario(ask: Ask) -> Any:
+        return [json.loads((await ask(path))[2]) for path in ("/", "/docs.json")]
+
+    index, docs = run(serving(bundle), scenario)
+    assert index["model"] == "insects"
+    assert "insects" in docs["info"]["title"]
