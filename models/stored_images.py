@@ -81,11 +81,12 @@ def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = 
     """
     if path.is_dir():
         return _checked(_mapped(path / "images.npy"), _mapped(path / "labels.npy"), path.name)
-    member = _large_member(path, split)
-    if member is None or unpack_to is None:
+    large = _large_member(path, split)
+    if large is None or unpack_to is None:
         data = load_dataset(path, split=split)
         return StoredImages(data.images, data.labels, path.name)
-    images = unpack_to / f"{member}.npy"
+    member, checksum = large
+    images = unpack_to / f"{member}.{checksum:08x}.npy"  # another archive unpacked to the same place has images of its own
     if not images.exists():
         _unpack(path, f"{member}.npy", images)
     labels_name = "labels" if member == "images" else f"y_{split}"
@@ -106,15 +107,16 @@ def refused_when_full(directory: Path, write: Callable[[], None]) -> None:
         ) from failure
 
 
-def _large_member(path: Path, split: Split) -> str | None:
-    """The name of an .npz's array of images that is too large to read; None for smaller ones and for invalid files."""
+def _large_member(path: Path, split: Split) -> tuple[str, int] | None:
+    """Name and CRC-32 of an .npz's array of images that is too large to read; None for smaller ones and for invalid files."""
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            members = {info.filename: info for info in archive.infolist()}
     except (OSError, zipfile.BadZipFile):
         return None
-    name = "images" if "images.npy" in sizes else f"x_{split}"
-    return name if sizes.get(f"{name}.npy", 0) > IN_MEMORY_AT_MOST else None
+    name = "images" if "images.npy" in members else f"x_{split}"
+    info = members.get(f"{name}.npy")
+    return (name, info.CRC) if info is not None and info.file_size > IN_MEMORY_AT_MOST else None
 
 
 def _unpack(path: Path, member: str, to: Path) -> None:

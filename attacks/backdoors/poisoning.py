@@ -83,7 +83,7 @@ class SourceSpecific:
     """The trigger changes labels in `sources` to `target`, and no others (TaCT, Tang et al. 2021, arXiv:1908.00686).
 
     Cover samples, triggered images of other classes that keep their labels, teach the classifier to require the source class as well.
-    STRIP misses such a backdoor: its overlays hide the source class.
+    STRIP can miss such a backdoor: its overlays hide the source class.
     """
 
     sources: tuple[int, ...]

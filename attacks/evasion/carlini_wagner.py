@@ -66,7 +66,7 @@ class CarliniWagner:
             raise InvalidInput(f"{self.name}: expected confidence >= 0, got {self.confidence!r}")
 
     def __call__(self, classifier: Classifier, images: Images, goal: Goal, *, seed: int = 0) -> Adversarial:
-        """See `Attack`; nothing here is random."""
+        """See `Attack`; deterministic, `seed` is not used."""
         able = differentiable(classifier, self.name)
         check(able, images, goal)
         counted, best = Counted(able, len(images)), _Best(images)

@@ -57,7 +57,7 @@ class DeepFool:
             )
 
     def __call__(self, classifier: Classifier, images: Images, goal: Goal, *, seed: int = 0) -> Adversarial:
-        """See `Attack`; nothing here is random."""
+        """See `Attack`; deterministic, `seed` is not used."""
         able = differentiable(classifier, self.name)
         check(able, images, goal)
         counted, found = Counted(able, len(images)), images.copy()

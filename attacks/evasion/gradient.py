@@ -91,7 +91,7 @@ class BasicIterative:
         _check_search(self.name, self.eps, self.norm, self.step, self.iterations)
 
     def __call__(self, classifier: Classifier, images: Images, goal: Goal, *, seed: int = 0) -> Adversarial:
-        """See `Attack`; nothing here is random."""
+        """See `Attack`; deterministic, `seed` is not used."""
         climb = _climb(self.eps, self.norm, self.step, self.iterations, self.loss)
         return _search(self.name, classifier, images, goal, climb, 0, seed)
 
@@ -126,7 +126,7 @@ class FastGradient:
             raise InvalidInput(f"{self.name}: expected step <= eps, got a step of {self.step!r} for eps {self.eps!r}")
 
     def __call__(self, classifier: Classifier, images: Images, goal: Goal, *, seed: int = 0) -> Adversarial:
-        """See `Attack`; nothing here is random."""
+        """See `Attack`; deterministic, `seed` is not used."""
         if self.step is None:
             climb = _Climb(self.loss, self.norm, math.inf, self.eps, 1)
             return _search(self.name, classifier, images, goal, climb, 0, seed)

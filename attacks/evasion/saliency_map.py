@@ -61,7 +61,7 @@ class SaliencyMap:
             )
 
     def __call__(self, classifier: Classifier, images: Images, goal: Goal, *, seed: int = 0) -> Adversarial:
-        """See `Attack`; nothing here is random."""
+        """See `Attack`; deterministic, `seed` is not used."""
         able = differentiable(classifier, self.name)
         check(able, images, goal)
         size = int(np.prod(images.shape[1:]))

@@ -44,7 +44,16 @@ def test_a_large_archive_is_unpacked_once(
         assert isinstance(stored.raw, np.memmap)
         np.testing.assert_array_equal(stored.images(slice(0, 12)), IMAGES.astype(np.float32) / np.float32(255))
         np.testing.assert_array_equal(stored.labels, LABELS)
-    assert [path.name for path in (tmp_path / "work").iterdir()] == [f"{names[0]}.npy"]
+    (unpacked,) = (tmp_path / "work").iterdir()
+    assert unpacked.name.startswith(f"{names[0]}.")
+
+
+def test_a_changed_archive_is_unpacked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_images, "IN_MEMORY_AT_MOST", 100)
+    for images in (IMAGES, 255 - IMAGES):
+        np.savez(tmp_path / "data.npz", images=images, labels=LABELS)
+        stored = open_images(tmp_path / "data.npz", unpack_to=tmp_path / "work")
+        np.testing.assert_array_equal(stored.images(slice(0, 12)), images.astype(np.float32) / np.float32(255))
 
 
 def test_a_small_archive_is_read(tmp_path: Path) -> None:
