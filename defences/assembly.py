@@ -1,35 +1,20 @@
-"""Turn a bundle's settings into a defended classifier. The tables below are where a new defence is entered."""
+"""Turn a bundle's settings into a defended classifier."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from defences.defence import Stage
 from defences.defended_classifier import DefendedClassifier, Mode, Step
-from defences.detectors.binary_activation_detector import BinaryActivationDetector
-from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.detectors.sentinet import SentiNet
-from defences.detectors.strip import Strip
 from defences.errors import InvalidBundle, InvalidInput
-from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from defences.purifiers.total_variation import TotalVariation
-from models.bundle import Bundle
+from defences.table import DEFENCES, of_stage
+from models.bundle import SETTINGS, Bundle
 from models.classifier import Classifier
-
-PREPROCESSORS: dict[str, type[Any]] = {TotalVariation.name: TotalVariation}
-DETECTORS: dict[str, type[Any]] = {kind.name: kind for kind in (Strip, SentiNet, BinaryInputDetector, BinaryActivationDetector)}
-POSTPROCESSORS: dict[str, type[Any]] = {ReverseSigmoid.name: ReverseSigmoid}
-NAMES = (*PREPROCESSORS, *DETECTORS, *POSTPROCESSORS)
-"""Every defence, in the order of the data path."""
 
 TOGETHER = "detectors_calibrated_together"
 """The array of calibration.npz that names the detectors whose thresholds keep one rate between them."""
-
-# Which parameters come from the machine, not from hauberk.toml. Those that come from calibration.npz a detector names itself.
-_LOCAL = {"threads", "classifier"}
 
 
 def assemble(
@@ -40,7 +25,7 @@ def assemble(
     modes: Mapping[str, Mode] | None = None,
     threads: int = 1,
 ) -> DefendedClassifier:
-    """The bundle's classifier in its coat.
+    """The bundle's classifier behind the defences that the bundle declares.
 
     Args:
         secret: keys the randomness, at most 64 bytes.
@@ -61,16 +46,13 @@ def check(bundle: Bundle, *, modes: Mapping[str, Mode] | None = None) -> None:
 def _steps(bundle: Bundle, modes: Mapping[str, Mode], threads: int, classifier: Classifier | None) -> dict[str, Any]:
     declared = _with_modes(bundle, modes)
     _check_calibration(bundle, declared)
-    local = {"threads": threads, "classifier": classifier}
+    machine = {"threads": threads, "classifier": classifier}
 
-    def built(table: Mapping[str, type[Any]]) -> list[Step[Any]]:
-        return [Step(_build(bundle, defence, table, local), defence["mode"]) for defence in _of(declared, table)]
+    def built(stage: Stage) -> list[Step[Any]]:
+        found = [(DEFENCES[entry["name"]], entry) for entry in _of_stage(declared, stage)]
+        return [Step(defence.from_bundle(bundle, entry, machine), entry["mode"]) for defence, entry in found]
 
-    return {
-        "preprocessors": built(PREPROCESSORS),
-        "detectors": built(DETECTORS),
-        "postprocessors": built(POSTPROCESSORS),
-    }
+    return {"preprocessors": built("purify"), "detectors": built("abstain"), "postprocessors": built("obscure")}
 
 
 def parse_modes(text: str) -> dict[str, Mode]:
@@ -80,8 +62,8 @@ def parse_modes(text: str) -> dict[str, Mode]:
         name, _, mode = (part.strip() for part in item.partition("="))
         if mode not in get_args(Mode):
             raise InvalidInput(f"expected modes like strip=monitor with one of {', '.join(get_args(Mode))}, got {item!r}")
-        if name not in NAMES:
-            raise InvalidInput(f"expected a mode for one of {', '.join(NAMES)}, got one for {name!r}")
+        if name not in DEFENCES:
+            raise InvalidInput(f"expected a mode for one of {', '.join(DEFENCES)}, got one for {name!r}")
         modes[name] = mode  # type: ignore[assignment]  # checked against the literal's own values
     return modes
 
@@ -91,23 +73,24 @@ def calibrated_for(declared: Mapping[str, Any]) -> str:
     return json.dumps({key: value for key, value in declared.items() if key != "mode"}, sort_keys=True)
 
 
-def together(names: Sequence[str]) -> str:
+def names_as_text(names: Sequence[str]) -> str:
     """The names of detectors that were calibrated together, as text to compare."""
     return json.dumps(sorted(names))
 
 
-def _of(declared: Sequence[Mapping[str, Any]], table: Mapping[str, type[Any]]) -> list[Mapping[str, Any]]:
-    return [defence for defence in declared if defence["name"] in table]
+def _of_stage(declared: Sequence[Mapping[str, Any]], stage: Stage) -> list[Mapping[str, Any]]:
+    names = of_stage(stage)
+    return [entry for entry in declared if entry["name"] in names]
 
 
 def _with_modes(bundle: Bundle, modes: Mapping[str, Mode]) -> list[dict[str, Any]]:
     declared = [dict(defence) for defence in bundle.settings["defences"]]
     names = [defence["name"] for defence in declared]
     for name in names:
-        if name not in NAMES:
-            raise InvalidBundle(f"{bundle.directory / 'hauberk.toml'}: unknown defence {name!r}; known are {', '.join(NAMES)}")
+        if name not in DEFENCES:
+            raise InvalidBundle(f"{bundle.directory / SETTINGS}: unknown defence {name!r}; known are {', '.join(DEFENCES)}")
         if names.count(name) > 1:
-            raise InvalidBundle(f"{bundle.directory / 'hauberk.toml'}: defence {name!r} is declared twice")
+            raise InvalidBundle(f"{bundle.directory / SETTINGS}: defence {name!r} is declared twice")
     for name, mode in modes.items():
         if name not in names:
             raise InvalidInput(
@@ -118,67 +101,20 @@ def _with_modes(bundle: Bundle, modes: Mapping[str, Mode]) -> list[dict[str, Any
 
 
 def _check_calibration(bundle: Bundle, declared: Sequence[Mapping[str, Any]]) -> None:
-    detectors = _of(declared, DETECTORS)
+    detectors = _of_stage(declared, "abstain")
     for detector in detectors:
         if str(bundle.calibration.get(f"{detector['name']}_calibrated_for")) != calibrated_for(detector):
             raise InvalidBundle(
-                f"{bundle.directory / 'hauberk.toml'}: {detector['name']} was calibrated with other parameters than are declared, "
+                f"{bundle.directory / SETTINGS}: {detector['name']} was calibrated with other parameters than are declared, "
                 "so its threshold means nothing; run hauberk calibrate again"
             )
     names = [detector["name"] for detector in detectors]
     shared = bundle.calibration.get(TOGETHER)
     # Bundles without it are of a time when there was one detector.
-    agreed = len(names) <= 1 if shared is None else str(shared) == together(names)
+    agreed = len(names) <= 1 if shared is None else str(shared) == names_as_text(names)
     if not agreed:
         raise InvalidBundle(
-            f"{bundle.directory / 'hauberk.toml'}: expected the detectors that were calibrated together, "
-            f"{'one' if shared is None else shared}, got {together(names)}: their thresholds share one false abstention rate; switch "
-            'a detector off with mode = "off", or run hauberk calibrate again'
+            f"{bundle.directory / SETTINGS}: expected the detectors that were calibrated together, "
+            f"{'one' if shared is None else shared}, got {names_as_text(names)}: their thresholds share one false abstention "
+            'rate; switch a detector off with mode = "off", or run hauberk calibrate again'
         )
-
-
-def _build(bundle: Bundle, declared: Mapping[str, Any], table: Mapping[str, type[Any]], local: Mapping[str, Any]) -> Any:
-    name = declared["name"]
-    defence: Callable[..., Any] = table[name]
-    accepted = {field.name: str(field.type) for field in fields(table[name]) if not field.name.startswith("_")}
-    calibrated: frozenset[str] = getattr(table[name], "calibrated", frozenset())
-    known = accepted.keys() - calibrated - _LOCAL
-    given = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in declared.items() if key not in ("name", "mode")
-    }
-    place = bundle.directory / "hauberk.toml"
-    for key in given:
-        if key not in known:
-            raise InvalidBundle(f"{place}: {name}: unknown key {key!r}; known are {', '.join(sorted(known))}")
-    given |= _calibrated(bundle, name, {key: accepted[key] for key in calibrated})
-    given |= {key: value for key, value in local.items() if key in accepted}
-    try:
-        built = defence(**given)
-    except (InvalidInput, TypeError) as failure:
-        raise InvalidBundle(f"{place}: {failure}") from failure
-    if "overlays" in given and built.overlays.shape[1:] != bundle.input_shape:
-        found = built.overlays.shape[1:]
-        raise InvalidBundle(f"{place}: expected {name} overlays of shape {bundle.input_shape} in calibration.npz, got {found}")
-    if getattr(built, "shape", bundle.input_shape) != bundle.input_shape:
-        raise InvalidBundle(
-            f"{place}: expected {name} for images of shape {bundle.input_shape} in calibration.npz, got {built.shape}"
-        )
-    return built
-
-
-def _calibrated(bundle: Bundle, name: str, wanted: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters a defence takes from calibration.npz; `wanted` has their types: numbers and tuples of them are no arrays."""
-    found: dict[str, Any] = {}
-    for key, kind in wanted.items():
-        array = bundle.calibration.get(f"{name}_{key}")
-        if array is None:
-            raise InvalidBundle(f"{bundle.directory / 'calibration.npz'}: {name}_{key} is missing; run hauberk calibrate again")
-        if kind.startswith("NDArray"):
-            found[key] = array
-        else:
-            found[key] = array.tolist() if array.ndim == 0 else tuple(array.tolist())
-    if "threshold" in found and (not isinstance(found["threshold"], float) or math.isnan(found["threshold"])):
-        raise InvalidBundle(
-            f"{bundle.directory / 'calibration.npz'}: {name}_threshold is not a number; run hauberk calibrate again"
-        )
-    return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attacks.attack import check_eps, differentiable
 from attacks.detector_training.evasion_examples import KINDS, Kinds, adversarial_examples, harmless_examples, noise_examples
 from defences.calibration.evasion import EvasionScores, FittedEvasion
-from defences.calibration.split import CalibrationSplit, Terms
+from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
@@ -25,8 +25,7 @@ from models.engines.binary_network import BinaryNetwork
 from models.errors import InvalidInput
 from models.training.binary_training import train_binary_network
 
-EPS = 0.3
-TRAINED_ON_AT_MOST = 2500
+TRAINED_ON_AT_MOST = BinaryInputDetector.record.images_to_choose_on
 """Largest number of clean images for choosing that a detector is trained on."""
 
 _EPOCHS = 8
@@ -36,6 +35,16 @@ _LAYERS_TRIED, _TRIED_ON, _TRIED_EPOCHS = 5, 400, 4
 
 _View = Callable[[Images], NDArray[np.float32]]
 """Images -> the network's input: the images themselves, or activations."""
+
+
+def fit_binary_input_detector(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
+    """See `Fit`; trained on attacks of `terms.evasion_eps`. Raises: InvalidInput: a classifier without gradients."""
+    return EvasionTraining(eps=terms.evasion_eps).fit_input_detector(classifier, parts, terms)
+
+
+def fit_binary_activation_detector(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
+    """See `Fit`; trained on attacks of `terms.evasion_eps`. Raises: InvalidInput: a classifier without gradients or activations."""
+    return EvasionTraining(eps=terms.evasion_eps).fit_activation_detector(classifier, parts, terms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,7 @@ class EvasionTraining:
     Raises: InvalidInput on construction.
     """
 
-    eps: float = EPS
+    eps: float = EVASION_EPS
     layer: str | None = None
 
     def __post_init__(self) -> None:

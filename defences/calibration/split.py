@@ -6,6 +6,7 @@ guarantee holds for it (`defences/calibration/conformal.py`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.progress import Progress, silent
 
 IMAGES_AT_LEAST = 300
 CHOOSING_AT_MOST = 1000
+EVASION_EPS = 0.3
 _ROWS_PER_FORWARD = 1024
 _NUMBERS_PER_FORWARD = 1 << 24
 
@@ -29,13 +31,21 @@ class Terms:
     Args:
         rate: of clean images that may be refused; `confidence` as in `conformal_rank`. No held score beyond that rank matters.
         seed: of everything drawn.
+        evasion_eps: size of the attacks (L-inf) that detectors of evasion are trained on, > 0.
         progress: told how far it is.
+
+    Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
 
     rate: float
     confidence: float | None = None
     seed: int = 0
+    evasion_eps: float = EVASION_EPS
     progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):
+            raise InvalidInput(f"evasion detectors: expected eps > 0, got {self.evasion_eps!r}")
 
 
 def rows_per_forward(images: Images) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.assembly import TOGETHER, calibrated_for, together
+from defences.assembly import TOGETHER, calibrated_for, names_as_text
 from defences.calibration.conformal import joint_thresholds
 from defences.calibration.split import CalibrationSplit, Terms
 from defences.defended_classifier import Detector
@@ -29,7 +29,7 @@ class FittedDetector:
     """A detector whose threshold is still open.
 
     Attributes:
-        name: of the detector, a key of `defences.assembly.DETECTORS`.
+        name: of the detector, a key of `defences.table.DEFENCES`.
         settings: its parameters for hauberk.toml, without name and mode.
         arrays: what else it needs, for calibration.npz, by the names of its fields.
         card: plain numbers, texts, lists and dicts: what its choices rest on.
@@ -146,4 +146,4 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
 def calibration_arrays(detectors: Sequence[CalibratedDetector]) -> dict[str, NDArray[Any]]:
     """calibration.npz of detectors that were calibrated together."""
     arrays = {key: array for detector in detectors for key, array in detector.arrays().items()}
-    return {TOGETHER: np.array(together([detector.name for detector in detectors])), **arrays}
+    return {TOGETHER: np.array(names_as_text([detector.name for detector in detectors])), **arrays}

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.defence import Defence, DefenceRecord
 from defences.detectors.binary_input_detector import network
 from defences.detectors.unprobed import UnprobedSession
 from defences.errors import InvalidInput
@@ -23,7 +24,7 @@ from models.engines.binary_network import INPUTS, BinaryNetwork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BinaryActivationDetector:
+class BinaryActivationDetector(Defence):
     """Score an image by the logit a binary network gives "benign" from activations, and abstain when that is low:
 
         s(x) = -g(a(x)),   a(x) the layer's activations, g the network's logit of "adversarial";
@@ -51,8 +52,19 @@ class BinaryActivationDetector:
     ceiling: float = np.inf
     classifier: Classifier | None = field(default=None, repr=False)
 
+    _network: BinaryNetwork = field(init=False, repr=False)
+
     name = "binary_activation_detector"
-    calibrated: ClassVar[frozenset[str]] = frozenset({"weights", "layout", "threshold", "ceiling"})
+    record: ClassVar[DefenceRecord] = DefenceRecord(
+        stage="abstain",
+        title="Binary activation detector",
+        summary="Refuses images that look adversarial in an early layer of the classifier.",
+        mitigations=("AML.M0015",),
+        techniques=("AML.T0043", "AML.T0015"),
+        calibrated={"weights": "array", "layout": "array", "threshold": "number", "ceiling": "number"},
+        fitted_by="attacks.detector_training.evasion_training:fit_binary_activation_detector",
+        images_to_choose_on=2500,
+    )
 
     def __post_init__(self) -> None:
         features = (
@@ -99,4 +111,6 @@ class BinaryActivationDetector:
             )
         return self.classifier
 
-    _network: BinaryNetwork = None  # type: ignore[assignment]  # set in __post_init__
+    def in_words(self) -> str:
+        """The layer it reads and the score that is too low."""
+        return f"reads layer {self.layer}, refuses at score {self.boundary:.4g} or less"

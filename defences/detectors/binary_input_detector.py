@@ -7,21 +7,22 @@ Known to beat it: an attacker who has the network (Carlini & Wagner 2017, arXiv:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.defence import Defence, DefenceRecord
 from defences.detectors.unprobed import UnprobedSession
 from defences.errors import InvalidInput, InvalidParameter
 from defences.keyed import Keys
 from models.classifier import Images
-from models.engines.binary_network import BinaryNetwork
+from models.engines.binary_network import BinaryNetwork, default_layout, layer_weights
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BinaryInputDetector:
+class BinaryInputDetector(Defence):
     """Score an image by the logit a binary network gives "benign", and abstain when that is low:
 
         s(x) = -g(x),   g the network's logit of "adversarial";   abstain when s(x) <= min(threshold, ceiling)
@@ -46,8 +47,19 @@ class BinaryInputDetector:
     threshold: float
     ceiling: float = np.inf
 
+    _network: BinaryNetwork = field(init=False, repr=False)
+
     name = "binary_input_detector"
-    calibrated: ClassVar[frozenset[str]] = frozenset({"weights", "layout", "shape", "threshold", "ceiling"})
+    record: ClassVar[DefenceRecord] = DefenceRecord(
+        stage="abstain",
+        title="Binary input detector",
+        summary="Refuses images that a network trained on attacks takes for adversarial.",
+        mitigations=("AML.M0015",),
+        techniques=("AML.T0043", "AML.T0015"),
+        calibrated={"weights": "array", "layout": "array", "shape": "numbers", "threshold": "number", "ceiling": "number"},
+        fitted_by="attacks.detector_training.evasion_training:fit_binary_input_detector",
+        images_to_choose_on=2500,
+    )
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or not all(isinstance(size, int) and size > 0 for size in self.shape):
@@ -80,7 +92,23 @@ class BinaryInputDetector:
         logits, gradients = self._network.gradients(images)
         return -logits, -gradients
 
-    _network: BinaryNetwork = None  # type: ignore[assignment]  # set in __post_init__
+    def check_input_shape(self, shape: tuple[int, int, int]) -> None:
+        """The network takes images of one shape."""
+        if self.shape != shape:
+            raise InvalidParameter(f"expected {self.name} for images of shape {shape} in calibration.npz, got {self.shape}")
+
+    def in_words(self) -> str:
+        """The score that is too low."""
+        return f"refuses at score {self.boundary:.4g} or less"
+
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """The passes of a binary network, which `BinaryActivationDetector` shares."""
+        shape = (8, 8, 1)
+        layout = default_layout(shape)
+        weights = np.zeros(int(layer_weights(layout).sum()), np.float32)
+        detector = cls(weights=weights, layout=layout, shape=shape, threshold=0.0)
+        detector.begin(np.zeros((2, *shape), np.float32), np.zeros(2, np.uint64))
 
 
 def network(

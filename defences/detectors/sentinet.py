@@ -8,13 +8,14 @@ Known to beat it: triggers that are everywhere, or in many places at once (docs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.defence import Defence, DefenceRecord
 from defences.detectors.sentinet_windows import CORNERS, Windows, boxes, corners_of, transplanted
 from defences.errors import InvalidParameter
 from defences.keyed import Keys, keyed_permutations
@@ -43,7 +44,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SentiNet:
+class SentiNet(Defence):
     """Transplant windows of an image onto clean images of other classes; abstain when one of them takes the image's class along:
 
         s(x) = min_w [1 - 1/N sum_n f(o_n with window w of x)_y],   y = argmax f(x);   abstain when S(x) <= threshold
@@ -80,9 +81,21 @@ class SentiNet:
     stages: tuple[int, ...] = (1, 2, 4, 16)
     kept: tuple[int, ...] = (2, 3, 4, 2, 2)
 
+    _bank: NDArray[np.float32] = field(init=False, repr=False)
+    """The overlays as float32."""
+    _boxes: NDArray[np.int64] = field(init=False, repr=False)
+    """Where each window is."""
+
     name = "sentinet"
-    calibrated: ClassVar[frozenset[str]] = frozenset({"overlays", "overlay_labels", "threshold", "slack"})
-    """What comes from calibration.npz."""
+    record: ClassVar[DefenceRecord] = DefenceRecord(
+        stage="abstain",
+        title="SentiNet",
+        summary="Refuses images of which one small region decides the class, whatever picture it is in: local triggers.",
+        mitigations=("AML.M0015",),
+        techniques=("AML.T0043.004", "AML.T0018.000", "AML.T0043"),  # AML.T0043 for adversarial patches
+        calibrated={"overlays": "array", "overlay_labels": "array", "threshold": "number", "slack": "numbers"},
+        fitted_by="defences.calibration.sentinet:fit_sentinet",
+    )
 
     def __post_init__(self) -> None:
         self._check_overlays()
@@ -152,9 +165,24 @@ class SentiNet:
         inside: NDArray[np.bool_] = (rows[:, :, None] & columns[:, None, :])[..., None]
         return inside
 
-    # Set in __post_init__: the overlays as float32, and where each window is.
-    _bank: NDArray[np.float32] = None  # type: ignore[assignment]
-    _boxes: NDArray[np.int64] = None  # type: ignore[assignment]
+    def check_input_shape(self, shape: tuple[int, int, int]) -> None:
+        """Overlays have to be of the shape of the images."""
+        if self.overlays.shape[1:] != shape:
+            raise InvalidParameter(
+                f"expected sentinet overlays of shape {shape} in calibration.npz, got {self.overlays.shape[1:]}"
+            )
+
+    def in_words(self) -> str:
+        """The sizes of the windows, what they are pasted onto, and which score is too low."""
+        sides = ", ".join(f"{side:g}" for side in self.sides)
+        return f"windows of {sides} of the side on {len(self.overlays)} images, refuses at score {self.threshold:.4g} or less"
+
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """The transplantation of windows, and the keyed order of the images they come onto."""
+        overlays, images = np.zeros((2, 8, 8, 1), np.uint8), np.zeros((2, 8, 8, 1), np.float32)
+        detector = cls(overlays=overlays, overlay_labels=np.zeros(2, np.int64), threshold=0.0)
+        detector.begin(images, np.zeros(2, np.uint64)).probe()
 
 
 class SentiNetSession:

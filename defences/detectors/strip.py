@@ -6,13 +6,14 @@ Known to beat it: source-specific triggers, and triggers an overlay destroys (do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from defences.defence import Defence, DefenceRecord, DetectionHistogram
 from defences.errors import InvalidParameter
 from defences.keyed import Keys, keyed_permutations
 from models.classifier import Images, Probabilities
@@ -21,6 +22,8 @@ Blend = Literal["add", "mix"]
 
 # 64 MiB of float32: the last stage of a batch of large images would otherwise take gigabytes.
 _NUMBERS_PER_PROBE = 1 << 24
+_ENTROPY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
+_OVERLAY_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def entropy_bits(probabilities: Probabilities) -> NDArray[np.float64]:
@@ -52,7 +55,7 @@ def _superimpose(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Strip:
+class Strip(Defence):
     """Score an image by the mean entropy of its predictions under N overlays, and abstain when that is not above a threshold:
 
         s(x) = 1/N sum_n H(f(clip(x + weight * o_n))),   H in bits over classes;   abstain when S(x) <= threshold
@@ -82,9 +85,28 @@ class Strip:
     weight: float = 1.0
     blend: Blend = "add"
 
+    _bank: NDArray[np.float32] = field(init=False, repr=False)
+    """The overlays as float32 rows."""
+
     name = "strip"
-    calibrated: ClassVar[frozenset[str]] = frozenset({"overlays", "threshold", "slack"})
-    """What comes from calibration.npz."""
+    record: ClassVar[DefenceRecord] = DefenceRecord(
+        stage="abstain",
+        title="STRIP",
+        summary="Refuses images whose answer no overlay changes: the mark of a backdoor trigger.",
+        mitigations=("AML.M0015",),
+        techniques=("AML.T0043.004", "AML.T0018.000"),
+        calibrated={"overlays": "array", "threshold": "number", "slack": "numbers"},
+        histograms=(
+            DetectionHistogram(
+                name="hauberk_strip_entropy_bits",
+                help="Mean entropy under the overlays seen, per image.",
+                buckets=_ENTROPY_BUCKETS,
+                of="scores",
+            ),
+            DetectionHistogram(name="hauberk_strip_overlays", help="Overlays per image.", buckets=_OVERLAY_BUCKETS, of="calls"),
+        ),
+        fitted_by="defences.calibration.strip:fit_strip",
+    )
 
     def __post_init__(self) -> None:
         n = len(self.overlays)
@@ -146,7 +168,21 @@ class Strip:
         _superimpose(flat, self._bank, order, turn, start, stop, kept, np.float32(self.weight), rows)
         return rows.reshape(len(rows), *images.shape[1:])
 
-    _bank: NDArray[np.float32] = None  # type: ignore[assignment]  # set in __post_init__: the overlays as float32 rows
+    def check_input_shape(self, shape: tuple[int, int, int]) -> None:
+        """Overlays have to be of the shape of the images."""
+        if self.overlays.shape[1:] != shape:
+            raise InvalidParameter(f"expected strip overlays of shape {shape} in calibration.npz, got {self.overlays.shape[1:]}")
+
+    def in_words(self) -> str:
+        """What is laid over an image, how often, and which entropy is too low."""
+        how = "added" if self.blend == "add" else "mixed in"
+        return f"{len(self.overlays)} overlays {how} at weight {self.weight:g}, refuses at {self.threshold:.4g} bits or less"
+
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """The superposition of overlays, and the keyed order they come in."""
+        overlays, images = np.zeros((2, 8, 8, 1), np.uint8), np.zeros((2, 8, 8, 1), np.float32)
+        cls(overlays=overlays, threshold=0.0, stages=(2,), slack=(0.0,)).begin(images, np.zeros(2, np.uint64)).probe()
 
 
 class StripSession:

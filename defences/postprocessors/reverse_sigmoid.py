@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.defence import Defence, DefenceRecord
 from defences.errors import InvalidParameter
 from models.classifier import Probabilities
 
@@ -23,7 +25,7 @@ _REFERENCE_LOSERS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReverseSigmoid:
+class ReverseSigmoid(Defence):
     """Subtract a reversed sigmoid of every probability's own logit and renormalise:
 
         r_i = beta_k * (sigmoid(gamma * logit(y_i)) - 1/2),     y' = normalise(clip(y - r, 0, 1))
@@ -47,6 +49,13 @@ class ReverseSigmoid:
     gamma: float = 0.1
 
     name = "reverse_sigmoid"
+    record: ClassVar[DefenceRecord] = DefenceRecord(
+        stage="obscure",
+        title="Reverse sigmoid",
+        summary="Blurs the probabilities on the way out, so that a copy trained on them learns less.",
+        mitigations=("AML.M0002",),
+        techniques=("AML.T0024.002", "AML.T0005.001"),
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.beta <= 1:

@@ -11,11 +11,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.defence import Defence, DefenceRecord
 from defences.errors import InvalidParameter
 from defences.keyed import Keys
 from defences.purifiers import total_variation_kernel as kernel
@@ -36,7 +37,7 @@ _PIXELS_PER_TASK = 1 << 16  # below this, handing work to another thread costs m
 
 
 @dataclass(frozen=True, kw_only=True)
-class TotalVariation:
+class TotalVariation(Defence):
     """Solve, for every channel x of every image, with a keyed Bernoulli mask m (1 = kept, 0 = free to change):
 
         min_z  ||m * (z - x)||_2  +  weight * TV(z)
@@ -71,6 +72,13 @@ class TotalVariation:
     threads: int = 1
 
     name = "total_variation"
+    record: ClassVar[DefenceRecord] = DefenceRecord(
+        stage="purify",
+        title="Total variation minimisation",
+        summary="Smooths each image on the way in, so that faint perturbations are lost.",
+        mitigations=("AML.M0010",),
+        techniques=("AML.T0043", "AML.T0015"),
+    )
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -99,6 +107,15 @@ class TotalVariation:
         n, h, w, c = shape
         masks = kernel.keyed_masks(_plane_seeds(keys, c), (h, w), self.keep_probability)
         return np.ascontiguousarray(masks.reshape(n, c, h, w).transpose(0, 2, 3, 1))
+
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """The minimisation with and without a mask, and the masks."""
+        images, keys = np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, np.uint64)
+        for keep in (0.5, 1.0):
+            purifier = cls(weight=0.1, keep_probability=keep)
+            purifier(images, keys)
+            purifier.masks(images.shape, keys)
 
     def _minimise(self, images: Images, keys: Keys) -> Images:
         _, h, w, c = images.shape

@@ -60,7 +60,7 @@ SCAN_REPORT = TypeAdapter(ScanReport)
 """Reads, writes and describes reports: `SCAN_REPORT.json_schema()`."""
 
 
-def together(findings: list[Findings], labels: Labels) -> NDArray[np.bool_]:
+def merged_clean_mask(findings: list[Findings], labels: Labels) -> NDArray[np.bool_]:
     """is_clean [n] of several detectors: in each class the first that finds poison decides which samples it is."""
     is_clean = np.ones(len(labels), bool)
     decided: set[int] = set()

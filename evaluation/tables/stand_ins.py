@@ -13,8 +13,9 @@ from attacks.backdoors.kinds import backdoors
 from attacks.extraction.copycat_cnn import OPTIMISERS
 from attacks.extraction.membership_inference import membership_inference
 from attacks.extraction.thief import THIEVES, Thief, inverted
-from defences.calibration.probing import PROBING
+from defences.calibration.fits import fits_of
 from defences.defended_classifier import DefendedClassifier
+from defences.table import of_stage
 from evaluation.budget import Budget
 from evaluation.cells import Cell
 from evaluation.tables.backdoors import BackdoorBudget, backdoor_rows
@@ -29,6 +30,7 @@ _OPEN_HANDED = ("probabilities", "labels")
 # Membership inference succeeds only on a network that overfits, so that one is trained to overfit.
 _MEMBERS = 300
 _BY_HEART = Recipe(epochs=60, batch_size=32, decay="none")
+_BACKDOOR = "AML.T0018.000"  # poisoned models, in MITRE ATLAS
 _AGAINST_BLUR = (*_OPEN_HANDED, "top-1", "sharpened", "looked up")
 
 
@@ -90,7 +92,7 @@ class StandIns:
             self.held,
             kinds=[kind],
             preprocessors=self.target.full_stack.preprocessors,
-            fits={name: fit for name, fit in PROBING.items() if name in served},
+            fits=fits_of(served & _answer_to_backdoors()),
             budget=BackdoorBudget(training=self.budget.backdoor_images, epochs=self.budget.backdoor_epochs),
             seed=self.seed,
         )
@@ -116,3 +118,8 @@ class StandIns:
             return {}
         undo = inverted(beta=blurs[0].beta, gamma=blurs[0].gamma)
         return {"inverted": Thief(name="inverted", targets=undo, knows="the formula, beta and gamma")}
+
+
+def _answer_to_backdoors() -> set[str]:
+    """The detectors whose record names backdoors among the attacks they answer to."""
+    return {name for name, detector in of_stage("abstain").items() if _BACKDOOR in detector.record.techniques}

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,17 +14,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from attacks.detector_training.evasion_training import EPS
 from defences.assembly import assemble
+from defences.calibration.fits import chosen_fits, fittable, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
-from defences.calibration.split import CalibrationSplit, Terms
+from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms
 from defences.calibration.split import split as split_data
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.defended_classifier import DefendedClassifier
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from hauberk.commands.classifier_options import open_classifier
 from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
-from hauberk.detectors import FITS, chosen_fits, images_to_choose_on
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
@@ -50,11 +49,11 @@ def calibrate(
     labels: Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")] = None,
     input_range: Annotated[str | None, typer.Option(help="What 0 and 1 are at the model's input: 0,1 or 0,255 or -1,1.")] = None,
     outputs: Annotated[str | None, typer.Option(help="logits or probabilities; seen from the outputs when not given.")] = None,
-    detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(FITS)}.")] = "strip",
+    detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(fittable())}.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
-    ] = EPS,
+    ] = EVASION_EPS,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_AT_MOST, help="Of the split, the overlays and their order.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
@@ -63,7 +62,8 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
-    fits = chosen_fits(detectors, evasion_eps=evasion_eps)
+    fits = chosen_fits(detectors)
+    terms = Terms(rate=false_abstention_rate, confidence=confidence, seed=seed, evasion_eps=evasion_eps)
     used = threads or processors()
     served_as = name or out.resolve().name
     if not re.fullmatch(NAME, served_as):
@@ -76,8 +76,7 @@ def calibrate(
     model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
     with progress_bar() as report:
         purifier = choose_purifier(model, clean, threads=used, progress=report)
-        terms = Terms(rate=false_abstention_rate, confidence=confidence, seed=seed, progress=report)
-        calibrated = calibrate_detectors(model, parts, fits, terms)
+        calibrated = calibrate_detectors(model, parts, fits, replace(terms, progress=report))
     fitted = _Fitted(model, purifier, calibrated, parts)
     provenance = {
         "data": {

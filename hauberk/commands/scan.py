@@ -19,7 +19,7 @@ from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.class_split import Reduction
 from defences.poison.findings import Findings, PoisonDetector, Positions, TrainingSet
 from defences.poison.spectral_signatures import SpectralSignatures
-from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, together
+from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, merged_clean_mask
 from evaluation.scanning.spread import Spread, backend
 from evaluation.scanning.stored_activations import stored_activations
 from hauberk.commands.classifier_options import open_classifier
@@ -127,7 +127,7 @@ def _concluded(
     out: Path,
 ) -> ScanReport:
     """The verdict, written and printed."""
-    is_clean = together(findings, stored.labels)
+    is_clean = merged_clean_mask(findings, stored.labels)
     report = build(findings, is_clean, truth=truth, **told)
     refused_when_full(out, lambda: _write(report, findings, stored, is_clean, truth, out))
     _summarise(report, out)

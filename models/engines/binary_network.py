@@ -11,7 +11,7 @@ Papers: networks of this size beside a classifier, Metzen et al. 2017, arXiv:170
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class BinaryNetwork:
     weights: NDArray[np.float32]
     layout: NDArray[np.int64]
     input_shape: tuple[int, int, int]
+    _sizes: NDArray[np.int64] = field(init=False, repr=False)
+    """(h, w, c) before, between and behind the layers."""
 
     def __post_init__(self) -> None:
         layout = self.layout
@@ -78,8 +80,6 @@ class BinaryNetwork:
         if not (inputs.shape[1:] == self.input_shape or inputs.shape[1:] == (numbers,)):
             raise InvalidInput(f"expected inputs [n, {', '.join(map(str, self.input_shape))}], got {list(inputs.shape)}")
         return np.require(inputs, np.float32, ["C"]).reshape(len(inputs), numbers)
-
-    _sizes: NDArray[np.int64] = None  # type: ignore[assignment]  # set in __post_init__: (h, w, c) before, between and behind the layers
 
 
 def default_layout(input_shape: tuple[int, int, int]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ import orjson
 from defences.defended_classifier import Decisions
 from models.classifier import Images
 from service.edge.exchange import Source
-from service.observing.mitre_atlas import DEFENCES, REFUSALS, Atlas, of_defences
+from service.observing.mitre_atlas import REFUSALS, Atlas, of_defences
 
 SCHEMA = 1
 _PERSON = b"hauberk.audit"
@@ -128,7 +128,7 @@ def refusal(source: Source, code: str, status: int, count: int) -> dict[str, Any
 
 def started(software: str, defences: Sequence[tuple[str, str]], *, secret_is_random: bool) -> dict[str, Any]:
     """The members of the line that says what is in force from now on, defences as (name, mode)."""
-    described = [{"defence": name, "mode": mode, **_ids(DEFENCES.get(name, Atlas()))} for name, mode in defences]
+    described = [{"defence": name, "mode": mode, **_ids(of_defences([name]))} for name, mode in defences]
     return {"software": software, "defences": described, "secret_is_random": secret_is_random}
 
 

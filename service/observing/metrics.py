@@ -6,7 +6,6 @@ The core knows nothing of this: here a frozen `Trace` is read after the fact.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,8 +23,10 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from defences.defence import Defence
 from defences.defended_classifier import Decisions, Detection
 from defences.errors import StageFailure
+from defences.table import of_stage
 from service.errors import every_problem
 
 # A `..._created` beside each series would double their number, and is no part of the contract.
@@ -43,7 +44,6 @@ _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 _POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # What counts against the server, and what it is counted among: alerts rest on these, from the first one on.
 _SHOWN_CODES = (200, 500, 503, 504)
-_BITS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 _DISTANCES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -113,10 +113,7 @@ class Metrics:
         self._abstentions = Counter(
             "hauberk_abstentions", "Images a detector would refuse, by its mode.", ("defence", "mode"), registry=registry
         )
-        self._entropy = Histogram(
-            "hauberk_strip_entropy_bits", "Mean entropy under the overlays seen, per image.", registry=registry, buckets=_BITS
-        )
-        self._overlays = Histogram("hauberk_strip_overlays", "Overlays per image.", registry=registry, buckets=_POWERS_OF_TWO)
+        self._of_detectors = {name: _histograms(detector, registry) for name, detector in of_stage("abstain").items()}
         self._distance = Histogram(
             "hauberk_purification_distance", "L2 distance the purifier moved an image.", registry=registry, buckets=_DISTANCES
         )
@@ -210,11 +207,10 @@ class Metrics:
             detection.name, detection.mode
         )
         counter.inc(int(np.count_nonzero(detection.abstained)))
-        if detection.name == "strip":
-            for overlays, entropy in zip(detection.calls.tolist(), detection.scores.tolist(), strict=True):
-                self._overlays.observe(overlays)
-                if not math.isnan(entropy):
-                    self._entropy.observe(entropy)
+        for histogram, of in self._of_detectors.get(detection.name, ()):
+            column = detection.scores if of == "scores" else detection.calls
+            for number in column[~np.isnan(column)].tolist():
+                histogram.observe(number)
 
     def failed(self, failure: Exception) -> None:
         """`Observer`: a batch raised."""
@@ -237,3 +233,10 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]  # the package leaves it without types
         return generate_latest(together)
+
+
+def _histograms(detector: type[Defence], registry: CollectorRegistry) -> tuple[tuple[Histogram, str], ...]:
+    """The histograms a detector feeds, each with the column of a `Detection` it shows."""
+    return tuple(
+        (Histogram(each.name, each.help, registry=registry, buckets=each.buckets), each.of) for each in detector.record.histograms
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from defences.table import DEFENCES
 from service import errors
 
 
@@ -19,22 +20,6 @@ class Atlas:
     mitigations: tuple[str, ...] = ()
     techniques: tuple[str, ...] = ()
 
-
-# Restore what a perturbation changed; detect an adversarial input, a trigger or an evasion; tell less.
-_RESTORED = Atlas(("AML.M0010",), ("AML.T0043", "AML.T0015"))
-_TRIGGER = Atlas(("AML.M0015",), ("AML.T0043.004", "AML.T0018.000"))
-_LOCAL = Atlas(("AML.M0015",), ("AML.T0043.004", "AML.T0018.000", "AML.T0043"))  # patches too
-_EVASION = Atlas(("AML.M0015",), ("AML.T0043", "AML.T0015"))
-_OBSCURED = Atlas(("AML.M0002",), ("AML.T0024.002", "AML.T0005.001"))
-
-DEFENCES: Mapping[str, Atlas] = {
-    "total_variation": _RESTORED,
-    "strip": _TRIGGER,
-    "sentinet": _LOCAL,
-    "binary_input_detector": _EVASION,
-    "binary_activation_detector": _EVASION,
-    "reverse_sigmoid": _OBSCURED,
-}
 
 _ACCESS = Atlas(("AML.M0019",), ("AML.T0040",))
 _FLOOD = Atlas(("AML.M0004",), ("AML.T0029",))
@@ -52,8 +37,8 @@ REFUSALS: Mapping[str, Atlas] = {
 
 
 def of_defences(names: Iterable[str]) -> Atlas:
-    """The ids of these defences together; one without an entry adds none."""
-    entries = [DEFENCES.get(name, Atlas()) for name in names]
-    mitigations = dict.fromkeys(id_ for entry in entries for id_ in entry.mitigations)
-    techniques = dict.fromkeys(id_ for entry in entries for id_ in entry.techniques)
+    """The ids that the records of these defences name, each once; a name that is not in the table adds none."""
+    records = [DEFENCES[name].record for name in names if name in DEFENCES]
+    mitigations = dict.fromkeys(id_ for record in records for id_ in record.mitigations)
+    techniques = dict.fromkeys(id_ for record in records for id_ in record.techniques)
     return Atlas(tuple(mitigations), tuple(techniques))

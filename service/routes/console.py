@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 import orjson
 
+from defences.defence import Stage
+from defences.table import of_stage
 from service.edge.exchange import Exchange
 from service.edge.site import Route
 from service.formats.answers import JSON
@@ -52,37 +54,6 @@ _FILE_HEADERS = (
     (b"x-frame-options", b"DENY"),
 )
 _VARY = (b"vary", b"Accept")
-
-
-class About(NamedTuple):
-    """A defence in words: what people call it, its stage of the data path, and what it does."""
-
-    title: str
-    stage: str
-    summary: str
-
-
-DEFENCES = {
-    "total_variation": About(
-        "Total variation minimisation", "purify", "Smooths each image on the way in, so that faint perturbations are lost."
-    ),
-    "strip": About("STRIP", "abstain", "Refuses images whose answer no overlay changes: the mark of a backdoor trigger."),
-    "sentinet": About(
-        "SentiNet",
-        "abstain",
-        "Refuses images of which one small region decides the class, whatever picture it is in: local triggers.",
-    ),
-    "binary_input_detector": About(
-        "Binary input detector", "abstain", "Refuses images that a network trained on attacks takes for adversarial."
-    ),
-    "binary_activation_detector": About(
-        "Binary activation detector", "abstain", "Refuses images that look adversarial in an early layer of the classifier."
-    ),
-    "reverse_sigmoid": About(
-        "Reverse sigmoid", "obscure", "Blurs the probabilities on the way out, so that a copy trained on them learns less."
-    ),
-}
-"""Every defence, in the order of the data path."""
 
 
 class Console:
@@ -140,7 +111,13 @@ class Console:
         """Those the bundle declares, in the order of the data path, with the modes they are in here."""
         modes = {defence["name"]: defence["mode"] for defence in self._serving.bundle.settings["defences"]}
         modes |= {name: mode for name, mode in self._serving.modes.items() if name in modes}
-        return [{"name": name, "mode": modes[name], **about._asdict()} for name, about in DEFENCES.items() if name in modes]
+        records = [
+            (name, defence.record) for stage in get_args(Stage) for name, defence in of_stage(stage).items() if name in modes
+        ]
+        return [
+            {"name": name, "mode": modes[name], "title": record.title, "stage": record.stage, "summary": record.summary}
+            for name, record in records
+        ]
 
 
 def prefers_html(accept: bytes) -> bool:

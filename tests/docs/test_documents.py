@@ -16,8 +16,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from defences.assembly import NAMES
 from defences.poison.findings import ClassFindings, Cluster, Confusion
+from defences.table import DEFENCES
 from evaluation.red_team.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
 from evaluation.red_team.campaign import ATTACKS
 from evaluation.reporting import report
@@ -92,7 +92,7 @@ def test_the_examples_in_docstrings_are_true(module: str) -> None:
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEFENCES)
 def test_every_defence_has_a_page_that_says_what_beats_it(name: str) -> None:
     page = (ROOT / "docs" / "defences" / f"{name}.md").read_text()
     assert "**What beats it**" in page

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.observing.mitre_atlas import DEFENCES, REFUSALS
+from defences.table import DEFENCES
+from service.observing.mitre_atlas import REFUSALS, of_defences
 from tests.unit.service.audit_lines import SCHEMA, read
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ def section(heading: str) -> str:
 
 def messages() -> Iterator[str]:
     """What the service logs, with dots for what is put in."""
-    for file in (ROOT / "service").glob("*.py"):
+    for file in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger.") and node.args:
                 message = node.args[0]
@@ -43,7 +44,7 @@ def test_every_member_of_the_schema_is_in_the_table_and_no_other() -> None:
 
 def test_every_id_is_in_the_table_beside_its_defence_or_refusal() -> None:
     table = section("The audit log").split("### ATLAS ids")[1].split("### ")[0]
-    for name, atlas in {**DEFENCES, **REFUSALS}.items():
+    for name, atlas in ({name: of_defences([name]) for name in DEFENCES} | {**REFUSALS}).items():
         (row,) = [line for line in table.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1]]
         assert re.findall(r"AML\.M\d+", row) == list(atlas.mitigations)
         assert re.findall(r"AML\.T[\d.]*\d", row) == list(atlas.techniques)

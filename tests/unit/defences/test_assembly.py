@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.assembly import NAMES, assemble, calibrated_for, check, parse_modes, together
+from defences.assembly import assemble, calibrated_for, check, names_as_text, parse_modes
 from defences.defended_classifier import DefendedClassifier, Mode
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.errors import InvalidBundle, InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers.total_variation import TotalVariation
+from defences.table import DEFENCES
 from models.bundle import Bundle
 from tests import bundles
 from tests.bundles import REVERSE_SIGMOID, SHAPE, STRIP, TOTAL_VARIATION
@@ -171,17 +172,17 @@ def test_modes_are_read_from_text(text: str, modes: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("text", ["strip", "strip=", "strip=on", "moat=off", "=off", "strip=off=monitor", "STRIP=off"])
 def test_modes_that_are_none_are_refused_with_what_could_be(text: str) -> None:
-    with pytest.raises(InvalidInput, match=f"enforce, monitor, off|{', '.join(NAMES)}"):
+    with pytest.raises(InvalidInput, match=f"enforce, monitor, off|{', '.join(DEFENCES)}"):
         parse_modes(text)
 
 
 def test_a_bundle_without_one_of_the_detectors_that_were_calibrated_together_is_refused(tmp_path: Path) -> None:
-    arrays = bundles.calibration(detectors_calibrated_together=np.array(together(["strip", "moat"])))
+    arrays = bundles.calibration(detectors_calibrated_together=np.array(names_as_text(["strip", "moat"])))
     refused(bundles.write(tmp_path, arrays=arrays), r'calibrated together, \["moat", "strip"\], got \["strip"\]')
 
 
 def test_a_detector_calibrated_alone_stays_so_in_every_mode(tmp_path: Path) -> None:
-    arrays = bundles.calibration(detectors_calibrated_together=np.array(together(["strip"])))
+    arrays = bundles.calibration(detectors_calibrated_together=np.array(names_as_text(["strip"])))
     bundle = bundles.write(tmp_path, arrays=arrays)
     assert not coat(bundle, strip="off").detectors
     assert coat(bundle, strip="monitor").detectors[0].mode == "monitor"
@@ -199,7 +200,7 @@ SENTINET: dict[str, Any] = {
 def with_sentinet(**changes: Any) -> dict[str, Any]:
     return (
         bundles.calibration(
-            detectors_calibrated_together=np.array(together(["strip", "sentinet"])),
+            detectors_calibrated_together=np.array(names_as_text(["strip", "sentinet"])),
             sentinet_calibrated_for=np.array(calibrated_for(SENTINET)),
             sentinet_overlays=np.rint(noise(6, SHAPE, 8) * 255).astype(np.uint8),
             sentinet_overlay_labels=np.arange(6) % 4,

@@ -12,7 +12,8 @@ import pytest
 
 from attacks.attack import Goal
 from attacks.evasion.gradient import ProjectedGradientDescent
-from defences.assembly import NAMES, assemble
+from defences.assembly import assemble
+from defences.table import DEFENCES
 from models.bundle import Bundle, default_bundle_directory, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, MNIST_SHA256, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
@@ -35,7 +36,7 @@ def test_it_tells_ten_digits_apart_behind_a_defence_of_every_kind(bundle: Bundle
     assert bundle.input_shape == (28, 28, 1)
     declared = [defence["name"] for defence in bundle.settings["defences"]]
     assert declared == ["total_variation", "strip", "reverse_sigmoid"]
-    assert declared == [name for name in NAMES if name in declared]
+    assert declared == [name for name in DEFENCES if name in declared]
     assert {defence["mode"] for defence in bundle.settings["defences"]} == {"enforce"}
 
 

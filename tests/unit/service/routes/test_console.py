@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from defences.assembly import NAMES
+from defences.table import DEFENCES
 from models.bundle import Bundle
 from service.observing.metrics import Metrics
-from service.routes.console import DEFENCES, FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
+from service.routes.console import FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
 from service.serving import Serving
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -45,8 +45,18 @@ def test_everybody_else_gets_json(accept: bytes) -> None:
     assert not prefers_html(accept)
 
 
-def test_every_defence_is_described_in_the_order_of_the_data_path() -> None:
-    assert tuple(DEFENCES) == NAMES
+def words(name: str) -> dict[str, str]:
+    record = DEFENCES[name].record
+    return {"title": record.title, "stage": record.stage, "summary": record.summary}
+
+
+def test_every_defence_is_described_in_the_order_of_the_data_path(bundle: Bundle) -> None:
+    declared = [{"name": name, "mode": "enforce"} for name in reversed(DEFENCES)]
+    told = console(with_settings(bundle, defences=declared)).facts(shows_metrics=True)["defences"]
+    assert [fact["name"] for fact in told] == list(DEFENCES)
+    stages = [fact["stage"] for fact in told]
+    assert stages == sorted(stages, key=["purify", "abstain", "obscure"].index)
+    assert all(fact["title"] and fact["summary"].endswith(".") for fact in told)
 
 
 def test_of_a_defence_the_name_the_mode_in_force_and_constant_words_are_told_and_no_parameter(bundle: Bundle) -> None:
@@ -57,8 +67,8 @@ def test_of_a_defence_the_name_the_mode_in_force_and_constant_words_are_told_and
     made = console(with_settings(bundle, defences=declared), modes={"strip": "monitor", "total_variation": "off"})
     told = made.facts(shows_metrics=True)["defences"]
     assert told == [
-        {"name": "strip", "mode": "monitor", **DEFENCES["strip"]._asdict()},
-        {"name": "reverse_sigmoid", "mode": "enforce", **DEFENCES["reverse_sigmoid"]._asdict()},
+        {"name": "strip", "mode": "monitor", **words("strip")},
+        {"name": "reverse_sigmoid", "mode": "enforce", **words("reverse_sigmoid")},
     ]
 
 

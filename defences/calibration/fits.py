@@ -1,0 +1,40 @@
+"""The fits of detectors, found by the name that each detector's record gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+
+from defences.calibration.thresholds import Fit
+from defences.errors import InvalidInput
+from defences.table import DEFENCES, of_stage
+
+
+def fittable() -> tuple[str, ...]:
+    """The detectors that can be fitted, in the order of the data path."""
+    return tuple(name for name, detector in of_stage("abstain").items() if detector.record.fitted_by)
+
+
+def fits_of(names: Iterable[str]) -> dict[str, Fit]:
+    """The fits of these detectors, in the order of the data path; only theirs are imported."""
+    wanted = set(names)
+    return {name: _imported(DEFENCES[name].record.fitted_by or "") for name in fittable() if name in wanted}
+
+
+def chosen_fits(text: str) -> dict[str, Fit]:
+    """Read "strip,sentinet". Raises: InvalidInput: no name, an unknown one, or one twice."""
+    names = [name for name in (part.strip() for part in text.split(",")) if name]
+    if not names or len(set(names)) != len(names) or not set(names) <= set(fittable()):
+        raise InvalidInput(f"expected --detectors from {', '.join(fittable())}, each once, got {text!r}")
+    return fits_of(names)
+
+
+def images_to_choose_on(fits: Mapping[str, Fit]) -> int:
+    """How many clean images these fits make use of at most."""
+    return max(DEFENCES[name].record.images_to_choose_on for name in fits)
+
+
+def _imported(place: str) -> Fit:
+    module, _, function = place.partition(":")
+    fit: Fit = getattr(import_module(module), function)
+    return fit
