@@ -84,7 +84,7 @@ class Account:
     per_minute: float
     clock: Callable[[], float] = time.monotonic
     left: float = field(init=False)
-    _at: float = field(init=False)
+    _at: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.left, self._at = self.per_minute, self.clock()
