@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import ProjectedGradientDescent
 from attacks.evasion.transfer import Relentless
 from benchmarks.harness.peers import table
+from defences.calibration.split import Terms
 from defences.calibration.split import split as split_data
-from defences.calibration.strip import calibrate_strip
+from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import conclude
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.purifiers.total_variation import TotalVariation
 from evaluation.statistics.intervals import share
@@ -103,7 +106,9 @@ def _strip() -> str:
     poisoned = poison(training.take(slice(0, 10_000)), trigger, AllToOne(_TARGET), rate=0.5, seed=_SEED)
     classifier = KerasClassifier(train(poisoned.data, recipe=Recipe(epochs=8, seed=_SEED), threads=_THREADS))
     parts = split_data(training.take(slice(55_000, 60_000)), rate=0.01, confidence=None, seed=_SEED)
-    strip = calibrate_strip(classifier, parts, rate=0.01, seed=_SEED).strip
+    terms = Terms(rate=0.01, seed=_SEED)
+    (calibrated,) = conclude([fit_strip(classifier, parts, terms)], terms)
+    strip: Any = calibrated.detector
     defended = DefendedClassifier(classifier, detectors=[Step(strip)], secret=_SECRET)
     triggered = trigger(test.images[test.labels != _TARGET][:_IMAGES])
     goal = Goal(np.full(len(triggered), _TARGET), targeted=True)

@@ -17,8 +17,9 @@ from attacks.backdoors.poisoning import AllToOne, poison
 from attacks.backdoors.triggers import ImagePatch, under_checkerboard
 from benchmarks.harness.peers import table
 from defences.assembly import assemble
-from defences.calibration.split import split
-from defences.calibration.strip import StripChoice, calibrate_strip
+from defences.calibration.split import Terms, split
+from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import CalibratedDetector, conclude
 from defences.defended_classifier import DefendedClassifier, Preprocessor, Step
 from defences.keyed import image_keys
 from evaluation.statistics.intervals import share
@@ -103,7 +104,7 @@ def _row(scene: _Scene, name: str, trigger: ImagePatch, data: Dataset) -> list[s
     triggered = trigger(scene.clean.images[scene.clean.labels != _TARGET])
     purified = scene.purified(triggered)
     raw = _calibrated(copy, scene.held_out, _RATE)
-    stack = DefendedClassifier(copy, preprocessors=[scene.purifier], detectors=[Step(raw.strip, raw.mode)])
+    stack = DefendedClassifier(copy, preprocessors=[scene.purifier], detectors=[Step(raw.detector, raw.mode)])
     found, clean = stack.classify(triggered), stack.classify(scene.clean.images)
     other = scene.purified_data(scene.held_out)
     views: list[tuple[float, Callable[[Images], Images], Dataset]] = [
@@ -130,12 +131,14 @@ def _row(scene: _Scene, name: str, trigger: ImagePatch, data: Dataset) -> list[s
     ]
 
 
-def _calibrated(classifier: KerasClassifier, data: Dataset, rate: float) -> StripChoice:
-    return calibrate_strip(classifier, split(data, rate=rate, confidence=None, seed=_SEED), rate=rate, seed=_SEED)
+def _calibrated(classifier: KerasClassifier, data: Dataset, rate: float) -> CalibratedDetector:
+    terms = Terms(rate=rate, seed=_SEED)
+    (strip,) = conclude([fit_strip(classifier, split(data, rate=rate, confidence=None, seed=_SEED), terms)], terms)
+    return strip
 
 
-def _refused(classifier: KerasClassifier, choice: StripChoice, images: Images) -> NDArray[np.bool_]:
-    return DefendedClassifier(classifier, detectors=[Step(choice.strip)]).classify(images).trace.detections[0].abstained
+def _refused(classifier: KerasClassifier, strip: CalibratedDetector, images: Images) -> NDArray[np.bool_]:
+    return DefendedClassifier(classifier, detectors=[Step(strip.detector)]).classify(images).trace.detections[0].abstained
 
 
 def _as_they_came(images: Images) -> Images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from attacks.backdoors.poisoning import AllToOne, poison
 from attacks.backdoors.triggers import CornerPattern
 from benchmarks.harness.peers import alternate, art_classifier, table
 from defences.calibration.purifier import choose_purifier
-from defences.calibration.split import CalibrationSplit
+from defences.calibration.split import CalibrationSplit, Terms
 from defences.calibration.split import split as split_data
-from defences.calibration.strip import StripChoice, calibrate_strip
+from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import CalibratedDetector, conclude
 from defences.defended_classifier import Decisions, DefendedClassifier, Step
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers.purified_training import with_purified_copies
@@ -57,8 +59,9 @@ def section() -> str:
         train(with_purified_copies(data.poisoned, seed=_SEED, threads=_THREADS), recipe=recipe, threads=_THREADS)
     )
     parts = split_data(data.held_out, rate=_RATE, confidence=None, seed=_SEED)
-    strip = calibrate_strip(alone, parts, rate=_RATE, seed=_SEED)
-    rows = [_row("STRIP alone", DefendedClassifier(alone, detectors=[Step(strip.strip)], secret=b"benchmark"), alone, data)]
+    strip = _strip(alone, parts)
+    chosen: Any = strip.detector
+    rows = [_row("STRIP alone", DefendedClassifier(alone, detectors=[Step(strip.detector)], secret=b"benchmark"), alone, data)]
     for name, classifier in (
         ("full stack, classifier trained plainly", alone),
         ("full stack, trained on purified copies", prepared),
@@ -94,19 +97,25 @@ def section() -> str:
         f"MNIST training images, every poisoned label {_TARGET}, the reference network, {_EPOCHS} epochs. Calibrated on 5,000 other "
         f"training images (rate {_RATE:g}, marginal), measured on all 10,000 test images and, triggered, on the "
         f"{len(data.triggered):,} of them that are no {_TARGET}.\n\n{table(header, rows)}\n"
-        f"Chosen by calibration for STRIP alone: {strip.strip.blend} {strip.strip.weight:g}, stages {strip.strip.stages}, threshold "
-        f"{strip.strip.threshold:.3f} bits. Clean images per second, the same {_TIMED} images, same model, alternating: "
+        f"Chosen by calibration for STRIP alone: {chosen.blend} {chosen.weight:g}, stages {chosen.stages}, threshold "
+        f"{strip.threshold:.3f} bits. Clean images per second, the same {_TIMED} images, same model, alternating: "
         f"**{ratio:.1f}x** ART.\n\n{_early_exits(alone, strip, data)}"
     )
 
 
+def _strip(classifier: KerasClassifier, parts: CalibrationSplit) -> CalibratedDetector:
+    terms = Terms(rate=_RATE, seed=_SEED)
+    (strip,) = conclude([fit_strip(classifier, parts, terms)], terms)
+    return strip
+
+
 def _full_stack(classifier: KerasClassifier, held_out: Dataset, parts: CalibrationSplit) -> DefendedClassifier:
     purifier = choose_purifier(classifier, held_out, threads=_THREADS)
-    strip = calibrate_strip(classifier, parts, rate=_RATE, seed=_SEED)
+    strip = _strip(classifier, parts)
     return DefendedClassifier(
         classifier,
         preprocessors=[Step(purifier.purifier, purifier.mode)],
-        detectors=[Step(strip.strip, strip.mode)],
+        detectors=[Step(strip.detector, strip.mode)],
         postprocessors=[Step(ReverseSigmoid())],
         secret=b"benchmark",
     )
@@ -133,11 +142,11 @@ def _overlays(decisions: Decisions) -> float:
     return float(decisions.trace.detections[0].calls.mean())
 
 
-def _against_art(classifier: KerasClassifier, strip: StripChoice, data: _Data) -> tuple[float, float, float]:
+def _against_art(classifier: KerasClassifier, strip: CalibratedDetector, data: _Data) -> tuple[float, float, float]:
     """ART's shares of triggered and of clean images refused, and the ratio of clean images per second, ours to ART's."""
     from art.defences.transformer.poisoning import STRIP
 
-    defended = DefendedClassifier(classifier, detectors=[Step(strip.strip)], secret=b"benchmark")
+    defended = DefendedClassifier(classifier, detectors=[Step(strip.detector)], secret=b"benchmark")
     np.random.seed(_SEED)  # ART draws its overlays from the global state
     art = STRIP(art_classifier(classifier))(num_samples=100, false_acceptance_rate=_RATE)
     art.mitigate(data.held_out.images[:2000])
@@ -149,14 +158,15 @@ def _against_art(classifier: KerasClassifier, strip: StripChoice, data: _Data) -
     return refused[0], refused[1], seconds[1] / seconds[0]
 
 
-def _early_exits(classifier: KerasClassifier, strip: StripChoice, data: _Data) -> str:
+def _early_exits(classifier: KerasClassifier, strip: CalibratedDetector, data: _Data) -> str:
     """The share of images on which the staged test and the full test at the same threshold disagree."""
-    full = replace(strip.strip, stages=(len(strip.strip.overlays),), slack=(0.0,))
+    staged: Any = strip.detector
+    full = replace(staged, stages=(len(staged.overlays),), slack=(0.0,))
     images, triggered = data.clean.images[:5000], data.triggered[:2000]
     shares = []
     for some in (images, triggered):
         decided = [
-            DefendedClassifier(classifier, detectors=[Step(s)], secret=b"benchmark").classify(some) for s in (strip.strip, full)
+            DefendedClassifier(classifier, detectors=[Step(s)], secret=b"benchmark").classify(some) for s in (staged, full)
         ]
         shares.append(float((decided[0].abstained != decided[1].abstained).mean()))
     return (

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defences.calibration.conformal import conformal_rank
 from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
-from defences.calibration.thresholds import FittedDetector, conclude
+from defences.calibration.thresholds import FittedDetector
 from defences.detectors.strip import Blend, Strip, entropy_bits
 from defences.keyed import keyed_permutations, random_keys
 from models.classifier import Classifier, Images
-from models.progress import PartOf, Progress, silent
+from models.progress import PartOf
 
 OVERLAYS_AT_MOST = 96
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
@@ -51,58 +50,11 @@ class OverlayTrial:
     let_go: float = 0.0
 
 
-@dataclass(frozen=True)
-class StripChoice:
-    """STRIP as calibrated, in which mode, why, and the numbers behind it.
-
-    Attributes:
-        scores: float64 [n], the staged statistic of the held images the threshold was read off.
-        mean_overlays: what a clean image pays on average.
-    """
-
-    strip: Strip
-    mode: Literal["enforce", "monitor"]
-    reason: str
-    scores: NDArray[np.float64]
-    mean_overlays: float
-    false_abstentions: float
-    chosen: OverlayTrial
-    trials: tuple[OverlayTrial, ...]
-
-
-def calibrate_strip(
-    classifier: Classifier,
-    parts: CalibrationSplit,
-    *,
-    rate: float,
-    confidence: float | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> StripChoice:
-    """Choose overlay weight, stages and slack on one part of the data, and the threshold on the other.
-
-    Args:
-        rate: of clean images that may be refused; `confidence` as in `conformal_rank`.
-
-    Cost: up to 96 model calls per image of either part for each overlay tried; most held images leave early.
-    """
-    terms = Terms(rate=rate, confidence=confidence, seed=seed, progress=progress)
-    best, scores, trials = _chosen(classifier, parts, terms)
-    (calibrated,) = conclude([_fitted(best, scores, trials)], terms)
-    return StripChoice(
-        strip=replace(best.strip, threshold=calibrated.threshold),
-        mode=calibrated.mode,
-        reason=calibrated.reason,
-        scores=scores,
-        mean_overlays=calibrated.mean_calls,
-        false_abstentions=float((best.scores() <= calibrated.threshold).mean()),
-        chosen=best.trial,
-        trials=trials,
-    )
-
-
 def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
-    """The same with the threshold still open, to calibrate STRIP together with other detectors."""
+    """Choose overlay, weight, stages and slack on one part of the data, and score the other.
+
+    Cost: up to 96 model calls per image of the first part for each overlay tried; most held images leave early.
+    """
     return _fitted(*_chosen(classifier, parts, terms))
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from models.bundle import Bundle
 
@@ -39,21 +36,6 @@ def banner(bundle: Bundle, defended: DefendedClassifier, url: str, *, example: P
 def _defences(defended: DefendedClassifier) -> Iterator[str]:
     steps: list[Step[Any]] = [*defended.preprocessors, *defended.detectors, *defended.postprocessors]
     for i, step in enumerate(steps):
-        yield f"  {'defences' if i == 0 else '':<8}  {step.defence.name} ({step.mode}): {_parameters(step.defence)}"
+        yield f"  {'defences' if i == 0 else '':<8}  {step.defence.name} ({step.mode}): {step.defence.in_words()}"
     if not steps:
         yield "  defences  none is on"
-
-
-def _parameters(defence: Any) -> str:
-    names = [field.name for field in dataclasses.fields(defence) if field.repr and not field.name.startswith("_")]
-    return ", ".join(f"{name} {_short(getattr(defence, name))}" for name in names)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return str(len(value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(_short, value)) + ")"
-    return str(value)

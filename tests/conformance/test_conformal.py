@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom, binom
 
 from defences.calibration.conformal import conformal_rank, conformal_threshold, joint_thresholds, scores_needed
-from defences.calibration.split import split
-from defences.calibration.strip import calibrate_strip
+from defences.calibration.split import Terms, split
+from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import conclude
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.errors import InvalidInput
 from models.datasets import Dataset
@@ -73,12 +74,14 @@ def test_clean_images_are_refused_at_the_rate_that_calibration_promises(rate: fl
         pictures = noise(900 + fresh, shape, seed)
         labels = classifier.predict(pictures).argmax(axis=1)
         parts = split(Dataset(pictures[:900], labels[:900]), rate=rate, confidence=None, seed=seed)
-        choice = calibrate_strip(classifier, parts, rate=rate, seed=seed)
+        terms = Terms(rate=rate, seed=seed)
+        (choice,) = conclude([fit_strip(classifier, parts, terms)], terms)
         assert choice.mode == "enforce"
-        held = len(choice.scores)
+        scores = choice.fitted.holding
+        held = len(scores)
         rank = conformal_rank(held, rate)
-        assert (choice.scores <= choice.strip.threshold).sum() == rank
-        defended = DefendedClassifier(classifier, detectors=[Step(choice.strip)], secret=b"another secret than calibration's")
+        assert (scores <= choice.threshold).sum() == rank
+        defended = DefendedClassifier(classifier, detectors=[Step(choice.detector)], secret=b"another secret than calibration's")
         found = int(defended.classify(pictures[900:]).abstained.sum())
         low, high = betabinom.interval(0.999, fresh, rank, held - rank + 1)
         assert low <= found <= high, seed

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.calibration.split import split
-from defences.calibration.strip import calibrate_strip
+from defences.calibration.split import Terms, split
+from defences.calibration.strip import fit_strip
+from defences.calibration.thresholds import conclude
 from defences.detectors.strip import Strip, entropy_bits
 from defences.keyed import image_keys
 from models.classifier import Classifier, Images
@@ -128,8 +129,10 @@ def test_calibrated_early_exits_let_go_of_next_to_no_trigger_and_cost_a_fraction
     classifier = trojaned()
     clean = pictures(1200, 5, lit=False)
     data = Dataset(clean, classifier.predict(clean).argmax(axis=1))
-    choice = calibrate_strip(classifier, split(data, rate=0.02, confidence=None, seed=0), rate=0.02)
-    staged = choice.strip
+    terms = Terms(rate=0.02)
+    (choice,) = conclude([fit_strip(classifier, split(data, rate=0.02, confidence=None, seed=0), terms)], terms)
+    staged = choice.detector
+    assert isinstance(staged, Strip)
     full = replace(staged, stages=(len(staged.overlays),), slack=(0.0,))
     triggered, fresh = pictures(1000, 6, lit=True), pictures(1000, 7, lit=False)
     caught, caught_by_full = refused(staged, classifier, triggered), refused(full, classifier, triggered)
@@ -138,5 +141,5 @@ def test_calibrated_early_exits_let_go_of_next_to_no_trigger_and_cost_a_fraction
     assert refused(staged, classifier, fresh).mean() < 0.04
     classifier.calls.clear()
     refused(staged, classifier, fresh)
-    assert sum(classifier.calls) / len(fresh) == pytest.approx(choice.mean_overlays, rel=0.25)
-    assert choice.mean_overlays < len(staged.overlays) / 5
+    assert sum(classifier.calls) / len(fresh) == pytest.approx(choice.mean_calls, rel=0.25)
+    assert choice.mean_calls < len(staged.overlays) / 5

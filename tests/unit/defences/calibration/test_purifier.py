@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from defences.calibration.conformal import conformal_rank
 from defences.calibration.purifier import ACCURACY_POINTS_AT_MOST, choose_purifier
-from defences.calibration.split import IMAGES_AT_LEAST, CalibrationSplit, split
-from defences.calibration.strip import _staged_scores, calibrate_strip
+from defences.calibration.split import IMAGES_AT_LEAST, CalibrationSplit, Terms, split
+from defences.calibration.strip import _staged_scores, fit_strip
+from defences.calibration.thresholds import CalibratedDetector, conclude
 from defences.detectors.strip import Strip, entropy_bits
 from defences.errors import InvalidInput
 from defences.keyed import keyed_permutations, random_keys
@@ -120,19 +123,26 @@ def test_a_purifier_that_only_makes_noisy_images_worse_is_not_enforced() -> None
     assert choice.purifier.weight < choice.trials[0].weight
 
 
+def calibrated(classifier: Classifier, parts: CalibrationSplit, **terms: Any) -> tuple[CalibratedDetector, Strip]:
+    """STRIP with its threshold, calibrated alone."""
+    (found,) = conclude([fit_strip(classifier, parts, Terms(**terms))], Terms(**terms))
+    assert isinstance(found.detector, Strip)
+    return found, found.detector
+
+
 def test_strip_on_a_classifier_that_scores_like_a_backdoor_only_monitors_and_says_why() -> None:
     trojan = constant([1, 0, 0], (2, 2, 1))
-    choice = calibrate_strip(trojan, split(labelled(trojan, 400), rate=0.05, confidence=None, seed=0), rate=0.05)
+    choice, strip = calibrated(trojan, split(labelled(trojan, 400), rate=0.05, confidence=None, seed=0), rate=0.05)
     assert choice.mode == "monitor"
     assert "clean images score as low as a perfect backdoor would for any to be refused, so it only monitors" in choice.reason
-    assert choice.strip.threshold == -np.inf
-    assert choice.false_abstentions == 0.0
+    assert strip.threshold == choice.threshold == -np.inf
+    assert not (choice.fitted.choosing <= choice.threshold).any()
 
 
 def test_a_classifier_that_is_too_sure_cannot_switch_off_its_own_detector() -> None:
     sure = linear((4, 4, 1), 4, sharpness=300.0)
-    choice = calibrate_strip(sure, split(labelled(sure, 600), rate=0.05, confidence=None, seed=0), rate=0.05)
-    assert -np.inf < choice.strip.threshold <= 1e-4
+    choice, _ = calibrated(sure, split(labelled(sure, 600), rate=0.05, confidence=None, seed=0), rate=0.05)
+    assert -np.inf < choice.threshold <= 1e-4
     assert choice.mode == "enforce"
     assert "distrust a classifier that is so sure" in choice.reason
 
@@ -141,20 +151,26 @@ def test_a_classifier_that_is_too_sure_cannot_switch_off_its_own_detector() -> N
 def test_as_many_held_images_are_refused_as_the_promise_allows(rate: float, confidence: float | None) -> None:
     classifier = linear((4, 4, 1), 4, sharpness=2.0)
     parts = split(labelled(classifier, 900), rate=rate, confidence=confidence, seed=3)
-    choice = calibrate_strip(classifier, parts, rate=rate, confidence=confidence, seed=3, progress=told)
+    choice, strip = calibrated(classifier, parts, rate=rate, confidence=confidence, seed=3, progress=told)
     assert choice.mode == "enforce"
-    assert (choice.scores <= choice.strip.threshold).sum() == conformal_rank(len(parts.holding), rate, confidence)
+    assert (choice.fitted.holding <= strip.threshold).sum() == conformal_rank(len(parts.holding), rate, confidence)
     assert f"from {len(parts.holding)} held images" in choice.reason
     assert ("with confidence" in choice.reason) == (confidence is not None)
-    assert choice.strip.stages[-1] == len(choice.strip.overlays) == 96
-    assert choice.chosen in choice.trials
-    assert {(trial.blend, trial.weight) for trial in choice.trials} == {("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5)}
+    assert strip.stages[-1] == len(strip.overlays) == 96
+    card = choice.card()
+    assert card["chosen"] in card["trials"]
+    assert {(trial["blend"], trial["weight"]) for trial in card["trials"]} == {
+        ("add", 1.0),
+        ("add", 0.5),
+        ("add", 0.25),
+        ("mix", 0.5),
+    }
 
 
 def test_overlays_come_from_the_images_to_choose_on_and_never_from_those_held() -> None:
     classifier = linear((4, 4, 1), 4, sharpness=2.0)
     parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
-    strip = calibrate_strip(classifier, parts, rate=0.05).strip
+    _, strip = calibrated(classifier, parts, rate=0.05)
     pictures = np.rint(parts.choosing.images * 255).astype(np.uint8)
     np.testing.assert_array_equal(strip.overlays, pictures[: len(strip.overlays)])
 
@@ -162,10 +178,10 @@ def test_overlays_come_from_the_images_to_choose_on_and_never_from_those_held() 
 def test_the_same_seed_calibrates_the_same_and_another_one_otherwise() -> None:
     classifier = linear((4, 4, 1), 4, sharpness=2.0)
     parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
-    first, again, other = (calibrate_strip(classifier, parts, rate=0.05, seed=seed) for seed in (0, 0, 1))
-    assert first.strip.threshold == again.strip.threshold
-    np.testing.assert_array_equal(first.scores, again.scores)
-    assert first.strip.threshold != other.strip.threshold
+    first, again, other = (calibrated(classifier, parts, rate=0.05, seed=seed)[0] for seed in (0, 0, 1))
+    assert first.threshold == again.threshold
+    np.testing.assert_array_equal(first.fitted.holding, again.fitted.holding)
+    assert first.threshold != other.threshold
 
 
 def brute_force(strip: Strip, classifier: Classifier, images: Images, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -211,6 +227,6 @@ def test_pruning_saves_most_of_the_model_calls_where_images_differ_more_than_ove
 def test_no_image_is_held_to_no_rank() -> None:
     classifier = linear((4, 4, 1), 4)
     data = labelled(classifier, 100)
-    choice = calibrate_strip(classifier, CalibrationSplit(data.take(slice(0, 60)), data.take(slice(60, 100))), rate=0.01)
+    choice, _ = calibrated(classifier, CalibrationSplit(data.take(slice(0, 60)), data.take(slice(60, 100))), rate=0.01)
     assert choice.mode == "monitor"
-    assert choice.strip.threshold == -np.inf
+    assert choice.threshold == -np.inf

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from defences.calibration.sentinet import _bank, fit_sentinet
 from defences.calibration.split import Terms, split
-from defences.calibration.strip import calibrate_strip, fit_strip
+from defences.calibration.strip import fit_strip
 from defences.calibration.thresholds import calibrate_detectors, conclude
 from defences.detectors import sentinet as module
 from defences.detectors.sentinet import SentiNet
@@ -233,9 +233,9 @@ def test_the_same_seed_calibrates_the_same_and_strip_is_fitted_as_if_it_were_alo
     fits = {"strip": fit_strip, "sentinet": fit_sentinet}
     first, again = (calibrate_detectors(classifier, parts, fits, Terms(rate=0.05, seed=4)) for _ in range(2))
     assert [one.threshold for one in first] == [one.threshold for one in again]
-    strip = calibrate_strip(classifier, parts, rate=0.05, seed=4)
-    np.testing.assert_array_equal(first[0].fitted.holding, strip.scores)
-    assert first[0].threshold <= strip.strip.threshold
+    (strip,) = calibrate_detectors(classifier, parts, {"strip": fit_strip}, Terms(rate=0.05, seed=4))
+    np.testing.assert_array_equal(first[0].fitted.holding, strip.fitted.holding)
+    assert first[0].threshold <= strip.threshold
     refused = (first[0].fitted.holding <= first[0].threshold) | (first[1].fitted.holding <= first[1].threshold)
     assert refused.sum() == int(0.05 * 401)
     assert all("refused by strip or sentinet on average" in one.reason for one in first)

@@ -23,7 +23,7 @@ def test_it_says_where_what_and_which_defences_with_their_parameters(bundle: Bun
     text = banner(bundle, defended, "http://127.0.0.1:3000", example=Path("example.json"))
     assert "insects 0123456789ab at http://127.0.0.1:3000" in text
     assert bundle.digest in text
-    assert "strip (monitor): overlays 4, threshold 0.25, stages (2, 4), slack (0.1, 0)" in text
+    assert "strip (monitor): 4 overlays added at weight 1, refuses at 0.25 bits or less" in text
     assert text.count("reverse_sigmoid (enforce): beta 1, gamma 0.1") == 1
     assert "curl -s http://127.0.0.1:3000/predict -H 'content-type: application/json' -d @example.json" in text
 
