@@ -52,7 +52,9 @@ class Serving:
     batcher: Batcher[Any] | None = None
     draining: bool = False
     stopping: bool = False
-    _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader"))
+    _reader: ThreadPoolExecutor = field(
+        init=False, repr=False, default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader")
+    )
 
     def __post_init__(self) -> None:
         self.writer = AnswerWriter(self.bundle.name, self.bundle.version, self.bundle.labels)

@@ -85,7 +85,9 @@ def test_every_option_and_field_of_a_scan_is_documented() -> None:
     assert set(METHODS) <= told
 
 
-@pytest.mark.parametrize("module", ["conformal", "evasion_calibration", "reverse_sigmoid", "total_variation"])
+@pytest.mark.parametrize(
+    "module", ["calibration.conformal", "calibration.evasion", "postprocessors.reverse_sigmoid", "purifiers.total_variation"]
+)
 def test_the_examples_in_docstrings_are_true(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"defences.{module}"))
     assert results.attempted > 0

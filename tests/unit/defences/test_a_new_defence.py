@@ -26,11 +26,11 @@ from defences.table import DEFENCES
 from models.bundle import Bundle
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import Dataset
-from service.edge.observers import Source
+from service.edge.exchange import Source
 from service.observing import audit_events
 from service.observing.metrics import Metrics
 from service.routes.console import Console
-from service.routes.predict import Endpoints
+from service.serving import Serving
 from tests import bundles
 from tests.bundles import SHAPE
 from tests.fakes import linear, noise
@@ -242,7 +242,7 @@ def test_measured_values_that_do_not_fit_are_refused(
 
 def test_the_console_says_what_they_do(bundle: Bundle) -> None:
     metrics = Metrics(CollectorRegistry(), labels=bundle.labels, build=("1.0", bundle.name, bundle.version))
-    service = Endpoints(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=True, modes={"halving": "monitor"})
+    service = Serving(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=True, modes={"halving": "monitor"})
     told = Console(service).facts(shows_metrics=False)["defences"]
     assert [(fact["name"], fact["mode"], fact["stage"]) for fact in told] == [
         ("posterisation", "enforce", "purify"),
