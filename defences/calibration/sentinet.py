@@ -69,10 +69,11 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
             break
     progress("windows", 1, 1)
     chosen = replace(draft, slack=_slack(trials[-1].patience))
-    scores = _held_scores(chosen, classifier, parts.holding.images, runs.scores, terms, rng)
+    hasty = replace(chosen, threshold=float(np.quantile(runs.scores, min(1.0, _IN_QUESTION * terms.rate))))
+    scores = _held_scores(hasty, classifier, parts.holding.images, random_keys(len(parts.holding), rng), terms)
     return FittedDetector(
         name=chosen.name,
-        settings={"sides": list(chosen.sides), "stages": list(chosen.stages), "kept": list(chosen.kept)},
+        settings=chosen.settings(),
         arrays={
             "overlays": chosen.overlays,
             "overlay_labels": chosen.overlay_labels,
@@ -127,31 +128,24 @@ def _run(sentinet: SentiNet, classifier: Classifier, images: Images, keys: Keys,
     return _Runs(np.concatenate(scores), tuple(np.concatenate(column) for column in suspicion), new)
 
 
-def _held_scores(
-    chosen: SentiNet,
-    classifier: Classifier,
-    images: Images,
-    choosing: NDArray[np.float64],
-    terms: Terms,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
+def _held_scores(hasty: SentiNet, classifier: Classifier, images: Images, keys: Keys, terms: Terms) -> NDArray[np.float64]:
     """The statistic of every image: exact up to the last that may be refused, above that for the others.
 
-    They leave early, at a threshold that is higher than any that can come out; where it was not, all are measured again to the end.
+    They leave early, at the threshold of `hasty`, which is higher than any that can come out; where it was not, all are measured again
+    without one.
     """
-    keys, rank = random_keys(len(images), rng), conformal_rank(len(images), terms.rate, terms.confidence)
-    for limit in (float(np.quantile(choosing, min(1.0, _IN_QUESTION * terms.rate))), np.inf):
-        hasty = replace(chosen, threshold=limit)
-        at_once = max(1, rows_per_forward(images) // max(step.windows for step in hasty.plan()))
+    rank = conformal_rank(len(images), terms.rate, terms.confidence)
+    for sentinet in (hasty, replace(hasty, threshold=np.inf)):
+        at_once = max(1, rows_per_forward(images) // max(step.windows for step in sentinet.plan()))
         blocks = []
         for start in range(0, len(images), at_once):
             terms.progress("held windows", start, len(images))
-            session = hasty.begin(images[start : start + at_once], keys[start : start + at_once])
+            session = sentinet.begin(images[start : start + at_once], keys[start : start + at_once])
             while session.undecided.size:
                 session.decide(classifier.predict(session.probe()))
             blocks.append(session.scores)
         scores = np.concatenate(blocks)
-        if (scores <= limit).sum() >= rank:
+        if (scores <= sentinet.threshold).sum() >= rank:
             break
     terms.progress("held windows", 1, 1)
     return scores

@@ -74,7 +74,7 @@ def _chosen(
     best = _best(drafts)
     held = parts.holding.images
     rank = conformal_rank(len(held), terms.rate, terms.confidence)
-    scores = _staged_scores(best.strip, classifier, held, rank, rng, PartOf(terms.progress, "threshold", 0, 1))
+    scores = _Race.drawn(best.strip, classifier, held, rng).scores(rank, PartOf(terms.progress, "threshold", 0, 1))
     return best, scores, tuple(draft.trial for draft in drafts)
 
 
@@ -164,60 +164,64 @@ def _entropies(
     return result
 
 
-def _staged_scores(
-    draft: Strip,
-    classifier: Classifier,
-    images: Images,
-    rank: int,
-    rng: np.random.Generator,
-    progress: Callable[[int, int], None],
-) -> NDArray[np.float64]:
-    """The staged statistic of every image: exact up to the `rank`-th smallest, a lower bound for those above it.
+@dataclass(frozen=True)
+class _Race:
+    """Images that STRIP looks at stage by stage, all at once, where those with high scores may stop.
 
-    The statistic is a maximum over stages, so it only grows: an image that is far above the rest after one stage need not pay for the
-    others. Whether that was right is checked at the end, and everything is measured again with more survivors if not.
+    Attributes:
+        order: int32 [n, N], the order in which each image [n, h, w, c] sees the overlays.
     """
-    order = keyed_permutations(random_keys(len(images), rng), len(draft.overlays))
-    survivors = 4 * rank + 50
-    while True:
-        scores, finalists, lowest_left_out = _raced(draft, classifier, images, order, survivors, progress)
-        if rank == 0 or float(np.partition(scores[finalists], rank - 1)[rank - 1]) <= lowest_left_out:
-            return scores
-        survivors *= 4
 
+    strip: Strip
+    classifier: Classifier
+    images: Images
+    order: NDArray[np.int32]
 
-def _raced(
-    draft: Strip,
-    classifier: Classifier,
-    images: Images,
-    order: NDArray[np.int32],
-    survivors: int,
-    progress: Callable[[int, int], None],
-) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
-    total, scores = np.zeros(len(images)), np.full(len(images), -np.inf)
-    racing, lowest_left_out, seen = np.arange(len(images)), np.inf, 0
-    for stage, slack in zip(draft.stages, draft.slack, strict=True):
-        progress(seen, draft.stages[-1])
-        at_once = max(1, rows_per_forward(images) // (stage - seen))
-        for start in range(0, len(racing), at_once):
-            rows = racing[start : start + at_once]
-            outputs = classifier.predict(draft.superimpose(images[rows], order[rows, seen:stage]))
-            total[rows] += entropy_bits(outputs).reshape(len(rows), -1).sum(axis=1)
-        scores[racing] = np.maximum(scores[racing], total[racing] / stage - slack)
-        seen = stage
-        if len(racing) > survivors and stage != draft.stages[-1]:
-            ranked = racing[np.argsort(scores[racing])]
-            lowest_left_out = min(lowest_left_out, float(scores[ranked[survivors]]))
-            racing = np.sort(ranked[:survivors])
-    progress(seen, seen)
-    return scores, racing, lowest_left_out
+    @classmethod
+    def drawn(cls, strip: Strip, classifier: Classifier, images: Images, rng: np.random.Generator) -> _Race:
+        """With an order of its own for each image."""
+        return cls(strip, classifier, images, keyed_permutations(random_keys(len(images), rng), len(strip.overlays)))
+
+    def scores(self, rank: int, progress: Callable[[int, int], None]) -> NDArray[np.float64]:
+        """The staged statistic of every image: exact up to the `rank`-th smallest, a lower bound for those above it.
+
+        The statistic is a maximum over stages, so it only grows: an image whose score after one stage is far above the others' need not
+        see the remaining overlays. The end checks whether that was right; if not, everything is measured again with more survivors.
+        """
+        survivors = 4 * rank + 50
+        while True:
+            scores, finalists, lowest_left_out = self._run(survivors, progress)
+            if rank == 0 or float(np.partition(scores[finalists], rank - 1)[rank - 1]) <= lowest_left_out:
+                return scores
+            survivors *= 4
+
+    def _run(self, survivors: int, progress: Callable[[int, int], None]) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
+        """Scores [n], the images that saw every overlay, and the lowest score at which an image stopped."""
+        strip, images = self.strip, self.images
+        total, scores = np.zeros(len(images)), np.full(len(images), -np.inf)
+        racing, lowest_left_out, seen = np.arange(len(images)), np.inf, 0
+        for stage, slack in zip(strip.stages, strip.slack, strict=True):
+            progress(seen, strip.stages[-1])
+            at_once = max(1, rows_per_forward(images) // (stage - seen))
+            for start in range(0, len(racing), at_once):
+                rows = racing[start : start + at_once]
+                outputs = self.classifier.predict(strip.superimpose(images[rows], self.order[rows, seen:stage]))
+                total[rows] += entropy_bits(outputs).reshape(len(rows), -1).sum(axis=1)
+            scores[racing] = np.maximum(scores[racing], total[racing] / stage - slack)
+            seen = stage
+            if len(racing) > survivors and stage != strip.stages[-1]:
+                ranked = racing[np.argsort(scores[racing])]
+                lowest_left_out = min(lowest_left_out, float(scores[ranked[survivors]]))
+                racing = np.sort(ranked[:survivors])
+        progress(seen, seen)
+        return scores, racing, lowest_left_out
 
 
 def _fitted(best: _Draft, scores: NDArray[np.float64], trials: tuple[OverlayTrial, ...]) -> FittedDetector:
     strip = best.strip
     return FittedDetector(
         name=strip.name,
-        settings={"blend": strip.blend, "weight": strip.weight, "stages": list(strip.stages)},
+        settings=strip.settings(),
         arrays={"overlays": strip.overlays, "slack": np.asarray(strip.slack)},
         card={"chosen": asdict(best.trial), "trials": [asdict(trial) for trial in trials]},
         choosing=best.scores(),

@@ -101,6 +101,13 @@ def test_every_defence_has_a_page_that_says_what_beats_it(name: str) -> None:
     assert "**What it costs**" in page
 
 
+def test_every_file_and_folder_that_contributing_names_exists() -> None:
+    named = re.findall(r"`((?:[\w-]+/)+(?:[\w-]+\.\w+)?|(?:[\w-]+/)+[\w-]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert "defences/table.py" in named
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
 def test_every_link_in_the_documents_leads_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

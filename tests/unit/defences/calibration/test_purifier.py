@@ -10,7 +10,7 @@ import pytest
 from defences.calibration.conformal import conformal_rank
 from defences.calibration.purifier import ACCURACY_POINTS_AT_MOST, choose_purifier
 from defences.calibration.split import IMAGES_AT_LEAST, CalibrationSplit, Terms, split
-from defences.calibration.strip import _staged_scores, fit_strip
+from defences.calibration.strip import _Race, fit_strip
 from defences.calibration.thresholds import CalibratedDetector, conclude
 from defences.detectors.strip import Strip, entropy_bits
 from defences.errors import InvalidInput
@@ -204,7 +204,7 @@ def test_pruning_leaves_the_smallest_scores_as_brute_force_finds_them(
     images = noise(800, (4, 4, 1), 2)
     bank = np.rint(noise(32, (4, 4, 1), 3) * 255).astype(np.uint8)
     strip = Strip(overlays=bank, threshold=0.0, stages=stages, slack=slack)
-    pruned = _staged_scores(strip, classifier, images, rank, np.random.default_rng(7), lambda done, of: None)
+    pruned = _Race.drawn(strip, classifier, images, np.random.default_rng(7)).scores(rank, lambda done, of: None)
     exact = brute_force(strip, classifier, images, 7)
     np.testing.assert_allclose(np.sort(pruned)[:rank], np.sort(exact)[:rank], atol=1e-6)
     assert (pruned <= exact + 1e-6).all()  # for the others a lower bound
@@ -220,7 +220,7 @@ def test_pruning_saves_most_of_the_model_calls_where_images_differ_more_than_ove
     slack = (0.01, 0.01, 0.01, 0.01, 0.0)
     strip = Strip(overlays=bank, threshold=0.0, stages=(2, 4, 8, 16, 32), slack=slack, weight=0.1)
     images = np.linspace(0, 0.9, 2000, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 1), np.float32)
-    _staged_scores(strip, classifier, images, 5, np.random.default_rng(7), lambda done, of: None)
+    _Race.drawn(strip, classifier, images, np.random.default_rng(7)).scores(5, lambda done, of: None)
     assert sum(classifier.calls) < 0.2 * 2000 * 32
 
 
