@@ -24,7 +24,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 │   ├── WrongDatatype             an array of other numbers than float32 or uint8
 │   ├── WrongMode                 a picture with other channels than the classifier's
 │   └── OutOfRange                a number is outside [0, 1]
-├── BudgetSpent            429    the client has sent as many images as it may for now
+├── OverBudget             429    the client has sent as many images as it may for now
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
 ├── NotReady               503    still starting
@@ -274,7 +274,7 @@ class OutOfRange(Unprocessable):
     detail = "Every pixel has to be in [0, 1]."
 
 
-class BudgetSpent(Problem):
+class OverBudget(Problem):
     """The client has sent as many images as it may for now."""
 
     status, code = 429, "budget_spent"
