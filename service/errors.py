@@ -33,7 +33,8 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── Stopping               503    shutting down, no new work is taken
 └── DeadlineExceeded       504    not answered within the deadline
 
-The texts are constants: what a client sent never comes back to it, and nothing of what the defences saw reaches it.
+The texts are constants but for the limits of this server: what a client sent never comes back to it, and nothing of what the
+defences saw reaches it.
 """
 
 from __future__ import annotations
@@ -236,7 +237,11 @@ class TooManyImages(Unprocessable):
     """The batch is larger than one request may be."""
 
     code = "too_many_images"
-    detail = "More images than one request may hold; /docs.json says how many it may."
+
+    def __init__(self, images_at_most: int) -> None:
+        super().__init__()
+        images = f"{images_at_most} image{'s' * (images_at_most != 1)}"
+        self.detail = f"One request may hold {images} at most; send the others in another request."
 
 
 class WrongShape(Unprocessable):
