@@ -17,7 +17,7 @@ from locust.runners import LocalRunner
 sys.path.insert(0, str(Path(__file__).parents[1]))  # locust itself adds this file's own directory only
 
 from loadtest import gate, payloads, shapes
-from loadtest.users import AdversarialDigits, CleanDigits, Malformed, Oversize, Site, Stream, ThiefUser, Triggered
+from loadtest.users import AdversarialDigits, CleanDigits, LoadedGateway, Malformed, Oversize, Stream, ThiefUser, Triggered
 
 __all__ = ["AdversarialDigits", "Arrivals", "CleanDigits", "Malformed", "Oversize", "ThiefUser", "Triggered"]
 
@@ -55,7 +55,7 @@ def prepare(environment: Environment, **_: Any) -> None:
         key = given.key_file.read_text().strip() if given.key_file else ""
     except (OSError, ValueError) as mistake:
         _give_up(str(mistake))
-    Stream.site = Site(
+    Stream.target = LoadedGateway(
         environment.host or "http://127.0.0.1:3000", images, environment.events, given.wire, key, given.request_timeout
     )
 
@@ -68,23 +68,23 @@ def _give_up(reason: str) -> None:
 @events.test_start.add_listener
 def begin(**_: Any) -> None:
     """The clock starts with the test, not with the process."""
-    Stream.site.start()
+    Stream.target.start()
 
 
 _VERDICTS: dict[int, str] = {}
 
 
 def _verdict(environment: Environment) -> tuple[int, str]:
-    given, site = environment.parsed_options, Stream.site
+    given, target = environment.parsed_options, Stream.target
     assert given is not None  # noqa: S101  # for the type checker
     limits = gate.read_limits(given.slo)
-    head = f"{len(site.samples)} requests to {site.url}, {given.shape}, {given.rate:g} arrivals/s, {given.seconds:g} s"
+    head = f"{len(target.samples)} requests to {target.url}, {given.shape}, {given.rate:g} arrivals/s, {given.seconds:g} s"
     if given.shape == "ramp":
-        highest, table = gate.saturation(site.samples, limits, rate=given.rate, seconds=given.seconds)
+        highest, table = gate.saturation(target.samples, limits, rate=given.rate, seconds=given.seconds)
         code = gate.FINE if highest >= given.at_least else gate.MISSED
         text = f"{table}\nverdict: {'met' if code == gate.FINE else 'missed'}, every limit is met up to {highest:g} arrivals/s"
     else:
-        lines = gate.judge(site.samples, limits, shape=given.shape, rate=given.rate, seconds=given.seconds)
+        lines = gate.judge(target.samples, limits, shape=given.shape, rate=given.rate, seconds=given.seconds)
         code, text = gate.verdict(lines)
     return code, f"{head}\n{text}"
 
@@ -108,7 +108,7 @@ def tell(exit_code: int, **_: Any) -> None:
 @events.test_stop.add_listener
 def finish(**_: Any) -> None:
     """What began is waited for."""
-    Stream.site.finish()
+    Stream.target.finish()
 
 
 class Arrivals(LoadTestShape):

@@ -31,7 +31,7 @@ _seeds = itertools.count()
 
 
 @dataclass
-class Site:
+class LoadedGateway:
     """The gateway that is asked, and what came of it; one for all users.
 
     Args:
@@ -108,7 +108,7 @@ class Stream(User):
 
     abstract = True
     wait_time = constant(0)
-    site: ClassVar[Site]
+    target: ClassVar[LoadedGateway]
 
     def on_start(self) -> None:
         """Begin at a random time, too."""
@@ -122,7 +122,7 @@ class Stream(User):
         gevent.sleep(max(0.0, self._next - time.perf_counter()))
         intended = self._next
         self._next += self.random.expovariate(1.0)
-        self.site.send(next(self.requests), intended)
+        self.target.send(next(self.requests), intended)
 
     def cycle(self) -> Iterator[Request]:
         """What is asked, one after the other."""
@@ -134,7 +134,7 @@ class _Images(Stream):
     kind: ClassVar[str]
 
     def cycle(self) -> Iterator[Request]:
-        requests = self.site.single[self.kind]
+        requests = self.target.single[self.kind]
         while True:
             yield self.random.choice(requests)
 
@@ -163,7 +163,7 @@ class ThiefUser(Stream):
     weight = 6
 
     def cycle(self) -> Iterator[Request]:
-        images, write = self.site.images["clean"], WRITERS[self.site.wire]
+        images, write = self.target.images["clean"], WRITERS[self.target.wire]
         budget = _THIEF_BEGINS_WITH
         while True:
             at_once = min(_THIEF_IMAGES_AT_MOST, budget // _THIEF_BEGINS_WITH)
@@ -181,7 +181,7 @@ class Malformed(Stream):
 
     def cycle(self) -> Iterator[Request]:
         while True:
-            yield self.random.choice(self.site.malformed)
+            yield self.random.choice(self.target.malformed)
 
 
 class Oversize(Stream):
@@ -190,4 +190,4 @@ class Oversize(Stream):
     weight = 2
 
     def cycle(self) -> Iterator[Request]:
-        return itertools.repeat(self.site.oversize)
+        return itertools.repeat(self.target.oversize)

@@ -24,7 +24,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 │   ├── WrongDatatype             an array of other numbers than float32 or uint8
 │   ├── WrongMode                 a picture with other channels than the classifier's
 │   └── OutOfRange                a number is outside [0, 1]
-├── BudgetSpent            429    the client has sent as many images as it may for now
+├── OverBudget             429    the client has sent as many images as it may for now
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
 ├── NotReady               503    still starting
@@ -33,7 +33,8 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── Stopping               503    shutting down, no new work is taken
 └── DeadlineExceeded       504    not answered within the deadline
 
-The texts are constants: what a client sent never comes back to it, and nothing of what the defences saw reaches it.
+The texts are constants but for the limits of this server: what a client sent never comes back to it, and nothing of what the
+defences saw reaches it.
 """
 
 from __future__ import annotations
@@ -236,7 +237,11 @@ class TooManyImages(Unprocessable):
     """The batch is larger than one request may be."""
 
     code = "too_many_images"
-    detail = "More images than one request may hold; /docs.json says how many it may."
+
+    def __init__(self, images_at_most: int) -> None:
+        super().__init__()
+        images = f"{images_at_most} image{'s' * (images_at_most != 1)}"
+        self.detail = f"One request may hold {images} at most; send the others in another request."
 
 
 class WrongShape(Unprocessable):
@@ -274,7 +279,7 @@ class OutOfRange(Unprocessable):
     detail = "Every pixel has to be in [0, 1]."
 
 
-class BudgetSpent(Problem):
+class OverBudget(Problem):
     """The client has sent as many images as it may for now."""
 
     status, code = 429, "budget_spent"

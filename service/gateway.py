@@ -55,6 +55,8 @@ _BENTOML_TIMEOUT_S = 60
 # What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
 _HAND_ON_S = 3.0
 
+_STARTING = "starting: loading the classifier and trying its defences, usually within half a minute"
+
 # n×h×w or n×h×w×c; `Admission` is what checks it.
 Batch = list[list[list[float | list[float]]]]
 
@@ -82,6 +84,7 @@ class Gateway:
         except InvalidInput as mistake:
             print(f"hauberk: {mistake}", file=sys.stderr)
             raise SystemExit(2) from None
+        logs.write_to_stderr(logs.line("info", _STARTING, bundle=str(settings.bundle)))
 
     def __init__(self) -> None:
         """Open the site: from now on every path answers, those that need the classifier with 503."""
@@ -233,7 +236,13 @@ class Gateway:
 def announce(gateway: Any, warm: Warm) -> None:
     """Print what is served to stdout."""
     example = gateway.bundle.directory / "example.json"
-    text = banner(gateway.bundle, warm.defended, SERVICE.url or "", example=example if example.is_file() else None)
+    text = banner(
+        gateway.bundle,
+        warm.defended,
+        SERVICE.url or "",
+        example=example if example.is_file() else None,
+        asks_for_key=gateway.settings.clients is not None,
+    )
     print(text, flush=True)
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
-from service.errors import BudgetSpent, Forbidden, Unauthorised
+from service.errors import Forbidden, OverBudget, Unauthorised
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _BEARER = re.compile(rb"[Bb]earer +([!-~]{1,512})")
@@ -90,7 +90,7 @@ class Account:
         self.left, self._at = self.per_minute, self.clock()
 
     def spend(self, images: int) -> None:
-        """Take so many images from the bucket; who asks for more than it holds needs it full, and pays later. Raises: BudgetSpent."""
+        """Take so many images from the bucket; who asks for more than it holds needs it full, and pays later. Raises: OverBudget."""
         if self.per_minute == math.inf:
             return
         now = self.clock()
@@ -98,7 +98,7 @@ class Account:
         self._at = now
         missing = min(images, self.per_minute) - self.left
         if missing > 0:
-            raise BudgetSpent(math.ceil(missing * 60 / self.per_minute))
+            raise OverBudget(math.ceil(missing * 60 / self.per_minute))
         self.left -= images
 
     def give_back(self, images: int) -> None:
@@ -106,7 +106,7 @@ class Account:
         self.left += images
 
     def check(self) -> None:
-        """Whether there is an image left, before a body is read. Raises: BudgetSpent."""
+        """Whether there is an image left, before a body is read. Raises: OverBudget."""
         self.spend(1)
         self.give_back(1)
 
@@ -140,7 +140,7 @@ class Clients:
             }
 
     def account(self, authorization: bytes, address: str) -> Account:
-        """Whose request this is, with at least one image left. Raises: Unauthorised, Forbidden, BudgetSpent."""
+        """Whose request this is, with at least one image left. Raises: Unauthorised, Forbidden, OverBudget."""
         account = self._of_address(address) if self._by_key is None else self._of_key(authorization, self._by_key)
         account.check()
         return account

@@ -34,7 +34,7 @@ class Tensors:
         if shape[0] < 1:
             raise NoImages
         if shape[0] > self.images_at_most:
-            raise TooManyImages
+            raise TooManyImages(self.images_at_most)
         return shape[0] * h * w * c
 
     def images(self, values: NDArray[Any]) -> Images:

@@ -99,7 +99,7 @@ class Admission:
         if not images:
             raise NoImages
         if len(images) > self._most:
-            raise TooManyImages
+            raise TooManyImages(self._most)
         findings = list(islice(self._findings(images), PLACES_AT_MOST))
         if findings:
             # One kind of problem an answer: that of the first place, with the places that share it.

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from defences.defended_classifier import DefendedClassifier, Step
 
 
-def banner(bundle: Bundle, defended: DefendedClassifier, url: str, *, example: Path | None = None) -> str:
-    """Where it listens, what it serves, which defences are on with their parameters, and one request to try.
+def banner(
+    bundle: Bundle, defended: DefendedClassifier, url: str, *, example: Path | None = None, asks_for_key: bool = False
+) -> str:
+    """Where it listens, what it serves, the defences with their modes, and one request to try.
 
     Args:
         url: such as http://127.0.0.1:3000.
         example: a file with a request body that will be answered; without one no request is shown.
+        asks_for_key: whether a request for predictions needs a client's key.
     """
     h, w, c = bundle.input_shape
     lines = [
@@ -26,16 +29,21 @@ def banner(bundle: Bundle, defended: DefendedClassifier, url: str, *, example: P
         f"  bundle    {bundle.directory}",
         f"            sha256 {bundle.digest}",
         f"  images    {h} x {w} x {c}, {len(bundle.labels)} classes",
-        *_defences(defended),
+        *_defences(bundle, defended),
+        f"  console   {url}/ in a browser",
     ]
     if example is not None:
-        lines += ["", "  Try it:", "", f"  curl -s {url}/predict -H 'content-type: application/json' -d @{example}"]
+        key = " -H 'authorization: Bearer YOUR-KEY'" if asks_for_key else ""
+        request = f"curl -s {url}/predict -H 'content-type: application/json'{key} -d @{example}"
+        lines += ["", "  Try it:", "", f"  {request}"]
     return "\n".join([*lines, "", f"  API {url}/docs.json   health {url}/readyz", ""])
 
 
-def _defences(defended: DefendedClassifier) -> Iterator[str]:
+def _defences(bundle: Bundle, defended: DefendedClassifier) -> Iterator[str]:
+    """Those in force, in the order of the data path, and then those that the bundle has and that are off."""
     steps: list[Step[Any]] = [*defended.preprocessors, *defended.detectors, *defended.postprocessors]
-    for i, step in enumerate(steps):
-        yield f"  {'defences' if i == 0 else '':<8}  {step.defence.name} ({step.mode}): {step.defence.in_words()}"
-    if not steps:
-        yield "  defences  none is on"
+    told = [f"{step.defence.name} ({step.mode}): {step.defence.in_words()}" for step in steps]
+    in_force = {step.defence.name for step in steps}
+    told += [f"{defence['name']} (off)" for defence in bundle.settings["defences"] if defence["name"] not in in_force]
+    for i, line in enumerate(told or ["none"]):
+        yield f"  {'defences' if i == 0 else '':<8}  {line}"

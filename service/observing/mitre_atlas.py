@@ -26,7 +26,7 @@ _FLOOD = Atlas(("AML.M0004",), ("AML.T0029",))
 REFUSALS: Mapping[str, Atlas] = {
     errors.Unauthorised.code: _ACCESS,
     errors.Forbidden.code: _ACCESS,
-    errors.BudgetSpent.code: Atlas(("AML.M0004",), ("AML.T0024", "AML.T0034.000")),
+    errors.OverBudget.code: Atlas(("AML.M0004",), ("AML.T0024", "AML.T0034.000")),
     errors.TooManyImages.code: _FLOOD,
     errors.QueueFull.code: _FLOOD,
     errors.TooManyConnections.code: _FLOOD,

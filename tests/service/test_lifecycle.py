@@ -94,7 +94,7 @@ def test_modes_from_the_environment_are_in_force_and_the_banner_says_so(new_serv
     banner = server.output.read_text()
     assert f"at {server.url}" in banner
     assert "strip (monitor)" in banner
-    assert "reverse_sigmoid" not in banner
+    assert "reverse_sigmoid (off)" in banner
     assert key not in server.log.read_text() + banner
 
 

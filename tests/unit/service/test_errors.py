@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,16 @@ from service.errors import (
     MethodNotAllowed,
     Place,
     Problem,
+    TooManyImages,
     UnsupportedMediaType,
     WrongType,
     every_problem,
 )
 
-_ARGUMENTS: dict[type[Problem], str] = {
+_ARGUMENTS: dict[type[Problem], Any] = {
     MalformedInference: "Expected an input.",
     MethodNotAllowed: "GET",
+    TooManyImages: 64,
     UnsupportedMediaType: "application/json",
 }
 PROBLEMS = list(every_problem())
@@ -63,3 +66,8 @@ def test_places_are_five_at_most() -> None:
 
 def test_a_body_that_is_cut_off_closes_its_connection() -> None:
     assert (b"connection", b"close") in BodyTooLarge().headers
+
+
+def test_a_batch_that_is_too_large_is_told_how_large_it_may_be() -> None:
+    assert TooManyImages(64).detail.startswith("One request may hold 64 images at most;")
+    assert TooManyImages(1).detail.startswith("One request may hold 1 image at most;")

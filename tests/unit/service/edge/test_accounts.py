@@ -9,7 +9,7 @@ import pytest
 
 from models.errors import InvalidInput
 from service.edge.accounts import Account, Client, Clients, read_clients
-from service.errors import BudgetSpent, Forbidden, Unauthorised
+from service.errors import Forbidden, OverBudget, Unauthorised
 
 KEY = "the-key-of-the-ward"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
 
-def retry_after(spend: BudgetSpent) -> int:
+def retry_after(spend: OverBudget) -> int:
     return int(dict(spend.headers)[b"retry-after"])
 
 
@@ -34,14 +34,14 @@ def test_a_budget_is_spent_and_fills_evenly() -> None:
     account = Account("ward", 60.0, clock)
     account.spend(50)
     account.spend(10)
-    with pytest.raises(BudgetSpent) as spent:
+    with pytest.raises(OverBudget) as spent:
         account.spend(5)
     assert retry_after(spent.value) == 5
     clock.now += 5
     account.spend(5)
     clock.now += 1000
     account.spend(60)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(OverBudget):
         account.spend(1)
 
 
@@ -49,7 +49,7 @@ def test_who_asks_for_more_than_a_minute_holds_waits_for_a_full_one_and_pays_lat
     clock = Clock()
     account = Account("ward", 60.0, clock)
     account.spend(90)
-    with pytest.raises(BudgetSpent) as spent:
+    with pytest.raises(OverBudget) as spent:
         account.spend(90)
     assert retry_after(spent.value) == 90
     clock.now += 90
@@ -73,13 +73,13 @@ def test_without_a_budget_nothing_is_counted_and_no_address_is_kept() -> None:
 def test_without_keys_each_address_has_a_budget_and_a_household_of_ipv6_one() -> None:
     clients = Clients(images_per_minute=10, clock=Clock())
     clients.account(b"", "10.0.0.1").spend(10)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(OverBudget):
         clients.account(b"", "10.0.0.1")
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(OverBudget):
         clients.account(b"", "::ffff:10.0.0.1")
     clients.account(b"", "10.0.0.2").spend(10)
     clients.account(b"", "2001:db8::1").spend(10)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(OverBudget):
         clients.account(b"", "2001:db8::2")
     clients.account(b"", "2001:db8:0:1::1").spend(10)
 
@@ -89,7 +89,7 @@ def test_the_table_of_addresses_is_bounded_and_forgets_who_was_away_the_longest(
     clients = Clients(images_per_minute=10, clock=Clock())
     for address in ("a", "b", "c", "a", "d"):  # b goes
         clients.account(b"", address).spend(5)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(OverBudget):
         clients.account(b"", "a").spend(6)
     clients.account(b"", "b").spend(10)
 
@@ -109,7 +109,7 @@ def test_a_key_leads_to_its_client_with_its_own_budget_or_the_common_one() -> No
     ward, lab = clients.account(b"Bearer " + KEY.encode(), "10.0.0.1"), clients.account(b"bearer other", "10.0.0.1")
     assert [(ward.name, ward.per_minute), (lab.name, lab.per_minute)] == [("ward", 5.0), ("lab", 7.0)]
     ward.spend(5)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(OverBudget):
         clients.account(b"Bearer " + KEY.encode(), "10.9.9.9")
 
 

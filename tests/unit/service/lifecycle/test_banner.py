@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def test_it_says_where_what_and_which_defences_with_their_parameters(bundle: Bun
     assert "insects 0123456789ab at http://127.0.0.1:3000" in text
     assert bundle.digest in text
     assert "strip (monitor): 4 overlays added at weight 1, refuses at 0.25 bits or less" in text
+    assert "console   http://127.0.0.1:3000/ in a browser" in text
     assert text.count("reverse_sigmoid (enforce): beta 1, gamma 0.1") == 1
     assert "curl -s http://127.0.0.1:3000/predict -H 'content-type: application/json' -d @example.json" in text
 
@@ -31,5 +33,21 @@ def test_it_says_where_what_and_which_defences_with_their_parameters(bundle: Bun
 def test_without_defences_it_says_so_and_without_an_example_it_shows_no_request(bundle: Bundle) -> None:
     classifier: Any = None
     text = banner(bundle, DefendedClassifier(classifier), "http://127.0.0.1:3000")
-    assert "none is on" in text
+    assert "  defences  none\n" in text
     assert "curl" not in text
+
+
+def test_a_defence_of_the_bundle_that_is_off_is_shown_as_off(bundle: Bundle) -> None:
+    classifier: Any = None
+    declared = [{"name": "strip", "mode": "off"}, {"name": "reverse_sigmoid", "mode": "enforce"}]
+    whole = dataclasses.replace(bundle, settings={**bundle.settings, "defences": declared})
+    text = banner(whole, DefendedClassifier(classifier, postprocessors=[Step(ReverseSigmoid())]), "http://127.0.0.1:3000")
+    assert "  defences  reverse_sigmoid (enforce): beta 1, gamma 0.1\n            strip (off)\n" in text
+
+
+def test_where_a_key_is_asked_for_the_request_to_try_has_a_place_for_one(bundle: Bundle) -> None:
+    classifier: Any = None
+    defended, example = DefendedClassifier(classifier), Path("example.json")
+    with_key = banner(bundle, defended, "http://127.0.0.1:3000", example=example, asks_for_key=True)
+    assert "-H 'authorization: Bearer YOUR-KEY' -d @example.json" in with_key
+    assert "Bearer" not in banner(bundle, defended, "http://127.0.0.1:3000", example=example)

@@ -10,7 +10,7 @@ import pytest
 
 from defences.defended_classifier import Decisions, Detection, Mode, Trace
 from service.edge.exchange import Source
-from service.errors import BudgetSpent
+from service.errors import OverBudget
 from service.observing import audit_events
 from service.observing.audit_events import Decided, Told, Writer, audit_key, image_hashes
 from tests.unit.service.audit_lines import read
@@ -106,7 +106,7 @@ def test_the_key_of_the_hashes_is_not_the_secret(secret: bytes) -> None:
 
 def test_a_start_says_what_is_in_force_and_a_refusal_what_was_turned_away_how_often() -> None:
     in_force = audit_events.started("1.0", [("total_variation", "enforce"), ("strip", "monitor")], secret_is_random=False)
-    turned_away = audit_events.refusal(Source("r-2", "", "/predict/npy"), BudgetSpent.code, BudgetSpent.status, 3)
+    turned_away = audit_events.refusal(Source("r-2", "", "/predict/npy"), OverBudget.code, OverBudget.status, 3)
     records = [Told(NOON, 0, "started", in_force), Told(NOON, 1, "refusal", turned_away), Told(NOON, 2, "stopped", {"lost": 0})]
     start, refusal, _ = read(line for record in records for line in writer().lines(record))
     assert [(each["defence"], each["mode"], each["mitigations"]) for each in start["defences"]] == [

@@ -16,7 +16,7 @@ import pytest
 from defences.defended_classifier import Decisions, Trace
 from models.classifier import Images
 from service.edge.exchange import Source
-from service.errors import BudgetSpent, NotReady, Unauthorised
+from service.errors import NotReady, OverBudget, Unauthorised
 from service.observing import audit_log as audit
 from service.observing.audit_file import AuditFile, Unwritten
 from service.observing.audit_log import Appendable, AuditLog
@@ -180,13 +180,13 @@ def test_refusals_of_a_kind_share_a_line_a_second_and_others_are_not_told_of(mon
 
     async def scenario(log: AuditLog) -> None:
         for number in range(50):
-            log.refused(Source(f"a-{number}", "alice", "/predict"), BudgetSpent(1))
-        log.refused(Source("b-0", "bob", "/predict"), BudgetSpent(1))
+            log.refused(Source(f"a-{number}", "alice", "/predict"), OverBudget(1))
+        log.refused(Source("b-0", "bob", "/predict"), OverBudget(1))
         log.refused(Source("c-0", "", "/predict"), Unauthorised())
         log.refused(Source("d-0", "", "/predict"), NotReady())
         await until(lambda: counts.written == 4)
-        log.refused(Source("a-50", "alice", "/predict"), BudgetSpent(1))
-        log.refused(Source("a-51", "alice", "/predict"), BudgetSpent(1))
+        log.refused(Source("a-50", "alice", "/predict"), OverBudget(1))
+        log.refused(Source("a-51", "alice", "/predict"), OverBudget(1))
 
     run(scenario, file, counts)
     told = [(event["request_id"], event["count"], event["code"]) for event in read(file.lines)[:-1]]
