@@ -72,7 +72,7 @@ def backend(name: str, *, workers: int, address: str | None = None) -> Iterator[
 
 @contextmanager
 def _dask(workers: int, address: str | None) -> Iterator[None]:
-    _needs("distributed", "dask[distributed]")
+    _needs("distributed", "dask[distributed]", extra="cluster")
     from distributed import Client  # type: ignore[import-untyped,import-not-found,unused-ignore]  # an extra
 
     try:
@@ -92,7 +92,7 @@ def _dask(workers: int, address: str | None) -> Iterator[None]:
 
 
 def _ray(workers: int, address: str | None) -> None:
-    _needs("ray", "ray")
+    _needs("ray", "ray", extra="ray")
     import ray  # type: ignore[import-not-found,unused-ignore]  # an extra
     from ray.util.joblib import register_ray  # type: ignore[import-not-found,unused-ignore]
 
@@ -100,9 +100,9 @@ def _ray(workers: int, address: str | None) -> None:
     register_ray()
 
 
-def _needs(module: str, package: str) -> None:
+def _needs(module: str, package: str, *, extra: str) -> None:
     if find_spec(module) is None:
-        raise InvalidInput(f"expected {package} for this --backend, which is not installed; pip install 'hauberk[cluster]'")
+        raise InvalidInput(f"expected {package} for this --backend, which is not installed; pip install 'hauberk[{extra}]'")
 
 
 def _keep(path: Path, split: ClassSplit | None) -> None:
