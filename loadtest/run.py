@@ -1,7 +1,8 @@
 """python -m loadtest.run [locust's options]: start a gateway, load it, stop it; the exit code is the verdict's.
 
 What `make loadtest` calls. The gateway is started by its command, `hauberk serve`, on a free port and with logs and reports under
-out/loadtest; whatever is given is passed on to locust, see `python -m locust -f loadtest/locustfile.py --help`.
+out/loadtest; whatever is given is passed on to locust, see `python -m locust -f loadtest/locustfile.py --help`. The wait until it is
+ready is written here once more, because loadtest/ imports nothing of this project.
 """
 
 from __future__ import annotations
