@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from benchmarks.harness.readiness import answers_200, free_port, wait_until
 
