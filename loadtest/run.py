@@ -68,8 +68,10 @@ def locust(address: str, out: Path, options: Sequence[str]) -> int:
 def main() -> int:
     """Everything, from nothing to the verdict."""
     OUT.mkdir(parents=True, exist_ok=True)
+    print("loadtest: starting a gateway, half a minute when its kernels have to be compiled", file=sys.stderr, flush=True)
     try:
         with gateway(OUT.absolute()) as address:
+            print(f"loadtest: {address} is ready, the load begins", file=sys.stderr, flush=True)
             code = locust(address, OUT, sys.argv[1:])
     except RuntimeError as failure:
         print(f"loadtest: {failure}", file=sys.stderr)
