@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness.readiness import wait_until
 from deploy.dockerfile import Instruction, Stage, read, substituted
 
 ROOT = Path(__file__).parents[1]
@@ -214,11 +213,11 @@ def _use(tree: Tree, final: Stage, log: Path) -> list[str]:
     example = "/opt/hauberk/bento/src/models/bundles/mnist/example.json"
     health = Instruction("CMD", final.last("HEALTHCHECK").text.partition("CMD ")[2]).exec_form or []
     with container(tree, final, log) as process:
-        started = time.monotonic()
-        try:
-            wait_until(lambda: _ready(process, tree, user, python), process, log, within_s=_READY_S, every_s=0.5)
-        except RuntimeError as failure:
-            return [str(failure)]
+        started, give_up = time.monotonic(), time.monotonic() + _READY_S
+        while not _ready(process, tree, user, python):
+            if process.poll() is not None or time.monotonic() > give_up:
+                return [f"not ready:\n{log.read_text(errors='replace')[-3000:]}"]
+            time.sleep(0.5)
         print(f"ready after {time.monotonic() - started:.0f} s", flush=True)
         answer = inside(process, tree, user, [python, "-c", _ASK, example])
         healthy = inside(process, tree, user, health)
