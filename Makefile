@@ -12,28 +12,33 @@ PYTHON_FILES := attacks benchmarks defences deploy evaluation hauberk loadtest m
 RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench fuzz loadtest tutorial bento image up down container-check sbom audit bundle lock format clean
+.PHONY: help install serve test check bench fuzz loadtest tutorial wheel bento image up down container-check sbom audit bundle lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## create .venv and install everything
+install: $(INSTALLED) ## create .venv and install everything, about 3 minutes the first time
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hauberk needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV), about 3 minutes the first time."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m hauberk.compile
-	touch $@
+	@echo "1 of 3: download and install the packages of requirements.lock; pip names each"
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "2 of 3: install Hauberk itself, from this directory"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "3 of 3: compile the kernels for this processor, half a minute"
+	@$(BIN)/python -m hauberk.compile
+	@touch $@
+	@echo "Installed."
 
 serve: $(INSTALLED) ## serve the bundled MNIST classifier at http://127.0.0.1:3000, every defence on
 	@$(BIN)/hauberk serve
 
-test: $(INSTALLED) ## run the tests
+test: $(INSTALLED) ## run the tests, about 18 minutes on two processors
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-check: $(INSTALLED) ## what CI runs: format, lint, types, tests
+check: $(INSTALLED) ## what CI runs: format, lint, types, tests; about 23 minutes on two processors
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy $(PYTHON_FILES)
@@ -45,7 +50,7 @@ bench: $(INSTALLED) ## measure against stock BentoML and ART, hours on a quiet m
 fuzz: $(INSTALLED) ## send 100,000 random and mutated requests to a server of its own, about 6 minutes
 	$(BIN)/python -m benchmarks.fuzzing.fuzz
 
-loadtest: $(INSTALLED) ## start the gateway, load it for a minute, print a verdict, stop it; OPTIONS='--shape spike --rate 40'
+loadtest: $(INSTALLED) ## start the gateway, load it for a minute, print a verdict, stop it, under two minutes; OPTIONS='--shape spike --rate 40'
 	$(BIN)/python -m loadtest.run $(OPTIONS)
 
 tutorial: $(INSTALLED) ## run the tutorial's notebooks again, hardening alone up to 17 minutes; writes docs/tutorial
@@ -60,6 +65,10 @@ bundle: $(INSTALLED) ## train, calibrate and attack the bundled MNIST classifier
 	    --confidence 0.95 --out models/bundles/$$name && \
 	  $(BIN)/python -W ignore -m benchmarks.methods.robustness models/bundles/$$name --record || exit 1; \
 	done
+
+wheel: $(INSTALLED) ## build dist/hauberk-VERSION-py3-none-any.whl, which installs elsewhere; see docs/installing.md
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist .
 
 bento: $(INSTALLED) ## build a Bento, which serves without this directory; see docs/bento.md
 	BENTOML_DO_NOT_TRACK=True $(BIN)/python -m bentoml build
@@ -99,4 +108,4 @@ format: $(INSTALLED) ## format and sort imports
 	$(BIN)/ruff check --fix $(PYTHON_FILES)
 
 clean: ## remove .venv and what was built
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

@@ -6,10 +6,12 @@ Options of its own are under "load test" in --help; what is asked, how and with 
 from __future__ import annotations
 
 import sys
+import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import LocalRunner
@@ -18,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # locust itself adds this fi
 
 from loadtest import gate, payloads, shapes
 from loadtest.users import AdversarialDigits, CleanDigits, LoadedGateway, Malformed, Oversize, Stream, ThiefUser, Triggered
+
+_TELL_EVERY_S = 10.0
 
 __all__ = ["AdversarialDigits", "Arrivals", "CleanDigits", "Malformed", "Oversize", "ThiefUser", "Triggered"]
 
@@ -66,9 +70,21 @@ def _give_up(reason: str) -> None:
 
 
 @events.test_start.add_listener
-def begin(**_: Any) -> None:
+def begin(environment: Environment, **_: Any) -> None:
     """The clock starts with the test, not with the process."""
     Stream.target.start()
+    if environment.parsed_options is not None:
+        gevent.spawn(_tell_progress, min(_TELL_EVERY_S, environment.parsed_options.seconds / 4))
+
+
+def _tell_progress(every_s: float) -> None:
+    """Say on stderr how far the test is, until the process ends."""
+    target = Stream.target
+    while True:
+        gevent.sleep(every_s)
+        otherwise = sum(not sample.due for sample in target.samples)
+        told = f"loadtest: {time.perf_counter() - target.began:.0f} s, {len(target.samples):,} requests, {otherwise:,} not answered as due"
+        print(told, file=sys.stderr, flush=True)
 
 
 _VERDICTS: dict[int, str] = {}

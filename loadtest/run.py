@@ -1,7 +1,8 @@
 """python -m loadtest.run [locust's options]: start a gateway, load it, stop it; the exit code is the verdict's.
 
 What `make loadtest` calls. The gateway is started by its command, `hauberk serve`, on a free port and with logs and reports under
-out/loadtest; whatever is given is passed on to locust, see `python -m locust -f loadtest/locustfile.py --help`.
+out/loadtest; whatever is given is passed on to locust, see `python -m locust -f loadtest/locustfile.py --help`. The wait until it is
+ready is written here once more, because loadtest/ imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -67,8 +68,10 @@ def locust(address: str, out: Path, options: Sequence[str]) -> int:
 def main() -> int:
     """Everything, from nothing to the verdict."""
     OUT.mkdir(parents=True, exist_ok=True)
+    print("loadtest: starting a gateway, half a minute when its kernels have to be compiled", file=sys.stderr, flush=True)
     try:
         with gateway(OUT.absolute()) as address:
+            print(f"loadtest: {address} is ready, the load begins", file=sys.stderr, flush=True)
             code = locust(address, OUT, sys.argv[1:])
     except RuntimeError as failure:
         print(f"loadtest: {failure}", file=sys.stderr)

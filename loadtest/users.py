@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import gevent  # type: ignore[import-untyped]
+import gevent
 import numpy as np
-from gevent.pool import Pool  # type: ignore[import-untyped]
+from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 from locust import User, constant, task
 from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.load import LOST, TIMED_OUT, Load, Outcome, save_requests
+from benchmarks.harness.closed_loop import LOST, TIMED_OUT, Load, Outcome, save_requests
 from benchmarks.harness.servers import ROOT, Server
 
 _SPARE_S = 60.0
@@ -96,7 +96,7 @@ class Loader:
     def run(self, load: Load, requests: Path) -> Outcome:
         """Run one load to its end."""
         out = self._new_file("outcome")
-        command = [sys.executable, "-m", "benchmarks.harness.load", json.dumps(asdict(load)), str(requests), str(out)]
+        command = [sys.executable, "-m", "benchmarks.harness.closed_loop", json.dumps(asdict(load)), str(requests), str(out)]
         subprocess.run(command, cwd=ROOT, check=True, timeout=load.warm_up_s + load.seconds + load.timeout_s + _SPARE_S)
         return Outcome.read(out)
 

@@ -1,6 +1,6 @@
 """python -m benchmarks.harness.payloads: make loadtest/payloads.npz again, the images that load tests send.
 
-MNIST's test digits, the same ones under the fast gradient method against the bundled classifier, and with a trigger in the corner.
+MNIST's test digits, the same ones under the fast gradient method against the classifier of `mnist`, and with a trigger in the corner.
 Load tests themselves import nothing of ours; this is where their file comes from.
 """
 

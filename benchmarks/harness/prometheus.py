@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml  # type: ignore[import-untyped]
+import yaml
+
+from benchmarks.harness.readiness import answers_200, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules"
@@ -106,32 +106,15 @@ def hastened_rules(directory: Path, *, factor: float = 60.0, at_least_s: int = 5
 def running(directory: Path, configured: str) -> Iterator[Prometheus]:
     """Start it with its data in `directory`, wait until it is ready, and stop it in the end."""
     directory.mkdir(parents=True, exist_ok=True)
-    file, log, port = directory / "prometheus.yml", directory / "log", _free_port()
+    file, log, port = directory / "prometheus.yml", directory / "log", free_port()
     file.write_text(configured)
     command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=1d"]
     with log.open("wb") as written:
         process = subprocess.Popen(command, cwd=directory, stdout=written, stderr=written)
         try:
-            started = Prometheus(f"http://127.0.0.1:{port}")
-            _wait(started, process, log)
-            yield started
+            wait_until(lambda: answers_200(port, "/-/ready"), process, log, within_s=_READY_S)
+            yield Prometheus(f"http://127.0.0.1:{port}")
         finally:
             process.terminate()
             process.wait(30)
-
-
-def _wait(prometheus: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + _READY_S
-    while time.monotonic() < give_up and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{prometheus.url}/-/ready", timeout=1).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise RuntimeError(f"Prometheus did not get ready:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.harness.readiness import free_port, wait_until
 from models.bundle import standard_bundle_directory
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ class Server:
 def serving(contender: Contender, directory: Path, request: bytes, *, port: int | None = None) -> Iterator[Server]:
     """Start a server, wait until it has answered `request` with 200, and stop it in the end."""
     directory.mkdir(parents=True, exist_ok=True)
-    port, log = port or _free_port(), directory / "log"
+    port, log = port or free_port(), directory / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HAUBERK_", "BENTOML_"))}
     environment |= {"BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "True"}
     environment |= {"HAUBERK_BUNDLE": str(standard_bundle_directory()), "PYTHONPATH": str(contender.root), **contender.settings}
@@ -95,7 +96,7 @@ def serving(contender: Contender, directory: Path, request: bytes, *, port: int 
         started = time.perf_counter()
         process = psutil.Popen(contender.command(port), cwd=contender.root, env=environment, stdout=written, stderr=written)
         try:
-            _wait(process, port, request, log)
+            wait_until(lambda: _answers(port, request), process, log, within_s=_READY_S, every_s=_LOOK_S)
             server = Server(contender, process, port, time.perf_counter() - started, log)
             print(f"{contender.name} answers after {server.ready_s:.1f} s", file=sys.stderr, flush=True)
             yield server
@@ -103,14 +104,11 @@ def serving(contender: Contender, directory: Path, request: bytes, *, port: int 
             _stop(process)
 
 
-def _wait(process: psutil.Popen, port: int, request: bytes, log: Path) -> None:
-    give_up = time.monotonic() + _READY_S
-    while time.monotonic() < give_up and process.poll() is None:
-        with contextlib.suppress(OSError):
-            if send(port, request)[0] == 200:
-                return
-        time.sleep(_LOOK_S)
-    raise RuntimeError(f"a server did not get ready:\n{log.read_text(errors='replace')[-3000:]}")
+def _answers(port: int, request: bytes) -> bool:
+    try:
+        return send(port, request)[0] == http.client.OK
+    except OSError:
+        return False
 
 
 def send(port: int, request: bytes) -> tuple[int, bytes]:
@@ -135,9 +133,3 @@ def _stop(process: psutil.Popen) -> None:
     for left in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

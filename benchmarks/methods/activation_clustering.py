@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import joblib  # type: ignore[import-untyped,unused-ignore]
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 

@@ -95,7 +95,7 @@ def _purifier() -> str:
             found = [defended.classify(attacker.images(defended, bundled, test, eps)).labels for eps in _RADII]
             rows.append([f"keep {keep:g}", attacker.name, *(str(share(labels == test.labels)) for labels in found)])
     return (
-        f"Accuracy of the standard classifier behind the purifier (weight {weight:.4f}; keep 1 keeps every pixel, keep .8 drops a fifth "
+        f"Accuracy of `mnist-standard` behind the purifier (weight {weight:.4f}; keep 1 keeps every pixel, keep .8 drops a fifth "
         f"of them by a keyed mask):\n\n{table(('purifier', 'attacker', *(f'eps {eps:g}' for eps in _RADII)), rows)}"
     )
 

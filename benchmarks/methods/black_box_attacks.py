@@ -1,4 +1,4 @@
-"""python -m benchmarks.methods.black_box_attacks: Square and HopSkipJump beside ART's, on the bare standard MNIST classifier."""
+"""python -m benchmarks.methods.black_box_attacks: Square and HopSkipJump beside ART's, on the bare `mnist-standard`."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def section() -> str:
     search_header = ("norm", "eps", "success, ours / ART", "queries per image, ours / ART", "ours s", "ART s", "ratio")
     return (
         "## Black-box attacks\n\n"
-        f"`python -m benchmarks.methods.black_box_attacks`, the standard MNIST classifier without its defences, {_THREADS} threads, "
+        f"`python -m benchmarks.methods.black_box_attacks`, the classifier of `mnist-standard` without its defences, {_THREADS} threads, "
         f"seed {_SEED}, the median of {_ROUNDS} alternating rounds; the same Keras model for both.\n\n"
         f"HopSkipJump on the first {_WALKED} test images, each with as many queries as ART used:\n\n{table(walk_header, walked)}\n"
         f"Square on the first {_SEARCHED} test images, at most {_STEPS} squares for each. ART spends up to three queries on a "

@@ -146,7 +146,7 @@ def section() -> str:
     colours = _colours()
     return (
         "## Detectors of evasion\n\n"
-        f"`python -m benchmarks.methods.evasion_detectors`, seed {_SEED}. The standard MNIST classifier. Trained on and "
+        f"`python -m benchmarks.methods.evasion_detectors`, seed {_SEED}. The classifier of `mnist-standard`. Trained on and "
         f"calibrated with training "
         f"images 55,000 to 60,000 ({len(digits.parts.choosing):,} to train on, {len(digits.parts.holding):,} held), eps {_EPS:g}, for "
         f"{_RATE:g} of clean images; each detector alone, no purifier. Attacks are on the bare classifier; counted are images that "

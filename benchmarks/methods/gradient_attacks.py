@@ -70,7 +70,7 @@ def section() -> str:
         "## Gradient attacks\n\n"
         f"`python -m benchmarks.methods.gradient_attacks`, seed {_SEED}, {_THREADS} threads, against ART 1.20 in one batch "
         f"of all images, its "
-        "fastest; the median of alternating rounds. The networks: the standard MNIST classifier on test digits, and the reference "
+        "fastest; the median of alternating rounds. The networks: the classifier of `mnist-standard` on test digits, and the reference "
         f"network on synthetic {_side(colours)}. *Accuracy left* is the share of images that do not reach the attack's goal. Our loop "
         "drops images that have reached it; in rows where few do, the ratio is that of the compiled gradient alone. Ours queries the "
         "classifier for the images that succeeded; ART's call is followed by the same query, so that both do the same work. ART gets "

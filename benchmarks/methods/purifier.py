@@ -28,7 +28,7 @@ def section() -> str:
     plain = KerasClassifier(train(training.take(slice(0, 55_000)), recipe=Recipe(epochs=6, seed=_SEED), threads=_THREADS))
     bundled = KerasClassifier.from_bundle(read_bundle(standard_bundle_directory()))
     header = ("classifier, purifier", "clean", *(f"eps {eps}" for eps in _EPS))
-    rows = [*_rows("bundled", bundled, held_out, test), *_rows("trained plainly", plain, held_out, test)]
+    rows = [*_rows("`mnist-standard`", bundled, held_out, test), *_rows("trained plainly", plain, held_out, test)]
     return (
         "## Purifying FGM\n\n"
         f"`python -m benchmarks.methods.purifier`, all 10,000 MNIST test images, FGM (L-inf) on the bare classifier, by an "

@@ -95,7 +95,7 @@ def section() -> str:
         "of all overlays and windows, in brackets distribution-free 95 % intervals (for threshold and share together); the "
         "calibrated ones are of the staged decision, with exact intervals. Model calls are all that a clean image costs, its own "
         "prediction and both detectors.\n\n"
-        f"### Coloured digits on crops of photographs, 32x32x3\n\n{tables[0]}\n### Digits, the standard classifier\n\n{tables[1]}\n"
+        f"### Coloured digits on crops of photographs, 32x32x3\n\n{tables[0]}\n### Digits, `mnist-standard`\n\n{tables[1]}\n"
         "### An attacker who knows SentiNet\n\n"
         f"{_ATTACKED} triggered colour images (the note), changed within eps; the attacker knows overlays, slack and threshold, "
         "not the order:\n\n"

@@ -1,4 +1,4 @@
-"""python -m benchmarks.serving.forward_pass: several ways to run the standard classifier's forward pass, alternating, on one thread.
+"""python -m benchmarks.serving.forward_pass: several ways to run `mnist-standard`'s forward pass, alternating, on one thread.
 
 The figures of docs/decisions/0006. With TF_ENABLE_ONEDNN_OPTS=0 TensorFlow uses Eigen's kernels instead of oneDNN's.
 """

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.arrivals import CHANGED, NOT_TOLD, Arrivals
 from benchmarks.harness.cells import NAMES, Cell, Loader
-from benchmarks.harness.load import LOST, Load, Outcome
+from benchmarks.harness.closed_loop import LOST, Load, Outcome
+from benchmarks.harness.open_loop import CHANGED, NOT_TOLD, Arrivals
 from benchmarks.harness.servers import GATEWAY, ROOT, Contender, Server, serving
 from benchmarks.harness.wanted import Wanted, wanted_table
 from benchmarks.serving.steadiness import MemoryWatch
@@ -82,7 +82,7 @@ class Arriving:
 
     def __init__(self, load: Arrivals, requests: Path, out: Path) -> None:
         self._load, self._out = load, out
-        command = [sys.executable, "-m", "benchmarks.harness.arrivals", json.dumps(asdict(load)), str(requests), str(out)]
+        command = [sys.executable, "-m", "benchmarks.harness.open_loop", json.dumps(asdict(load)), str(requests), str(out)]
         self._process = subprocess.Popen(command, cwd=ROOT)
 
     def finish(self) -> Outcome:

@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.harness import prometheus
 from benchmarks.harness import requests as wire
-from benchmarks.harness.arrivals import Arrivals
-from benchmarks.harness.load import save_requests
+from benchmarks.harness.closed_loop import save_requests
+from benchmarks.harness.open_loop import Arrivals
 from benchmarks.harness.prometheus import Prometheus
 from benchmarks.harness.servers import serving
 from benchmarks.serving.operations import OURS, Arriving

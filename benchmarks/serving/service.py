@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.harness import requests as wire
 from benchmarks.harness.cells import Cell, Loader
-from benchmarks.harness.load import Load
+from benchmarks.harness.closed_loop import Load
 from benchmarks.harness.servers import GATEWAY, Contender, Server, send, serving
 from benchmarks.harness.wanted import wanted_table
 from benchmarks.serving import formats, service_tables, stages, steadiness

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.harness.load import Outcome
+from benchmarks.harness.closed_loop import Outcome
 from benchmarks.harness.servers import GATEWAY, Server
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.cells import Loader
-from benchmarks.harness.load import Load
+from benchmarks.harness.closed_loop import Load
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import Contender, Server, serving
 from benchmarks.harness.wanted import Wanted

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.harness import requests as wire
 from benchmarks.harness.cells import Cell, Loader
-from benchmarks.harness.load import Outcome
+from benchmarks.harness.closed_loop import Outcome
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
 from benchmarks.harness.wanted import Wanted, wanted_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 HERE = Path(__file__).parent
 RULES = HERE.parent / "prometheus" / "rules"

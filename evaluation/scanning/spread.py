@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped,unused-ignore]
+import joblib
 import numpy as np
 
 from defences.poison.class_split import ClassSplit
@@ -72,8 +72,8 @@ def backend(name: str, *, workers: int, address: str | None = None) -> Iterator[
 
 @contextmanager
 def _dask(workers: int, address: str | None) -> Iterator[None]:
-    _needs("distributed", "dask[distributed]")
-    from distributed import Client  # type: ignore[import-untyped,import-not-found,unused-ignore]  # an extra
+    _needs("distributed", "dask[distributed]", extra="cluster")
+    from distributed import Client  # type: ignore[import-not-found,unused-ignore]  # an extra
 
     try:
         client = (
@@ -92,17 +92,17 @@ def _dask(workers: int, address: str | None) -> Iterator[None]:
 
 
 def _ray(workers: int, address: str | None) -> None:
-    _needs("ray", "ray")
-    import ray  # type: ignore[import-not-found,unused-ignore]  # an extra
-    from ray.util.joblib import register_ray  # type: ignore[import-not-found,unused-ignore]
+    _needs("ray", "ray", extra="ray")
+    import ray  # an extra
+    from ray.util.joblib import register_ray
 
     ray.init(address=address, num_cpus=None if address else workers, ignore_reinit_error=True, log_to_driver=False)
     register_ray()
 
 
-def _needs(module: str, package: str) -> None:
+def _needs(module: str, package: str, *, extra: str) -> None:
     if find_spec(module) is None:
-        raise InvalidInput(f"expected {package} for this --backend, which is not installed; pip install 'hauberk[cluster]'")
+        raise InvalidInput(f"expected {package} for this --backend, which is not installed; pip install 'hauberk[{extra}]'")
 
 
 def _keep(path: Path, split: ClassSplit | None) -> None:

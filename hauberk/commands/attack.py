@@ -56,7 +56,7 @@ def attack(
 ) -> None:
     """Attack a running gateway that is yours, with a bounded number of queries, and say what got through.
 
-    Example: hauberk attack http://127.0.0.1:3000 --attack all --data models/data/mnist.npz --out red-team --fail-above 0.2
+    Example: hauberk attack http://127.0.0.1:3000 --attack all --data models/data/mnist.npz --out out/red-team --fail-above 0.1
     """
     names, key = _names(attacks), _key(api_key_file)
     given = read_data(data, split, rows)

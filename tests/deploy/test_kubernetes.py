@@ -16,7 +16,7 @@ from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from service.settings import read_settings
 from tests.service.conftest import ROOT

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from benchmarks.harness import prometheus
 from benchmarks.harness.prometheus import Prometheus

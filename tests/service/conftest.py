@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.harness.readiness import answers_200, free_port, wait_until
 from defences.assembly import calibrated_for
 from models.bundle import Bundle, write_bundle
 
@@ -79,12 +80,6 @@ class Server:
         return self.process.wait(30)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(
     directory: Path,
     *,
@@ -125,13 +120,7 @@ def end(server: Server) -> None:
 
 
 def wait_until_ready(server: Server, within_s: float = READY_S) -> None:
-    give_up = time.monotonic() + within_s
-    while time.monotonic() < give_up and server.process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/readyz", timeout=1).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"not ready: {server.log.read_text()[-3000:]}")
+    wait_until(lambda: answers_200(server.port), server.process, server.log, within_s=within_s)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.conftest import free_port
+from benchmarks.harness.readiness import free_port
 
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
 BODY = json.dumps({"images": np.zeros((1, 28, 28)).tolist()}).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def test_it_starts_a_gateway_loads_it_prints_a_verdict_and_stops_it(tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "verdict: met" in done.stdout
+    assert "is ready, the load begins" in done.stderr
+    assert re.search(r"loadtest: [2-9] s, \d+ requests, 0 not answered as due", done.stderr)
     out = tmp_path / "out" / "loadtest"
     assert "<html" in (out / "report.html").read_text()
     with (out / "report_stats.csv").open() as file:

@@ -47,7 +47,7 @@ def _images(images: NDArray[Any]) -> NDArray[np.float32]:
 
 @bentoml.service(name="art_composed", workers=1, traffic={"timeout": 600})
 class ArtComposed:
-    """The bundled classifier behind ART's defences, composed by ART."""
+    """The classifier of `mnist-standard` behind ART's defences, composed by ART."""
 
     def __init__(self) -> None:
         self.classifier = _strip(
@@ -62,7 +62,7 @@ class ArtComposed:
 
 @bentoml.service(name="art_purified_once", workers=1, traffic={"timeout": 600})
 class ArtPurifiedOnce:
-    """The bundled classifier behind ART's defences, put in a row by hand."""
+    """The classifier of `mnist-standard` behind ART's defences, put in a row by hand."""
 
     def __init__(self) -> None:
         self.purifier, self.obscurer = _purifier(), _obscurer()

@@ -1,4 +1,4 @@
-"""The model all contenders serve: that of the standard MNIST classifier, compiled, on as many threads as ours takes."""
+"""The model all contenders serve: that of the classifier of `mnist-standard`, compiled, on as many threads as ours takes."""
 
 from __future__ import annotations
 

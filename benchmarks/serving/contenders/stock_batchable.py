@@ -15,7 +15,7 @@ from benchmarks.serving.contenders import model
 
 @bentoml.service(name="stock_batchable", workers=1)
 class StockBatchable:
-    """The bundled classifier, undefended, many requests in one forward call."""
+    """The classifier of `mnist-standard`, undefended, many requests in one forward call."""
 
     def __init__(self) -> None:
         self.classifier = model.load()

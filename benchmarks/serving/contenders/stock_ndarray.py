@@ -10,7 +10,7 @@ from benchmarks.serving.contenders import model
 
 @bentoml.service(name="stock_ndarray", workers=1)
 class StockNdarray:
-    """The bundled classifier, undefended."""
+    """The classifier of `mnist-standard`, undefended."""
 
     def __init__(self) -> None:
         self.classifier = model.load()

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.harness import requests as wire
 from benchmarks.harness.cells import Cell
-from benchmarks.harness.load import LOST, TIMED_OUT, Outcome
+from benchmarks.harness.closed_loop import LOST, TIMED_OUT, Outcome
 from benchmarks.harness.wanted import Wanted
 from benchmarks.serving import stages
 

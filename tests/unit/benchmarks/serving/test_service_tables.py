@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.cells import Cell
-from benchmarks.harness.load import Outcome
+from benchmarks.harness.closed_loop import Outcome
 from benchmarks.harness.servers import Memory
 from benchmarks.harness.wanted import wanted_table
 from benchmarks.serving import service_tables as tables

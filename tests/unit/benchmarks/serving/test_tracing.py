@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.cells import Cell
-from benchmarks.harness.load import Outcome
+from benchmarks.harness.closed_loop import Outcome
 from benchmarks.serving import tracing
 
 _SECONDS = 10.0

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from benchmarks.harness import arrivals
+from benchmarks.harness import open_loop
 from service.edge.connection import KEEP_ALIVE_S, Connection, MetricsConnection
 from service.edge.exchange import Exchange
 from service.edge.middleware import Edge
@@ -142,7 +142,7 @@ def test_an_idle_connection_outlives_the_patience_of_load_balancers(at: Callable
 
     assert at(scenario).wire.statuses == [200]
     assert KEEP_ALIVE_S - 1 < left[0] <= KEEP_ALIVE_S
-    assert KEEP_ALIVE_S > arrivals.IDLE_S
+    assert KEEP_ALIVE_S > open_loop.IDLE_S
 
 
 def test_it_is_answered_once_all_of_its_body_has_come(at: Callable[..., Bench]) -> None:

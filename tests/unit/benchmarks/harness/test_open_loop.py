@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import arrivals
-from benchmarks.harness.arrivals import CHANGED, NOT_TOLD, Arrivals, run
-from benchmarks.harness.load import LOST, TIMED_OUT, Outcome
-from tests.unit.benchmarks.harness.test_load import REQUESTS, Book, answer, deserted_port, listening, statuses
+from benchmarks.harness import open_loop
+from benchmarks.harness.closed_loop import LOST, TIMED_OUT, Outcome
+from benchmarks.harness.open_loop import CHANGED, NOT_TOLD, Arrivals, run
+from tests.unit.benchmarks.harness.test_closed_loop import REQUESTS, Book, answer, deserted_port, listening, statuses
 
 CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
 RETRY = b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}"
@@ -112,7 +112,7 @@ def test_a_client_that_heeds_readiness_stops_when_it_is_told() -> None:
 
 
 def test_an_idle_connection_that_is_old_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "IDLE_S", 0.0)
+    monkeypatch.setattr(open_loop, "IDLE_S", 0.0)
     book = Book([answer(200)])
     arrive(book)
     assert book.connections > len(book.seen) / 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.harness.load import LOST, TIMED_OUT, Load, Outcome, read_requests, run, save_requests
+from benchmarks.harness.closed_loop import LOST, TIMED_OUT, Load, Outcome, read_requests, run, save_requests
 
 REQUESTS = [b"POST /predict HTTP/1.1\r\ncontent-length: 3\r\n\r\n" + body for body in (b"one", b"two", b"six")]
 

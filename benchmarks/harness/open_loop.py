@@ -1,4 +1,4 @@
-"""python -m benchmarks.harness.arrivals: requests that arrive at a constant rate, whatever has become of those before; in
+"""python -m benchmarks.harness.open_loop: requests that arrive at a constant rate, whatever has become of those before; in
 a process of its own.
 
     every 1/rate seconds: an idle keep-alive connection, or a new one -> send -> read -> note (intended start, end, status)
@@ -22,7 +22,7 @@ from typing import cast
 
 import numpy as np
 
-from benchmarks.harness.load import LOST, TIMED_OUT, Outcome, length_of_answer, main_of
+from benchmarks.harness.closed_loop import LOST, TIMED_OUT, Outcome, length_of_answer, main_of
 
 _READY = b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
 _CLOSE, _RETRY = b"connection: close", b"retry-after:"

@@ -1,4 +1,4 @@
-"""python -m benchmarks.harness.load: a closed loop of keep-alive connections, in a process of its own, cheap beside the server it loads.
+"""python -m benchmarks.harness.closed_loop: keep-alive connections that each send when they have their answer, from a cheap process.
 
     each client: send a prepared request -> read its answer to the end -> note the time -> (pause) -> the next request
 
