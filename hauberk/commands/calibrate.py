@@ -22,10 +22,20 @@ from defences.calibration.split import split as split_data
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.defended_classifier import DefendedClassifier
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from hauberk.commands.classifier_options import open_classifier
-from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.commands.classifier_options import OutputsOption, open_classifier
+from hauberk.commands.options import (
+    InputRangeOption,
+    LabelsOption,
+    RowsOption,
+    SeedOption,
+    SplitOption,
+    ThreadsOption,
+    check_writable,
+    progress_bar,
+    read_data,
+)
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
-from models.datasets import Dataset
+from models.datasets import Dataset, Split
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.machine import processors
@@ -44,19 +54,19 @@ def calibrate(
     name: Annotated[
         str | None, typer.Option(help="What the model is called on the wire; the directory's name when not given.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which half of a file with x_train and x_test: train or test.")] = "train",
-    rows: Annotated[str | None, typer.Option(help="Only the rows START:STOP.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")] = None,
-    input_range: Annotated[str | None, typer.Option(help="What 0 and 1 are at the model's input: 0,1 or 0,255 or -1,1.")] = None,
-    outputs: Annotated[str | None, typer.Option(help="logits or probabilities; seen from the outputs when not given.")] = None,
+    split: SplitOption = "train",
+    rows: RowsOption = None,
+    labels: LabelsOption = None,
+    input_range: InputRangeOption = None,
+    outputs: OutputsOption = None,
     detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(fittable())}.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
     ] = EVASION_EPS,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=SEED_AT_MOST, help="Of the split, the overlays and their order.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
 ) -> None:
     """Fit the defences to a classifier on clean data and write a bundle.
 
@@ -74,7 +84,7 @@ def calibrate(
         clean, rate=false_abstention_rate, confidence=confidence, seed=seed, choosing_at_most=images_to_choose_on(fits)
     )
     model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
-    with progress_bar() as report:
+    with progress_bar("steps") as report:
         purifier = choose_purifier(model, clean, threads=used, progress=report)
         calibrated = calibrate_detectors(model, parts, fits, replace(terms, progress=report))
     fitted = _Fitted(model, purifier, calibrated, parts)
@@ -210,7 +220,7 @@ def _check_target(out: Path) -> None:
     check_writable(out.parent)
 
 
-def _other_half(path: Path, split: str) -> Dataset | None:
+def _other_half(path: Path, split: Split) -> Dataset | None:
     """The test half of a file calibrated on its train half: for measuring only."""
     if split != "train":
         return None
