@@ -24,8 +24,8 @@ def _expected(parameter: Any) -> str:
     if get_origin(kind) is Literal:
         *others, last = map(str, get_args(kind))
         return f"{', '.join(others)} or {last}"
-    number = {int: "a whole number", float: "a number"}.get(kind, "something else")  # type: ignore[call-overload]
+    number = "a whole number" if kind is int else "a number" if kind is float else "something else"
     low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
     if low is None and high is None:
-        return str(number)
+        return number
     return f"{number} from {low} to {high}" if high is not None else f"{number} of at least {low}"
