@@ -159,11 +159,18 @@ def calibrate(
     check_target(out)
     parts, threads = plan.parts(clean), plan.threads or processors()
     purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
-    detectors = calibrate_detectors(classifier, parts, fits_of(plan.detectors), plan.terms(progress))
+    detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
     fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean))
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
     return Calibrated(bundle, purifier, detectors, measured)
+
+
+def fit_detectors(
+    classifier: Classifier, clean: Dataset, *, plan: CalibrationPlan = DEFAULT_PLAN, progress: Progress = silent
+) -> tuple[CalibratedDetector, ...]:
+    """Fit the plan's detectors only, to compose them in Python. Raises: InvalidInput: too few images for the rate."""
+    return calibrate_detectors(classifier, plan.parts(clean), fits_of(plan.detectors), plan.terms(progress))
 
 
 def served_name(out: Path, name: str | None) -> str:
