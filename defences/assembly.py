@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from defences.defence import Stage
 from defences.defended_classifier import DefendedClassifier, Mode, Step
 from defences.errors import InvalidBundle, InvalidInput
 from defences.table import DEFENCES, of_stage
-from models.bundle import SETTINGS, Bundle
+from models.bundle import SETTINGS, Bundle, read_bundle
 from models.classifier import Classifier
+from models.engines.keras import KerasClassifier
 
 TOGETHER = "detectors_calibrated_together"
 """The array of calibration.npz that names the detectors whose thresholds keep one rate between them."""
@@ -36,6 +38,18 @@ def assemble(
     calibrated with. InvalidInput: a mode for a defence the bundle lacks.
     """
     return DefendedClassifier(classifier, **_steps(bundle, modes or {}, threads, classifier), secret=secret)
+
+
+def load_bundle(
+    directory: Path, *, secret: bytes = b"", modes: Mapping[str, Mode] | None = None, threads: int = 1
+) -> DefendedClassifier:
+    """A bundle as it is served: its classifier behind its defences. Arguments as for `assemble`.
+
+    Raises: InvalidBundle: missing, altered, or not to be assembled. InvalidInput: a mode for a defence the bundle lacks.
+    """
+    bundle = read_bundle(directory)
+    check(bundle, modes=modes)
+    return assemble(bundle, KerasClassifier.from_bundle(bundle, threads=threads), secret=secret, modes=modes, threads=threads)
 
 
 def check(bundle: Bundle, *, modes: Mapping[str, Mode] | None = None) -> None:

@@ -190,6 +190,11 @@ class DefendedClassifier:
         self._secret = secret
 
     @property
+    def classifier(self) -> Classifier:
+        """What is defended."""
+        return self._classifier
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         return self._classifier.input_shape
 

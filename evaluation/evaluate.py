@@ -1,33 +1,47 @@
-"""The whole evaluation: the split of the images, and the cells of every table."""
+"""The whole evaluation: the split of the images, the cells of every table, and the report.
+
+`evaluate` is what the command and a notebook call; `Evaluation` is the work behind it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.budget import Budget
+from defences.defended_classifier import DefendedClassifier
+from evaluation.budget import BUDGETS, Budget
 from evaluation.cells import Cell, Cells
+from evaluation.reporting.page_needs import check_page_can_be_drawn
+from evaluation.reporting.report import REPORT, Report, build
 from evaluation.tables.benign import Benign
 from evaluation.tables.curves import Curves
 from evaluation.tables.distrust import Distrust
 from evaluation.tables.evasion import EvasionTable
 from evaluation.tables.stand_ins import StandIns
-from evaluation.variants import Target
-from models.datasets import Dataset
+from evaluation.variants import Target, open_target, target_of
+from models.bundle import Bundle
+from models.datasets import IN_MEMORY, Dataset, Origin
 from models.errors import InvalidInput
+from models.machine import processors
 from models.progress import Progress, silent
+from models.version import __version__
 
 IMAGES_AT_LEAST = 20
 # For the thief, the transfer attacker and the poisoned copies, beside the images attacked and held back.
 OTHERS_AT_LEAST = 600
 _CURVE_OVER_RADIUS = 5 / 3
 _ONLY_SHOWN = ("report", "page", "plots")
+GREY_RADII, COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
 _LAYERS = ("attacks", "defences", "evaluation", "models")
 
 
@@ -119,7 +133,7 @@ class Evaluation:
         """Everything that determines the results, the sources included."""
         return {
             "code": _code_digest(),
-            "bundle": self.target.bundle.digest,
+            "bundle": self.target.digest,
             "data": self.data_digest,
             "seed": self.seed,
             "radii": list(self.radii),
@@ -130,3 +144,130 @@ class Evaluation:
     def run(self, out: Path, progress: Progress = silent) -> dict[str, dict[str, Any]]:
         """Results by section and cell; those of this or an earlier call that are stored below `out` are read from there."""
         return Cells(out, self.plan()).run(list(self.cells()), progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """How a defended classifier is evaluated.
+
+    Args:
+        budget: what may be spent, of `BUDGETS` or one's own.
+        radii: eps of the L-inf attacks; 0.1 and 0.3 for grey, 2/255 and 8/255 for colour images when none.
+        seed: of everything drawn, the secret that keys the defences included.
+        threads: of training and of the purifier; all processors when none.
+        origin: where the data came from, for the report.
+    """
+
+    budget: Budget = BUDGETS["standard"]
+    radii: tuple[float, ...] | None = None
+    seed: int = 0
+    threads: int | None = None
+    origin: Origin = IN_MEMORY
+
+    @property
+    def budget_name(self) -> str:
+        """Its name in `BUDGETS`, "custom" for another."""
+        return next((name for name, budget in BUDGETS.items() if budget == self.budget), "custom")
+
+
+DEFAULT_PLAN = EvaluationPlan()
+
+
+def evaluate(
+    defended: Bundle | DefendedClassifier,
+    data: Dataset,
+    *,
+    plan: EvaluationPlan = DEFAULT_PLAN,
+    out: Path | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Attack a classifier without, with each and with all of its defences; the report holds every table.
+
+    Args:
+        defended: a bundle, or defences around a `KerasClassifier`, whose results are found anew in every call.
+        data: labelled images that the classifier was neither trained nor calibrated on, 20 at least.
+        out: directory where every result is kept as soon as it is found, so that a second call goes on; nowhere when none.
+        progress: told (what, results found, of).
+
+    Raises: InvalidInput: images of another shape, labels beyond the classes, too few images. InvalidBundle.
+    """
+    started = time.monotonic()
+    _check_fit(data, defended.input_shape, len(defended.labels))
+    evaluation = _evaluation(defended, data, plan)
+    with _kept_in(out) as place:
+        results = evaluation.run(place, progress)
+    target, parts = evaluation.target, evaluation.parts
+    return build(
+        results,
+        classes=len(defended.labels),
+        hauberk=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 1),
+        bundle={
+            "name": target.name,
+            "version": target.version,
+            "input_shape": list(defended.input_shape),
+            "classes": len(defended.labels),
+            "defences": dict(target.modes),
+        },
+        data={
+            "file": plan.origin.file,
+            "images_sha256": evaluation.data_digest,
+            "split": plan.origin.split,
+            "rows": plan.origin.rows or f"0:{len(data)}",
+            "attacked": len(parts.attacked),
+            "held": len(parts.held),
+            "others": len(parts.others),
+        },
+        budget={"name": plan.budget_name, **asdict(plan.budget)},
+        seed=plan.seed,
+        radii=list(evaluation.radii),
+        left_out=evaluation.left_out,
+    )
+
+
+def write(report: Report, out: Path) -> None:
+    """Write report.json and report.html. Raises: InvalidInput: hauberk[report] is not installed."""
+    check_page_can_be_drawn()
+    from evaluation.reporting.page import page  # matplotlib takes a second to import
+
+    (out / "report.json").write_bytes(REPORT.dump_json(report, indent=2) + b"\n")
+    (out / "report.html").write_text(page(report), encoding="utf-8")
+
+
+def _check_fit(data: Dataset, shape: tuple[int, int, int], classes: int) -> None:
+    """Whether these images are the classifier's. Raises: InvalidInput."""
+    if data.images.shape[1:] != shape:
+        raise InvalidInput(f"expected images of the bundle's shape {shape}, got {data.images.shape[1:]}")
+    if int(data.labels.max()) >= classes:
+        raise InvalidInput(f"expected labels below {classes}, the classes of the bundle, got {int(data.labels.max())}")
+
+
+def _evaluation(defended: Bundle | DefendedClassifier, data: Dataset, plan: EvaluationPlan) -> Evaluation:
+    secret = hashlib.sha256(f"evaluation {plan.seed}".encode()).digest()
+    threads = plan.threads or processors()
+    target = _target(defended, secret, threads)
+    return Evaluation(
+        target=target,
+        data=data,
+        radii=plan.radii or (GREY_RADII if defended.input_shape[2] == 1 else COLOUR_RADII),
+        budget=plan.budget,
+        seed=plan.seed,
+        data_digest=hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest(),
+        threads=threads,
+    )
+
+
+def _target(defended: Bundle | DefendedClassifier, secret: bytes, threads: int) -> Target:
+    if isinstance(defended, Bundle):
+        return open_target(defended, secret=secret, threads=threads)
+    return target_of(defended, secret=secret)
+
+
+@contextmanager
+def _kept_in(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield out
+    else:
+        with tempfile.TemporaryDirectory(prefix="hauberk-evaluation-") as scratch:
+            yield Path(scratch)

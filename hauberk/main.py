@@ -16,6 +16,7 @@ from hauberk.commands.evaluate import evaluate
 from hauberk.commands.scan import scan
 from hauberk.commands.serve import serve
 from hauberk.commands.train import train
+from hauberk.mistakes import sentence
 from models.errors import InvalidInput
 from models.version import __version__
 
@@ -45,7 +46,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except typer.TyperException as mistake:  # an unknown command, option or value
-        print(f"hauberk: {mistake.format_message()}", file=sys.stderr)
+        print(f"hauberk: {sentence(mistake)}", file=sys.stderr)
         code = 2
     except InvalidInput as mistake:
         print(f"hauberk: {mistake}", file=sys.stderr)

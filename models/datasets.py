@@ -33,6 +33,24 @@ class Dataset:
         return Dataset(self.images[rows], self.labels[rows])
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where data came from, for reports.
+
+    Attributes:
+        file: name of the data file.
+        split: "train" or "test", of a file with both; none of arrays in memory.
+        rows: START:STOP where only these rows were taken.
+    """
+
+    file: str = "in memory"
+    split: str | None = None
+    rows: str | None = None
+
+
+IN_MEMORY = Origin()
+
+
 def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
     """Read a data file; `split` selects the train or test arrays of a file with both.
 

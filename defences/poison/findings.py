@@ -30,6 +30,30 @@ def in_turn(what: str, function: Callable[..., Any], calls: Iterable[tuple[Any, 
     return [function(*arguments) for arguments in calls]
 
 
+_READ_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Activations of the layer before the last feature map, or the pixels where there is none, a few images at a time.
+
+    Args:
+        images: rows -> float32 [m, h, w, c] in [0, 1].
+    """
+
+    classifier: ActivationClassifier
+    images: Callable[[Positions], Images]
+
+    def __call__(self, rows: Positions) -> NDArray[np.floating]:
+        """float [m, d] of these samples; a forward pass per image up to that layer."""
+        layer = self.classifier.earlier_layer()
+        parts = []
+        for start in range(0, max(1, len(rows)), _READ_AT_ONCE):
+            images = self.images(rows[start : start + _READ_AT_ONCE])
+            parts.append(images.reshape(len(images), -1) if layer is None else self.classifier.activations(images, layer))
+        return np.concatenate(parts)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """Training data as a detector reads them. Only `labels` must be in memory; the rest is read in parts.
@@ -65,18 +89,16 @@ class TrainingSet:
 
         Cost: a forward pass per image at once, and another for every image of which a detector reads the witness layer.
         """
-        earlier = classifier.earlier_layer()
 
-        def witness(rows: Positions) -> NDArray[np.floating]:
-            images = data.images[rows]
-            return images.reshape(len(images), -1) if earlier is None else classifier.activations(images, earlier)
+        def images(rows: Positions) -> Images:
+            return data.images[rows]
 
         return cls(
             classifier.activations(data.images),
             data.labels,
             classifier.labels,
-            images=lambda rows: data.images[rows],
-            witness=witness,
+            images=images,
+            witness=Witness(classifier, images),
             predict=classifier.predict,
         )
 

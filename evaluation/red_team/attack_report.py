@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field
 Status = Literal["finished", "budget_spent", "interrupted", "gateway_gone", "skipped"]
 
 
-class Defence(BaseModel):
+class NamedDefence(BaseModel):
     """What the gateway says about one of its defences."""
 
     name: str
     mode: str
 
 
-class Gateway(BaseModel):
+class AttackedGateway(BaseModel):
     """What was attacked, as it describes itself."""
 
     url: str
@@ -24,15 +24,15 @@ class Gateway(BaseModel):
     model_version: str = Field(description="The first twelve hex digits of the bundle's digest.")
     input_shape: tuple[int, int, int]
     classes: int
-    defences: list[Defence]
+    defences: list[NamedDefence]
 
 
-class Options(BaseModel):
+class AttackOptions(BaseModel):
     """What was asked for."""
 
     attacks: list[str]
     data: str = Field(description="The data file's name.")
-    split: str
+    split: str | None = Field(description="train or test, of a file with both; null for arrays in memory.")
     rows: str | None
     images: int = Field(description="How many images were attacked: the first of the chosen rows.")
     norm: Literal["inf"] = "inf"
@@ -58,7 +58,7 @@ class Queries(BaseModel):
     latency_p99_s: float | None
 
 
-class Evasion(BaseModel):
+class EvasionResult(BaseModel):
     """One attack that wants wrong labels. Every attacked image is counted once: wrong + right + abstained + unanswered = images."""
 
     attack: str
@@ -78,7 +78,7 @@ class Evasion(BaseModel):
     seconds: float
 
 
-class Theft(BaseModel):
+class TheftResult(BaseModel):
     """One attack that wants a copy of the model."""
 
     attack: str
@@ -101,24 +101,40 @@ class Finding(BaseModel):
     limit: float
 
 
-class Report(BaseModel):
+class AttackReport(BaseModel):
     """The whole of report.json; written anew after each attack."""
 
     format: Literal[1] = 1
     software: str
-    gateway: Gateway
-    options: Options
+    gateway: AttackedGateway
+    options: AttackOptions
     status: Status = Field(description="finished, or what ended it early.")
     reason: str | None = None
     queries: Queries
-    evasions: list[Evasion]
+    evasions: list[EvasionResult]
     worst_case_wrong: int = Field(description="Attacked images that got through in one attack or another.")
     worst_case_wrong_share: float
-    thefts: list[Theft]
+    thefts: list[TheftResult]
     findings: list[Finding]
 
 
-def summary(report: Report) -> str:
+def measured_limits(report: AttackReport) -> list[Finding]:
+    """Every limit that was asked for, with what was measured; those exceeded are the report's findings."""
+    limit, agreement = report.options.fail_above, report.options.fail_above_agreement
+    measured = []
+    if limit is not None:
+        what = "share of attacked images answered wrong"
+        measured.append(Finding(what=what, measured=report.worst_case_wrong_share, limit=limit))
+    if agreement is not None:
+        measured += [
+            Finding(what=f"agreement of the copy ({theft.attack})", measured=theft.agreement, limit=agreement)
+            for theft in report.thefts
+            if theft.agreement is not None
+        ]
+    return measured
+
+
+def summary(report: AttackReport) -> str:
     """What got through, what was abstained from, what the thief learned."""
     gateway, queries = report.gateway, report.queries
     defences = ", ".join(f"{defence.name} {defence.mode}" for defence in gateway.defences) or "none"
@@ -133,11 +149,17 @@ def summary(report: Report) -> str:
     lines += [f"  {theft.attack:<14} {_theft(theft)}" for theft in report.thefts]
     if report.status != "finished":
         lines.append(f"ended early ({report.status.replace('_', ' ')}): {report.reason}")
-    lines += [f"over the limit: {found.what} {found.measured:.3f} > {found.limit:g}" for found in report.findings]
+    lines += [_against_the_limit(found) for found in measured_limits(report)]
     return "\n".join(lines)
 
 
-def _evasion(row: Evasion) -> str:
+def _against_the_limit(found: Finding) -> str:
+    if found.measured > found.limit:
+        return f"over the limit: {found.what} {found.measured:.3f} > {found.limit:g}"
+    return f"within the limit: {found.what} {found.measured:.3f} <= {found.limit:g}"
+
+
+def _evasion(row: EvasionResult) -> str:
     if row.status == "skipped":
         return f"skipped: {row.reason}"
     distance = f", median distance {row.median_distance:.3f}" if row.median_distance is not None else ""
@@ -148,7 +170,7 @@ def _evasion(row: Evasion) -> str:
     )
 
 
-def _theft(row: Theft) -> str:
+def _theft(row: TheftResult) -> str:
     if row.agreement is None or row.copy_accuracy is None:
         return f"learned nothing: {row.reason or 'every query was abstained from'}"
     return (

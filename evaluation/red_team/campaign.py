@@ -16,11 +16,10 @@ from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.noise import RandomNoise
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import transferred
-from attacks.extraction.copycat_cnn import CopycatCNN
-from attacks.extraction.copycat_cnn import Theft as Stolen
+from attacks.extraction.copycat_cnn import CopycatCNN, Theft
 from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.oracle import Unfailing
-from evaluation.red_team.attack_report import Evasion, Status, Theft
+from evaluation.red_team.attack_report import EvasionResult, Status, TheftResult
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.engines.keras import import_tensorflow
@@ -61,11 +60,11 @@ class Campaign:
     seed: int
     queries: int
     progress: Callable[[str, int, int], None] = silent
-    evasions: list[Evasion] = field(default_factory=list)
-    thefts: list[Theft] = field(default_factory=list)
+    evasions: list[EvasionResult] = field(default_factory=list)
+    thefts: list[TheftResult] = field(default_factory=list)
     images: dict[str, Images] = field(default_factory=dict)
     answers: dict[str, Labels] = field(default_factory=dict)
-    stolen: Stolen | None = None
+    stolen: Theft | None = None
 
     @property
     def goal(self) -> Goal:
@@ -131,9 +130,11 @@ class Campaign:
 
         if ATTACKS[name].steals:
             outcome = self._steal(share)
-            self.thefts.append(Theft(attack=name, **outcome._asdict(), **spent()))
+            self.thefts.append(TheftResult(attack=name, **outcome._asdict(), **spent()))
         else:
             self._evade(name, share, spent)
+        done = self.gateway.traffic.queries - before
+        self.progress(name, done, done)  # what is left of the share goes to the attacks after this one
 
     def _evade(self, name: str, share: int, spent: Callable[[], dict[str, Any]]) -> None:
         n = len(self.attacked)
@@ -150,7 +151,7 @@ class Campaign:
         wrong = self.goal.reached(answers) & (answers != UNANSWERED)
         distance = np.abs(found - self.attacked.images).reshape(n, -1).max(axis=1)
         self.evasions.append(
-            Evasion(
+            EvasionResult(
                 attack=name,
                 status=status,
                 reason=reason,
@@ -203,7 +204,7 @@ class Campaign:
         held = min(_HELD_OUT_AT_MOST, int(_HELD_OUT_SHARE * min(share, len(self.others))))
         return self.others.take(slice(len(self.others) - held, len(self.others)))
 
-    def steal(self, share: int) -> Stolen:
+    def steal(self, share: int) -> Theft:
         """A copy of the gateway's model, trained on the labels it answers; made once. Raises: InvalidInput."""
         if self.stolen is None:
             held = len(self._held_out(share))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ _POINTS_AT_MOST = 250
 Read = Callable[[NDArray[np.int64]], Images]
 
 
-def scan_page(report: ScanReport, findings: list[Findings], labels: Labels, images: Read, truth: NDArray[np.bool_] | None) -> str:
+def scan_page(
+    report: ScanReport, findings: Sequence[Findings], labels: Labels, images: Read, truth: NDArray[np.bool_] | None
+) -> str:
     """The report as HTML.
 
     Args:

@@ -5,6 +5,7 @@ All but `created` and `seconds` is the same for the same classifier, data, layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ SCAN_REPORT = TypeAdapter(ScanReport)
 """Reads, writes and describes reports: `SCAN_REPORT.json_schema()`."""
 
 
-def merged_clean_mask(findings: list[Findings], labels: Labels) -> NDArray[np.bool_]:
+def merged_clean_mask(findings: Sequence[Findings], labels: Labels) -> NDArray[np.bool_]:
     """is_clean [n] of several detectors: in each class the first that finds poison decides which samples it is."""
     is_clean = np.ones(len(labels), bool)
     decided: set[int] = set()
@@ -73,7 +74,9 @@ def merged_clean_mask(findings: list[Findings], labels: Labels) -> NDArray[np.bo
     return is_clean
 
 
-def build(findings: list[Findings], is_clean: NDArray[np.bool_], *, truth: NDArray[np.bool_] | None, **about: Any) -> ScanReport:
+def build(
+    findings: Sequence[Findings], is_clean: NDArray[np.bool_], *, truth: NDArray[np.bool_] | None, **about: Any
+) -> ScanReport:
     """The report of what the detectors found; `about` is what they do not say."""
     names = {found.label: found.name for found in findings[0].classes}
     poisoned = sorted({label for found in findings for label in found.poisoned})

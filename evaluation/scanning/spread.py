@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import joblib
 import numpy as np
@@ -20,7 +20,8 @@ from models.errors import InvalidInput
 from models.progress import Progress, silent
 from models.stored_images import refused_when_full
 
-BACKENDS = ("loky", "threading", "dask", "ray")
+Backend = Literal["loky", "threading", "dask", "ray"]
+BACKENDS = get_args(Backend)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Spread:
 
 
 @contextmanager
-def backend(name: str, *, workers: int, address: str | None = None) -> Iterator[None]:
+def backend(name: Backend, *, workers: int, address: str | None = None) -> Iterator[None]:
     """Make joblib use a backend. Raises: InvalidInput: an unknown one, one that is not installed, or no scheduler at the address."""
     if name not in BACKENDS:
         raise InvalidInput(f"expected --backend {', '.join(BACKENDS)}, got {name!r}")

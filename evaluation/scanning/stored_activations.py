@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from models.classifier import Activations
-from models.engines.keras import KerasClassifier
+from models.classifier import ActivationClassifier, Activations
 from models.errors import InvalidInput
 from models.progress import Progress
 from models.stored_images import StoredImages, refused_when_full
@@ -20,7 +19,9 @@ _BYTES_AT_ONCE = 1 << 28
 _NAME, _DONE = "activations.npy", "activations.done"
 
 
-def stored_activations(model: KerasClassifier, stored: StoredImages, layer: str, place: Path, progress: Progress) -> Activations:
+def stored_activations(
+    model: ActivationClassifier, stored: StoredImages, layer: str, place: Path, progress: Progress
+) -> Activations:
     """Activations float32 [n, d] of all images, as a memory map in `place`; rows found in an earlier call are not asked for again.
 
     Raises: InvalidInput: NaN in the activations, no space.

@@ -16,7 +16,7 @@ from attacks.evasion.gradient import zero_gradient_share
 from evaluation.cells import Cell
 from evaluation.tables.evasion import ADAPTIVE, QUERY, WITH_SECRET, EvasionTable
 from evaluation.tables.outcomes import WRONG, outcomes
-from evaluation.variants import FULL_STACK, UNDEFENDED, open_target
+from evaluation.variants import FULL_STACK, UNDEFENDED
 
 SECTION = "distrust"
 _ZERO_AT_MOST = 0.01
@@ -55,10 +55,10 @@ class Distrust:
         """The share of images whose answer changes on repetition, and the share whose answer changes under another secret."""
         target, images = self.evasion.target, self.evasion.data.images
         first, second = (target.full_stack.classify(images).labels for _ in range(2))
-        other = open_target(target.bundle, secret=target.secret[::-1] + b"other", threads=self.threads)
+        other = target.under(target.secret[::-1] + b"other")
         return {
             "changed_on_repetition": float((first != second).mean()),
-            "changed_under_another_secret": float((other.full_stack.classify(images).labels != first).mean()),
+            "changed_under_another_secret": float((other.classify(images).labels != first).mean()),
         }
 
     def _zero_gradients(self) -> dict[str, float]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
+
+OutputsOption = Annotated[Outputs | None, typer.Option(help="What the model ends in; seen from its outputs when not given.")]
 
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _LOOKED_AT = 512
@@ -19,17 +22,15 @@ _SUM_TOLERANCE = 1e-2
 
 
 def open_classifier(
-    path: Path, data: Dataset, *, labels: str | None, input_range: str | None, outputs: str | None, threads: int
+    path: Path, data: Dataset, *, labels: str | None, input_range: str | None, outputs: Outputs | None, threads: int
 ) -> KerasClassifier:
     """The classifier in `path`, fitted to the images of `data`. Raises: InvalidInput, one sentence."""
-    if outputs not in (None, "probabilities", "logits"):
-        raise InvalidInput(f"expected --outputs logits or probabilities, got {outputs!r}")
     model = load_model(path, threads=threads)
     h, w, c = data.images.shape[1:]
     options: dict[str, Any] = {"input_shape": (h, w, c), "labels": _names(labels)}
     given = _range(input_range)
     look = data.take(slice(0, _LOOKED_AT))
-    seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, cast(Outputs | None, outputs))
+    seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, outputs)
     classifier = KerasClassifier(model, input_range=given or _RANGES[0], outputs=seen, **options)
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(

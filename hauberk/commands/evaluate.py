@@ -1,15 +1,10 @@
-"""hauberk evaluate: attack a bundle in every coat, and write the tables that say whether its defences are worth their cost."""
+"""hauberk evaluate: attack a bundle in every variant, and write the tables that say whether its defences are worth their cost."""
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -17,92 +12,60 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.budget import BUDGETS
-from evaluation.evaluate import Evaluation
-from evaluation.reporting.report import REPORT, Report, build
+from evaluation.evaluate import EvaluationPlan, write
+from evaluation.evaluate import evaluate as evaluate_bundle
+from evaluation.reporting.page_needs import check_page_can_be_drawn
+from evaluation.reporting.report import Report
 from evaluation.tables.outcomes import Robustness
-from evaluation.variants import open_target
-from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.commands.options import (
+    RowsOption,
+    SeedOption,
+    SplitOption,
+    ThreadsOption,
+    check_writable,
+    origin,
+    progress_bar,
+    read_data,
+)
 from models.bundle import read_bundle
-from models.datasets import Dataset
 from models.errors import InvalidInput
-from models.machine import processors
-from models.version import __version__
-
-_GREY_RADII, _COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
-_REPORT_NEEDS = ("matplotlib", "jinja2")
 
 
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="Bundle directory, as hauberk calibrate writes it.")],
     data: Annotated[Path, typer.Option(help="Labelled images it was neither trained nor calibrated on, .npz.")],
     out: Annotated[Path, typer.Option(help="Directory for report.json and report.html; a second call goes on where it was.")],
-    budget: Annotated[str, typer.Option(help="How much to spend: quick (minutes), standard or full (hours).")] = "standard",
-    split: Annotated[str, typer.Option(help="Which half of a file with x_train and x_test: train or test.")] = "test",
-    rows: Annotated[str | None, typer.Option(help="Only the rows START:STOP.")] = None,
+    budget: Annotated[
+        Literal["quick", "standard", "full"], typer.Option(help="How much to spend: quick takes minutes, the others hours.")
+    ] = "standard",
+    split: SplitOption = "test",
+    rows: RowsOption = None,
     eps: Annotated[
         str | None, typer.Option(help="L-inf radii with commas between; 0.1,0.3 for grey and 2/255,8/255 for colour images.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=SEED_AT_MOST, help="Of everything drawn; two runs agree.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
 ) -> None:
     """Attack a bundle without, with each and with all of its defences, and write report.json and report.html.
 
     Example: hauberk evaluate --bundle models/bundles/mnist --data models/data/mnist.npz --out out/evaluation
     """
-    started = time.monotonic()
-    missing = [name for name in _REPORT_NEEDS if find_spec(name) is None]
-    if missing:
-        raise InvalidInput(f"report.html needs {' and '.join(missing)}; install hauberk[report]")
-    if budget not in BUDGETS:
-        raise InvalidInput(f"expected --budget {', '.join(BUDGETS)}, got {budget!r}")
+    check_page_can_be_drawn()
     check_writable(out)
     read = read_bundle(bundle)
     images = read_data(data, split, rows)
-    radii = _radii(eps, grey=read.input_shape[2] == 1)
-    _check_fit(images, read.input_shape, len(read.labels))
-    used = threads or processors()
-    target = open_target(read, secret=hashlib.sha256(f"evaluation {seed}".encode()).digest(), threads=used)
-    digest = hashlib.sha256(images.images.tobytes() + images.labels.tobytes()).hexdigest()
-    evaluation = Evaluation(
-        target=target, data=images, radii=radii, budget=BUDGETS[budget], seed=seed, data_digest=digest, threads=used
+    plan = EvaluationPlan(
+        budget=BUDGETS[budget], radii=_radii(eps), seed=seed, threads=threads, origin=origin(data, split, rows, len(images))
     )
-    parts = evaluation.parts
-    with progress_bar() as report:
-        results = evaluation.run(out, report)
-    built = build(
-        results,
-        classes=len(read.labels),
-        hauberk=__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - started, 1),
-        bundle={
-            "name": read.name,
-            "version": read.version,
-            "input_shape": list(read.input_shape),
-            "classes": len(read.labels),
-            "defences": {defence["name"]: defence["mode"] for defence in read.settings["defences"]},
-        },
-        data={
-            "file": data.name,
-            "images_sha256": digest,
-            "split": split,
-            "rows": rows or f"0:{len(images)}",
-            "attacked": len(parts.attacked),
-            "held": len(parts.held),
-            "others": len(parts.others),
-        },
-        budget={"name": budget, **asdict(evaluation.budget)},
-        seed=seed,
-        radii=list(radii),
-        left_out=evaluation.left_out,
-    )
-    _write(built, out)
-    _summarise(built, out)
+    with progress_bar("results") as progress:
+        report = evaluate_bundle(read, images, plan=plan, out=out, progress=progress)
+    write(report, out)
+    _summarise(report, out)
 
 
-def _radii(text: str | None, *, grey: bool) -> tuple[float, ...]:
+def _radii(text: str | None) -> tuple[float, ...] | None:
     if text is None:
-        return _GREY_RADII if grey else _COLOUR_RADII
+        return None
     try:
         radii = tuple(sorted({_number(part) for part in text.split(",")}))
     except (ValueError, ZeroDivisionError):
@@ -115,20 +78,6 @@ def _radii(text: str | None, *, grey: bool) -> tuple[float, ...]:
 def _number(text: str) -> float:
     above, slash, below = text.partition("/")
     return float(above) / float(below) if slash else float(above)
-
-
-def _check_fit(data: Dataset, shape: tuple[int, int, int], classes: int) -> None:
-    if data.images.shape[1:] != shape:
-        raise InvalidInput(f"expected images of the bundle's shape {shape}, got {data.images.shape[1:]}")
-    if int(data.labels.max()) >= classes:
-        raise InvalidInput(f"expected labels below {classes}, the classes of the bundle, got {int(data.labels.max())}")
-
-
-def _write(report: Report, out: Path) -> None:
-    from evaluation.reporting.page import page  # matplotlib takes a second to import
-
-    (out / "report.json").write_bytes(REPORT.dump_json(report, indent=2) + b"\n")
-    (out / "report.html").write_text(page(report), encoding="utf-8")
 
 
 def _summarise(report: Report, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parsing what several commands take, and the progress bar of all of them."""
+"""Options that several commands take, each declared once; what is read from them; and the progress bar of all commands."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Annotated
 
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.datasets import Dataset, Split, load_dataset
+from models.datasets import Dataset, Origin, Split, load_dataset
 from models.errors import InvalidInput
 from models.progress import Progress as Report
 
 SEED_AT_MOST = 2**32 - 1
 """What every random generator in use takes."""
 
+SplitOption = Annotated[Split, typer.Option(help="Which half of a file with x_train and x_test.")]
+RowsOption = Annotated[str | None, typer.Option(help="Only the rows START:STOP.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=SEED_AT_MOST, help="Of everything drawn: the same seed and input give the same result.")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")]
+LabelsOption = Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")]
+InputRangeOption = Annotated[str | None, typer.Option(help="What 0 and 1 are at the model's input: 0,1 or 0,255 or -1,1.")]
 
-def read_data(path: Path, split: str, rows: str | None) -> Dataset:
+
+def read_data(path: Path, split: Split, rows: str | None) -> Dataset:
     """The data in `path`, or its rows START:STOP."""
-    data = load_dataset(path, split=chosen_split(split))
+    data = load_dataset(path, split=split)
     return data if rows is None else data.take(chosen_rows(rows, len(data)))
 
 
-def chosen_split(split: str) -> Split:
-    """What --split says. Raises: InvalidInput."""
-    if split not in ("train", "test"):
-        raise InvalidInput(f"expected --split train or test, got {split!r}")
-    return cast(Split, split)
+def origin(path: Path, split: Split, rows: str | None, samples: int) -> Origin:
+    """Where the data came from, as the reports say it."""
+    return Origin(path.name, split, rows or f"0:{samples}")
 
 
 def chosen_rows(rows: str, samples: int) -> slice:
@@ -54,16 +62,26 @@ def check_writable(directory: Path) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Report]:
-    """A bar on stderr that follows reports of (what, done, of); nothing is drawn before the first."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def progress_bar(unit: str, **units: str) -> Iterator[Report]:
+    """A bar on stderr that follows reports of (what, done, of); nothing is drawn before the first report.
+
+    Args:
+        unit: of what is counted, such as "epochs".
+        units: of reports that count something else, by what they report, with _ for spaces.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+        TimeElapsedColumn(),
+    )
     bar = Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, int] = {}
 
     def report(what: str, done: int, of: int) -> None:
         if what not in tasks:
             bar.start()
-            tasks[what] = bar.add_task(what, total=of)
+            tasks[what] = bar.add_task(what, total=of, unit=units.get(what.replace(" ", "_"), unit))
         bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]  # rich's TaskID is an int
 
     try:

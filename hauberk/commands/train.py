@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import open_classifier
-from hauberk.commands.options import SEED_AT_MOST, check_writable, progress_bar, read_data
+from hauberk.commands.options import (
+    RowsOption,
+    SeedOption,
+    SplitOption,
+    ThreadsOption,
+    check_writable,
+    progress_bar,
+    read_data,
+)
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
@@ -27,16 +35,14 @@ _VALIDATION_AT_MOST = 1000
 def train(
     data: Annotated[Path, typer.Option(help="Training data, .npz with images and labels (or x_train, y_train).")],
     out: Annotated[Path, typer.Option(help="Where the model goes, NAME.keras.")],
-    split: Annotated[str, typer.Option(help="Which half of a file with x_train and x_test: train or test.")] = "train",
-    rows: Annotated[str | None, typer.Option(help="Only the rows START:STOP.")] = None,
+    split: SplitOption = "train",
+    rows: RowsOption = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 8,
-    seed: Annotated[
-        int, typer.Option(min=0, max=SEED_AT_MOST, help="The same seed, data and --threads give the same weights.")
-    ] = 0,
+    seed: SeedOption = 0,
     purified: Annotated[
         bool, typer.Option(help="Train on a purified copy of every image beside it, so that purifying costs less.")
     ] = True,
-    adversarial: Annotated[str | None, typer.Option(help="Train against this attack: fgm or pgd.")] = None,
+    adversarial: Annotated[Literal["fgm", "pgd"] | None, typer.Option(help="Train against this attack.")] = None,
     eps: Annotated[float, typer.Option(help="With --adversarial: by how much it changes a pixel, of a range of 1.")] = 0.3,
     iterations: Annotated[int, typer.Option(help="With --adversarial pgd: steps of the attack.")] = 7,
     ratio: Annotated[float, typer.Option(help="With --adversarial: the share of each batch that is attacked.")] = 1.0,
@@ -48,9 +54,11 @@ def train(
     classifier: Annotated[
         Path | None, typer.Option(help="With --adversarial: harden a copy of this model, NAME.keras, instead of a new one.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Train the reference network, or harden a network against an attack.
+
+    The same seed, data and --threads give the same weights.
 
     A killed --adversarial run goes on after its last epoch when the same command is given again (NAME.training.npz holds it).
 
@@ -72,7 +80,7 @@ def train(
         model = _hardened(trainer, dataset, out, purified=purified, threads=used, classifier=classifier)
     else:
         given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
-        with progress_bar() as report:
+        with progress_bar("epochs") as report:
             report("training", 0, epochs)
             model = fit(given, recipe=recipe, threads=used, on_epoch=lambda epoch, loss: report("training", epoch, epochs))
     save(model, out)
@@ -96,7 +104,7 @@ def _hardened(
     given = with_purified_copies(kept, seed=seed, threads=threads) if purified else kept
     checkpoint = _checkpoint(out)
     goes_on = checkpoint.exists()
-    with progress_bar() as report:
+    with progress_bar("batches") as report:
 
         def step(done: int, of: int) -> None:
             nonlocal goes_on

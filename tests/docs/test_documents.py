@@ -18,7 +18,15 @@ from prometheus_client import CollectorRegistry
 
 from defences.poison.findings import ClassFindings, Cluster, Confusion
 from defences.table import DEFENCES
-from evaluation.red_team.attack_report import Evasion, Finding, Gateway, Options, Queries, Report, Theft
+from evaluation.red_team.attack_report import (
+    AttackedGateway,
+    AttackOptions,
+    AttackReport,
+    EvasionResult,
+    Finding,
+    Queries,
+    TheftResult,
+)
 from evaluation.red_team.campaign import ATTACKS
 from evaluation.reporting import report
 from evaluation.scanning.scan_report import MethodReport, ScanReport
@@ -63,7 +71,7 @@ def test_every_attack_and_every_field_of_its_report_is_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) >= set(ATTACKS)
     section = page.split("## report.json")[1].split("## From Python")[0]
     told = set(re.findall(r"`(\w+)`", section))
-    for model in (Report, Gateway, Options, Queries, Evasion, Theft, Finding):
+    for model in (AttackReport, AttackedGateway, AttackOptions, Queries, EvasionResult, TheftResult, Finding):
         assert set(model.model_fields) <= told, model.__name__
 
 
@@ -78,8 +86,7 @@ def test_every_attacker_option_and_field_of_an_evaluation_is_documented() -> Non
 def test_every_option_and_field_of_a_scan_is_documented() -> None:
     page = (ROOT / "docs" / "scanning.md").read_text()
     told = set(re.findall(r"`([\w-]+)`", page))
-    options = {"backend" if name == "backend_name" else name for name in inspect.signature(scan).parameters}
-    assert {f"--{name.replace('_', '-')}" for name in options} <= told
+    assert {f"--{name.replace('_', '-')}" for name in inspect.signature(scan).parameters} <= told
     for values in (ScanReport, MethodReport, Confusion, ClassFindings, Cluster):
         assert {field.name for field in dataclasses.fields(values)} <= told, values.__name__
     assert set(METHODS) <= told

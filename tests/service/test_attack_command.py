@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
-from evaluation.red_team.attack_report import Report
+from evaluation.red_team.attack_report import AttackReport
 from hauberk.main import main
 from models.bundle import Bundle
 
@@ -45,7 +45,7 @@ class Ran:
     code: int
     output: str
     errors: str
-    report: Report | None
+    report: AttackReport | None
 
 
 Attack = Callable[..., Ran]
@@ -88,7 +88,7 @@ def attack(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkey
             main()
         captured = capfd.readouterr()
         file = tmp_path / "out" / "report.json"
-        report = Report.model_validate_json(file.read_text()) if file.exists() else None
+        report = AttackReport.model_validate_json(file.read_text()) if file.exists() else None
         assert isinstance(ended.value.code, int)
         return Ran(ended.value.code, captured.out, captured.err, report)
 

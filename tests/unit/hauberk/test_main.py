@@ -50,11 +50,17 @@ def test_the_version_is_that_of_the_package(hauberk: Command) -> None:
     [
         (["defend"], "No such command 'defend'"),
         (["serve", "--workers", "3"], "No such option: --workers"),
-        (["serve", "--port", "http"], "Invalid value for '--port'"),
-        (["train", "--out", "m.keras"], "Missing option '--data'"),
-        (["train", "--data", "d.npz", "--out", "m.keras", "--threads", "0"], "Invalid value for '--threads'"),
-        (["train", "--data", "d.npz", "--out", "m.keras", "--seed", "-1"], "Invalid value for '--seed'"),
-        (["calibrate", "--classifier", "m.keras", "--data", "d.npz", "--out", "b", "--seed", str(2**32)], "'--seed'"),
+        (["serve", "--port", "http"], "expected --port a whole number, got 'http'"),
+        (["train", "--out", "m.keras"], "Missing option '--data'; see hauberk train --help"),
+        (
+            ["train", "--data", "d.npz", "--out", "m.keras", "--threads", "0"],
+            "expected --threads a whole number of at least 1, got '0'",
+        ),
+        (["train", "--data", "d.npz", "--out", "m.keras", "--seed", "-1"], "expected --seed a whole number from 0 to 4294967295"),
+        (["calibrate", "--classifier", "m.keras", "--data", "d.npz", "--out", "b", "--seed", str(2**32)], "got '4294967296'"),
+        (["attack", "http://127.0.0.1:9", "--fail-above", "20"], "expected --fail-above a number from 0 to 1, got '20'"),
+        (["attack", "http://127.0.0.1:9", "--eps", "small"], "expected --eps a number, got 'small'"),
+        (["attack", "http://127.0.0.1:9", "--data"], "Option '--data' requires an argument; see hauberk --help"),
     ],
 )
 def test_a_command_line_that_cannot_be_read_is_one_line_and_code_2(hauberk: Command, arguments: list[str], sentence: str) -> None:
@@ -90,7 +96,7 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"rows": "5:5"}, "expected --rows START:STOP"),
     "no epochs": ({"epochs": 0}, "expected epochs >= 1, got 0"),
     "nowhere to write": ({"out": "squares.npz/model.keras"}, "cannot write to"),
-    "an unknown attack": ({"adversarial": "jsma"}, "expected an attack to train against of fgm, pgd, got 'jsma'"),
+    "an unknown attack": ({"adversarial": "jsma"}, "expected --adversarial fgm or pgd, got 'jsma'"),
     "no eps": ({"adversarial": "pgd", "eps": 0}, "training attack: expected eps > 0, got 0.0"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
     "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),

@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a range in words": ({"input_range": "bytes"}, "expected --input-range LOW,HIGH"),
     "a range of three": ({"input_range": "0,1,2"}, "expected --input-range LOW,HIGH"),
     "a range to infinity": ({"input_range": "0,inf"}, "expected --input-range LOW,HIGH"),
-    "unknown outputs": ({"outputs": "scores"}, "expected --outputs logits or probabilities, got 'scores'"),
+    "unknown outputs": ({"outputs": "scores"}, "expected --outputs probabilities or logits, got 'scores'"),
     "logits that are none": ({"outputs": "logits"}, "every output is a distribution already; say --outputs probabilities"),
     "too few images": ({"rows": "0:299"}, "expected at least 300 clean images to calibrate on, got 299"),
     "too few for the promise": ({"confidence": 0.95}, "expected at least 449 clean images"),

@@ -32,11 +32,12 @@ def test_a_directory_to_write_to_is_made_and_left_empty(tmp_path: Path) -> None:
 
 
 def test_progress_goes_to_stderr_and_follows_the_reports(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress_bar() as report:
+    with progress_bar("images", writing="files") as report:
         report("measuring", 0, 4)
         report("measuring", 4, 4)
         report("writing", 1, 1)
     captured = capfd.readouterr()
     assert "measuring" in captured.err
-    assert "4/4" in captured.err
+    assert "4/4 images" in captured.err
+    assert "1/1 files" in captured.err
     assert captured.out == ""
