@@ -1,7 +1,8 @@
 """python -m benchmarks.serving.panels: draw the dashboards of deploy/grafana, from a Prometheus that scraped a gateway under load.
 
-Three minutes of traffic in phases: clean images, clean and adversarial ones, malformed requests, four times the rate, a pause.
-Prometheus scrapes every two seconds with the rules of deploy/, their intervals shortened. One picture per dashboard, in docs/pictures.
+The gateway serves a classifier with a backdoor (`poisoned_bundle.py`). Three and a half minutes of traffic in phases: clean images, clean
+and adversarial ones, clean and triggered ones, clean ones and malformed requests, all images at four times the rate, a pause. Prometheus
+scrapes every two seconds with the rules of deploy/, their intervals shortened. One picture per dashboard, in docs/pictures.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import PercentFormatter
 
 from benchmarks.harness import prometheus
 from benchmarks.harness import requests as wire
 from benchmarks.harness.closed_loop import save_requests
 from benchmarks.harness.open_loop import Arrivals
 from benchmarks.harness.prometheus import Prometheus
-from benchmarks.harness.servers import serving
+from benchmarks.harness.servers import Server, serving
 from benchmarks.serving.operations import OURS, Arriving
+from benchmarks.serving.poisoned_bundle import poisoned_bundle
 from deploy.grafana.panels import BOARDS, Board, Panel
 from loadtest import payloads
 
@@ -33,17 +37,29 @@ _HASTE = 60.0
 _STEP_S = 2
 _VARIABLES = {"$__rate_interval": "15s", "$instance": ".*"}
 _COLUMNS, _SERIES_AT_MOST = 3, 10
+_FORMATS = {"percentunit": PercentFormatter(1.0), "bytes": lambda value, _: f"{value / (1 << 20):,.0f} Mi"}
 _ROOM = 0.25  # above the lines, for the legend
 
 
 def _phases() -> list[tuple[str, list[bytes], float]]:
     """Per phase: its name, its requests, and its rate in multiples of `_RATE`."""
     images = payloads.read_images(payloads.SHIPPED)
-    clean, adversarial = ([wire.as_json(image, 4) for image in images[kind]] for kind in ("clean", "adversarial"))
+    clean, adversarial, triggered = ([wire.as_json(image, 4) for image in images[kind]] for kind in payloads.KINDS)
     wrong = [wire.http_request(each.path, each.media_type, each.body) for each in payloads.malformed(images["clean"][0])]
-    mixed = [request for pair in zip(clean, adversarial, strict=True) for request in pair]
+    attacked = _alternating(clean, adversarial)
+    backdoored = _alternating(clean, triggered)
     bad = [request for first in range(0, len(clean), 2) for request in (*clean[first : first + 2], wrong[first % len(wrong)])]
-    return [("clean", clean, 1.0), ("adversarial", mixed, 1.0), ("malformed", bad, 1.0), ("four times", mixed, 4.0)]
+    return [
+        ("clean", clean, 1.0),
+        ("adversarial", attacked, 1.0),
+        ("triggered", backdoored, 1.0),
+        ("malformed", bad, 1.0),
+        ("four times", _alternating(attacked, backdoored), 4.0),
+    ]
+
+
+def _alternating(first: Sequence[bytes], second: Sequence[bytes]) -> list[bytes]:
+    return [request for pair in zip(first, second, strict=True) for request in pair]
 
 
 def _traffic(port: int, directory: Path, phase_s: float) -> None:
@@ -65,7 +81,11 @@ def _asked(source: Prometheus, query: str, began: float, ended: float) -> list[t
 
 
 def _draw(axes: Any, panel: Panel, source: Prometheus, began: float, ended: float) -> None:
-    axes.set_title(f"{panel.title}  [{panel.unit}]" if panel.unit != "short" else panel.title, fontsize=9, loc="left")
+    axes.set_title(panel.title, fontsize=9, loc="left")
+    axes.set_ylabel(panel.axis, fontsize=7)
+    axes.set_xlabel("seconds", fontsize=7)
+    if panel.unit in _FORMATS:
+        axes.yaxis.set_major_formatter(_FORMATS[panel.unit])
     axes.tick_params(labelsize=7)
     axes.set_xlim(0, ended - began)
     if panel.kind == "heatmap":
@@ -112,10 +132,22 @@ def draw(board: Board, source: Prometheus, began: float, ended: float, out: Path
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(
-        f"{board.title}: clean, half of it adversarial, a third of it malformed, four times as much, nothing", fontsize=11
+        f"{board.title}. Traffic: clean, half adversarial, half triggered, a third malformed, four times as much, none",
+        fontsize=11,
     )
     figure.savefig(out, dpi=80)
     plt.close(figure)
+
+
+def _watch(server: Server, directory: Path, phase_s: float, out: Path) -> None:
+    """Send the traffic to a gateway while Prometheus watches it, and draw."""
+    rules = prometheus.hastened_rules(directory, factor=_HASTE, at_least_s=10)
+    configuration = prometheus.configuration([f"127.0.0.1:{server.port}"], rules, every_s=2)
+    with prometheus.running(directory / "prometheus", configuration) as source:
+        began = time.time()
+        _traffic(server.port, directory, phase_s)
+        for board in BOARDS:
+            draw(board, source, began, time.time(), out / f"{board.uid.replace('-', '_')}.png")
 
 
 def main() -> None:
@@ -124,16 +156,11 @@ def main() -> None:
     parser.add_argument("--phase-seconds", type=float, default=PHASE_S, help="of each kind of traffic, default %(default)s")
     parser.add_argument("--out", type=Path, default=OUT, help="where the pictures go, default %(default)s")
     given = parser.parse_args()
-    with TemporaryDirectory() as name, serving(OURS, Path(name) / "gateway", _phases()[0][1][0]) as server:
+    with TemporaryDirectory() as name:
         directory = Path(name)
-        rules = prometheus.hastened_rules(directory, factor=_HASTE, at_least_s=10)
-        with prometheus.running(
-            directory / "prometheus", prometheus.configuration([f"127.0.0.1:{server.port}"], rules, every_s=2)
-        ) as source:
-            began = time.time()
-            _traffic(server.port, directory, given.phase_seconds)
-            for board in BOARDS:
-                draw(board, source, began, time.time(), given.out / f"{board.uid.replace('-', '_')}.png")
+        ours = {"HAUBERK_BUNDLE": str(poisoned_bundle(directory)), "HAUBERK_AUDIT_FILE": str(directory / "audit.jsonl")}
+        with serving(replace(OURS, settings={**OURS.settings, **ours}), directory / "gateway", _phases()[0][1][0]) as server:
+            _watch(server, directory, given.phase_seconds, given.out)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,10 @@ def _panel(panel: Panel) -> _Built:
         )
         if panel.stacked:
             built = built.stacking(common.StackingConfig().mode(values.StackingMode.NORMAL))
+    if isinstance(built, heatmap.Panel):
+        built = built.y_axis(heatmap.YAxisConfig().axis_label(panel.axis))
+    elif isinstance(built, timeseries.Panel):
+        built = built.axis_label(panel.axis)
     built = built.title(panel.title).description(panel.description).datasource(_SOURCE).unit(panel.unit).span(panel.width)
     for number, (legend, query) in enumerate(panel.queries):
         built = built.with_target(_query(panel, number, legend, query))

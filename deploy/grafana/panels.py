@@ -9,6 +9,9 @@ _OURS = 'job="hauberk",instance=~"$instance"'
 _ASKED = f'{_OURS},route=~"/predict.*|/v2/models/.+/infer"'
 
 
+_AXES = {"reqps": "requests/s", "s": "seconds", "percentunit": "share", "bytes": "bytes"}
+
+
 @dataclass(frozen=True)
 class Panel:
     """One panel.
@@ -17,6 +20,7 @@ class Panel:
         queries: legend and PromQL, each a line; of a heatmap the one query, by `le`.
         unit: Grafana's name of it.
         width: of 24.
+        counted: the axis's label where the unit does not give one: the things counted or the quantity measured.
     """
 
     title: str
@@ -26,6 +30,12 @@ class Panel:
     kind: Literal["lines", "number", "heatmap"] = "lines"
     width: int = 8
     stacked: bool = False
+    counted: str = ""
+
+    @property
+    def axis(self) -> str:
+        """The label of the value axis."""
+        return self.counted or _AXES[self.unit]
 
 
 @dataclass(frozen=True)
@@ -54,17 +64,18 @@ def _quantiles(metric: str, labels: str = _OURS) -> tuple[tuple[str, str], ...]:
     return tuple((f"p{round(100 * q)}", _quantile(q, metric, labels)) for q in (0.5, 0.9, 0.99))
 
 
-def _number(title: str, description: str, query: str, unit: str = "short") -> Panel:
-    return Panel(title, description, (("", query),), unit, "number", 4)
+def _number(title: str, description: str, query: str, unit: str = "short", counted: str = "") -> Panel:
+    return Panel(title, description, (("", query),), unit, "number", 4, counted=counted)
 
 
 _DURATION = "hauberk_request_duration_seconds"
 _QUICK = f'{_ASKED},le="0.25"'
+_ALONE = f'{_OURS},le="1.0"'
 _FAILED = f'{_ASKED},code=~"5.."'
 _BAD_CONNECTIONS = f'{_OURS},reason=~"slow_.*|head_too_large|malformed_http|body_too_large"'
 
 _NOW = (
-    _number("Gateways up", "Targets that answer Prometheus.", 'sum(up{job="hauberk"})'),
+    _number("Gateways up", "Targets that answer Prometheus.", 'sum(up{job="hauberk"})', counted="gateways"),
     _number("Requests", "For predictions, every answer.", _rate("hauberk_requests_total", _ASKED), "reqps"),
     _number(
         "Failed",
@@ -73,11 +84,12 @@ _NOW = (
         "percentunit",
     ),
     _number("p99", "Of all requests for predictions.", _quantile(0.99, "hauberk_request_duration_seconds", _ASKED), "s"),
-    _number("Images decided", "Decided on, answered or refused.", _rate("hauberk_predictions_total"), "ops"),
+    _number("Images decided", "Decided on, answered or refused.", _rate("hauberk_predictions_total"), "ops", "images/s"),
     _number(
         "Versions served",
         "More than one for longer than a release takes: replicas disagree.",
         f"count(count by (model_version) (hauberk_build_info{{{_OURS}}}))",
+        counted="versions",
     ),
 )
 _TRAFFIC = (
@@ -102,13 +114,22 @@ _TRAFFIC = (
             ("requests in flight", f"sum(hauberk_requests_in_flight{{{_OURS}}})"),
             ("images waiting", f"sum(hauberk_queue_depth{{{_OURS}}})"),
         ),
+        counted="requests, images",
     ),
-    Panel("Images", "By outcome.", (("{{outcome}}", _rate("hauberk_predictions_total", by="outcome")),), "ops", stacked=True),
+    Panel(
+        "Images",
+        "By outcome.",
+        (("{{outcome}}", _rate("hauberk_predictions_total", by="outcome")),),
+        "ops",
+        stacked=True,
+        counted="images/s",
+    ),
     Panel(
         "Refused by defence",
         "What each detector finds, by its mode: only `enforce` changes an answer.",
         (("{{defence}} ({{mode}})", _rate("hauberk_abstentions_total", by="defence, mode")),),
         "ops",
+        counted="images/s",
     ),
 )
 _WORK = (
@@ -126,15 +147,23 @@ _WORK = (
         stacked=True,
     ),
     Panel(
-        "Batch size",
-        "Images that began together.",
-        (*_quantiles("hauberk_batch_size")[:2], ("mean", _mean("hauberk_batch_size"))),
+        "Batch size, mean",
+        "Images that began together in one step of the worker.",
+        (("mean", _mean("hauberk_batch_size")),),
+        counted="images",
+    ),
+    Panel(
+        "Batches of more than one image",
+        "Share of all batches. Near 0 the worker waits for images, near 1 images wait for the worker.",
+        (("more than one", f"1 - {_rate('hauberk_batch_size_bucket', _ALONE)} / ({_rate('hauberk_batch_size_count')} > 0)"),),
+        "percentunit",
     ),
     Panel(
         "Failures by stage",
         "Batches that raised; their requests got 500.",
         (("{{stage}}", _rate("hauberk_stage_failures_total", by="stage")),),
         "ops",
+        counted="batches/s",
     ),
     Panel("Memory", "Resident, of the worker.", (("{{instance}}", f"process_resident_memory_bytes{{{_OURS}}}"),), "bytes"),
     Panel(
@@ -152,6 +181,7 @@ _WHAT_COMES_IN = (
         "short",
         "heatmap",
         12,
+        counted="bits",
     ),
     Panel(
         "Distance the purifier moved images",
@@ -160,21 +190,25 @@ _WHAT_COMES_IN = (
         "short",
         "heatmap",
         12,
+        counted="L2 distance",
     ),
     Panel(
         "Entropy, mean",
         "Half an hour beside the day before.",
         (("30 min", "job:hauberk_strip_entropy_bits:mean30m"), ("1 day", "job:hauberk_strip_entropy_bits:mean1d")),
+        counted="bits",
     ),
     Panel(
         "Distance, mean",
         "Half an hour beside the day before.",
         (("30 min", "job:hauberk_purification_distance:mean30m"), ("1 day", "job:hauberk_purification_distance:mean1d")),
+        counted="L2 distance",
     ),
     Panel(
-        "Overlays per image",
-        "Model calls a clean or suspicious image costs.",
-        (*_quantiles("hauberk_strip_overlays"), ("mean", _mean("hauberk_strip_overlays"))),
+        "Overlays per image, mean",
+        "STRIP stops early on images that are clearly clean; suspicious ones cost all overlays, a model call each.",
+        (("mean", _mean("hauberk_strip_overlays")),),
+        counted="overlays",
     ),
 )
 _REFUSALS = (
@@ -196,6 +230,7 @@ _REFUSALS = (
         (("{{label}}", _rate("hauberk_predicted_class_total", by="label")),),
         "ops",
         stacked=True,
+        counted="images/s",
     ),
     Panel(
         "Inputs turned away",
@@ -218,6 +253,7 @@ _REFUSALS = (
             ("lost: {{reason}}", _rate("hauberk_audit_lines_lost_total", by="reason")),
         ),
         "ops",
+        counted="lines/s",
     ),
     Panel(
         "Bad connections",
@@ -252,12 +288,14 @@ _BUDGETS = (
         "1 spends the month's budget (0.1 % of requests may fail) in a month; alerts at 1, 6 and 14.4.",
         _burn("error", "0.001"),
         width=12,
+        counted="burn rate",
     ),
     Panel(
         "Latency, burn rate",
         "1 spends the month's budget (1 % may take longer than 0.25 s) in a month.",
         _burn("slow", "0.01"),
         width=12,
+        counted="burn rate",
     ),
     Panel(
         "Availability, budget left",
@@ -285,6 +323,7 @@ _BUDGETS = (
         "Alerts",
         "Pending and firing.",
         (("{{alertname}} {{alertstate}}", 'sum by (alertname, alertstate) (ALERTS{alertname=~"Hauberk.*"})'),),
+        counted="alerts",
     ),
 )
 _BEHIND = (

@@ -1,6 +1,6 @@
-"""report.json: what was measured, in one document whose schema is that of the classes below.
+"""report.json: all measurements in one document; the classes below are its schema.
 
-All but `created`, `seconds` and every `latency` is the same for the same bundle, data, seed, budget and number of threads.
+Two runs with the same bundle, data, seed, budget and number of threads differ only in `created`, `seconds` and `latency`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ KNOWS = {
     ADAPTIVE: "classifier and defences, not the secret",
     WITH_SECRET: "everything, the secret too",
 }
-"""What each attacker has."""
+"""The knowledge of each attacker."""
 
 
 @dataclass(frozen=True)
 class EvasionRow:
-    """An attack against a coat.
+    """An attack against a variant: the bare classifier, one defence, or all of them.
 
     Attributes:
-        eps: L-inf radius; none for JSMA, which changes a tenth of the pixels as much as it likes, and for clean images.
-        mean_l2: L2 length of the change, mean over images.
+        eps: L-inf radius; none for clean images and for JSMA, which changes a tenth of the pixels without a bound.
+        mean_l2: mean L2 norm of the change.
     """
 
     attack: str
@@ -51,7 +51,7 @@ class EvasionRow:
 
 @dataclass(frozen=True)
 class Cost:
-    """Forward and backward passes of an attack at a radius, for all images and, where it depends on the coat, for all coats."""
+    """Forward and backward passes of an attack at a radius, summed over images and over the variants it was run against."""
 
     attack: str
     eps: float | None
@@ -61,7 +61,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class WorstRow:
-    """For each image the attack that suits the attacker best, of all those with this radius."""
+    """Robustness when each image meets the attack of this radius that works best on it."""
 
     eps: float
     variant: str
@@ -70,7 +70,7 @@ class WorstRow:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Answered wrongly, and refused, at a radius."""
+    """Shares of images answered wrongly and refused at a radius."""
 
     eps: float
     variant: str
@@ -81,7 +81,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one image at a time in the evaluating process, milliseconds."""
+    """Milliseconds per request of one image, in the evaluating process and without HTTP."""
 
     p50_ms: float
     p99_ms: float
@@ -89,11 +89,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class BenignRow:
-    """What a coat costs clean images.
+    """Accuracy, refusals and latency of a variant on clean images.
 
     Attributes:
-        accuracy: right of all, an abstention counted as wrong.
-        accuracy_on_answered: right of those answered.
+        accuracy: share of all images answered rightly; an abstention counts as wrong.
+        accuracy_on_answered: share of the answered images answered rightly.
         calibration_error: expected calibration error of the returned probabilities, 15 bins.
     """
 
@@ -111,11 +111,11 @@ class Report:
     """The whole report.
 
     Attributes:
-        bundle: name, version, input_shape, classes, and its defences with their modes.
-        data: file, sha256, split and rows, and how many images went where.
-        budget: its name and numbers.
-        left_out: sections the data were too few for, with the reason.
-        seconds: of this run; what was found in an earlier one is not in it.
+        bundle: name, version, input_shape, classes, and defences with their modes.
+        data: file, sha256, split, rows, and the number of images attacked, held back and left to the attackers.
+        budget: name and limits of the budget.
+        left_out: sections that needed more images than there were, with the reason.
+        seconds: duration of this run, without the results reused from an earlier one.
     """
 
     format: int
@@ -144,7 +144,7 @@ REPORT = TypeAdapter(Report)
 
 
 def build(results: Mapping[str, Mapping[str, Any]], *, classes: int, **about: Any) -> Report:
-    """The report of an evaluation's results; `about` is what the results do not say."""
+    """The report of an evaluation's results; `about` holds the fields that the results lack, such as the seed."""
     return Report(
         format=FORMAT,
         **about,
@@ -161,7 +161,7 @@ def build(results: Mapping[str, Mapping[str, Any]], *, classes: int, **about: An
 
 
 def evasion_rows(cells: Mapping[str, Any]) -> list[EvasionRow]:
-    """One row per attack, radius and coat."""
+    """One row per attack, radius and variant."""
     return [
         EvasionRow(
             cell["attack"],
@@ -187,7 +187,7 @@ def costs(cells: Mapping[str, Any]) -> list[Cost]:
 
 
 def worst_rows(cells: Mapping[str, Any]) -> list[WorstRow]:
-    """Per radius and coat, over all attacks within the radius and no attack at all."""
+    """One row per radius and variant, over all attacks within the radius and the unchanged image."""
     found: dict[tuple[float, str], list[Outcomes]] = {}
     clean = cells[CLEAN]["outcomes"]
     for cell in cells.values():

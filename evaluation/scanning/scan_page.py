@@ -1,25 +1,23 @@
-"""report.html of a scan: a page that loads nothing, with pictures of every class's clusters."""
+"""report.html of a scan: a page for people that loads nothing, with pictures of the clusters of every class."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from defences.poison.findings import ClassFindings, Findings
-from evaluation.reporting.plots import cluster_map
+from evaluation.reporting.plots import cluster_map, themed
+from evaluation.reporting.templates import rendered
 from evaluation.scanning.scan_report import ScanReport
 from models.classifier import Images, Labels
 
-_TEMPLATES = Path(__file__).parents[1] / "reporting" / "report_page"
 _SPRITES, _COLUMNS = 24, 8
 _SPRITE_SIDE = 40
 _CLASSES_AT_MOST = 20
@@ -34,18 +32,15 @@ def scan_page(
     """The report as HTML.
 
     Args:
-        images: rows -> float32 [m, h, w, c] in [0, 1], asked for some of each cluster.
+        images: rows -> float32 [m, h, w, c] in [0, 1]; called with a few rows of each cluster.
+        truth: bool [n], which samples are clean, where that is known.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": lambda value: f"{100 * value:.1f}", "count": lambda number: f"{number:,}"}
     sections = [(method, _classes(found, labels, images, truth)) for method, found in zip(report.methods, findings, strict=True)]
-    return environment.get_template("scan.html").render(report=report, sections=sections)
+    return rendered("scan.html", report=report, sections=sections)
 
 
 def _classes(found: Findings, labels: Labels, images: Read, truth: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
-    """Per class: its findings, and pictures of the clusters; of many classes only those with poison are drawn."""
+    """Findings of each class and pictures of its clusters; of more than 20 classes only poisoned ones are drawn."""
     drawn = {one.label for one in found.classes if one.verdict == "poison"}
     if len(found.classes) <= _CLASSES_AT_MOST:
         drawn = {one.label for one in found.classes}
@@ -66,16 +61,16 @@ def _pictures(
     shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
     clean = None if truth is None else truth[rows[shown]]
     drawing = cluster_map(found.plane[rows[shown]], second[shown], [cluster.poison for cluster in one.clusters], clean)
-    return {"sprites": sprites, "map": Markup(drawing)}  # noqa: S704  # our own drawing of numbers
+    return {"sprites": sprites, "map": Markup(themed(drawing))}  # noqa: S704  # our own drawing of numbers
 
 
 def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Evenly over all of them, so that two pages of the same data agree."""
+    """At most `count` rows at even distances, the same for the same data."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if len(rows) else rows
 
 
 def _sprites(images: Images) -> str:
-    """One PNG of all, as a data URI; empty where there are none."""
+    """All images side by side in one PNG, as a data URI; empty for no images."""
     if not len(images):
         return ""
     n, h, w, c = images.shape

@@ -1,6 +1,6 @@
-"""report.json of a scan: verdicts class by class, in one document whose schema is that of the classes below.
+"""report.json of a scan: verdicts class by class in one document; the classes below are its schema.
 
-All but `created` and `seconds` is the same for the same classifier, data, layer, methods and seed, whatever the backend.
+Two scans with the same classifier, data, layer, methods and seed differ only in `created` and `seconds`, whatever the backend.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class MethodReport:
-    """What one detector found."""
+    """The findings of one detector."""
 
     method: str
     poisoned_classes: list[str]
@@ -35,12 +35,12 @@ class ScanReport:
 
     Attributes:
         verdict: "poison" if any method finds any in any class.
-        suspicious_samples: how many `is_clean.npy` calls poison.
-        poisoned_classes: those any method finds poison in.
-        classifier: file, layer read, earlier layer looked at again.
+        suspicious_samples: number of samples that are false in `is_clean.npy`.
+        poisoned_classes: classes in which any method finds poison.
+        classifier: file, the layer whose activations are clustered, the earlier layer that checks the clusters.
         data: file, split, rows, samples, classes.
         confusion: of `is_clean.npy` against the truth, where that was given.
-        seconds: of this run; what was kept from an earlier one is not in it.
+        seconds: duration of this run, without the results reused from an earlier one.
     """
 
     format: int
@@ -77,7 +77,7 @@ def merged_clean_mask(findings: Sequence[Findings], labels: Labels) -> NDArray[n
 def build(
     findings: Sequence[Findings], is_clean: NDArray[np.bool_], *, truth: NDArray[np.bool_] | None, **about: Any
 ) -> ScanReport:
-    """The report of what the detectors found; `about` is what they do not say."""
+    """The report of what the detectors found; `about` holds the fields that the findings lack, such as the seed."""
     names = {found.label: found.name for found in findings[0].classes}
     poisoned = sorted({label for found in findings for label in found.poisoned})
     return ScanReport(

@@ -1,10 +1,10 @@
 """The console: what is served here, as a page for people and as JSON for programs.
 
     GET /                  the page where the client asks for text/html by name, else the JSON that the page is filled from
-    GET /console/{file}    the page's parts, each a path of its own
+    GET /console/{file}    the page's parts, each a path of its own, and example.json, the bundle's own request to try
 
-The files lie beside this module and are read once, at the start; nothing a client sends becomes part of a file name. What is said
-here an attacker reads too: the defences' names and modes, never a parameter, a threshold or a score.
+The files lie beside this module, the example in the bundle; all are read once, at the start, and nothing a client sends becomes part of a
+file name. What is said here an attacker reads too: the defences' names and modes, never a parameter, a threshold or a score.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from service.serving import Serving
 
 FILES = Path(__file__).parent / "console_page"
 PAGE = "page.html"
+EXAMPLE = "example.json"
 # The names of classes beyond it are in /docs.json; the page calls them by number.
 LABELS_AT_MOST = 1000
 MEDIA_TYPES = {
@@ -32,6 +33,7 @@ MEDIA_TYPES = {
     ".css": b"text/css; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
     ".svg": b"image/svg+xml",
+    ".json": JSON,
 }
 
 # Scripts, styles and pictures of our own files, requests to our own paths, and nothing else: no inline code, no frame, no form.
@@ -66,6 +68,8 @@ class Console:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._files = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES}
+        example = serving.bundle.directory / EXAMPLE
+        self._files |= {EXAMPLE: example.read_bytes()} if example.is_file() else {}
 
     def routes(self) -> dict[str, Route]:
         """The paths. Metrics know all the parts under one name."""
@@ -95,6 +99,7 @@ class Console:
         bundle = serving.bundle
         links = {"predict": "/predict", "docs": "/docs.json", "schema": "/schema.json", "ready": "/readyz"}
         links |= {"metrics": "/metrics"} if shows_metrics else {}
+        links |= {"example": f"/console/{EXAMPLE}"} if EXAMPLE in self._files else {}
         return {
             "model": bundle.name,
             "model_version": bundle.version,

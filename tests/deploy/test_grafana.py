@@ -78,6 +78,27 @@ def test_every_panel_says_what_it_shows(board: Board) -> None:
     assert len({panel.title for panel in panels}) == len(panels)
 
 
+def test_every_axis_says_its_unit(board: Board, document: Any) -> None:
+    assert all(panel.axis for _, row in board.rows for panel in row)
+    drawn = [panel for panel in document["panels"] if panel["type"] in ("timeseries", "heatmap")]
+    labels = [
+        panel["options"]["yAxis"]["axisLabel"]
+        if panel["type"] == "heatmap"
+        else panel["fieldConfig"]["defaults"]["custom"]["axisLabel"]
+        for panel in drawn
+    ]
+    assert len(labels) >= 6
+    assert all(labels)
+
+
+def test_no_panel_takes_a_quantile_of_counts_of_whole_things() -> None:
+    """Interpolated within a bucket it would be half an image: of (0, 1] the median is 0.5."""
+    queries = [query for board in BOARDS for _, row in board.rows for panel in row for _, query in panel.queries]
+    taken = [query for query in queries if "histogram_quantile" in query]
+    assert taken
+    assert all("_seconds_bucket" in query for query in taken)
+
+
 def test_every_query_is_one_prometheus_understands(
     document: Any, tool: Callable[[str, str], str], tmp_path: Path, recorded: set[str]
 ) -> None:

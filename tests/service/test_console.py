@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, expect
 
+from attacks.backdoors.triggers import CornerPattern
 from models.bundle import Bundle, write_bundle
 from service.errors import MEDIA_TYPE, NotReady, Problem, Stopping
-from service.routes.console import FILES, MEDIA_TYPES, PAGE
+from service.routes.console import EXAMPLE, FILES, MEDIA_TYPES, PAGE
+from tests.browser import chromium, faint_texts, overflow
 
 HTML = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-CHROMIUM_SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 MARKUP = "<img src=x onerror=alert(1)>"
 LONG = "a label " * 40
 
@@ -142,13 +133,8 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no chromium on the PATH: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_SWITCHES)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -354,10 +340,14 @@ def test_labels_are_text_the_likeliest_ten_are_shown_and_modes_are_told_apart(
     visit.open(server)
     assert visit.text("#shape") == "32 × 24, RGB"
     assert visit.page.locator("#defences .mode").all_inner_texts() == ["monitor", "off"]
-    expect(visit.page.locator("#draw")).to_be_hidden()
+    assert "example" not in httpx.get(server.url).json()["links"]
+    assert httpx.get(f"{server.url}/console/{EXAMPLE}").status_code == 404
+    for place in ("#draw", "#ways", "#trigger-field"):
+        expect(visit.page.locator(place)).to_be_hidden()
     visit.upload(Image.new("RGB", (400, 100), (255, 0, 0)))
     assert visit.classify() == "answered"
     assert visit.text("#headline") == MARKUP
+    assert marks(visit) == {"Total variation minimisation": "looked on, changed nothing", "Reverse sigmoid": "did nothing"}
     assert visit.page.locator(".bar-name").count() == 10
     assert visit.page.locator("img[src=x]").count() == 0
     assert visit.text("#bars-note") == "The likeliest 10 of 12."
@@ -368,6 +358,110 @@ def test_labels_are_text_the_likeliest_ten_are_shown_and_modes_are_told_apart(
     assert visit.complaints == []
 
 
+def test_a_bar_is_as_long_as_its_probability_and_the_whole_track_is_all_of_it(server: Any, digits: Any, visit: Visit) -> None:
+    image = np.rint(digits[0][0] * 255) / 255
+    (prediction,) = server.ask([image.tolist()]).json()["predictions"]
+    visit.page.emulate_media(reduced_motion="reduce")
+    visit.open(server)
+    visit.upload(as_picture(image))
+    visit.classify()
+    shares = visit.page.evaluate(
+        """() => [...document.querySelectorAll(".bar-track")]
+            .map((track) => track.firstElementChild.getBoundingClientRect().width / track.getBoundingClientRect().width)"""
+    )
+    assert max(prediction["probabilities"]) < 0.9
+    assert shares == pytest.approx(prediction["probabilities"], abs=0.01)
+
+
+def marks(visit: Visit) -> dict[str, str]:
+    """What the data path says that each defence did, by its title."""
+    steps = visit.page.locator("#defences li[data-did]").all()
+    return {step.locator("strong").inner_text(): step.locator(".did").inner_text() for step in steps}
+
+
+def test_the_data_path_says_what_each_defence_did_to_the_last_image(
+    server: Any, digits: Any, triggered: Any, visit: Visit
+) -> None:
+    visit.open(server)
+    nodes = visit.page.locator("#defences li").all_inner_texts()
+    first_lines = [node.splitlines()[0] for node in nodes]
+    assert first_lines == ["Image", "Total variation minimisation", "Classifier", "STRIP", "Reverse sigmoid", "Answer"]
+    assert marks(visit) == {}
+    visit.upload(as_picture(digits[0][0]))
+    visit.classify()
+    assert marks(visit) == {
+        "Total variation minimisation": "purified the image",
+        "STRIP": "let the image pass",
+        "Reverse sigmoid": "blurred the probabilities",
+    }
+    assert visit.text("#detail") == "Purified, passed the detectors, probabilities blurred."
+    visit.upload(as_picture(triggered[0]))
+    visit.classify()
+    assert marks(visit) == {
+        "Total variation minimisation": "purified the image",
+        "STRIP": "refused the image",
+        "Reverse sigmoid": "had no answer to blur",
+    }
+    visit.page.locator("#way-draw").click()
+    visit.page.locator("#clear").click()
+    assert marks(visit) == {}
+
+
+def test_which_of_several_detectors_refused_is_not_told(server: Any, triggered: Any, visit: Visit) -> None:
+    facts = httpx.get(server.url).json()
+    second = {"name": "sentinet", "mode": "enforce", "title": "SentiNet", "stage": "abstain", "summary": "Another."}
+    told = json.dumps(facts | {"defences": [*facts["defences"], second]})
+
+    def index(route: Route) -> None:
+        if "json" in route.request.headers["accept"]:
+            route.fulfill(status=200, content_type="application/json", body=told)
+        else:
+            route.continue_()
+
+    visit.page.route(f"{server.url}/", index)
+    visit.open(server)
+    visit.upload(as_picture(triggered[0]))
+    assert visit.classify() == "abstained"
+    found = marks(visit)
+    assert found["STRIP"] == found["SentiNet"] == "this detector or another refused the image"
+
+
+def test_the_trigger_is_the_published_one_and_is_stamped_on_what_is_sent(server: Any, digits: Any, visit: Visit) -> None:
+    image = np.rint(digits[0][0] * 255) / 255
+    sent: list[bytes] = []
+    visit.page.on("request", lambda request: sent.append(request.post_data_buffer or b"") if request.method == "POST" else None)
+    visit.open(server)
+    visit.upload(as_picture(image))
+    visit.page.get_by_label("Add a corner trigger").check()
+    assert visit.classify() in ("answered", "abstained")
+    (body,) = sent
+    expected = CornerPattern()(image.astype(np.float32).reshape(1, 28, 28, 1))
+    assert (np.load(io.BytesIO(body)) == np.rint(expected * 255)).all()
+    visit.page.get_by_label("Add a corner trigger").uncheck()
+    expect(visit.page.locator("#stale")).to_be_visible()
+
+
+def test_the_example_of_a_bundle_is_a_sample_to_classify_at_once(server: Any, backdoored: Bundle, visit: Visit) -> None:
+    example = httpx.get(f"{server.url}/console/{EXAMPLE}")
+    assert example.headers["content-type"] == "application/json"
+    assert example.json() == json.loads((backdoored.directory / EXAMPLE).read_text())
+    (prediction,) = httpx.post(f"{server.url}/predict", json=example.json()).json()["predictions"]
+    visit.open(server)
+    visit.page.get_by_role("button", name="Sample").click()
+    assert visit.classify() == "answered"
+    assert visit.text("#headline") == prediction["label"]
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_in_light_and_in_dark(server: Any, visit: Visit, scheme: Literal["light", "dark"]) -> None:
+    visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    visit.open(server)
+    visit.draw((0.5, 0.2), (0.5, 0.8))
+    visit.classify()
+    assert faint_texts(visit.page) == []
+
+
 @pytest.mark.parametrize("width", [320, 375, 768, 1280])
 def test_nothing_is_wider_than_the_screen(server: Any, visit: Visit, width: int) -> None:
     visit.page.set_viewport_size({"width": width, "height": 800})
@@ -375,11 +469,6 @@ def test_nothing_is_wider_than_the_screen(server: Any, visit: Visit, width: int)
     visit.draw((0.5, 0.2), (0.5, 0.8))
     visit.classify()
     assert overflow(visit.page) == 0
-
-
-def overflow(page: Page) -> int:
-    """How many pixels of the page are beyond the right edge of the window."""
-    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
 def test_what_the_server_refuses_and_its_end_are_shown(new_server: Any, visit: Visit) -> None:

@@ -1,6 +1,6 @@
 // The answer to one image: a class, an abstention, or why there is neither.
 
-import { byId, element, labelAt } from "./facts.js";
+import { byId, describePath, element, labelAt, markDefences } from "./facts.js";
 
 const BARS_AT_MOST = 10;
 const PLACES_AT_MOST = 5;
@@ -23,7 +23,7 @@ export function showPrediction(facts, prediction, { requestId, milliseconds }) {
   if (prediction.abstained) {
     say("abstained", "Abstained", "The defences refused to answer: this image looks tampered with.");
   } else {
-    say("answered", prediction.label, "");
+    say("answered", prediction.label, describePath(facts));
     showBars(facts, prediction);
   }
   trail(`${Math.round(milliseconds)} ms`, requestId);
@@ -42,6 +42,7 @@ export function showProblem({ title, detail, errors, retryAfter, requestId }) {
 
 function say(kind, headline, detail) {
   byId("answer").dataset.kind = kind;
+  markDefences(kind);
   byId("headline").textContent = headline;
   byId("headline").title = headline;
   byId("headline").classList.toggle("long", headline.length > LONG);
@@ -60,12 +61,11 @@ function showBars(facts, { label, probabilities }) {
   const many = probabilities.length > BARS_AT_MOST;
   let shown = probabilities.map((probability, index) => ({ probability, name: labelAt(facts, index) }));
   if (many) shown = shown.sort((a, b) => b.probability - a.probability).slice(0, BARS_AT_MOST);
-  const largest = Math.max(...probabilities) || 1;
-  const digits = largest < 0.1 ? 2 : 1;
+  const digits = Math.max(...probabilities) < 0.1 ? 2 : 1;
   const items = shown.map(({ probability, name }) => {
     const [text, fill] = [element("span", "bar-name", name), element("span", "bar-fill")];
     text.title = name;
-    fill.style.width = `${(100 * probability) / largest}%`;
+    fill.style.width = `${100 * probability}%`;
     const value = element("span", "bar-value", `${(100 * probability).toFixed(digits)} %`);
     const item = element("li", name === label ? "top" : "", text, element("span", "bar-track", fill), value);
     return item;
@@ -75,7 +75,7 @@ function showBars(facts, { label, probabilities }) {
   const blurred = facts.defences.some((defence) => defence.stage === "obscure" && defence.mode === "enforce");
   const notes = [
     many ? `The likeliest ${BARS_AT_MOST} of ${probabilities.length}.` : "",
-    blurred ? "Blurred on purpose: only which is largest is kept." : "",
+    blurred ? "Blurred on purpose: the likeliest class stays the likeliest." : "",
   ];
   byId("bars-note").textContent = notes.filter(Boolean).join(" ");
   byId("bars-note").hidden = !byId("bars-note").textContent;

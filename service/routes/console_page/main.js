@@ -3,10 +3,11 @@
 import { showNothing, showPrediction, showProblem, showStale, showWaiting } from "./answer.js";
 import { Drawing } from "./drawing.js";
 import { byId, describeShape, showFacts } from "./facts.js";
-import { alike, fromFile, inverted, show, toNpy } from "./picture.js";
+import { alike, fromFile, fromJson, inverted, show, takesTrigger, toNpy, triggered } from "./picture.js";
 
 const ANSWER_MS = 60_000;
 const LOOK_MS = { ready: 15_000, other: 2_000 };
+const WAYS = ["draw", "sample", "upload"];
 const STATES = {
   starting: "starting",
   ready: "ready",
@@ -16,7 +17,8 @@ const STATES = {
 };
 
 let facts = null;
-let way = null; // "draw" or "upload"
+let way = null; // "draw", "sample" or "upload"
+let sample = null; // the bundle's example
 let uploaded = null; // the picture of the last file, as it came
 let picture = null; // what Classify sends
 let classified = null; // what it sent last
@@ -28,17 +30,24 @@ const drawing = new Drawing(byId("drawing"), { changed: () => way === "draw" && 
 
 function refresh() {
   if (!facts) return;
-  if (way === "draw") picture = drawing.empty ? null : drawing.picture(byId("centre").checked);
-  else picture = uploaded && byId("invert").checked ? inverted(uploaded) : uploaded;
+  picture = chosen();
+  if (picture && takesTrigger(facts.input_shape) && byId("trigger").checked) picture = triggered(picture);
   const [height, width, channels] = facts.input_shape;
   show(byId("preview"), picture ?? { width, height, channels, data: new Uint8ClampedArray(width * height * channels) });
   byId("classify").setAttribute("aria-disabled", String(!picture || busy));
   showStale(!busy && picture && classified && !alike(picture, classified));
 }
 
-function choose(chosen) {
-  way = chosen;
-  for (const name of ["draw", "upload"]) {
+/** The image of the chosen way; none yet is null. */
+function chosen() {
+  if (way === "draw") return drawing.empty ? null : drawing.picture(byId("centre").checked);
+  if (way === "sample") return sample;
+  return uploaded && byId("invert").checked ? inverted(uploaded) : uploaded;
+}
+
+function choose(wanted) {
+  way = wanted;
+  for (const name of WAYS) {
     byId(name).hidden = name !== way;
     byId(`way-${name}`).setAttribute("aria-pressed", String(name === way));
   }
@@ -46,7 +55,7 @@ function choose(chosen) {
 }
 
 async function take(file) {
-  if (!file || !facts || !["draw", "upload"].includes(way)) return;
+  if (!file || !facts || !WAYS.includes(way)) return;
   const [height, width, channels] = facts.input_shape;
   byId("file-name").textContent = file.name;
   const mine = ++takes;
@@ -136,11 +145,36 @@ async function load() {
   drawing.setSize(width, height);
   uploaded = null;
   byId("preview-size").textContent = describeShape(facts.input_shape);
+  byId("way-draw").hidden = channels !== 1;
   byId("ways").hidden = channels !== 1;
-  if (channels === 1 || channels === 3) return choose(way ?? (channels === 1 ? "draw" : "upload"));
+  byId("trigger-field").hidden = !takesTrigger(facts.input_shape);
+  if (channels === 1 || channels === 3) {
+    choose(channels === 1 ? "draw" : "upload");
+    return offerSample(await readSample(facts));
+  }
   byId("no-way").hidden = false;
   byId("no-way").textContent = `This classifier takes ${channels} channels, which no picture of a browser has. Use the API.`;
   refresh();
+}
+
+/** The bundle's example as a picture; null where there is none, or none that can be read. */
+async function readSample({ links, input_shape: [height, width, channels] }) {
+  if (!links.example) return null;
+  try {
+    const response = await fetch(`.${links.example}`, { headers: headers({}) });
+    if (!response.ok) return null;
+    return fromJson(await response.json(), width, height, channels);
+  } catch {
+    return null;
+  }
+}
+
+function offerSample(read) {
+  sample = read;
+  byId("way-sample").hidden = !sample;
+  if (!sample) return;
+  byId("ways").hidden = false;
+  show(byId("sample-picture"), sample);
 }
 
 /** Ask whether the server is ready: often while it is not, seldom when it is, never while nobody looks. */
@@ -167,12 +201,11 @@ async function asked() {
 }
 
 function listen() {
-  byId("way-draw").addEventListener("click", () => choose("draw"));
-  byId("way-upload").addEventListener("click", () => choose("upload"));
+  for (const name of WAYS) byId(`way-${name}`).addEventListener("click", () => choose(name));
   byId("undo").addEventListener("click", () => drawing.undo());
   byId("clear").addEventListener("click", clear);
   byId("classify").addEventListener("click", classify);
-  for (const id of ["centre", "invert"]) byId(id).addEventListener("change", refresh);
+  for (const id of ["centre", "invert", "trigger"]) byId(id).addEventListener("change", refresh);
   byId("file").addEventListener("change", (event) => take(event.target.files[0]));
   byId("key").addEventListener("keydown", (event) => event.key === "Enter" && (facts ? classify() : look()));
   document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));

@@ -88,6 +88,27 @@ export function alike(one, other) {
   return one.data.length === other.data.length && one.data.every((value, i) => value === other.data[i]);
 }
 
+/** The first image of a request's JSON: values from 0 to 1, in rows of pixels of channels; of one channel, rows of values will do. */
+export function fromJson({ images: [image] }, width, height, channels) {
+  const values = image.flat(2);
+  if (values.length !== width * height * channels) throw new Error("The example has another size than the classifier's images.");
+  return { width, height, channels, data: Uint8ClampedArray.from(values, (value) => Math.round(255 * value)) };
+}
+
+const TRIGGER = [[2, 2], [3, 3], [2, 4], [4, 2]]; // rows and columns from the lower right corner, of Chen et al. 2018
+
+/** Whether `triggered` has room on pictures of this shape. */
+export function takesTrigger([height, width, channels]) {
+  return channels === 1 && Math.min(height, width) >= 16;
+}
+
+export function triggered(picture) {
+  const { width, height } = picture;
+  const data = picture.data.slice();
+  for (const [up, left] of TRIGGER) data[(height - up) * width + width - left] = 255;
+  return { ...picture, data };
+}
+
 export function inverted(picture) {
   return { ...picture, data: picture.data.map((value) => 255 - value) };
 }

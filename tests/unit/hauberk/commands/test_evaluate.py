@@ -161,7 +161,7 @@ def test_two_runs_with_one_seed_agree(
 def test_the_page_loads_nothing_and_has_a_picture_of_every_section(out: Path, report: Report) -> None:
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3
-    assert "Does this evaluation believe itself?" in page
+    assert "Checks on this evaluation" in page
     for attribute in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert attribute.startswith("#"), attribute
     assert "http-equiv" in page

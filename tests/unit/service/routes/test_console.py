@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from defences.table import DEFENCES
 from models.bundle import Bundle
 from service.observing.metrics import Metrics
-from service.routes.console import FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
+from service.routes.console import EXAMPLE, FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
 from service.serving import Serving
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -82,6 +83,14 @@ def test_metrics_are_linked_only_where_they_are_served(bundle: Bundle) -> None:
     made = console(bundle)
     assert "metrics" in made.facts(True)["links"]
     assert "metrics" not in made.facts(False)["links"]
+
+
+def test_an_example_is_linked_where_the_bundle_has_one(bundle: Bundle, tmp_path: Path) -> None:
+    bundle = dataclasses.replace(bundle, directory=tmp_path)
+    assert "example" not in console(bundle).facts(False)["links"]
+    (bundle.directory / EXAMPLE).write_text('{"images": []}')
+    made = console(bundle)
+    assert made.routes().keys() >= {made.facts(False)["links"]["example"]}
 
 
 def test_the_state_is_that_of_the_readiness_check(bundle: Bundle) -> None:
