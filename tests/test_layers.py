@@ -37,8 +37,10 @@ MAY_IMPORT = {
     "defences.purifiers": "defences",
     "defences.detectors": "defences",
     "defences.postprocessors": "defences",
-    "defences.assembly": "defences defences.purifiers defences.detectors defences.postprocessors",
-    "defences.calibration": "defences defences.purifiers defences.detectors defences.postprocessors defences.assembly",
+    "defences.table": "defences defences.purifiers defences.detectors defences.postprocessors",
+    "defences.assembly": "defences defences.table",
+    "defences.calibration": "defences defences.purifiers defences.detectors defences.postprocessors "
+    "defences.table defences.assembly",
     "defences.poison": "defences",
     #
     "service": "",

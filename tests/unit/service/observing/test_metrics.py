@@ -158,7 +158,7 @@ TWO_PROCESSES = """
 import os, sys
 from pathlib import Path
 from service.observing import metrics_directory
-metrics_directory.settle(int(sys.argv[1]))
+metrics_directory.choose(alone=sys.argv[1] == "1")
 from service.observing.metrics import Metrics, new_registry
 made = Metrics(new_registry(), labels=("a", "b"), build=("1", "m", "v"))
 made.show_routes(["/predict"])
