@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "defences.postprocessors": "defences",
     "defences.table": "defences defences.purifiers defences.detectors defences.postprocessors",
     "defences.assembly": "defences defences.table",
-    "defences.calibration": "defences defences.purifiers defences.detectors defences.table defences.assembly",
+    "defences.calibration": "defences defences.purifiers defences.detectors defences.postprocessors "
+    "defences.table defences.assembly",
     "defences.poison": "defences",
     #
     "service": "",
