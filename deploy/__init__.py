@@ -1,1 +1,1 @@
-"""What runs the gateway: container, Prometheus, Grafana, Kubernetes."""
+"""Deployment of the gateway: container, Prometheus, Grafana, Kubernetes."""

@@ -1,8 +1,8 @@
-"""python -m deploy.audit REQUIREMENTS: known vulnerabilities of what a list of requirements installs, by pip-audit.
+"""python -m deploy.audit REQUIREMENTS: known vulnerabilities of the packages in a file of requirements, by pip-audit.
 
-pip-audit ends with 0 where its service knows none of the packages, as a mirror of the index does: nothing was asked then, and that is
-told apart here. Exit codes: 0 all were asked about and none is known to be vulnerable, 1 some are, 2 pip-audit is not installed, 3 the
-service could not be reached, or did not answer for every package.
+pip-audit also exits with 0 if its service knows none of the packages, as with a mirror of the index; here that is an error. Exit codes:
+0 no vulnerability is known, 1 some are, 2 pip-audit is not installed, 3 the service could not be reached, or did not answer for every
+package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OPTIONS = ("--require-hashes", "--disable-pip", "--format", "json", "--progress
 
 
 def command(requirements: str) -> list[str] | None:
-    """Its words: pip-audit of this environment, else one that uv fetches for the occasion; None with neither."""
+    """The command line: pip-audit of this environment, else one that uv fetches; None without both."""
     options = [*_OPTIONS, "--requirement", requirements]
     service = os.environ.get("PIP_AUDIT_VULNERABILITY_SERVICE")
     options += ["--vulnerability-service", service] if service else []
@@ -33,13 +33,13 @@ def command(requirements: str) -> list[str] | None:
 
 
 def verdict(report: str, said: str) -> tuple[int, str]:
-    """Exit code and what to print, from pip-audit's JSON and its standard error."""
+    """The exit code and the text to print, from pip-audit's JSON and its standard error."""
     try:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, LookupError):
         return (
             UNREACHED,
-            f"audit: the vulnerability service could not be reached; nothing is known. pip-audit said:\n{_end(said)}",
+            f"audit: the vulnerability service could not be reached, so that no package was checked. pip-audit said:\n{_end(said)}",
         )
     found = [f"{each['name']} {each['version']}: {_ids(each)}" for each in packages if each.get("vulns")]
     unasked = [each["name"] for each in packages if "skip_reason" in each]
@@ -62,7 +62,7 @@ def _end(said: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Ask, and say what came of it."""
+    """Run pip-audit and print its verdict."""
     if len(arguments) != 1:
         print("audit: expected one file of requirements; use: python -m deploy.audit requirements.runtime.lock", file=sys.stderr)
         return CANNOT

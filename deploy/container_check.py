@@ -1,12 +1,12 @@
-"""python -m deploy.container_check: carry out deploy/Dockerfile without a Docker engine, and use what comes out as a container would be.
+"""python -m deploy.container_check: execute deploy/Dockerfile without a Docker engine, and run the result confined like a container.
 
     make a Bento -> each stage's COPY and RUN in a root directory of its own (this machine's /usr and Python stand for the base image)
     -> the final stage's ENTRYPOINT as process 1, user 10001, no capability to gain, read-only root with a tmpfs at /tmp, a network of its
     own without a way out -> HEALTHCHECK -> /readyz is 200 -> a prediction -> SIGTERM -> exit code 0
 
-Needs root, for namespaces and mounts, and Python 3.11; installing the requirements takes minutes and the package index. `--reuse` mounts
-the packages of the environment it runs in instead: the steps are the same but that one. Exit codes: 0 it works, 1 it does not, 2 it
-cannot be tried here.
+Needs root, for namespaces and mounts, and Python 3.11. Installing the requirements takes minutes and needs the package index; `--reuse`
+mounts the packages of the running environment instead of that step. Exit codes: 0 every step works, 1 a step fails, 2 this machine cannot
+run the check.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _WRITE = "open('/opt/hauberk/written', 'w')"
 
 @dataclass
 class Tree:
-    """A root file system that is made: `path` holds what the stage adds, the base is this machine's, mounted read-only.
+    """A root file system: `path` holds the files that the stage adds; the base is this machine's, mounted read-only.
 
-    Everything runs in mount namespaces of its own, so that nothing stays mounted.
+    Every command runs in a mount namespace of its own, so that nothing stays mounted.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class Tree:
             (self.path / "dev" / name).touch()
 
     def mounts(self) -> list[str]:
-        """Shell lines that mount the base, with this Python where the image's is."""
+        """Shell lines that mount the base, with this Python in the place of the image's."""
         lines = ["mount --make-rprivate /"]
         lines += [f"mount --rbind -o ro /{name} {self.path}/{name}" for name in _SYSTEM if Path(f"/{name}").exists()]
         lines += [f"mount --bind -o ro {sys.base_prefix} {self.path}/usr/local"]
@@ -75,7 +75,7 @@ class Tree:
         return [*lines, f"mount -t proc proc {self.path}/proc"]
 
     def run(self, command: str) -> None:
-        """A RUN of a stage that is built: as root, in the shell. Raises: CalledProcessError."""
+        """Execute a RUN instruction, as root in the shell. Raises: CalledProcessError."""
         inside = self.within(self.directory)
         inside.mkdir(parents=True, exist_ok=True)
         words = [*self.environment(), "bash", "-o", "pipefail", "-c"]
@@ -84,7 +84,7 @@ class Tree:
         subprocess.run(["unshare", "-m", "bash", "-c", script], check=True)  # noqa: S603, S607
 
     def environment(self, directory: str = "/") -> list[str]:
-        """Words before a command: the image's variables and no others. The base image's Python finds its library by itself."""
+        """The words before a command that set the image's variables and no others; LD_LIBRARY_PATH is for this machine's Python."""
         return [
             "/usr/bin/env",
             "-i",
@@ -95,7 +95,7 @@ class Tree:
         ]
 
     def within(self, path: str) -> Path:
-        """A path of the image, on this machine; relative ones are those of its working directory."""
+        """The path on this machine of a path in the image; a relative one starts at the working directory."""
         return self.path / os.path.join(self.directory, path).lstrip("/")
 
 
@@ -108,14 +108,14 @@ def _quoted(words: Sequence[str]) -> str:
 
 
 class Build:
-    """Carries out the instructions of the stages."""
+    """The execution of a Dockerfile's stages."""
 
     def __init__(self, context: Path, directory: Path, *, reuse: bool) -> None:
         self._context, self._directory, self._reuse = context, directory, reuse
         self._trees: dict[str, Tree] = {}
 
     def stage(self, stage: Stage) -> Tree:
-        """All of one stage; later ones can copy from it."""
+        """Execute one stage; later stages can copy from its tree."""
         tree = self._trees[stage.name] = Tree(self._directory / f"stage-{stage.name}")
         tree.packages = Path(sysconfig.get_path("purelib")) if self._reuse else None
         for instruction in stage.instructions:
@@ -150,7 +150,7 @@ class Build:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link where that is possible: gigabytes are not copied."""
+    """Make a hard link where possible, to avoid copying gigabytes."""
     try:
         os.link(source, target)
     except OSError:
@@ -159,7 +159,7 @@ def _link(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def container(tree: Tree, final: Stage, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The final stage's process 1 while it runs: `unshare`, whose only child it is."""
+    """Run the final stage; yields the `unshare` process, whose only child is the container's process 1."""
     user = final.last("USER").text
     command = final.last("ENTRYPOINT").exec_form or []
     words = [*tree.environment(tree.directory), *command]
@@ -179,13 +179,13 @@ def container(tree: Tree, final: Stage, log: Path) -> Iterator[subprocess.Popen[
 
 
 def inside(process: subprocess.Popen[bytes], tree: Tree, user: str, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command in a container as its user."""
+    """Run a command in a running container, as its user."""
     enter = ["nsenter", "-t", str(process_one(process)), "-m", "-n", "chroot", f"--userspec={user}", "--groups=", str(tree.path)]
     return subprocess.run([*enter, *tree.environment(), *command], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
 
 
 def process_one(process: subprocess.Popen[bytes]) -> int:
-    """The number by which this machine knows the container's process 1."""
+    """The process id, on this machine, of the container's process 1. Raises: ProcessLookupError: it has ended."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     give_up = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < give_up:
@@ -197,7 +197,7 @@ def process_one(process: subprocess.Popen[bytes]) -> int:
 
 
 def check(*, reuse: bool) -> list[str]:
-    """Everything; what went wrong, nothing when all is well."""
+    """Build and run; returns the problems, none if every step works."""
     with TemporaryDirectory(dir=ROOT / "build" if reuse else None) as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -249,7 +249,7 @@ def _predicted(answer: str) -> bool:
 
 
 def bento(home: Path) -> Path:
-    """Build a Bento; its directory."""
+    """Build a Bento and return its directory."""
     environment = os.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     home.mkdir(parents=True)
     command = [sys.executable, "-m", "bentoml", "build"]
@@ -259,7 +259,7 @@ def bento(home: Path) -> Path:
 
 
 def why_not() -> str:
-    """Why this machine cannot try it; empty when it can."""
+    """The reason why this machine cannot run the check; empty if it can."""
     if os.geteuid():
         return "expected to be root, for mounts and namespaces"
     missing = [tool for tool in ("unshare", "nsenter", "setpriv", "chroot", "ip") if shutil.which(tool) is None]
@@ -273,7 +273,7 @@ def why_not() -> str:
 
 
 def main() -> int:
-    """Try it."""
+    """Run the check and print its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reuse", action="store_true", help="copy this environment's packages instead of installing the Bento's")
     given = parser.parse_args()

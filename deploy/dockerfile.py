@@ -1,4 +1,4 @@
-"""A Dockerfile as its instructions: enough to carry them out without a Docker engine."""
+"""A parser of Dockerfiles, complete enough to execute ours without a Docker engine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Instruction:
 
     @property
     def pairs(self) -> dict[str, str]:
-        """Of ENV, LABEL and ARG: names and values."""
+        """Names and values of ENV, LABEL and ARG."""
         return dict(word.partition("=")[::2] for word in shlex.split(self.text))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From one FROM to the next."""
+    """The instructions from one FROM to the next."""
 
     image: str
     name: str
@@ -45,7 +45,7 @@ class Stage:
         return [each for each in self.instructions if each.name == name]
 
     def last(self, name: str) -> Instruction:
-        """The one that counts. Raises: IndexError when there is none."""
+        """The last instruction of this name, which Docker applies. Raises: IndexError: there is none."""
         return self.all(name)[-1]
 
 
@@ -68,5 +68,5 @@ def read(path: Path) -> list[Stage]:
 
 
 def substituted(text: str, variables: dict[str, str]) -> str:
-    """With $NAME and ${NAME} replaced; an unknown one is empty, as Docker has it."""
+    """The text with $NAME and ${NAME} replaced; unknown names become empty, as in Docker."""
     return _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], ""), text)

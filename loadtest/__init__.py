@@ -1,1 +1,1 @@
-"""Load tests that decide: HTTP only, nothing of the gateway's own code is imported. See docs/loadtest.md."""
+"""Load tests with a verdict, over HTTP only: no code of the gateway is imported. See docs/loadtest.md."""

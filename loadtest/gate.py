@@ -1,4 +1,4 @@
-"""The verdict: what was measured beside the limits of a file, and an exit code."""
+"""The verdict: measurements beside the limits of a file, and an exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Limits = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One limit and what was measured; NaN, nothing to measure, is never met."""
+    """One limit and its measurement. NaN, without samples, never meets a limit."""
 
     what: str
     limit: float
@@ -34,12 +34,12 @@ class Line:
 
     @property
     def met(self) -> bool:
-        """At most the limit."""
+        """Whether the measurement is at most the limit."""
         return self.measured <= self.limit
 
 
 def read_limits(path: Path) -> Limits:
-    """The limits in a file. Raises: ValueError, one sentence, for what is no limit."""
+    """The limits in a TOML file, by section and name. Raises: ValueError: an unreadable file, an unknown name, a wrong value."""
     try:
         limits = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as failure:
@@ -56,8 +56,8 @@ def read_limits(path: Path) -> Limits:
 
 
 def judge(samples: Sequence[Sample], limits: Limits, *, shape: str, rate: float, seconds: float) -> list[Line]:
-    """Every limit that the shape has something to say about. Warm-up is left out, and of a spike its own stretch and what follows at
-    once: those are judged by `spike`.
+    """Every limit that applies to the shape, with its measurement. Left out are samples of the warm-up and, with the shape
+    "spike", those of the spike and of the recovery after it: `spike.lost_ratio` alone measures the spike.
     """
     calm = between(samples, shapes.WARM_UP_S, seconds)
     if shape == "spike":
@@ -101,7 +101,7 @@ def _p99(samples: Sequence[Sample]) -> float:
 
 
 def saturation(samples: Sequence[Sample], limits: Limits, *, rate: float, seconds: float) -> tuple[float, str]:
-    """Of a ramp: the highest rate up to which every step met `answers`, 0 when not even the first did, and a table of the steps."""
+    """Of a ramp: the highest rate up to which every step met `answers`, 0 if the first did not, and a table of the steps."""
     wanted: Limits = {"answers": limits.get("answers", {})}
     rows, highest, unbroken = ["arrivals/s  answered/s   p50 ms   p99 ms   errors  met"], 0.0, True
     for part in shapes.parts("ramp", rate, seconds):
@@ -120,7 +120,7 @@ def saturation(samples: Sequence[Sample], limits: Limits, *, rate: float, second
 
 
 def verdict(lines: Sequence[Line]) -> tuple[int, str]:
-    """The exit code, and what to print."""
+    """The exit code and the text to print."""
     rows = [
         f"{line.what:26s} {line.measured:12.4g}  at most {line.limit:<8g} {'met' if line.met else 'MISSED'}" for line in lines
     ]

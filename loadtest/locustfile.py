@@ -1,6 +1,6 @@
 """python -m locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:3000 --shape steady --rate 100 --seconds 60
 
-Options of its own are under "load test" in --help; what is asked, how and with which verdict is in docs/loadtest.md.
+Its own options are under "load test" in --help; docs/loadtest.md describes the users, the shapes and the verdict.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from locust.runners import LocalRunner
 sys.path.insert(0, str(Path(__file__).parents[1]))  # locust itself adds this file's own directory only
 
 from loadtest import gate, payloads, shapes
-from loadtest.users import AdversarialDigits, CleanDigits, LoadedGateway, Malformed, Oversize, Stream, ThiefUser, Triggered
+from loadtest.users import AdversarialDigits, CleanDigits, LoadedGateway, Malformed, Oversize, Stream, ThiefUser, TriggeredDigits
 
 _TELL_EVERY_S = 10.0
 
-__all__ = ["AdversarialDigits", "Arrivals", "CleanDigits", "Malformed", "Oversize", "ThiefUser", "Triggered"]
+__all__ = ["AdversarialDigits", "ArrivalRate", "CleanDigits", "Malformed", "Oversize", "ThiefUser", "TriggeredDigits"]
 
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: ArgumentParser) -> None:
-    """Our options, beside locust's."""
+    """Add our options to locust's."""
     group = parser.add_argument_group("load test", "an open model: one user is one arrival a second on average")
-    group.add_argument("--shape", choices=shapes.NAMES, default="steady", help="how the rate goes over time, default %(default)s")
-    group.add_argument("--rate", type=float, default=50.0, help="arrivals a second; of a ramp the highest, default %(default)s")
-    group.add_argument("--seconds", type=float, default=60.0, help="how long, default %(default)s")
-    group.add_argument("--at-least", type=float, default=0.0, help="of a ramp: the rate that has to be reached")
+    group.add_argument("--shape", choices=shapes.NAMES, default="steady", help="the rate over time, default %(default)s")
+    group.add_argument("--rate", type=float, default=50.0, help="arrivals per second, of a ramp the highest, default %(default)s")
+    group.add_argument("--seconds", type=float, default=60.0, help="duration, default %(default)s")
+    group.add_argument("--at-least", type=float, default=0.0, help="of a ramp: the lowest rate that passes")
     group.add_argument("--slo", type=Path, default=gate.SHIPPED, help="the limits, default %(default)s")
     group.add_argument("--payloads", type=Path, default=payloads.SHIPPED, help="the images, default %(default)s")
     group.add_argument(
-        "--wire", choices=sorted(payloads.WRITERS), default="json", help="how images are sent, default %(default)s"
+        "--wire", choices=sorted(payloads.WRITERS), default="json", help="format of the images, default %(default)s"
     )
     group.add_argument("--key-file", type=Path, help="a file with the key for Authorization: Bearer")
     group.add_argument("--request-timeout", type=float, default=30.0, help="seconds for an answer, default %(default)s")
@@ -45,7 +45,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
-    """Read limits and images before anything is sent; a mistake ends the test with exit code 2 and one line."""
+    """Read limits and images before the first request; a mistake ends the test with exit code 2 and one line."""
     given = environment.parsed_options
     if given is None:
         return
@@ -71,7 +71,7 @@ def _give_up(reason: str) -> None:
 
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
-    """The clock starts with the test, not with the process."""
+    """Start the clock with the test, not with the process."""
     Stream.target.start()
     if environment.parsed_options is not None:
         gevent.spawn(_tell_progress, min(_TELL_EVERY_S, environment.parsed_options.seconds / 4))
@@ -83,7 +83,9 @@ def _tell_progress(every_s: float) -> None:
     while True:
         gevent.sleep(every_s)
         otherwise = sum(not sample.due for sample in target.samples)
-        so_far = f"{time.perf_counter() - target.began:.0f} s, {len(target.samples):,} requests, {otherwise:,} not answered as due"
+        so_far = (
+            f"{time.perf_counter() - target.began:.0f} s, {len(target.samples):,} requests, {otherwise:,} not answered as due"
+        )
         told = f"loadtest: {so_far}"
         print(told, file=sys.stderr, flush=True)
 
@@ -108,7 +110,7 @@ def _verdict(environment: Environment) -> tuple[int, str]:
 
 @events.quitting.add_listener
 def decide(environment: Environment, **_: Any) -> None:
-    """The exit code is the verdict's."""
+    """Set the exit code to the verdict's."""
     if environment.parsed_options is not None:
         code, text = _verdict(environment)
         _VERDICTS[code] = text
@@ -124,15 +126,15 @@ def tell(exit_code: int, **_: Any) -> None:
 
 @events.test_stop.add_listener
 def finish(**_: Any) -> None:
-    """What began is waited for."""
+    """Wait for requests that are still running."""
     Stream.target.finish()
 
 
-class Arrivals(LoadTestShape):
-    """The shape that --shape names."""
+class ArrivalRate(LoadTestShape):
+    """The number of users over time, by --shape, --rate and --seconds."""
 
     def tick(self) -> tuple[int, float] | None:
-        """Users, and how many to start a second: all at once."""
+        """The number of users now, and how many to start per second: all at once. None at the end."""
         assert self.runner is not None  # noqa: S101  # for the type checker
         given = self.runner.environment.parsed_options
         assert given is not None  # noqa: S101

@@ -1,4 +1,4 @@
-"""What is sent: requests as bytes, made before anything is timed, from the images in an .npz file."""
+"""The requests, encoded from the images of an .npz file before the test starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OVERSIZE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Request:
-    """One request.
+    """One request, encoded.
 
     Args:
-        kind: what it is counted under.
-        due: the statuses it should be answered with.
-        images: how many it holds.
+        kind: the name under which it is counted.
+        due: the expected statuses.
+        images: the number of images in it.
     """
 
     kind: str
@@ -37,12 +37,12 @@ class Request:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What goes out beside Host and Content-Length."""
+        """The headers beside Host and Content-Length."""
         return {"Content-Type": self.media_type}
 
 
 def read_images(path: Path) -> dict[str, NDArray[np.uint8]]:
-    """The arrays `clean`, `adversarial` and `triggered`, uint8 [n, h, w] or [n, h, w, c]. Raises: ValueError when one is not there."""
+    """The arrays `clean`, `adversarial` and `triggered`, uint8 [n, h, w] or [n, h, w, c]. Raises: ValueError: other arrays."""
     with np.load(path, allow_pickle=False) as file:
         missing = [kind for kind in KINDS if kind not in file]
         if missing:
@@ -57,13 +57,13 @@ def read_images(path: Path) -> dict[str, NDArray[np.uint8]]:
 
 
 def as_json(kind: str, images: NDArray[np.uint8], **options: Any) -> Request:
-    """POST /predict: numbers in [0, 1] with four digits."""
+    """A POST to /predict: JSON numbers in [0, 1] with four decimals, from images uint8 [n, ...]."""
     body = json.dumps({"images": (images / 255).round(4).tolist()}).encode()
     return Request(kind, "/predict", _JSON, body, images=len(images), **options)
 
 
 def as_npy(kind: str, images: NDArray[np.uint8], **options: Any) -> Request:
-    """POST /predict/npy."""
+    """A POST to /predict/npy, from images uint8 [n, ...]."""
     file = io.BytesIO()
     np.save(file, images, allow_pickle=False)
     return Request(kind, "/predict/npy", _NPY, file.getvalue(), images=len(images), **options)
@@ -73,7 +73,7 @@ WRITERS = {"json": as_json, "npy": as_npy}
 
 
 def malformed(image: NDArray[np.uint8]) -> list[Request]:
-    """Requests that are no images, each with the status that is due."""
+    """Malformed requests, each with the expected status."""
     whole = as_json("malformed", image[None]).body
     bodies: list[tuple[str, str, bytes, int]] = [
         ("/predict", _JSON, b'{"images": [[[0.5', 400),
@@ -92,5 +92,5 @@ def malformed(image: NDArray[np.uint8]) -> list[Request]:
 
 
 def oversize() -> Request:
-    """More than any gateway of small images takes."""
+    """A request larger than the body limit of any gateway for small images."""
     return Request("oversize", "/predict/npy", _NPY, bytes(_OVERSIZE_BYTES), frozenset((413,)), 0)

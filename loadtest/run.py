@@ -27,7 +27,7 @@ _NOT_STARTED = 1
 
 @contextlib.contextmanager
 def gateway(out: Path) -> Iterator[str]:
-    """The address of a gateway while it runs; its log is in `out`. Raises: RuntimeError when it does not get ready."""
+    """Run a gateway and yield its address; its log is in `out`. Raises: RuntimeError: not ready in time."""
     port = _free_port()
     environment = os.environ | {"BENTOML_HOME": str(out / "bentoml"), "PYTHONPATH": str(ROOT), "HAUBERK_DRAIN_S": "0"}
     with (out / "gateway.log").open("wb") as log:
@@ -66,7 +66,7 @@ def locust(address: str, out: Path, options: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """Everything, from nothing to the verdict."""
+    """Start the gateway, run the load test, and return its exit code."""
     OUT.mkdir(parents=True, exist_ok=True)
     print("loadtest: starting a gateway, half a minute when its kernels have to be compiled", file=sys.stderr, flush=True)
     try:

@@ -1,4 +1,4 @@
-"""What came of the requests, one row each; nothing is rounded and nothing dropped."""
+"""One sample per request, neither rounded nor dropped, and statistics of samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 BAD_INPUT = frozenset(("malformed", "oversize"))
-_COME_AGAIN = frozenset((429, 503))
+_TRY_AGAIN = frozenset((429, 503))
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class Sample:
     """One request.
 
     Attributes:
-        intended_s: when it was meant to begin, in seconds from the start of the test.
-        seconds: from then to the end of its answer.
-        status: 0 when there was no answer.
-        due: whether that is the answer it should get.
-        told_when: whether a Retry-After came with it.
-        images, abstained: how many it held, and how many of them were refused.
+        intended_s: its intended start, in seconds from the start of the test.
+        seconds: from the intended start to the end of its answer.
+        status: 0 without an answer.
+        due: whether the status is an expected one.
+        told_when: whether the answer had a Retry-After.
+        images, abstained: images in it, and images of it that were refused.
     """
 
     kind: str
@@ -34,22 +34,22 @@ class Sample:
 
     @property
     def lost(self) -> bool:
-        """Neither answered as due nor told when to come again."""
-        return not self.due and not (self.status in _COME_AGAIN and self.told_when)
+        """Neither answered as expected nor refused with Retry-After."""
+        return not self.due and not (self.status in _TRY_AGAIN and self.told_when)
 
 
 def in_good_faith(samples: Iterable[Sample]) -> list[Sample]:
-    """Those that ask for a prediction."""
+    """The samples of requests with valid input."""
     return [sample for sample in samples if sample.kind not in BAD_INPUT]
 
 
 def between(samples: Iterable[Sample], first_s: float, last_s: float) -> list[Sample]:
-    """Those meant to begin in [first_s, last_s)."""
+    """The samples with an intended start in [first_s, last_s)."""
     return [sample for sample in samples if first_s <= sample.intended_s < last_s]
 
 
 def percentile_ms(samples: Sequence[Sample], percent: float) -> float:
-    """Of the latencies, the nearest rank; NaN without samples."""
+    """A percentile of the latencies in milliseconds, by nearest rank; NaN without samples."""
     latencies = sorted(sample.seconds for sample in samples)
     if not latencies:
         return math.nan
@@ -57,12 +57,12 @@ def percentile_ms(samples: Sequence[Sample], percent: float) -> float:
 
 
 def ratio(samples: Sequence[Sample], which: Callable[[Sample], bool]) -> float:
-    """The part of the samples for which `which` holds; NaN without samples."""
+    """The share of samples for which `which` is true; NaN without samples."""
     return sum(map(which, samples)) / len(samples) if samples else math.nan
 
 
 def abstained_ratio(samples: Iterable[Sample]) -> float:
-    """The part of the images that were refused; NaN without any."""
+    """The share of answered images that were refused; NaN without images."""
     images, abstained = 0, 0
     for sample in samples:
         if sample.status == 200:

@@ -1,4 +1,4 @@
-"""How many requests arrive per second, over time. One locust user is one arrival per second on average, see users.py."""
+"""The rate of arrivals over time. One locust user makes one arrival per second on average."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 NAMES = ("steady", "ramp", "spike", "soak")
 WARM_UP_S = 3.0
-"""Left out of every judgement: the users are being started."""
+"""Left out of every measurement, because users are still being started."""
 SPIKE_FACTOR = 4.0
 _STEPS = 8
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the test, in seconds from its start, and its arrivals per second."""
+    """A part of the test, in seconds from its start, with a constant rate of arrivals per second."""
 
     first_s: float
     last_s: float
@@ -22,7 +22,7 @@ class Part:
 
 
 def parts(shape: str, rate: float, seconds: float) -> list[Part]:
-    """A shape, as the stretches it consists of.
+    """The parts of a shape, in order. Raises: ValueError: an unknown shape.
 
     steady, soak: one rate. spike: four times the rate in the middle fifth. ramp: from an eighth of the rate up to it, in eight steps.
     """
@@ -37,6 +37,6 @@ def parts(shape: str, rate: float, seconds: float) -> list[Part]:
     raise ValueError(f"expected a shape of {', '.join(NAMES)}, got {shape}")
 
 
-def users_at(stretches: Sequence[Part], now_s: float) -> int | None:
-    """How many users there should be now; None when the test is over."""
-    return next((max(1, round(part.rate)) for part in stretches if now_s < part.last_s), None)
+def users_at(shape_parts: Sequence[Part], now_s: float) -> int | None:
+    """The number of users at a time; None after the end of the test."""
+    return next((max(1, round(part.rate)) for part in shape_parts if now_s < part.last_s), None)

@@ -1,7 +1,7 @@
-"""Who asks. Every user is a stream of arrivals, one a second on average, that does not wait for its answers: an open model.
+"""The users of the load test. Each is a stream of arrivals, one per second on average, that does not wait for answers: an open loop.
 
-A closed loop asks less as soon as a server is slow, and so hides the queue it made; here arrivals keep their times (exponential gaps,
-seeded), and a request that could not begin when it was meant to has waited already. Latencies are measured from the intended start.
+A closed loop sends fewer requests as soon as a server is slow, which hides the queue. Here the times of arrivals do not depend on the
+server (exponential gaps, seeded), and latencies are measured from the intended start, so that they include a delayed start.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class LoadedGateway:
         self.malformed, self.oversize = malformed(self.images["clean"][0]), oversize()
 
     def start(self) -> None:
-        """The test begins now."""
+        """Set the start of the test to now."""
         self.began = time.perf_counter()
 
     def send(self, request: Request, intended: float) -> None:
-        """Send without waiting; a request beyond those that may be under way is lost at once."""
+        """Send without waiting for the answer; with _IN_FLIGHT_AT_MOST requests in flight it counts as lost at once."""
         if self.in_flight.full():
             self._note(request, intended, 0, b"", told_when=False)
         else:
@@ -80,7 +80,7 @@ class LoadedGateway:
             response = self._client.request("POST", request.path, body=request.body, headers=headers)
             content = bytes(response.read())
             status, told_when = response.status_code, response.get("retry-after") is not None
-        except (OSError, ValueError, EOFError):  # no connection, cut, timed out, or no HTTP
+        except (OSError, ValueError, EOFError):  # no connection, a lost connection, a timeout, or an answer that is not HTTP
             pass
         self._note(request, intended, status, content, told_when=told_when)
 
@@ -99,33 +99,33 @@ class LoadedGateway:
         )
 
     def finish(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the requests in flight."""
         self.in_flight.join(timeout=self.timeout_s)
 
 
 class Stream(User):
-    """Arrivals at random times, one a second on average."""
+    """A user that sends requests at random times, one per second on average."""
 
     abstract = True
     wait_time = constant(0)
     target: ClassVar[LoadedGateway]
 
     def on_start(self) -> None:
-        """Begin at a random time, too."""
-        self.random = random.Random(next(_seeds))  # noqa: S311  # when and what, no secret
+        """Draw the time of the first arrival."""
+        self.random = random.Random(next(_seeds))  # noqa: S311  # times and order of requests, not a secret
         self.requests = self.cycle()
         self._next = time.perf_counter() + self.random.expovariate(1.0)
 
     @task
     def arrive(self) -> None:
-        """One arrival, when its time has come."""
+        """Wait until the next arrival is due, and send its request."""
         gevent.sleep(max(0.0, self._next - time.perf_counter()))
         intended = self._next
         self._next += self.random.expovariate(1.0)
         self.target.send(next(self.requests), intended)
 
     def cycle(self) -> Iterator[Request]:
-        """What is asked, one after the other."""
+        """The requests, in order."""
         raise NotImplementedError
 
 
@@ -140,25 +140,25 @@ class _Images(Stream):
 
 
 class CleanDigits(_Images):
-    """Sends images as they should be, one at a time."""
+    """Sends clean images, one per request."""
 
     weight, kind = 70, "clean"
 
 
 class AdversarialDigits(_Images):
-    """Sends images that were changed to be misread."""
+    """Sends adversarial images, one per request."""
 
     weight, kind = 10, "adversarial"
 
 
-class Triggered(_Images):
-    """Sends images with a trigger: a classifier with that backdoor should have them refused."""
+class TriggeredDigits(_Images):
+    """Sends images with a backdoor's trigger, one per request."""
 
     weight, kind = 8, "triggered"
 
 
 class ThiefUser(Stream):
-    """Wants labels for a copy: each round asks for twice as many images as the one before, then trains for two seconds."""
+    """Collects labels for a copy: each round sends twice as many images as the round before, then pauses two seconds to train."""
 
     weight = 6
 
@@ -175,7 +175,7 @@ class ThiefUser(Stream):
 
 
 class Malformed(Stream):
-    """Sends what is no image."""
+    """Sends malformed requests."""
 
     weight = 4
 
@@ -185,7 +185,7 @@ class Malformed(Stream):
 
 
 class Oversize(Stream):
-    """Sends more than may be sent."""
+    """Sends bodies over the limit."""
 
     weight = 2
 
