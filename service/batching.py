@@ -2,16 +2,16 @@
 
     classify(images) ── future ──┐                         event loop
                                  v
-    [ queue, bounded in images ] ──> one worker thread: join(what has gathered), advance(all) by one forward call, rows back to
+    [ queue, bounded in images ] ──> one worker thread: join(the requests that gathered), advance(all) by one forward call, rows back to
                                      their requests as they are decided, and again
 
 Adaptive without a timer: an idle worker takes what there is at once; during a forward call requests gather, and all that have
-gathered (up to a limit) ride in the next one, beside the images that are still in doubt. Nobody waits for a batch to end: neither
+gathered (up to a limit) ride in the next one, beside the images that are still in doubt. No request waits for a batch to end: neither
 a request whose own rows are decided, nor one that has just come.
 
 What can be relied on:
 - Nothing hangs: every request ends with its answer, QueueFull, Stopping, InternalError, DeadlineExceeded, or is cancelled.
-- Work that has not begun when its request ends is never done, and what nobody waits for any more is not done to its end.
+- Work that has not begun when its request ends is never done, and work whose requests have all ended is dropped.
 - When a step raises, its requests are run again one at a time, once: only the request that raises by itself fails.
 - The classifier is never entered by two threads.
 """
@@ -49,7 +49,7 @@ class DataPath(Protocol[_Batch]):
         """Let more images in, counted on from those before."""
 
     def advance(self, batch: _Batch) -> Wave | None:
-        """One step: the numbers, ascending, of what is decided now. Each has to come once, in the end."""
+        """One step: the numbers, ascending, of the images decided in it. Every number has to come once, in the end."""
 
 
 class Observer(Protocol):
@@ -70,7 +70,7 @@ class Batcher(Generic[_Batch]):
 
     Args:
         path: see `DataPath`; called in one thread only.
-        observer: see `Observer`; what it raises is logged and has no other effect.
+        observer: see `Observer`; an exception of its own is logged and has no other effect.
         queue_images: how many images may wait. batch_images: how many may be at work at once, at least as many as a request may hold.
         deadline_s: from `classify` to its answer.
         traced: whether answers carry a trace of their own: what detectors found in each image, and the intervals of the stages it
@@ -131,7 +131,7 @@ class Batcher(Generic[_Batch]):
             timer.cancel()
 
     async def stop(self) -> None:
-        """Take no more work, finish what was taken (for at most a deadline), end the worker."""
+        """Take no more work, finish the work taken (for at most a deadline), end the worker."""
         if not self._stopping:
             self._stopping = True
             self._queue.put(None)
@@ -140,7 +140,7 @@ class Batcher(Generic[_Batch]):
     def _work(self) -> None:
         while True:
             self._jobs = [job for job in self._jobs if job.undecided]
-            if all(job.future.done() for job in self._jobs):  # nobody waits for what is left of it
+            if all(job.future.done() for job in self._jobs):  # every request in it has ended
                 self._jobs, self._batch = [], None
             jobs = self._next()
             if not jobs and not self._jobs:
@@ -155,7 +155,7 @@ class Batcher(Generic[_Batch]):
                 self._jobs, self._batch = [], None
 
     def _next(self) -> list[_Job]:
-        """What has gathered and there is room for; while nothing is at work, wait for it."""
+        """The requests in the queue that there is room for; while no images are at work, wait for one."""
         jobs: list[_Job] = []
         room = self._batch_images - sum(job.undecided for job in self._jobs)
         while not self._ended:
@@ -178,7 +178,7 @@ class Batcher(Generic[_Batch]):
         return jobs
 
     def _step(self, jobs: list[_Job]) -> None:
-        """Let in what is new, and advance everything."""
+        """Let the new requests in, and advance the batch."""
         self._jobs += jobs
         try:
             if jobs:

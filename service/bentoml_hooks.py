@@ -1,4 +1,4 @@
-"""Every hook into BentoML, uvicorn and starlette that is not their public interface, with what is lost when one no longer holds.
+"""Every hook into BentoML, uvicorn and starlette that is not their public interface, with the loss when one no longer holds.
 
     serve_with           uvicorn.config.HTTP_PROTOCOLS                  bounds on connections, heads and slow clients
     HttpToolsProtocol    uvicorn's parser callbacks, overridden         the same; without the class the server cannot start
@@ -11,7 +11,7 @@
     METRICS_DIRECTORY    what BentoML sets for its workers              one sum of the metrics of several workers
 
 A hook that does not hold is said in one sentence on the log at the start, and the server works without it; where it cannot, it ends
-with that sentence. tests/unit/service/test_bentoml_hooks.py tries each against what is installed: let an upgrade pass it first.
+with that sentence. tests/unit/service/test_bentoml_hooks.py tries each against the installed versions: let an upgrade pass it first.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def serve_with(connection: str) -> None:
 
 
 def check_connections(server: uvicorn.Server, connection: type[asyncio.Protocol]) -> None:
-    """Say when the server's connections are not of this class, or uvicorn does not call what it overrides."""
+    """Say when the server's connections are not of this class, or uvicorn lacks a method that it overrides."""
     if getattr(server.config, "http_protocol_class", None) is not connection:
         _lost(
             "uvicorn",

@@ -6,7 +6,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── MalformedNpy           400    the body is not one .npy file, or its header lies about its length
 ├── MalformedPicture       400    the body is not one whole PNG or JPEG image of the type it is declared to be
 ├── MalformedInference     400    the body is no inference request (Open Inference Protocol v2), or its sizes do not add up
-├── Unauthorised           401    no key, or one that nobody has
+├── Unauthorised           401    no key, or one that belongs to no client
 ├── Forbidden              403    the key is switched off
 ├── NotFound               404    no such path
 ├── MethodNotAllowed       405    the path exists, the method does not
@@ -134,7 +134,7 @@ class MalformedInference(Problem):
 
 
 class Unauthorised(Problem):
-    """No key, or one that nobody has."""
+    """No key, or one that belongs to no client."""
 
     status, code = 401, "unauthorised"
     detail = "This path takes requests with a key only: Authorization: Bearer <key>."
@@ -145,7 +145,7 @@ class Forbidden(Problem):
     """The key is switched off."""
 
     status, code = 403, "forbidden"
-    detail = "This key is switched off; ask who runs this server."
+    detail = "This key is switched off; ask the operator of this server."
 
 
 class NotFound(Problem):

@@ -1,4 +1,4 @@
-"""The service, top to bottom: what is checked before it starts, how it starts, the request path, how it ends.
+"""The service, top to bottom: the checks before it starts, its start, the request path, its end.
 
     bytes -> edge/middleware -> routes/predict -> formats/json_images -> batching -> DefendedClassifier -> formats/answers -> bytes
 
@@ -16,7 +16,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-# Before BentoML is imported: nothing about this server leaves the machine, and no request is traced for nobody.
+# Before BentoML is imported: nothing about this server leaves the machine, and no span is made that is not sent.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
@@ -52,7 +52,7 @@ SLOT = Slot()
 serve_with("service.edge.connection:Connection")  # uvicorn is started after this is imported
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
-# What is left of the thirty seconds BentoML gives a worker to end, after a pause and a deadline.
+# The rest of the thirty seconds that BentoML gives a worker to end, after a pause and a deadline.
 _HAND_ON_S = 3.0
 
 _STARTING = "starting: loading the classifier and trying its defences, usually within half a minute"
@@ -87,7 +87,7 @@ class Gateway:
         logs.write_to_stderr(logs.line("info", _STARTING, bundle=str(settings.bundle)))
 
     def __init__(self) -> None:
-        """Open the site: from now on every path answers, those that need the classifier with 503."""
+        """Install the site: from now on every path answers, those that need the classifier with 503."""
         with _or_end_the_server():
             logs.configure()
             self.alone = worker_count(SERVICE.name) == 1
@@ -167,7 +167,7 @@ class Gateway:
 
     @bentoml.on_shutdown
     async def end(self) -> None:
-        """Finish what was accepted; uvicorn has closed the listener by now."""
+        """Finish the requests accepted; uvicorn has closed the listener by now."""
         self.serving.stopping = True
         self.starting.cancel()
         if self.serving.batcher is not None:
@@ -235,7 +235,7 @@ class Gateway:
 
 
 def announce(gateway: Any, warm: Warm) -> None:
-    """Print what is served to stdout."""
+    """Print the banner to stdout."""
     example = gateway.bundle.directory / "example.json"
     text = banner(
         gateway.bundle,
@@ -249,8 +249,8 @@ def announce(gateway: Any, warm: Warm) -> None:
 
 def _in_force(warm: Warm) -> list[tuple[str, str]]:
     """Every defence that is on, (name, mode), in the order of the data path."""
-    coat = warm.defended
-    steps: tuple[Step[Any], ...] = (*coat.preprocessors, *coat.detectors, *coat.postprocessors)
+    stack = warm.defended
+    steps: tuple[Step[Any], ...] = (*stack.preprocessors, *stack.detectors, *stack.postprocessors)
     return [(step.defence.name, step.mode) for step in steps]
 
 
@@ -263,7 +263,7 @@ def _give_up(reason: str) -> None:
 
 @contextmanager
 def _or_end_the_server() -> Iterator[None]:
-    """What is raised within ends the server, and is raised."""
+    """An exception within ends the server, and is raised again."""
     try:
         yield
     except Exception as failure:

@@ -100,7 +100,7 @@ class Serving:
         return "starting" if self.batcher is None else "ready"
 
     def ready(self) -> None:
-        """Raises: Stopping, NotReady; where `accepting` would still take a request from who has not noticed yet."""
+        """Raises: Stopping, NotReady; a draining server still takes requests (`accepting`), but is no longer ready."""
         if self.draining:
             raise Stopping
         self.accepting()

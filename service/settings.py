@@ -1,4 +1,4 @@
-"""What an operator can set: environment variables named HAUBERK_..., read once at the start.
+"""The settings: environment variables named HAUBERK_..., read once at the start.
 
 A field of `Settings` says all there is to say of its variable: how its text is read, its default, what it means. `SETTINGS` is the
 list that docs/settings.md shows; `python -m service.settings` prints it.

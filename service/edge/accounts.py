@@ -1,4 +1,4 @@
-"""Who may ask, and how many images a minute: keys and budgets.
+"""Clients: their keys, and how many images a minute each may send.
 
 Without a file of clients everybody may ask, and a budget is per address (per /64 for IPv6, where one household has that many).
 With one, a request needs `Authorization: Bearer <key>`, and budgets are per client. The file holds digests, never keys:
@@ -8,7 +8,7 @@ With one, a request needs `Authorization: Bearer <key>`, and budgets are per cli
     images_per_minute = 600     # HAUBERK_IMAGES_PER_MINUTE when not given
     enabled = true
 
-A budget counts images, not the model calls they cost: what a client has left must not tell it how suspicious its images were.
+A budget counts images, not the model calls they cost: the budget left must not tell a client how suspicious its images were.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _client(path: Path, name: str, entry: Any) -> Client:
 
 @dataclass(slots=True)
 class Account:
-    """What one client may still send: a bucket of a minute's images that fills evenly."""
+    """The budget of one client: a bucket that holds a minute's images and fills evenly."""
 
     name: str
     per_minute: float
@@ -90,7 +90,10 @@ class Account:
         self.left, self._at = self.per_minute, self.clock()
 
     def spend(self, images: int) -> None:
-        """Take so many images from the bucket; who asks for more than it holds needs it full, and pays later. Raises: OverBudget."""
+        """Take so many images from the bucket. A request for more than it can hold needs it full, and leaves it in debt.
+
+        Raises: OverBudget.
+        """
         if self.per_minute == math.inf:
             return
         now = self.clock()
@@ -102,7 +105,7 @@ class Account:
         self.left -= images
 
     def give_back(self, images: int) -> None:
-        """What was spent on a request that the server then failed."""
+        """Return the images of a request that the server failed."""
         self.left += images
 
     def check(self) -> None:
@@ -130,7 +133,7 @@ class Clients:
         self._clock = clock
         self._by_key: Mapping[str, Account | None] | None = None
         self._by_address: OrderedDict[str, Account] = OrderedDict()
-        self._nobody = Account("", math.inf, clock)
+        self._unlimited = Account("", math.inf, clock)
         if clients is not None:
             self._by_key = {
                 client.key_sha256: Account(client.name, float(client.images_per_minute or self._common), clock)
@@ -157,10 +160,10 @@ class Clients:
 
     def _of_address(self, address: str) -> Account:
         if self._common == math.inf:
-            return self._nobody
+            return self._unlimited
         name = _household(address)
         account = self._by_address.pop(name, None) or Account("", self._common, self._clock)
-        self._by_address[name] = account  # the last: the first is who was not seen the longest
+        self._by_address[name] = account  # moved to the end: the first is the address not seen for longest
         if len(self._by_address) > _ADDRESSES_AT_MOST:
             self._by_address.popitem(last=False)
         return account

@@ -1,4 +1,4 @@
-"""The types of ASGI 3: a scope says what is asked, messages carry the rest."""
+"""The types of ASGI 3: a scope describes the request, messages carry its body and its answer."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ connection whose client never reads. Here:
     408  a head that does not arrive in time                                cut  a client that does not read its answer
     400  bytes that are no HTTP                                            503  a prediction, while the queue is full
 
-each a problem document with a request id, counted and logged like every other. No timer per request: one watchman looks at all
+each a problem document with a request id, counted and logged like every other. No timer per request: one task looks at all
 connections once a second. A full queue is known before there is a request: a task, its events and its messages would cost more than the
 answer does, at the very time when there is nothing to spare.
 """
@@ -31,7 +31,7 @@ HEADERS_AT_MOST = 100
 # Load balancers keep an idle connection for 60 s (AWS, nginx). Whoever closes it sooner closes some just as a request comes in on them.
 KEEP_ALIVE_S = 75
 
-# What one read of the event loop can bring.
+# The most that one read of the event loop brings.
 _READ_BYTES = 1 << 18
 # Chunks of one byte each take six bytes on the wire.
 _BYTES_PER_BODY_BYTE = 8
@@ -42,7 +42,7 @@ _CONNECTIONS_AT_MOST = 4096
 
 
 def connections_at_most() -> int:
-    """As many as the process may open files, less what it needs itself."""
+    """As many as the process may open files, less those for its own use."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
         return _CONNECTIONS_AT_MOST
@@ -50,9 +50,9 @@ def connections_at_most() -> int:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `site` is told of what is refused here, and the watchman looks at those `open`, whichever server they are of.
+    """One connection. `site` counts and logs the refusals made here; `watch` looks at all that are `open`, of every server here.
 
-    `most` is for each server: a flood of one leaves the port for metrics reachable.
+    `most` holds for each server alone: a flood of the service leaves the port for metrics reachable.
     """
 
     site: ClassVar[Site]
@@ -64,7 +64,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.ws_protocol_class = None  # a request to change protocols is served as if it had not asked
         self.timeout_keep_alive = max(self.timeout_keep_alive, KEEP_ALIVE_S)
-        self.access_log = False  # ours says more; and uvicorn's makes its text even where nobody reads it
+        self.access_log = False  # ours says more, and uvicorn formats its lines even where none is written
         self._waits_since: float | None = None
         self._in_head = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
@@ -94,7 +94,7 @@ class Connection(HttpToolsProtocol):
             return
         super().data_received(data)
         if self._waits_since is None and (self.cycle is None or self.cycle.response_complete):
-            self._waits_since = self.loop.time()  # what came began no request, and ended uvicorn's own patience
+            self._waits_since = self.loop.time()  # these bytes began no request, and ended uvicorn's own timeout
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -175,7 +175,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(self._problem or MalformedHttp())
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer and close. What was accepted before on this connection is answered first, and then it is closed without a word."""
+        """Answer and close. While a request accepted before is unanswered, that one is answered, and the connection closed after it."""
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
@@ -197,7 +197,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
 
     def look(self, now: float) -> None:
-        """What the watchman does once a second: give up on a client that neither sends nor reads, as long as a body may take."""
+        """Once a second: give up on a client that neither sends nor reads, as long as a body may take."""
         patience_s = self.site.bounds.body_timeout_s
         unread = self.transport.get_write_buffer_size()
         if not unread or unread != self._unread:

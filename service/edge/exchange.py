@@ -27,7 +27,7 @@ UNKNOWN = "other"
 """What metrics and logs call a path that is none of ours."""
 
 CLIENT_LEFT = 499
-"""The status of a request whose client has left, as nginx has it: in logs and metrics only, there is nobody to read it."""
+"""The status of a request whose client has left, as nginx has it: in logs and metrics only, it is never sent."""
 
 _OPEN_INFERENCE = "/v2/"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -41,7 +41,7 @@ _CLOSE = (b"connection", b"close")
 
 
 class ClientLeft(HauberkError):
-    """The connection is gone: there is nobody to answer."""
+    """The client has closed the connection: no answer can be sent."""
 
 
 def mint() -> bytes:
@@ -51,7 +51,7 @@ def mint() -> bytes:
 
 @dataclass(frozen=True)
 class Source:
-    """Who asked for what: the request's id, the client's name if it has one, and the path as metrics call it."""
+    """Where a request came from: its id, the client's name if it has one, and the path as metrics call it."""
 
     request_id: str
     client: str
@@ -68,7 +68,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one request may take.
+    """The limits of one request.
 
     Args:
         body_timeout_s: seconds in which a body has to arrive.
@@ -117,7 +117,7 @@ class Exchange:
 
     @property
     def source(self) -> Source:
-        """Who asked for what."""
+        """Where the request came from."""
         return Source(self.request_id, "" if self.account is None else self.account.name, self.route)
 
     async def read(self) -> bytes:
@@ -182,7 +182,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def refusal(self, problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """Headers and body of what `refuse` answers, for who sends it himself."""
+        """Headers and body of the answer that `refuse` sends, for a caller that sends it by other means."""
         self.status = problem.status
         media_type, body = self._document(problem)
         return self._headers(media_type, body, problem.headers), body

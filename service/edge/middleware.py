@@ -1,4 +1,4 @@
-"""The outermost layer of ours, plain ASGI: what holds for every request, whatever its path.
+"""The ASGI middleware in front of everything: the rules that hold for every request, whatever its path.
 
     request id -> known path (404) -> method (405) -> media type, encoding (415) -> body cap (413) -> identity and budget (401, 403,
     429) -> endpoint -> log, metrics

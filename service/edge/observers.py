@@ -1,4 +1,4 @@
-"""Who is told of requests: metrics, the audit log and the tracer fit these protocols."""
+"""The observers of requests: protocols that metrics, the audit log and the tracer fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server serves: its paths, and who is told of their requests.
+"""The site a server serves: its paths, their checks, and the observers of their requests.
 
 The middleware is made before the service that it stands in front of: a `Slot` holds an empty site, which answers 503 to everything,
 until the one that serves is installed.
@@ -27,10 +27,10 @@ from service.errors import (
 
 @dataclass(frozen=True)
 class Route:
-    """What a path takes.
+    """One path: its endpoint, and the requests it takes.
 
     Args:
-        reads: the media types of its body, none for a path without one; what has a body needs a key where keys are asked for.
+        reads: the media types of its body, none for a path without one; a path with a body needs a key where keys are asked for.
         logged: in the access log.
         label: what metrics and the log call it; its path when not given.
     """
@@ -45,11 +45,11 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What the edge serves; without routes every path is 503.
+    """The paths of one server and their observers; without routes every path answers 503.
 
     Args:
         observer, audit, spans: see there. log: is given the fields of the access log's line.
-        clients: who may ask for predictions, and how many.
+        clients: those that may ask for predictions, and their budgets.
         bounds: of every request.
         full: whether there is no room for another prediction; then requests for one are refused before they are read.
     """

@@ -148,7 +148,7 @@ def _first_pixel_is_a_number(images: list[Any]) -> bool:
 
 
 def _findings(value: Any, dims: tuple[int, ...], pointer: str) -> Iterator[Finding]:
-    """What is wrong with an array of these dimensions; rows that are right are passed at the speed of C."""
+    """The faults of an array of these dimensions; rows without one are passed at the speed of C."""
     if type(value) is not list:
         yield _not_an_array(value, pointer)
     elif len(value) != dims[0]:

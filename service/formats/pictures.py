@@ -107,7 +107,7 @@ def _decoded(picture: ImageFile, size: tuple[int, int], mode: str) -> NDArray[An
 
 
 def _png(body: bytes, size: tuple[int, int], mode: str) -> bytes:
-    """The file without what is not pixels. Raises: MalformedPicture, WrongShape, WrongMode."""
+    """The file without its metadata. Raises: MalformedPicture, WrongShape, WrongMode."""
     if len(body) < _PNG_HEADER_BYTES or body[8:16] != b"\0\0\0\rIHDR":
         raise MalformedPicture
     width, height, bits, colour_type = struct.unpack_from(">IIBB", body, 16)
@@ -143,7 +143,7 @@ def _check_pixels(parts: Sequence[bytes], size: tuple[int, int], channels: int, 
 
 
 def _jpeg(body: bytes, size: tuple[int, int], mode: str) -> tuple[bytes, bytes]:
-    """The file without what is not pixels, in two: up to the data of the first scan, and the rest.
+    """The file without its metadata, in two parts: up to the data of the first scan, and the rest.
 
     Raises: MalformedPicture, WrongShape, WrongMode.
     """

@@ -1,4 +1,4 @@
-"""What `hauberk serve` says once the service is ready."""
+"""The text that `hauberk serve` prints once the service is ready."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def banner(
     bundle: Bundle, defended: DefendedClassifier, url: str, *, example: Path | None = None, asks_for_key: bool = False
 ) -> str:
-    """Where it listens, what it serves, the defences with their modes, and one request to try.
+    """The address, the bundle, the defences with their modes, and one request to try.
 
     Args:
         url: such as http://127.0.0.1:3000.
@@ -40,7 +40,7 @@ def banner(
 
 
 def _defences(bundle: Bundle, defended: DefendedClassifier) -> Iterator[str]:
-    """Those in force, in the order of the data path, and then those that the bundle has and that are off."""
+    """The defences in force, in the order of the data path, and then those of the bundle that are off."""
     steps: list[Step[Any]] = [*defended.preprocessors, *defended.detectors, *defended.postprocessors]
     told = [f"{step.defence.name} ({step.mode}): {step.defence.in_words()}" for step in steps]
     in_force = {step.defence.name for step in steps}

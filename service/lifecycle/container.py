@@ -1,4 +1,4 @@
-"""python -m service.lifecycle.container: what a container starts. Makes the places that have to be writable, then becomes
+"""python -m service.lifecycle.container: the command of the container. It makes the directories that have to be writable, then becomes
 the server: process 1.
 
 The root file system may be read-only; everything that is written goes below /tmp, or wherever BENTOML_HOME and NUMBA_CACHE_DIR point.

@@ -1,4 +1,4 @@
-"""How a worker ends on SIGTERM: first it stops being found, then it stops listening, then it finishes what it accepted.
+"""The end of a worker on SIGTERM: it turns unready, then stops listening, then finishes the requests it accepted.
 
     SIGTERM -> /readyz is 503, answers say Connection: close -> a pause, requests are still taken -> the listener closes ->
     uvicorn's own way to end: idle connections close, requests under way are answered -> `Gateway.end` empties the batcher

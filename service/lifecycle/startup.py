@@ -1,4 +1,4 @@
-"""From settings to a warm classifier, before the first request: whatever can go wrong or be slow the first time does so here."""
+"""From settings to a warm classifier, before the first request: whatever fails or is slow the first time does so here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TURN_S = 1e-4
 
 @dataclass(frozen=True)
 class Warm:
-    """A classifier in its coat, warm, and how many images a request may hold."""
+    """A defended classifier, warm, and how many images a request may hold."""
 
     defended: DefendedClassifier
     max_images: int
@@ -94,7 +94,7 @@ def warm_up(defended: DefendedClassifier, batch_images: int) -> None:
 
 
 def tune_the_interpreter() -> None:
-    """Leave the start behind: what it made is out of the garbage collector's sight, and threads take turns more often.
+    """Set the interpreter up for serving: the garbage collector skips all objects of the start, and threads take turns more often.
 
     A full collection would visit all of TensorFlow. The event loop and the worker take Python's lock from each other all the time, and
     more is answered when neither has to wait for Python's 5 ms (docs/decisions/0006).
@@ -105,7 +105,7 @@ def tune_the_interpreter() -> None:
 
 
 def _seconds_per_call(classifier: Classifier, batch_images: int) -> float:
-    """What one row costs in a large batch, the best of three: the first also compiles."""
+    """The time of one row in a large batch, the best of three: the first call also compiles."""
     rows = np.zeros((batch_images, *classifier.input_shape), np.float32)
     seconds = []
     for _ in range(_ROUNDS):

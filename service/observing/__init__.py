@@ -1,1 +1,1 @@
-"""What is told about requests: metrics, logs, the audit log, spans."""
+"""Records of requests: metrics, logs, the audit log, spans."""

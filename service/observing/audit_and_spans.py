@@ -1,4 +1,4 @@
-"""What tells others about requests beyond metrics and logs: the audit log and trace spans, each only when it is asked for."""
+"""The records of requests beyond metrics and logs: the audit log and trace spans, each only when a setting asks for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What is on; nothing unless it is given."""
+    """The audit log and the tracer, each None when it is off."""
 
     audit: AuditLog | None = None
     tracer: Tracer | None = None
@@ -35,7 +35,7 @@ class Telemetry:
             self.audit.started(software, defences, secret_is_random=secret_is_random)
 
     async def close(self, timeout_s: float) -> None:
-        """Hand on what has gathered, for at most so long each."""
+        """Write and send the records that still wait, for at most so long each."""
         if self.audit is not None:
             await self.audit.close(timeout_s)
         if self.tracer is not None:  # a collector that does not answer must not keep the process from ending
@@ -45,7 +45,7 @@ class Telemetry:
 
 
 def check(settings: Settings) -> None:
-    """See whether what is asked for can be had, before a server is started. Raises: InvalidInput."""
+    """Check before a server is started that both can work as the settings ask. Raises: InvalidInput."""
     if settings.audit_file is not None:
         audit_file.check(settings.audit_file)
     if settings.tracing:
@@ -55,7 +55,7 @@ def check(settings: Settings) -> None:
 
 
 def begin(settings: Settings, bundle: Bundle, counts: Counts, *, software: str, worker: int) -> Telemetry:
-    """What the settings ask for. Raises: InvalidInput."""
+    """Start what the settings ask for. Raises: InvalidInput."""
     tracer = audit = None
     if settings.tracing:
         from service.observing import tracing

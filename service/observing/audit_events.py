@@ -5,7 +5,7 @@ Never in a line: pixels, probabilities, a detector's scores or the model calls i
     image_hash = BLAKE2b-128(key, image rounded to uint8),   key = BLAKE2b-256(secret, person "hauberk.audit")
 
 Equal images have equal hashes on every replica that shares the secret; without the secret nobody can try images until one fits.
-Scores are an oracle for whoever gets to read the log: who holds the image and the secret gets them by deciding on it again.
+Scores are an oracle for any reader of the log; an operator with the image and the secret gets them by deciding on the image again.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def refusal(source: Source, code: str, status: int, count: int) -> dict[str, Any
 
 
 def started(software: str, defences: Sequence[tuple[str, str]], *, secret_is_random: bool) -> dict[str, Any]:
-    """The members of the line that says what is in force from now on, defences as (name, mode)."""
+    """The members of the line that lists the defences in force from now on, as (name, mode)."""
     described = [{"defence": name, "mode": mode, **_ids(of_defences([name]))} for name, mode in defences]
     return {"software": software, "defences": described, "secret_is_random": secret_is_random}
 

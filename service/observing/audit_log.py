@@ -2,9 +2,10 @@
 
     decide ── record ──> [ queue, bounded in images and bytes ] ──> one thread: hash, format, append ──> file
 
-Nobody waits for the disk. When it stands still and the queue is full, or takes no more, lines are lost, counted and logged, and
-answers go on: a log is evidence and refuses nothing, and a full disk should not be a way to stop the classifier. Sequence numbers
-are given before a line can be lost, so that a gap in them shows it in the file too. An answer can be out a moment before its line.
+No answer waits for the disk. Lines are lost when the disk is so slow that the queue is full, or when the disk is full; they are
+counted and logged, and answers go on: a log is evidence and refuses nothing, and a full disk should not be a way to stop the
+classifier. Sequence numbers are given before a line can be lost, so that a gap in them shows the loss in the file too. An answer can
+be out a moment before its line.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from service.observing.mitre_atlas import REFUSALS
 
 logger = logging.getLogger(__name__)
 
-# What a queue may hold on to: images, until they are hashed.
+# The most a queue holds: lines, and bytes of images that are not hashed yet.
 _WAITING_LINES, _WAITING_BYTES = 8192, 256 << 20
-# So many records are written together, or what comes in this time: a system call for each would cost more than the line.
+# So many records are written together, or those of this time: a system call for each would cost more than the line.
 _TOGETHER, _GATHER_S = 256, 0.05
 # The refusals of one client for one reason share a line this many seconds: they cost a client nothing and must not rotate decisions
-# away. Who has no name shares it with all that have none.
+# away. Clients without a name share one line.
 REFUSALS_S = 1.0
 
 
@@ -50,13 +51,13 @@ class Appendable(Protocol):
 
 
 class Counts(Protocol):
-    """Is told what became of lines."""
+    """Counts lines written and lines lost."""
 
     def audited(self, lines: int) -> None:
         """They are written."""
 
     def audit_lost(self, reason: str, lines: int) -> None:
-        """They are not: "queue" or "disk"."""
+        """They are lost, because the "queue" or the "disk" is full."""
 
 
 class AuditLog:
@@ -97,7 +98,7 @@ class AuditLog:
         self._thread.start()
 
     def started(self, software: str, defences: Sequence[tuple[str, str]], *, secret_is_random: bool) -> None:
-        """Say what is in force from now on."""
+        """Write which defences are in force from now on."""
         self._tell("started", audit_events.started(software, defences, secret_is_random=secret_is_random))
 
     def decided(self, source: Source, images: Images, decisions: Decisions) -> None:
@@ -117,7 +118,7 @@ class AuditLog:
             asyncio.get_running_loop().call_later(REFUSALS_S, self._sum_up, kind)
 
     async def close(self, timeout_s: float) -> None:
-        """Write what waits, for at most so long, and end."""
+        """Write the records that wait, for at most so long, and end."""
         for kind in list(self._refused):
             self._sum_up(kind)
         self._tell("stopped", {"lost": self._lost_in_queue + self._lost_on_disk})
@@ -158,7 +159,7 @@ class AuditLog:
         self._file.close()
 
     def _gather(self) -> tuple[list[Decided | Told], bool]:
-        """What has come, waiting for the first and a moment for others; and whether it was the last."""
+        """The records in the queue, after waiting for a first and a moment for more; and whether the log ends with them."""
         record = self._queue.get()
         if record is not None:
             self._closing.wait(_GATHER_S)

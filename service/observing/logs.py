@@ -81,7 +81,7 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the lines gathered so far."""
         if self._lines:
             lines, self._lines = self._lines, []
             self._write(b"".join(lines))

@@ -4,7 +4,7 @@
     ├── queue                                         until the worker let its images in
     ├── purify · abstain · predict · abstain · obscure   the worker's time, as it was spent
 
-Made after the fact from what was measured anyway: a request that is not traced costs one look at an attribute. Stages are the
+Made afterwards from times that are measured anyway: a request that is not traced costs one look at an attribute. Stages are the
 batch's: a request waits for all that rides with it. `abstain` comes twice, before the forward call and from the images' end of it to
 the last probe's; what the worker did for others meanwhile is left out.
 
@@ -76,7 +76,7 @@ class Tracer:
         self._processor.on_end(request)
 
     def close(self) -> None:
-        """Send what has gathered; blocks, as long as the exporter's timeout at most."""
+        """Send the spans gathered so far; blocks, as long as the exporter's timeout at most."""
         self._processor.shutdown()
 
     def _span(

@@ -1,4 +1,4 @@
-"""The console: what is served here, as a page for people and as JSON for programs.
+"""The console: the bundle and its defences, as a page for people and as JSON for programs.
 
     GET /                  the page where the client asks for text/html by name, else the JSON that the page is filled from
     GET /console/{file}    the page's parts, each a path of its own, and example.json, the bundle's own request to try
@@ -82,7 +82,7 @@ class Console:
         }
 
     async def index(self, exchange: Exchange) -> None:
-        """GET /: the page, or what it is filled from."""
+        """GET /: the page, or the JSON that fills it."""
         accept = b",".join(value for name, value in exchange.scope["headers"] if name == b"accept")
         if prefers_html(accept):
             await exchange.respond(200, MEDIA_TYPES[".html"], self._files[PAGE], (*_FILE_HEADERS, _VARY))
@@ -94,7 +94,7 @@ class Console:
         await exchange.respond(200, MEDIA_TYPES[Path(name).suffix], self._files[name], _FILE_HEADERS)
 
     def facts(self, shows_metrics: bool) -> dict[str, Any]:
-        """What is served, which defences are on, and where to read on."""
+        """The bundle, its defences with their modes, and links."""
         serving = self._serving
         bundle = serving.bundle
         links = {"predict": "/predict", "docs": "/docs.json", "schema": "/schema.json", "ready": "/readyz"}

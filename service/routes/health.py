@@ -21,7 +21,7 @@ class Health:
     """Health checks, metrics and the API's description.
 
     Args:
-        serving: what is described.
+        serving: the bundle, its state and its metrics.
     """
 
     def __init__(self, serving: Serving) -> None:

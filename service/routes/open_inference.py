@@ -72,7 +72,7 @@ class OpenInference:
         await _say(exchange, {"ready": True})
 
     async def model(self, exchange: Exchange) -> None:
-        """GET /v2/models/...: names, types and shapes of what goes in and comes out."""
+        """GET /v2/models/...: names, types and shapes of the inputs and outputs."""
         bundle = self._serving.bundle
         widths = {"probabilities": [len(bundle.labels)]}
         outputs = [

@@ -101,7 +101,7 @@ def _images(input_shape: tuple[int, int, int], images_at_most: int) -> Document:
 
 
 def _answer_schemas(bundle: Bundle) -> Document:
-    """Those of the models that answers are made of, with the names of what is served and the number of its classes."""
+    """The schemas of `Answer` and `Prediction`, with the bundle's name, version, labels and number of classes."""
     answer = Answer.model_json_schema(ref_template="#/components/schemas/{model}")
     prediction = answer.pop("$defs")["Prediction"]
     answer["properties"]["model"]["const"] = bundle.name
