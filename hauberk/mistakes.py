@@ -1,4 +1,4 @@
-"""What is wrong with a command line, as one sentence: what was expected, what came, and where to read more."""
+"""Mistakes on a command line, each as one sentence: the value expected, the value given, and where to read more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sentence(mistake: typer.TyperException) -> str:
 
 
 def _expected(parameter: Any) -> str:
-    """What the parameter takes: one of some words, or a number within bounds."""
+    """The values that the parameter takes: one of some words, or a number within bounds."""
     kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
     if get_origin(kind) is Literal:
         *others, last = map(str, get_args(kind))

@@ -1,4 +1,4 @@
-"""report.json of `hauberk attack`, and what of it goes to the terminal."""
+"""report.json of `hauberk attack`, and its summary for the terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Status = Literal["finished", "budget_spent", "interrupted", "gateway_gone", "ski
 
 
 class NamedDefence(BaseModel):
-    """What the gateway says about one of its defences."""
+    """A defence, as the gateway describes it."""
 
     name: str
     mode: str
 
 
 class AttackedGateway(BaseModel):
-    """What was attacked, as it describes itself."""
+    """The gateway that was attacked, as it describes itself."""
 
     url: str
     model: str
@@ -28,7 +28,7 @@ class AttackedGateway(BaseModel):
 
 
 class AttackOptions(BaseModel):
-    """What was asked for."""
+    """The plan of the attacks."""
 
     attacks: list[str]
     data: str = Field(description="The data file's name.")
@@ -45,7 +45,7 @@ class AttackOptions(BaseModel):
 
 
 class Queries(BaseModel):
-    """What it cost the attacker."""
+    """The cost for the attacker."""
 
     spent: int = Field(
         description="Images the gateway took: answered, abstained from, or given up on behind a deadline or time-out."
@@ -65,7 +65,7 @@ class EvasionResult(BaseModel):
     status: Status
     reason: str | None = Field(description="One sentence where the status is not finished.")
     images: int
-    wrong: int = Field(description="Answered with another label than the data's: what got through.")
+    wrong: int = Field(description="Answered with another label than the data's.")
     right: int
     abstained: int
     unanswered: int = Field(description="Of which the gateway was not asked any more.")
@@ -135,7 +135,7 @@ def measured_limits(report: AttackReport) -> list[Finding]:
 
 
 def summary(report: AttackReport) -> str:
-    """What got through, what was abstained from, what the thief learned."""
+    """Wrong answers, refusals and the stolen copy, in a few lines for the terminal."""
     gateway, queries = report.gateway, report.queries
     defences = ", ".join(f"{defence.name} {defence.mode}" for defence in gateway.defences) or "none"
     lines = [

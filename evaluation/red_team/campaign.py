@@ -41,9 +41,9 @@ class Campaign:
     """One gateway under attack.
 
     Args:
-        gateway: who is attacked; its `queries_at_most` is set for each attack.
+        gateway: the one under attack; its `queries_at_most` is set for each attack.
         attacked: the images to be answered wrongly, and their labels.
-        others: what else the attacker has: it steals with them, and begins from them.
+        others: the attacker's own images, to train a copy on and to begin HopSkipJump from.
         eps: radius of the L-inf ball.
         queries: for all attacks together.
         progress: told (attack, queries, of).
@@ -86,7 +86,7 @@ class Campaign:
     def run(self, names: list[str]) -> Iterator[str]:
         """The attacks of these names, in this order, each named when it has ended; stops when the gateway does.
 
-        What one leaves of its share goes to those after it.
+        Queries that an attack leaves of its share go to the attacks after it.
         """
         for number, name in enumerate(names):
             left = self.queries - self.gateway.traffic.queries
@@ -98,7 +98,7 @@ class Campaign:
                 return
 
     def _share(self, left: int, names: list[str]) -> int:
-        """What the first of these may spend: what it needs, or its part of what those that take all they get leave to each other."""
+        """The queries that the first of these attacks may spend: its need, or an even part among attacks that gain from more queries."""
         needs = [ATTACKS[name].needs(len(self.attacked)) for name in names]
         if not ATTACKS[names[0]].takes_all:
             return min(left, needs[0])
@@ -167,7 +167,7 @@ class Campaign:
         )
 
     def _judge(self, found: Images, success: NDArray[np.bool_]) -> tuple[Labels, str | None]:
-        """What the gateway says of the images an attack ended with; of those it says nothing any more, what it said to the attack."""
+        """The gateway's answers to the images an attack ended with; where it answers no more, its answers during the attack."""
         cut_short = None
         try:
             answered = self.gateway.predict(found)
@@ -200,7 +200,7 @@ class Campaign:
         return _Outcome(*status, int(answered.sum()), *shares)
 
     def _held_out(self, share: int) -> Dataset:
-        """The last of the others, which are not learned from."""
+        """The last of the others, which the thief does not train on."""
         held = min(_HELD_OUT_AT_MOST, int(_HELD_OUT_SHARE * min(share, len(self.others))))
         return self.others.take(slice(len(self.others) - held, len(self.others)))
 
@@ -221,7 +221,7 @@ class Campaign:
         return self.stolen
 
     def _unless_stopped(self, what: str, done: int, of: int) -> None:
-        """Not to train for nobody. Raises: Stopped."""
+        """End the training of a copy once the attacks were stopped. Raises: Stopped."""
         if isinstance(self.gateway.ended, Stopped):
             raise self.gateway.ended
 
@@ -308,4 +308,4 @@ ATTACKS: dict[str, Kind] = {
     "square": Kind(per_image=10, takes_all=True, craft=_square),
     "hop_skip_jump": Kind(per_image=40, takes_all=True, craft=_hop_skip_jump),
 }
-"""By name, in the order in which they run: what comes early leaves to what comes late what it does not spend."""
+"""By name, in the order in which they run; an attack leaves the queries it does not spend to the later ones."""

@@ -1,4 +1,4 @@
-"""Red-team a running gateway: from a URL and labelled images to a report of what got through."""
+"""Red-team a running gateway: from a URL and labelled images to a report."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def red_team(
     out: Path | None = None,
     progress: Progress = silent,
 ) -> AttackReport:
-    """Attack a gateway that is yours through its public routes, and report what got through.
+    """Attack a gateway that is yours through its public routes, and report the wrong answers.
 
     Args:
         gateway: its URL, or an open `RemoteClassifier`, which has an API key and a patience of its own and can be stopped.

@@ -80,7 +80,7 @@ class ScanPlan:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
         report: report.json.

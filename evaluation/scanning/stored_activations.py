@@ -1,4 +1,4 @@
-"""Activations of a data set of any size, in a file that grows batch by batch and is gone on with after a kill."""
+"""Activations of a data set of any size, in a file that grows batch by batch; a killed scan resumes after the last batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME, _DONE = "activations.npy", "activations.done"
 def stored_activations(
     model: ActivationClassifier, stored: StoredImages, layer: str, place: Path, progress: Progress
 ) -> Activations:
-    """Activations float32 [n, d] of all images, as a memory map in `place`; rows found in an earlier call are not asked for again.
+    """Activations float32 [n, d] of all images, as a memory map in `place`; rows of an earlier call are not computed again.
 
     Raises: InvalidInput: NaN in the activations, no space.
     """

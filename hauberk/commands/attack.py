@@ -1,4 +1,4 @@
-"""hauberk attack: red-team a running gateway through its public routes, and say what got through."""
+"""hauberk attack: red-team a running gateway through its public routes, and report the wrong answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def attack(
         Path | None, typer.Option(help=f"File with the key the gateway asks for; else {KEY_VARIABLE} in the environment.")
     ] = None,
 ) -> None:
-    """Attack a running gateway that is yours, with a bounded number of queries, and say what got through.
+    """Attack a running gateway that is yours, with a bounded number of queries, and report the wrong answers.
 
     Example: hauberk attack http://127.0.0.1:3000 --attack all --data models/data/mnist.npz --out out/red-team --fail-above 0.1
     """

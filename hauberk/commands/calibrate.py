@@ -35,9 +35,7 @@ def calibrate(
     classifier: Annotated[Path, typer.Option(help="A trained Keras classifier, NAME.keras.")],
     data: Annotated[Path, typer.Option(help="Clean data it was not trained on, .npz; at least 300 images.")],
     out: Annotated[Path, typer.Option(help="Directory of the bundle to write.")],
-    name: Annotated[
-        str | None, typer.Option(help="What the model is called on the wire; the directory's name when not given.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the served model; the directory's name when not given.")] = None,
     split: SplitOption = "train",
     rows: RowsOption = None,
     labels: LabelsOption = None,

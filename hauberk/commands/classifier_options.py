@@ -12,7 +12,7 @@ from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
 
-OutputsOption = Annotated[Outputs | None, typer.Option(help="What the model ends in; seen from its outputs when not given.")]
+OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
 
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _LOOKED_AT = 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,10 @@ from hauberk.commands.options import (
 )
 from models.bundle import read_bundle
 from models.errors import InvalidInput
+from models.progress import Progress
+
+# Measured on the bundled classifier of digits (docs/limits.md); larger images and models take longer.
+_EXPECTED = {"quick": "a few minutes", "standard": "about 7 minutes for digits on two processors", "full": "hours"}
 
 
 def evaluate(
@@ -58,9 +63,25 @@ def evaluate(
         budget=BUDGETS[budget], radii=_radii(eps), seed=seed, threads=threads, origin=origin(data, split, rows, len(images))
     )
     with progress_bar("results") as progress:
-        report = evaluate_bundle(read, images, plan=plan, out=out, progress=progress)
+        report = evaluate_bundle(read, images, plan=plan, out=out, progress=_saying_how_long(budget, progress))
     write(report, out)
     _summarise(report, out)
+
+
+def _saying_how_long(budget: str, progress: Progress) -> Progress:
+    """The same reports, and the expected duration before the first."""
+    told = False
+
+    def report(what: str, done: int, of: int) -> None:
+        nonlocal told
+        if not told:
+            print(
+                f"{of} results to find, {_EXPECTED[budget]}; a run that is stopped goes on with the same command", file=sys.stderr
+            )
+            told = True
+        progress(what, done, of)
+
+    return report
 
 
 def _radii(text: str | None) -> tuple[float, ...] | None:
@@ -81,7 +102,7 @@ def _number(text: str) -> float:
 
 
 def _summarise(report: Report, out: Path) -> None:
-    """What matters, in a terminal's width."""
+    """The main tables, in a terminal's width."""
     console = Console()
     variants = [row.variant for row in report.benign]
     console.print(f"\nBundle {report.bundle['name']} {report.bundle['version']}, {report.data['attacked']} images attacked.")

@@ -1,4 +1,4 @@
-"""Options that several commands take, each declared once; what is read from them; and the progress bar of all commands."""
+"""Options that several commands take, each declared once; how they are read; and the progress bar of all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.errors import InvalidInput
 from models.progress import Progress as Report
 
 SEED_AT_MOST = 2**32 - 1
-"""What every random generator in use takes."""
+"""The largest seed that every random generator in use takes."""
 
 SplitOption = Annotated[Split, typer.Option(help="Which half of a file with x_train and x_test.")]
 RowsOption = Annotated[str | None, typer.Option(help="Only the rows START:STOP.")]
@@ -26,7 +26,9 @@ SeedOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")]
 LabelsOption = Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")]
-InputRangeOption = Annotated[str | None, typer.Option(help="What 0 and 1 are at the model's input: 0,1 or 0,255 or -1,1.")]
+InputRangeOption = Annotated[
+    str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1.")
+]
 
 
 def read_data(path: Path, split: Split, rows: str | None) -> Dataset:
@@ -41,7 +43,7 @@ def origin(path: Path, split: Split, rows: str | None, samples: int) -> Origin:
 
 
 def chosen_rows(rows: str, samples: int) -> slice:
-    """What --rows START:STOP says of so many samples. Raises: InvalidInput."""
+    """The rows that --rows START:STOP chooses among so many samples. Raises: InvalidInput."""
     start, separator, stop = rows.partition(":")
     try:
         chosen = slice(int(start or 0), int(stop or samples))

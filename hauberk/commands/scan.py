@@ -61,7 +61,8 @@ def scan(
     input_range: InputRangeOption = None,
     outputs: OutputsOption = None,
     truth: Annotated[
-        Path | None, typer.Option(help="What is truly clean, .npy of one bool a sample: adds how much was found.")
+        Path | None,
+        typer.Option(help="The truth, .npy of one bool a sample, true where it is clean: adds the shares found and missed."),
     ] = None,
     backend: Annotated[Backend, typer.Option(help="Where the classes are worked on.")] = "threading",
     workers: Annotated[int, typer.Option(min=1, help="How many classes at once.")] = 1,

@@ -38,7 +38,7 @@ def serve(
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
     if sys.stdin.isatty():
-        os.environ.setdefault("HAUBERK_DRAIN_S", "0")  # nobody routes requests to it who would have to notice first
+        os.environ.setdefault("HAUBERK_DRAIN_S", "0")  # no load balancer has to notice the drain first
     address = _address(host)
     settings = read_settings()
     check(read_bundle(settings.bundle), modes=settings.modes)

@@ -19,7 +19,7 @@ def test_the_page_composes_the_three_defences_in_ten_lines() -> None:
 
 def test_every_block_runs_and_says_what_it_found(bundled_server: str, tmp_path: Path) -> None:
     code = "\n".join(BLOCKS).replace("http://127.0.0.1:3000", bundled_server)
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert ran.returncode == 0, ran.stderr
     for said in ("refused:", "right, of those answered:", "oblivious", "adaptive", "poison ['9']", "full stack", "finished"):
         assert said in ran.stdout

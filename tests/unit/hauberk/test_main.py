@@ -192,7 +192,7 @@ def test_serve_refuses_a_bundle_that_was_altered(tmp_path: Path) -> None:
 def test_serve_refuses_a_setting_it_does_not_know(tmp_path: Path) -> None:
     bundles.write(tmp_path)
     ran = process("serve", "--bundle", tmp_path, HAUBERK_THREAD="4")
-    assert_refused(ran, "unknown setting HAUBERK_THREAD; known are HAUBERK_ACCESS_LOG")
+    assert_refused(ran, "unknown setting HAUBERK_THREAD; did you mean HAUBERK_THREADS? Known are HAUBERK_ACCESS_LOG")
 
 
 def test_serve_refuses_a_mode_for_nothing(tmp_path: Path) -> None:

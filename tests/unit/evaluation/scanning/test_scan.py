@@ -1,0 +1,74 @@
+"""A scan as a function: data in memory, kept work, and what it refuses; the files and the verdicts are the command's tests'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attacks.backdoors.poisoning import Poisoned
+from defences.poison.findings import Witness
+from defences.poison.spectral_signatures import SpectralSignatures
+from evaluation.scanning.scan import KeptWork, ScanPlan, scan
+from models.datasets import Dataset
+from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
+
+SPECTRAL = (SpectralSignatures(),)
+
+
+def test_data_in_memory_are_scanned_without_a_word_and_without_a_file(
+    backdoored: tuple[Any, Poisoned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, poisoned = backdoored
+    told: list[tuple[str, int, int]] = []
+    found = scan(
+        KerasClassifier(model, outputs="logits"),
+        poisoned.data,
+        truth=poisoned.is_clean,
+        plan=ScanPlan(detectors=SPECTRAL),
+        progress=lambda *report: told.append(report),
+    )
+    assert found.report.verdict == "poison"
+    assert found.report.data["file"] == "in memory"
+    assert found.report.confusion is not None
+    assert (found.report.confusion.tpr or 0) > 0.9
+    assert found.is_clean.shape == (len(poisoned.data),)
+    assert {what for what, _, _ in told} == {"reading activations", "scoring classes"}
+    assert all(done <= of for _, done, of in told)
+    assert list(tmp_path.iterdir()) == []
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_kept_work_is_taken_up_by_the_same_plan_and_by_no_other(backdoored: tuple[Any, Poisoned], tmp_path: Path) -> None:
+    model, poisoned = backdoored
+    classifier = KerasClassifier(model, outputs="logits")
+    for name in ("mine", "mine", "another"):
+        scan(classifier, poisoned.data, plan=ScanPlan(detectors=SPECTRAL, kept=KeptWork(tmp_path / "work", {"model": name})))
+    assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+def test_labels_that_do_not_fit_and_no_detector_are_refused(keras_model: Any) -> None:
+    classifier, images = KerasClassifier(keras_model), np.zeros((4, 16, 16, 3), np.float32)
+    with pytest.raises(InvalidInput, match="expected labels below 3"):
+        scan(classifier, Dataset(images, np.arange(4)))
+    with pytest.raises(InvalidInput, match="at least 2 classes"):
+        scan(classifier, Dataset(images, np.zeros(4, np.int64)))
+    with pytest.raises(InvalidInput, match="at least one detector"):
+        scan(classifier, Dataset(images, np.arange(4) % 3), plan=ScanPlan(detectors=()))
+
+
+def test_the_witness_of_a_classifier_without_an_earlier_layer_is_the_pixels() -> None:
+    class Shallow:
+        input_shape, labels = (2, 2, 1), ("a", "b")
+
+        def earlier_layer(self) -> None:
+            return None
+
+    images = np.random.default_rng(0).random((600, 2, 2, 1), np.float32)
+    rows = np.arange(599, -1, -1)
+    np.testing.assert_array_equal(Witness(Shallow(), lambda rows: images[rows])(rows), images[rows].reshape(600, 4))  # type: ignore[arg-type]
