@@ -1,9 +1,9 @@
 """Abstain on images whose activations in a layer of the classifier look adversarial to a small network.
 
-Paper: Metzen, Genewein, Fischer & Bischoff 2017, arXiv:1702.04267, section 3. As in the paper, early layers
-detect most: in the last hidden layer an adversarial image already looks like one of its new class.
-Known to beat it: an attacker who has the network ("dynamic adversaries", section 4.3 of the paper, and arXiv:1705.07263), and attacks it was not
-trained on (docs/defences/binary_activation_detector.md).
+Paper: Metzen, Genewein, Fischer & Bischoff 2017, arXiv:1702.04267, section 3. As in the paper, early layers detect most: in the last
+hidden layer an adversarial image already looks like one of its new class.
+Known to beat it: an attacker who has the network ("dynamic adversaries", section 4.3 of the paper, and arXiv:1705.07263), and attacks it
+was not trained on (docs/defences/binary_activation_detector.md).
 """
 
 from __future__ import annotations

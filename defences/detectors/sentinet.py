@@ -1,9 +1,9 @@
 """Abstain on images whose class one small region decides, as with a local trigger or an adversarial patch.
 
-Paper: Chou, Tramer & Pellegrino 2018, arXiv:1812.00292. The paper finds the region by Grad-CAM, pastes it onto
-clean images, and fits a curve to how often the region fools the classifier and how confident the classifier is with an inert pattern in its
-place. Here nothing is differentiated: windows at every place, from coarse to fine, replace the region, and the score is the classifier's
-confidence in the class of the image that the window was taken from.
+Paper: Chou, Tramer & Pellegrino 2018, arXiv:1812.00292. The paper finds the region by Grad-CAM, pastes it onto clean images, and fits a
+curve to how often the region fools the classifier and how confident the classifier is with an inert pattern in its place. Here nothing is
+differentiated: windows at every place, from coarse to fine, replace the region, and the score is the classifier's confidence in the class
+of the image that the window was taken from.
 Known to beat it: triggers all over the image, or in many places at once (docs/defences/sentinet.md).
 """
 
@@ -51,11 +51,11 @@ class SentiNet(Defence):
         s(x) = min_w [1 - 1/N sum_n f(o_n with window w of x)_y],   y = argmax f(x);   abstain when S(x) <= threshold
 
     A trigger gives every image its target class (s near 0); a window shows too little of a clean object for that. Windows go from coarse
-    to fine: four of them, of `sides[0]` of the image, lie in its corners, and in the corners of each lie four of the next side. One overlay
-    decides whether a window is divided further; the finest windows see up to N = stages[-1] overlays. In step j a window gets the score
-    s_j = max(s_{j-1}, 1 - mean - slack_j); windows in its corners start with its score. The lowest `kept[j]` go on, among equal ones those
-    of the highest confidence, unless they are above the threshold; an image without a window left passes as benign. The threshold is
-    calibrated on S(x), the lowest score of the windows that reach the end; the slack of the last step is 0.
+    to fine: four of them, of `sides[0]` of the image, lie in its corners, and in the corners of each lie four of the next side. One
+    overlay decides whether a window is divided further; the finest windows see up to N = stages[-1] overlays. In step j a window gets the
+    score s_j = max(s_{j-1}, 1 - mean - slack_j); windows in its corners start with its score. The lowest `kept[j]` go on, among equal
+    ones those of the highest confidence, unless they are above the threshold; an image without a window left passes as benign. The
+    threshold is calibrated on S(x), the lowest score of the windows that reach the end; the slack of the last step is 0.
 
     A trigger of at most 0.1 of the side lies within a window of every level, wherever it is; of a larger one the greater part does, which
     is mostly enough, since small windows separate triggers from objects best.
@@ -189,8 +189,8 @@ class SentiNet(Defence):
 class SentiNetSession:
     """The images of a batch, each at its own step: undecided ones go on, new ones may join between two probes.
 
-    Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where the
-    windows of many large images would exceed it, they take turns. An image's first probe is the image itself.
+    Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where
+    the windows of many large images would exceed it, they take turns. An image's first probe is the image itself.
 
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.

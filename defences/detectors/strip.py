@@ -188,8 +188,8 @@ class Strip(Defence):
 class StripSession:
     """The images of a batch, each at its own stage: undecided ones go on, new ones may join between two probes.
 
-    Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where the
-    stages of many large images would exceed it, they take turns.
+    Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where
+    the stages of many large images would exceed it, they take turns.
 
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
