@@ -53,7 +53,7 @@ def load_bundle(
 
 
 def check(bundle: Bundle, *, modes: Mapping[str, Mode] | None = None) -> None:
-    """Raise what `assemble` would raise, without a classifier, whose loading takes seconds."""
+    """Raise the errors of `assemble` without loading the classifier, which takes seconds."""
     _steps(bundle, modes or {}, threads=1, classifier=None)
 
 
@@ -83,7 +83,7 @@ def parse_modes(text: str) -> dict[str, Mode]:
 
 
 def calibrated_for(declared: Mapping[str, Any]) -> str:
-    """The parameters of a detector that its threshold depends on, as text to compare."""
+    """The declared parameters of a detector, on which its threshold depends, as text to compare."""
     return json.dumps({key: value for key, value in declared.items() if key != "mode"}, sort_keys=True)
 
 

@@ -1,8 +1,8 @@
 """The data path: purify -> predict -> abstain -> obscure.
 
     purify    images = fold(preprocessors, images, keys)          once per image
-    predict   probabilities = classifier.predict(images)          raw: they never leave this object
-    abstain   refused = any(detector decides so about the images as they came); first probes ride in the forward call of the images
+    predict   probabilities = classifier.predict(images)          raw probabilities, which never leave this object
+    abstain   refused = any(detector refuses the image before purification); first probes share the forward call of the images
     obscure   fold(postprocessors, probabilities) on answered rows only
 
 A defended classifier is a classifier: attacks, evaluation and nesting take either.
@@ -24,7 +24,7 @@ from defences.keyed import Keys, image_keys
 from models.classifier import Classifier, Images, Probabilities
 
 Mode = Literal["enforce", "monitor", "off"]
-"""enforce: act. monitor: compute and report, leave the answer untouched. off: do not compute."""
+"""enforce: act. monitor: compute and report, but leave the answer as it is. off: do not compute."""
 
 
 class Preprocessor(Protocol):
@@ -37,13 +37,13 @@ class Preprocessor(Protocol):
 
 
 class DetectorSession(Protocol):
-    """A detector at work: `probe` -> rows to predict -> `decide`, until nothing is `undecided`; others may `join` between.
+    """A detector's state for the images of one batch: `probe` -> rows to predict -> `decide`, until no image is `undecided`.
 
-    A detector that needs no probe decides while an image joins, and is never undecided.
+    More images may `join` between two rounds. A detector without probes decides while an image joins, and is never undecided.
 
     Attributes, one entry per image:
-        calls: model calls so far: rows of its probes that were predicted, and passes it made itself while the image joined.
-        scores: float64, what it compares with its threshold: low is suspicious, NaN where there is nothing to tell yet.
+        calls: model calls so far: predicted rows of its probes, and its own forward passes while the image joined.
+        scores: float64, the statistic that is compared with the threshold; low is suspicious, NaN before the first value.
     """
 
     abstained: NDArray[np.bool_]
@@ -65,9 +65,9 @@ class DetectorSession(Protocol):
 
 
 class Detector(Protocol):
-    """Decides which images to refuse, by probing the classifier with variants of them.
+    """Decides which images to refuse, mostly by probing the classifier with variants of them.
 
-    It sees the images as they came: a purifier weakens a trigger, and a weakened one is missed (docs/decisions/0003).
+    It sees the images before purification: a purifier weakens a trigger, and a weakened trigger is missed (docs/decisions/0003).
     """
 
     @property
@@ -101,7 +101,7 @@ class Step(Generic[Defence_co]):
 
 @dataclass(frozen=True)
 class Detection:
-    """What one detector found, per image: for observers, never for clients. `calls` and `scores` are those of `DetectorSession`."""
+    """One detector's decisions, an entry per image, with the `calls` and `scores` of its session: for observers, never for clients."""
 
     name: str
     mode: Mode
@@ -111,7 +111,7 @@ class Detection:
 
 
 class Interval(NamedTuple):
-    """A stretch of time a stage took, between two readings of `time.perf_counter()`."""
+    """The time a stage took, between two readings of `time.perf_counter()`."""
 
     stage: str
     started: float
@@ -120,14 +120,14 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened on the way, for observers (metrics, logs, audit): never for clients.
+    """Measurements of the data path for observers (metrics, logs, audit log), never for clients.
 
     Attributes:
-        seconds: per stage ("purify", "predict", "abstain", "obscure") what this wave added.
+        seconds: time of each stage ("purify", "predict", "abstain", "obscure") that this wave added.
         model_calls: rows given to the classifier, whole or up to a layer.
         purification_distance: L2 per image [n], empty without a preprocessor.
         detections: one per active detector.
-        intervals: what `seconds` adds up, in order. The forward call that images and probes share is split by their rows.
+        intervals: the summands of `seconds`, in order. A forward call that images and probes share is divided by their rows.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Trace:
     intervals: tuple[Interval, ...] = ()
 
     def part(self, rows: slice) -> Trace:
-        """What it says of some of its images; what it says of all of them together is left out."""
+        """The columns of some of its images, without the sums over all images."""
         detections = tuple(Detection(d.name, d.mode, d.abstained[rows], d.calls[rows], d.scores[rows]) for d in self.detections)
         return Trace(purification_distance=self.purification_distance[rows], detections=detections)
 
@@ -159,18 +159,18 @@ class Decisions:
 
 
 Wave = tuple[NDArray[np.int64], Decisions]
-"""Numbers of images, ascending, and what was decided on them."""
+"""Positions of images in the batch, ascending, and the decisions on them."""
 
 
 class DefendedClassifier:
-    """A classifier in its coat of defences; see the module's docstring for the path.
+    """A classifier behind a stack of defences; the module's docstring shows the path of an image.
 
     Args:
-        classifier: what is defended.
+        classifier: the classifier to defend.
         preprocessors, detectors, postprocessors: steps, in order; those with mode "off" are dropped.
         secret: keys the randomness, see `defences/keyed.py`. At most 64 bytes.
 
-    Cost: n model calls for n images, plus what the detectors probe: at most `calls_at_most` per image in all.
+    Cost: a model call per image, plus the detectors' probes: at most `calls_at_most` model calls per image in all.
     Thread safety: calls share nothing but the classifier.
     """
 
@@ -216,7 +216,7 @@ class DefendedClassifier:
         return in_order(list(self.waves(images)), len(self.labels))
 
     def waves(self, images: Images) -> Iterator[Wave]:
-        """Decide on images in waves: each yields the indices decided since the last, so that nobody waits for a slow neighbour.
+        """Decide on images in waves: each yields the images decided since the last, so that none waits for a slower one.
 
         Raises: InvalidInput for images of another shape; StageFailure when a stage raises.
         """
@@ -227,20 +227,20 @@ class DefendedClassifier:
                 yield wave
 
     def begin(self, images: Images) -> Pass:
-        """Get ready to decide on images with `advance`. Raises: InvalidInput, StageFailure."""
+        """Start a batch of images, to be decided by `advance`. Raises: InvalidInput, StageFailure."""
         batch = Pass(self)
         self.join(batch, images)
         return batch
 
     def join(self, batch: Pass, images: Images) -> None:
-        """Let more images into a batch that is at work; they are counted on from those before. Raises: InvalidInput, StageFailure."""
+        """Add images to a batch that has started; their numbers follow those before. Raises: InvalidInput, StageFailure."""
         if images.ndim != 4 or images.shape[1:] != self.input_shape:
             raise InvalidInput(f"expected images [n, {', '.join(map(str, self.input_shape))}], got {list(images.shape)}")
         if len(images):
             batch.join(images)
 
     def advance(self, batch: Pass) -> Wave | None:
-        """One forward call for all that is undecided in a batch; returns what is decided now, if anything.
+        """One forward call for all undecided images of a batch; returns the images decided by it, None without any.
 
         Raises: StageFailure, and then the batch cannot go on.
         """
@@ -252,9 +252,10 @@ class DefendedClassifier:
 
 
 class Pass:
-    """Images on their way, each as far as it is; every stage is timed and a failure in it named.
+    """A batch on its way through the data path, where images may join and leave between forward calls.
 
-    An image is known by its number, counted from the first that joined. What is decided is forgotten when others join.
+    Every stage is timed, and a failure names its stage. Images are numbered from the first that joined. The rows of decided images are
+    dropped when others join.
     """
 
     def __init__(self, defended: DefendedClassifier) -> None:
@@ -304,7 +305,7 @@ class Pass:
         fresh, self._fresh = sum(map(len, self._fresh)), []
         outputs = self._predict(classifier, blocks, fresh)
         if fresh:
-            self._raw[len(self._raw) - fresh :] = outputs[:fresh]  # who has joined since is at the end
+            self._raw[len(self._raw) - fresh :] = outputs[:fresh]  # images that joined since are last
         with self._stage("abstain"):
             at = fresh
             for session, probes in zip(busy, blocks[len(blocks) - len(busy) :], strict=True):
@@ -386,7 +387,7 @@ def _seconds(intervals: Sequence[Interval]) -> dict[str, float]:
 
 
 def _checked(outputs: Probabilities, rows: int) -> Probabilities:
-    """A classifier that answers NaN must not pass for one that is sure: NaN compares false with every threshold."""
+    """Refuse NaN: it compares false with every threshold, and would pass every detector."""
     if outputs.ndim != 2 or len(outputs) != rows or not np.isfinite(outputs).all():
         raise ValueError(f"expected finite probabilities for {rows} rows, got {outputs.dtype} {outputs.shape}")
     return outputs

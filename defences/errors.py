@@ -2,7 +2,7 @@
 
 HauberkError
 ├── StageFailure             a stage of the data path raised: the request fails, no defence is skipped
-└── InvalidInput            something a person or a client gave cannot be used; the message says what was expected and what to do
+└── InvalidInput            input of a person or a client cannot be used; the message says what was expected and what to do
     ├── InvalidParameter    a defence was asked for with a parameter outside its domain
     └── InvalidBundle       a bundle is missing, altered, incomplete, or of another format
 """

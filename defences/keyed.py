@@ -1,8 +1,8 @@
 """Randomness with a key instead of a state.
 
 A per-image key is BLAKE2b(secret, image rounded to uint8) (RFC 7693), 64 bits of it. The same image gets the same answer on every
-replica that shares the secret, so retries cannot average the noise away and an audit can replay a decision; without the secret
-nobody can tell which pixels are dropped or which overlays come first.
+replica that shares the secret, so that retries cannot average the noise away and an audit can replay a decision. An attacker without
+the secret does not know which pixels are dropped or which overlays come first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def image_keys(images: Images, secret: bytes) -> Keys:
 
 
 def random_keys(count: int, rng: np.random.Generator) -> Keys:
-    """Keys as images would have them under a secret that nobody knows."""
+    """Random keys, distributed like those of images under an unknown secret."""
     return rng.integers(0, 2**64, count, dtype=np.uint64)
 
 

@@ -1,1 +1,1 @@
-"""What is fitted on clean images before serving."""
+"""Fits of defences on clean images, before serving."""

@@ -4,10 +4,10 @@ For scores of n clean images that are exchangeable with the next clean one, refu
 next with probability at most k / (n + 1) (Vovk, Gammerman & Shafer 2005). Over the draw of the n scores the realised false rate is
 Beta(k, n - k + 1) distributed, which gives the second guarantee: with a stated confidence it stays below the rate.
 
-Several detectors share one rate: each score becomes the share of clean images below it, by a map that is fitted on other images than
-the threshold is read off, and an image's joint score is the smallest of its shares. One conformal threshold on that is one threshold
-for each detector, and both guarantees hold for "any of them refuses". Detectors that refuse the same images cost next to nothing of
-the rate; dividing it by their number (Bonferroni) would.
+Several detectors share one rate. Each score is mapped to the share of clean images below it; the map is fitted on other images than
+those the threshold is read off. The joint score of an image is the smallest of its shares. One conformal threshold on joint scores gives
+a threshold for each detector, and both guarantees hold for "any of them refuses". Detectors that refuse the same images hardly use up
+the rate, which dividing it by their number (Bonferroni) would.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def scores_needed(rate: float, confidence: float | None = None) -> int:
 
 
 def conformal_threshold(scores: NDArray[np.float64], rate: float, confidence: float | None = None) -> float:
-    """The largest threshold t for which refusing scores <= t keeps the guarantee; -inf when only refusing nobody does.
+    """The largest threshold t for which refusing scores <= t keeps the guarantee; -inf when no image may be refused.
 
-    Ties are counted against us: where the k-th smallest score is shared by more images than k allows, t drops to the score below.
+    Where more images share the k-th smallest score than k allows, t is the next score below.
     """
     k = conformal_rank(len(scores), rate, confidence)
     ordered = np.sort(scores)
@@ -78,7 +78,7 @@ def joint_thresholds(
         choosing: clean scores of each detector, at least one; only how the rate is shared out depends on them, not the guarantee.
         holding: clean scores of each detector on the same n images, none of them among those of `choosing`.
 
-    Returns: for one detector `conformal_threshold` of its held scores; -inf for all when only refusing nobody keeps the guarantee.
+    Returns: for one detector `conformal_threshold` of its held scores; -inf for all when no image may be refused.
     """
     if len(choosing) != len(holding) or not holding or len({len(scores) for scores in holding}) != 1:
         raise InvalidInput("expected the scores of each detector on other images and on the same held images")

@@ -1,8 +1,8 @@
-"""How far a detector of evasion may go: not beyond what harmless changes of the same size allow.
+"""The ceiling of an evasion detector: a second bound, from harmless changes of the size of an attack.
 
-Such a detector is to refuse adversarial images, and neither clean ones nor noisy ones. The threshold by clean images is every detector's
-(`defences/calibration/thresholds.py`); beside it there is a ceiling: the highest score that refuses, of every kind of harmless change by
-itself, at most a stated share, as a split conformal quantile. What is refused lies below both, so either promise holds.
+Such a detector should refuse adversarial images, and neither clean nor noisy ones. The threshold from clean images is that of every
+detector (`defences/calibration/thresholds.py`). The ceiling is the highest score that refuses at most a stated share of each kind of
+harmless change, as a split conformal quantile. An image is refused when its score is below both, so both promises hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HARMLESS_RATE = 0.02
 """The share of each kind of harmless change that may be refused."""
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""What a detector gives images [n], by kind; low is suspicious."""
+"""A detector's scores of images [n], by kind; low is suspicious."""
 
 
 def ceiling(harmless: Scores, rate: float = HARMLESS_RATE) -> float:
@@ -39,11 +39,11 @@ def ceiling(harmless: Scores, rate: float = HARMLESS_RATE) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EvasionScores:
-    """What a fitted detector gives images.
+    """The scores of a fitted detector.
 
     Attributes:
-        choosing, holding: clean images, those to choose on and those nothing was chosen on.
-        harmless, attacks: changed and attacked images, by kind, made of held ones.
+        choosing, holding: of clean images, those to choose on and those on which nothing was chosen.
+        harmless, attacks: of changed and of attacked held images, by kind.
     """
 
     choosing: NDArray[np.float64]
@@ -59,7 +59,7 @@ class FittedEvasion:
     Attributes:
         at: (threshold, ceiling) -> the detector.
         settings, arrays, card, summary: see `FittedDetector`.
-        calls: what it costs an image, in model calls.
+        calls: model calls per image.
     """
 
     name: str
@@ -72,7 +72,7 @@ class FittedEvasion:
     calls: int
 
     def with_ceiling(self, rate: float) -> FittedDetector:
-        """The detector as calibration takes it; `rate` is that of clean images, for what the card says of the detector alone."""
+        """The detector with its ceiling; `rate` is the share of clean images for the card's figures of this detector alone."""
         highest = ceiling(self.scores.harmless)
         alone = min(conformal_threshold(self.scores.holding, rate), highest)
         return FittedDetector(

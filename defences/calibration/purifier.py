@@ -1,4 +1,4 @@
-"""Choose the purifier's strength for a classifier on clean data: the strongest that costs next to no accuracy."""
+"""Choose the strongest purifier that costs a classifier next to no accuracy, on clean data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACCURACY_POINTS_AT_MOST = 0.5
 _NOISY_IMAGES = 256
 # Weight times sqrt(h * w): the same number looks the same at every size (see TotalVariation). Strongest first.
 _STRENGTHS = (2.0, 1.7, 1.4, 1.2, 1.0, 0.85, 0.7, 0.6, 0.5, 0.4)
-# A purifier that moves noisy images by less than this share of the noise is a no-op under another name.
+# A purifier that moves noisy images by less than this share of the noise counts as none.
 _MOVES_AT_LEAST = 0.1
 _NOISE, _HEAVY_NOISE = 0.1, 0.3
 _ONE_SIDED_95 = 1.645
@@ -33,7 +33,7 @@ class Paired:
 
     @property
     def at_most(self) -> float:
-        """One-sided 95 % upper bound: what holds of these images must hold of others."""
+        """One-sided 95 % upper bound of the loss."""
         return self.lost_points + _ONE_SIDED_95 * self.standard_error_points
 
     @property
@@ -47,8 +47,8 @@ class PurifierTrial:
     """One purifier, measured.
 
     Attributes:
-        accuracy, clean: of clean images, purified, and what is lost of it.
-        noisy: what is lost on images under heavy noise (random signs of 0.3), compared with the same images not purified.
+        accuracy, clean: accuracy on purified clean images, and the loss.
+        noisy: the loss on images under heavy noise (random signs of 0.3), compared with the same images not purified.
         moves: how far it moves noisy images, in units of the noise.
     """
 
@@ -60,8 +60,10 @@ class PurifierTrial:
 
     @property
     def affordable(self) -> bool:
-        """It costs next to nothing on clean images, and does not make noisy ones worse: a classifier that stands noise by itself was
-        trained for that, on what noise looks like and not on what a strong purifier makes of it."""
+        """Whether it costs next to nothing on clean images and does not make noisy ones worse.
+
+        A robust classifier was trained on noisy images, and may be worse at noisy images that a strong purifier has smoothed.
+        """
         return self.clean.at_most <= ACCURACY_POINTS_AT_MOST and not self.noisy.harms and self.acts
 
     @property
@@ -71,7 +73,7 @@ class PurifierTrial:
 
 @dataclass(frozen=True)
 class PurifierChoice:
-    """The purifier taken, in which mode, why, and every trial behind it."""
+    """The chosen purifier with its mode, the reason, and every trial."""
 
     purifier: TotalVariation
     mode: Literal["enforce", "monitor"]

@@ -18,11 +18,11 @@ from models.classifier import Classifier, Images, Probabilities
 from models.progress import PartOf
 
 OVERLAYS_AT_MOST = 64
-# Standard deviations of what one overlay says of a window, most patient first.
+# Standard deviations of a window's score under one overlay, largest first.
 _PATIENCE = (0.3, 0.2, 0.1, 0.05)
-# What a clean image may cost on average. Beside STRIP both thresholds are lower, and its own prediction, STRIP and this below 20.
+# Mean model calls allowed for a clean image. With STRIP both thresholds are lower, and the prediction, STRIP and SentiNet stay below 20.
 _MEAN_CALLS_AT_MOST = 12.0
-# Held images above this many times the rate cannot be refused at any threshold in question: they need not go to the end.
+# A held image whose score is above this multiple of the rate's quantile is not refused at any threshold that can result.
 _IN_QUESTION = 4.0
 # At such a threshold clean images look like triggered ones.
 _SEPARATES = 0.01
@@ -33,9 +33,9 @@ class PatienceTrial:
     """One slack, measured on clean images.
 
     Attributes:
-        patience: what the slack of each step is a multiple of.
+        patience: the factor of the slack of every step.
         threshold: the rate-quantile of the statistic.
-        mean_calls: what a clean image pays at that threshold.
+        mean_calls: mean model calls of a clean image at that threshold.
     """
 
     patience: float
@@ -91,11 +91,11 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
 
 @dataclass(frozen=True)
 class _Runs:
-    """Images that went through every step, whatever their scores.
+    """The scores of images that went through every step.
 
     Attributes:
         scores: float64 [n], the statistic.
-        suspicion: the scores [n, m] that windows came to each step with.
+        suspicion: for each step, the scores [n, m] of windows before it.
         new: overlays of each step.
     """
 
@@ -104,9 +104,9 @@ class _Runs:
     new: tuple[int, ...]
 
     def mean_calls(self, threshold: float) -> float:
-        """With a threshold the windows above it do not come; the first level's always do."""
+        """Mean model calls at a threshold: windows above it take no part in a step, those of the first level always do."""
         come = [np.isfinite(self.suspicion[0]), *(some <= threshold for some in self.suspicion[1:])]
-        # A window takes those in its corners along, and who is above in one step is in the next.
+        # A score only grows, so a window above the threshold in one step, and those in its corners, stay above it.
         return 1 + float(sum(new * some.sum(axis=1).mean() for new, some in zip(self.new, come, strict=True)))
 
 
@@ -129,10 +129,9 @@ def _run(sentinet: SentiNet, classifier: Classifier, images: Images, keys: Keys,
 
 
 def _held_scores(hasty: SentiNet, classifier: Classifier, images: Images, keys: Keys, terms: Terms) -> NDArray[np.float64]:
-    """The statistic of every image: exact up to the last that may be refused, above that for the others.
+    """The statistic of every image: exact for those that may be refused, a lower bound for the others.
 
-    They leave early, at the threshold of `hasty`, which is higher than any that can come out; where it was not, all are measured again
-    without one.
+    The others leave early, at the threshold of `hasty`, which should be above the calibrated one; if not, all are measured without it.
     """
     rank = conformal_rank(len(images), terms.rate, terms.confidence)
     for sentinet in (hasty, replace(hasty, threshold=np.inf)):
@@ -152,9 +151,9 @@ def _held_scores(hasty: SentiNet, classifier: Classifier, images: Images, keys: 
 
 
 def _bank(outputs: Probabilities, count: int) -> NDArray[np.int64]:
-    """The images of middling sureness of their class, as many of each class as there are, up to `count` in all.
+    """The images of median confidence of each class, in turns over the classes, up to `count` in all.
 
-    The surest of a class hold it against a trigger too; the least sure are of any class that comes along.
+    Images of high confidence keep their class under a trigger; those of low confidence take the class of any window.
     """
     labels, sure = outputs.argmax(axis=1), outputs.max(axis=1).astype(np.float64)
     classes = np.unique(labels)
@@ -175,10 +174,12 @@ def _slack(patience: float) -> tuple[float, ...]:
 
 def _remark(threshold: float) -> str:
     if threshold == -np.inf:
-        return "; in too many clean images a small window alone decides the class for any to be refused, so it only monitors"
+        return (
+            "; a small window alone decides the class of too many clean images for any image to be refused, so it only monitors"
+        )
     if threshold <= _SEPARATES:
         return (
-            f"; in clean images a small window decides the class as a trigger would (threshold <= {_SEPARATES:g}): "
+            f"; a small window decides the class of clean images as a trigger would (threshold <= {_SEPARATES:g}): "
             "distrust a classifier that looks at so little"
         )
     return ""

@@ -1,7 +1,7 @@
 """The clean data of a calibration, split once for all of it, and the terms that every detector is fitted on.
 
-What is *chosen* (overlay weight, slack, stages) is chosen on one part, and the threshold is read off the other, so that the conformal
-guarantee holds for it (`defences/calibration/conformal.py`).
+Overlay weight, slack and stages are chosen on one part, and the threshold is read off the other, so that the conformal guarantee holds
+for it (`defences/calibration/conformal.py`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _NUMBERS_PER_FORWARD = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What every detector is fitted on.
+    """The terms of a calibration, the same for every detector.
 
     Args:
-        rate: of clean images that may be refused; `confidence` as in `conformal_rank`. No held score beyond that rank matters.
+        rate: of clean images that may be refused; `confidence` as in `conformal_rank`. Held scores beyond that rank do not matter.
         seed: of everything drawn.
         evasion_eps: size of the attacks (L-inf) that detectors of evasion are trained on, > 0.
-        progress: told how far it is.
+        progress: called with the progress of each step.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """

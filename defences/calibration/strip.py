@@ -21,11 +21,11 @@ OVERLAYS_AT_MOST = 96
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
 # Where a first decision may fall; the later stages double until the bank is used up.
 _FIRST_STAGES = (2, 3, 4)
-# How many standard errors above the threshold a stage's mean must lie to let an image go.
+# Standard errors above the threshold at which the mean of a stage passes an image.
 _SLACK_ERRORS = (1.0, 1.5, 2.0, 3.0)
-# What a clean image may cost on average: at 8 of 96 a defended prediction costs nine model calls.
+# Mean overlays allowed for a clean image: at 8 of 96 a defended prediction takes nine model calls.
 _MEAN_OVERLAYS_AT_MOST = 8.0
-# Where too few images are refused to see which of them leave early, the lowest twentieth stands in.
+# Share of lowest scores on which early exits are judged where too few images are refused.
 _TAIL = 0.05
 # At such a threshold lie the clean images of an overconfident classifier.
 _SEPARATES_BITS = 1e-4
@@ -37,8 +37,8 @@ class OverlayTrial:
 
     Attributes:
         threshold_bits: the rate-quantile of the full mean entropy.
-        mean_overlays: what a clean image pays at that threshold.
-        let_go: the share of the lowest twentieth that early exits would let go.
+        mean_overlays: of a clean image at that threshold.
+        let_go: the share of the lowest twentieth that early exits would pass.
     """
 
     blend: Blend
@@ -61,7 +61,7 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
 def _chosen(
     classifier: Classifier, parts: CalibrationSplit, terms: Terms
 ) -> tuple[_Draft, NDArray[np.float64], tuple[OverlayTrial, ...]]:
-    """The best draft, what it scores on the held images, and all trials."""
+    """The best draft, its scores of the held images, and all trials."""
     rng = np.random.default_rng(terms.seed)
     count = min(OVERLAYS_AT_MOST, len(parts.choosing) // 2)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
@@ -133,7 +133,10 @@ def _drafts(strip: Strip, entropies: NDArray[np.float64], rate: float) -> list[_
 
 
 def _best(drafts: Sequence[_Draft]) -> _Draft:
-    """A perfect backdoor scores 0, so a high threshold leaves room below it; early exits give some of that away, within a budget."""
+    """The draft of the highest threshold, less the share that its early exits pass, among those within the budget of overlays.
+
+    A perfect backdoor scores 0, so a high threshold separates it best.
+    """
     affordable = [draft for draft in drafts if draft.trial.mean_overlays <= _MEAN_OVERLAYS_AT_MOST]
     if not affordable:
         return min(drafts, key=lambda draft: draft.trial.mean_overlays)

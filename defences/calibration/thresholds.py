@@ -1,7 +1,7 @@
-"""One threshold for each of several detectors, which together keep one false-abstention rate.
+"""A threshold for each of several detectors, such that all of them together keep one false-abstention rate.
 
-A detector is *fitted* when all but its threshold is chosen; what it scores then on clean images that nothing was chosen on decides the
-thresholds of all of them at once (`defences/calibration/conformal.py`).
+A detector is *fitted* when all but its threshold is chosen. The scores of all fitted detectors on held clean images, on which nothing was
+chosen, then decide all thresholds at once (`defences/calibration/conformal.py`).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class FittedDetector:
     Attributes:
         name: of the detector, a key of `defences.table.DEFENCES`.
         settings: its parameters for hauberk.toml, without name and mode.
-        arrays: what else it needs, for calibration.npz, by the names of its fields.
-        card: plain numbers, texts, lists and dicts: what its choices rest on.
+        arrays: its other parameters, for calibration.npz, by the names of its fields.
+        card: the measurements behind its choices, for card.json: numbers, texts, lists and dicts.
         choosing: float64 [m], scores of clean images it was fitted on; low is suspicious.
         holding: float64 [n], of every held image in their order. Only those that any threshold in question could refuse have to be
             exact; the others may be lower bounds above these.
         at: the detector with this threshold.
         mean_calls: model calls of a clean image with this threshold.
-        lowest: what no score is below: a threshold under it refuses nobody.
+        lowest: a lower bound of scores; a threshold below it refuses no image.
         unit: of scores, such as "bits".
         summary: the settings in a few words.
-        remark: what people should know about a threshold, if anything.
+        remark: threshold -> a warning or explanation for people, or "".
     """
 
     name: str
@@ -64,7 +64,7 @@ Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
 
 @dataclass(frozen=True)
 class CalibratedDetector:
-    """A fitted detector with its threshold, in which mode, and why."""
+    """A fitted detector with its threshold, its mode, and the reason."""
 
     fitted: FittedDetector
     threshold: float
@@ -81,7 +81,7 @@ class CalibratedDetector:
 
     @property
     def mean_calls(self) -> float:
-        """What a clean image pays on average."""
+        """Mean model calls of a clean image."""
         return self.fitted.mean_calls(self.threshold)
 
     def settings(self) -> dict[str, Any]:
@@ -123,10 +123,10 @@ def calibrate_detectors(
 
 
 def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[CalibratedDetector, ...]:
-    """Read the thresholds off the held scores; a detector enforces its own unless it is so low that nothing is refused.
+    """Read the thresholds off the held scores. A detector enforces its threshold, or monitors where the threshold refuses no image.
 
-    A very low one is enforced too: what it promises about clean images holds all the same, and a poisoned classifier that is sure of
-    everything must not be able to switch off its own detector.
+    A very low threshold is enforced too: its promise about clean images holds all the same, and a poisoned classifier that is confident
+    of every answer must not be able to switch off its own detector.
     """
     rate, confidence = terms.rate, terms.confidence
     thresholds = joint_thresholds([one.choosing for one in fitted], [one.holding for one in fitted], rate, confidence)

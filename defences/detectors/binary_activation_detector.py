@@ -1,9 +1,9 @@
-"""Abstain on images that a small network takes for adversarial by what a layer of the classifier computes of them.
+"""Abstain on images whose activations in a layer of the classifier look adversarial to a small network.
 
-Paper: Metzen, Genewein, Fischer & Bischoff 2017, arXiv:1702.04267, section 3. As there, early layers tell most: in the last hidden layer
-an adversarial image already looks like one of its new class.
-Known to beat it: an attacker who has the network ("dynamic adversaries", section 4.3 there, and arXiv:1705.07263), and attacks it was not
-trained on (docs/defences/binary_activation_detector.md).
+Paper: Metzen, Genewein, Fischer & Bischoff 2017, arXiv:1702.04267, section 3. As in the paper, early layers detect most: in the last
+hidden layer an adversarial image already looks like one of its new class.
+Known to beat it: an attacker who has the network ("dynamic adversaries", section 4.3 of the paper, and arXiv:1705.07263), and attacks it
+was not trained on (docs/defences/binary_activation_detector.md).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class BinaryActivationDetector(Defence):
         s(x) = -g(a(x)),   a(x) the layer's activations, g the network's logit of "adversarial";
         abstain when s(x) <= min(threshold, ceiling)
 
-    The classifier computes a(x) of the image as it came; what it is asked to classify may be a purified one.
+    a(x) is computed from the image before purification.
 
     Args:
         weights: float32 [p], see `BinaryNetwork`.
         layout: int64 [layers, 5], see `BinaryNetwork`; its first layer takes vectors of as many numbers as there are activations.
-        threshold: a logit, by the clean images; -inf never abstains.
+        threshold: a logit, from clean images; -inf never abstains.
         layer: its name in the classifier.
-        ceiling: a logit, by harmless noise of an attack's size: what scores above it is not refused whatever the threshold.
-        classifier: whose activations are read; a detector without one can be checked, but begins nothing.
+        ceiling: a logit, by harmless noise of an attack's size: an image that scores above it is not refused, whatever the threshold.
+        classifier: the one whose activations are read; without it the detector can be checked, but not used.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> abstain bool [n].
     Cost: one model call per image at most (a forward pass up to the layer), in a forward call of its own.
@@ -93,7 +93,7 @@ class BinaryActivationDetector(Defence):
         return -self._network.logits(self._reader.activations(images, self.layer))
 
     def score_gradients(self, images: Images) -> tuple[NDArray[np.float64], Images]:
-        """s(x) [n] and its gradient by the image, for the attacker who knows the detector; a forward and a backward pass more."""
+        """s(x) [n] and its gradient by the image, for an attacker who knows the detector. Cost: a forward and a backward pass."""
         reader = self._reader
         if not isinstance(reader, DifferentiableActivations):
             raise InvalidInput(

@@ -1,7 +1,7 @@
 """Abstain on images that a small network, trained beside the classifier, takes for adversarial.
 
-Papers: Gong, Wang & Ku 2017, arXiv:1704.04960, section 3; with benign noise of the same norm among the negatives, for want of which such
-networks are known to refuse all noise (docs/defences/binary_input_detector.md).
+Papers: Gong, Wang & Ku 2017, arXiv:1704.04960, section 3; benign noise of the same norm is among the negatives, since
+networks trained without it are known to refuse all noise (docs/defences/binary_input_detector.md).
 Known to beat it: an attacker who has the network (Carlini & Wagner 2017, arXiv:1705.07263), and attacks it was not trained on.
 """
 
@@ -27,17 +27,17 @@ class BinaryInputDetector(Defence):
 
         s(x) = -g(x),   g the network's logit of "adversarial";   abstain when s(x) <= min(threshold, ceiling)
 
-    The network sees the image as it came, never the classifier.
+    The network sees the image before purification; the classifier is not asked.
 
     Args:
         weights: float32 [p], see `BinaryNetwork`.
         layout: int64 [layers, 5], see `BinaryNetwork`.
         shape: (h, w, c) of the images.
-        threshold: a logit, by the clean images; -inf never abstains.
-        ceiling: a logit, by harmless noise of an attack's size: what scores above it is not refused whatever the threshold.
+        threshold: a logit, from clean images; -inf never abstains.
+        ceiling: a logit, by harmless noise of an attack's size: an image that scores above it is not refused, whatever the threshold.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> abstain bool [n].
-    Cost: no model call; about 200,000 multiplications for 28x28x1, a third of what the reference network costs.
+    Cost: no model call; about 200,000 multiplications for 28x28x1, a third of those of the reference network.
     Raises: InvalidParameter on construction.
     """
 
@@ -88,7 +88,7 @@ class BinaryInputDetector(Defence):
         return -self._network.logits(images)
 
     def score_gradients(self, images: Images) -> tuple[NDArray[np.float64], Images]:
-        """s(x) [n] and its gradient by the image, for the attacker who knows the detector."""
+        """s(x) [n] and its gradient by the image, for an attacker who knows the detector."""
         logits, gradients = self._network.gradients(images)
         return -logits, -gradients
 
@@ -114,7 +114,7 @@ class BinaryInputDetector(Defence):
 def network(
     name: str, weights: NDArray[np.float32], layout: NDArray[np.int64], shape: tuple[int, int, int], boundary: float
 ) -> BinaryNetwork:
-    """The network of a binary detector. Raises: InvalidParameter: arrays that are none, or a boundary that is no number."""
+    """The network of a binary detector. Raises: InvalidParameter: arrays that do not form a network, or a boundary that is NaN."""
     if np.isnan(boundary):
         raise InvalidParameter(f"{name}: expected a threshold and a ceiling, got NaN")
     try:

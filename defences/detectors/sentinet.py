@@ -1,9 +1,10 @@
-"""Abstain on inputs of which one small region alone decides the class: the mark of a local trigger or an adversarial patch.
+"""Abstain on images whose class one small region decides, as with a local trigger or an adversarial patch.
 
-Paper: Chou, Tramer & Pellegrino 2018, arXiv:1812.00292. They find the region by Grad-CAM, paste it onto clean images, and fit a curve to
-how often it fools the classifier and how sure that is with an inert pattern in its place. Here nothing is differentiated: windows at
-every place, from coarse to fine, stand for the region, and the score is how sure the classifier stays of the class they came with.
-Known to beat it: triggers that are everywhere, or in many places at once (docs/defences/sentinet.md).
+Paper: Chou, Tramer & Pellegrino 2018, arXiv:1812.00292. The paper finds the region by Grad-CAM, pastes it onto clean images, and fits a
+curve to how often the region fools the classifier and how confident the classifier is with an inert pattern in its place. Here nothing is
+differentiated: windows at every place, from coarse to fine, replace the region, and the score is the classifier's confidence in the class
+of the image that the window was taken from.
+Known to beat it: triggers all over the image, or in many places at once (docs/defences/sentinet.md).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Step(NamedTuple):
 
     Attributes:
         windows: of an image that come to it, at most.
-        before, after: overlays each of them has seen.
+        before, after: overlays that each of them has seen before and after the step.
         kept: how many go on, at most.
-        deeper: whether what goes on are the windows in their corners.
+        deeper: whether the windows in their corners go on, not they themselves.
     """
 
     windows: int
@@ -49,15 +50,15 @@ class SentiNet(Defence):
 
         s(x) = min_w [1 - 1/N sum_n f(o_n with window w of x)_y],   y = argmax f(x);   abstain when S(x) <= threshold
 
-    A trigger makes every image its target class (s near 0); of a clean object a window shows too little. Windows go from coarse to
-    fine: four of them, of `sides[0]` of the image, lie in its corners, and in the corners of each lie four of the next side. One overlay
-    decides whether a window is looked into; the finest see up to N = stages[-1]. In step j a window gets the score
-    s_j = max(s_{j-1}, 1 - mean - slack_j), those in its corners starting with its own. The lowest `kept[j]` go on, of equal ones the
-    surest, unless they are above the threshold; an image with no window left leaves as benign. The statistic S(x) that the threshold is
-    calibrated on is the lowest score of the windows that reach the end; slack of the last step is 0.
+    A trigger gives every image its target class (s near 0); a window shows too little of a clean object for that. Windows go from coarse
+    to fine: four of them, of `sides[0]` of the image, lie in its corners, and in the corners of each lie four of the next side. One
+    overlay decides whether a window is divided further; the finest windows see up to N = stages[-1] overlays. In step j a window gets the
+    score s_j = max(s_{j-1}, 1 - mean - slack_j); windows in its corners start with its score. The lowest `kept[j]` go on, among equal
+    ones those of the highest confidence, unless they are above the threshold; an image without a window left passes as benign. The
+    threshold is calibrated on S(x), the lowest score of the windows that reach the end; the slack of the last step is 0.
 
     A trigger of at most 0.1 of the side lies within a window of every level, wherever it is; of a larger one the greater part does, which
-    is mostly enough: it is small windows that tell triggers from objects.
+    is mostly enough, since small windows separate triggers from objects best.
 
     Args:
         overlays: uint8 [K, h, w, c], clean images. Every image sees those of other classes than its own, in an order drawn from its key.
@@ -148,7 +149,7 @@ class SentiNet(Defence):
         return 1 + sum(step.windows * (step.after - step.before) for step in self.plan())
 
     def begin(self, images: Images, keys: Keys) -> SentiNetSession:
-        """Start deciding on images [n, h, w, c] as they came."""
+        """Start a session for images [n, h, w, c], not purified."""
         session = SentiNetSession(self, images.shape[1:])
         session.join(np.empty(0, np.int64), images, keys)
         return session
@@ -186,18 +187,17 @@ class SentiNet(Defence):
 
 
 class SentiNetSession:
-    """Images on their way through the steps, each at its own: those in doubt go on, new ones may join at any time.
+    """The images of a batch, each at its own step: undecided ones go on, new ones may join between two probes.
 
-    Call `probe`, predict what it returns, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes:
-    where the windows of many large images would exceed that, they take turns. An image's first probe is the image itself.
+    Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where
+    the windows of many large images would exceed it, they take turns. An image's first probe is the image itself.
 
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
         calls: int [n].
-        labels: int64 [n], the class it is taken for as it came, once that was asked.
-        scores: float64 [n], the lowest score of its windows in the last step it came to; NaN before the first.
-        suspicion: float64 [n, m], the scores its windows come to the next step with, or came out of the last with; inf where there
-            are fewer than m.
+        labels: int64 [n], the predicted class of the unchanged image, after the first probe.
+        scores: float64 [n], the lowest score of its windows in the last step it reached; NaN before the first.
+        suspicion: float64 [n, m], the scores of its windows before the next step, or after the last; inf where there are fewer than m.
     """
 
     def __init__(self, sentinet: SentiNet, shape: tuple[int, ...]) -> None:
@@ -217,7 +217,7 @@ class SentiNetSession:
         self._turn = np.empty(0, np.int64)
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
-        """Forget all images but those at `kept`, and take these in behind them."""
+        """Drop all images but those at `kept`, and append these."""
         n, width, overlays = len(images), self._windows.shape[1], len(self._sentinet.overlays)
         whole = len(self._sentinet._boxes) - 1
 
@@ -240,11 +240,11 @@ class SentiNetSession:
 
     @property
     def undecided(self) -> NDArray[np.int64]:
-        """Indices of the images still in doubt."""
+        """Indices of undecided images."""
         return np.flatnonzero(self._in_doubt)
 
     def probe(self) -> Images:
-        """The windows whose turn it is, each on the new overlays of its step, one image after the other."""
+        """The windows whose turn it is, each on the new overlays of its step, image by image."""
         turn = self.undecided
         rows = self._count[turn] * self._new[self._step[turn]]
         fitting = int(np.searchsorted(np.cumsum(rows), _NUMBERS_PER_PROBE // int(np.prod(self._images.shape[1:])), side="right"))
@@ -254,7 +254,7 @@ class SentiNetSession:
         step = self._step[image_of]
         window, overlay = np.divmod(np.arange(len(image_of)) - np.repeat(np.cumsum(rows) - rows, rows), self._new[step])
         windows = self._windows[image_of, window]
-        # Windows begin at places of their own in the image's order: one odd overlay must not speak for all of them.
+        # Each window begins at another place of the image's order: one odd overlay must not decide all of them.
         place = windows * self._sentinet.stages[-1] + self._before[step] + overlay
         overlay_of = self._order[image_of, place % self._eligible[image_of]]
         return self._sentinet.transplant(self._images, image_of, overlay_of, windows)
@@ -267,7 +267,7 @@ class SentiNetSession:
         return windows, self._order[images[:, None], place % self._eligible[images, None]].astype(np.int64)
 
     def decide(self, outputs: Probabilities) -> None:
-        """Take the predictions of what `probe` returned; windows go on, or their image is decided."""
+        """Take the outputs for the rows of `probe`: windows go on, or their image is decided."""
         turn = self._turn
         step, count = self._step[turn], self._count[turn]
         rows = count * self._new[step]
@@ -284,13 +284,13 @@ class SentiNetSession:
         self._step[turn] += 1
 
     def _start(self, images: NDArray[np.int64], outputs: Probabilities) -> None:
-        """The class of images is known: overlays of it are out, and the first level's windows come."""
+        """Set the class of images, exclude overlays of that class, and begin with the windows of the first level."""
         self.labels[images] = labels = outputs.argmax(axis=1)
         order = self._order[images]
         own = self._sentinet.overlay_labels[order] == labels[:, None]
         self._order[images] = np.take_along_axis(order, np.argsort(own, axis=1, kind="stable"), axis=1)
         others = (~own).sum(axis=1)
-        # Where all overlays are of its class there is nothing better to take.
+        # Where all overlays are of its class, they are used all the same.
         self._eligible[images] = np.where(others > 0, others, own.shape[1])
         self._windows[images, :CORNERS] = np.arange(CORNERS)
         self._sum[images] = 0
@@ -311,9 +311,9 @@ class SentiNetSession:
             self._go_on(images, step, np.where(suspicious, scores, np.inf), doubt)
 
     def _go_on(self, images: NDArray[np.int64], step: Step, scores: NDArray[np.float64], doubt: NDArray[np.float64]) -> None:
-        """The windows of the lowest scores come to the next step, or those in their corners; inf does not.
+        """Advance the windows of the lowest finite scores to the next step, or the windows in their corners.
 
-        Windows in the corners of one often have its score: of these the surest of this step go first.
+        Windows in the corners of one window often have its score: of these, the ones of the highest confidence in this step go first.
         """
         best = np.lexsort((doubt, scores), axis=1)[:, : step.kept]
         count = np.minimum(np.isfinite(scores).sum(axis=1), step.kept)

@@ -1,4 +1,4 @@
-"""The windows SentiNet looks through: where they are, and how they come onto other images."""
+"""The windows of SentiNet: their places, and their transplantation onto other images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from models.classifier import Images
 
 CORNERS = 4
-"""A window is looked into through windows of the next side in its four corners."""
+"""Windows of the next level lie in the four corners of a window."""
 
 Windows = NDArray[np.int64]
-"""Numbers of windows: those of the first level come first, then those of the next, and all of the image last."""
+"""Numbers of windows: level by level, and the whole image last."""
 
 
 def boxes(h: int, w: int, sides: tuple[float, ...]) -> NDArray[np.int64]:

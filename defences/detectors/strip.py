@@ -1,4 +1,4 @@
-"""Abstain on inputs whose prediction no overlay can change: the mark of a backdoor trigger.
+"""Abstain on images whose prediction no overlay changes, as with a backdoor trigger.
 
 Paper: Gao et al., ACSAC 2019, arXiv:1902.06531, section 4.
 Known to beat it: source-specific triggers, and triggers an overlay destroys (docs/defences/strip.md).
@@ -34,7 +34,7 @@ def entropy_bits(probabilities: Probabilities) -> NDArray[np.float64]:
 
 
 def _compiled_for(images: Images) -> Images:
-    """The images as an array of the kind that `_superimpose` was compiled for, copied only if they are not."""
+    """The images as an array of the type that `_superimpose` was compiled for; copied only when they have another."""
     return np.require(images, np.float32, ["C", "W"])
 
 
@@ -60,10 +60,10 @@ class Strip(Defence):
 
         s(x) = 1/N sum_n H(f(clip(x + weight * o_n))),   H in bits over classes;   abstain when S(x) <= threshold
 
-    A triggered image keeps its target class under every overlay (s near 0). Entropies are not negative, so most clean images can
-    leave early: stage j looks at the first n_j overlays and lets an image go as benign when their mean exceeds
-    threshold + slack_j. What the threshold is calibrated on is therefore the staged statistic S(x) = max_j (mean_{n_j} - slack_j),
-    with slack of the last stage 0. When n_j * mean_{n_j} > N * threshold the final answer is known and the image leaves exactly.
+    A triggered image keeps its target class under every overlay (s near 0). Most clean images leave early: stage j looks at the first
+    n_j overlays and passes an image as benign when their mean exceeds threshold + slack_j. The threshold is therefore calibrated on the
+    staged statistic S(x) = max_j (mean_{n_j} - slack_j), where the slack of the last stage is 0. Entropies are not negative, so when
+    n_j * mean_{n_j} > N * threshold the image passes whatever the remaining overlays say.
 
     Args:
         overlays: uint8 [N, h, w, c], clean images, fixed. Every image sees them in an order of its own, drawn from its key.
@@ -141,7 +141,7 @@ class Strip(Defence):
         return np.minimum(self.threshold + np.asarray(self.slack), np.float64(self.stages[-1]) * self.threshold / seen)
 
     def begin(self, images: Images, keys: Keys) -> StripSession:
-        """Start deciding on images [n, h, w, c] as they came."""
+        """Start a session for images [n, h, w, c], not purified."""
         session = StripSession(self, images.shape[1:])
         session.join(np.empty(0, np.int64), images, keys)
         return session
@@ -186,10 +186,10 @@ class Strip(Defence):
 
 
 class StripSession:
-    """Images on their way through the stages, each at its own: those in doubt go on, new ones may join at any time.
+    """The images of a batch, each at its own stage: undecided ones go on, new ones may join between two probes.
 
-    Call `probe`, predict what it returns, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes:
-    where the stages of many large images would exceed that, they take turns.
+    Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where
+    the stages of many large images would exceed it, they take turns.
 
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
@@ -209,7 +209,7 @@ class StripSession:
         self._turn = np.empty(0, np.int64)
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
-        """Forget all images but those at `kept`, and take these in behind them."""
+        """Drop all images but those at `kept`, and append these."""
         n = len(images)
         images, order = _compiled_for(images), keyed_permutations(keys, len(self._strip.overlays))
         if kept.size:
@@ -222,7 +222,7 @@ class StripSession:
 
     @property
     def undecided(self) -> NDArray[np.int64]:
-        """Indices of the images still in doubt."""
+        """Indices of undecided images."""
         return np.flatnonzero(self._in_doubt)
 
     @property
@@ -234,7 +234,7 @@ class StripSession:
         return self._sum / np.maximum(self.calls, 1)
 
     def probe(self) -> Images:
-        """The images whose turn it is, each under the overlays of its stage, one image after the other."""
+        """The images whose turn it is, each under the overlays of its stage, image by image."""
         turn = self.undecided
         overlays = np.cumsum(self._stages[self._stage[turn] + 1] - self._stages[self._stage[turn]])
         fitting = int(np.searchsorted(overlays, _NUMBERS_PER_PROBE // self._strip._bank.shape[1], side="right"))
@@ -243,7 +243,7 @@ class StripSession:
         return self._strip.superimpose_some(self._images, self._order, turn, self._stages[stage], self._stages[stage + 1])
 
     def decide(self, outputs: Probabilities) -> None:
-        """Take the predictions of what `probe` returned; let images go whose mean entropy is above their stage's boundary."""
+        """Take the outputs for the rows of `probe`; pass images whose mean entropy is above the boundary of their stage."""
         turn = self._turn
         stage = self._stage[turn]
         ends = np.cumsum(self._stages[stage + 1] - self._stages[stage])

@@ -1,4 +1,4 @@
-"""The session of a detector that needs no probe: it decides while an image joins."""
+"""The session of a detector without probes: it decides while an image joins."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from defences.keyed import Keys
 from models.classifier import Images, Probabilities
 
 Score = Callable[[Images], NDArray[np.float64]]
-"""Images [n, h, w, c] -> one number each [n]: low is suspicious."""
+"""Images [n, h, w, c] -> scores [n]; low is suspicious."""
 
 
 class UnprobedSession:
-    """See `DetectorSession`; nothing is ever undecided.
+    """A `DetectorSession` in which no image is ever undecided.
 
     Args:
-        score: asked once about each image; what is not finite fails the stage, since NaN would pass every threshold.
+        score: called once for each image; a score that is not finite fails the stage, since NaN would pass every threshold.
         threshold: an image is refused when its score is not above it.
-        calls: what `score` costs an image, in model calls.
+        calls: model calls of `score` for an image.
     """
 
     def __init__(self, score: Score, threshold: float, *, calls: int = 0) -> None:
@@ -45,9 +45,9 @@ class UnprobedSession:
         self.abstained = self.scores <= self._threshold
 
     def probe(self) -> Images:
-        """Nothing is left to probe."""
+        """Never called."""
         raise AssertionError("a detector that is never undecided is not asked for probes")
 
     def decide(self, outputs: Probabilities) -> None:
-        """Nothing is left to decide."""
+        """Never called."""
         raise AssertionError("a detector that is never undecided is not told of outputs")

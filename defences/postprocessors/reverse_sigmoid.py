@@ -1,7 +1,7 @@
-"""Blur the returned probabilities so that a thief's copy learns from misleading targets, without ever changing the label.
+"""Blur the returned probabilities, so that a stolen copy learns from misleading targets; the label never changes.
 
 Paper: Lee et al. 2018, arXiv:1806.00054, section 4. Patents: US 11,023,593 and 11,853,436 (IBM).
-Known to beat it: label-only thieves, and thieves who invert it per class (docs/defences/reverse_sigmoid.md).
+Known to beat it: attackers who train on labels only or invert it per class (docs/defences/reverse_sigmoid.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.classifier import Probabilities
 _TINY = 1e-9
 # The winner keeps at least this share of its lead over every other class.
 _LEAD_KEPT = 0.05
-# The paper's beta was measured on ten classes: nine losers share what the winner gives up.
+# The paper's beta was measured on ten classes: nine other classes share the probability that the winner loses.
 _REFERENCE_LOSERS = 9
 
 
@@ -32,7 +32,7 @@ class ReverseSigmoid(Defence):
 
     As published this is not argmax-preserving: a top probability under about .376 (gamma .1) can lose. Here beta is shrunk in such
     a row, by the closed form of the largest factor with which the winner keeps a twentieth of its lead over each other class.
-    beta_k = beta * min(1, 9 / (k - 1)): the mass handed to the losers grows with their number and would drown the winner.
+    beta_k = beta * min(1, 9 / (k - 1)): the mass that goes to the other classes grows with their number and would exceed the winner's.
 
     Args:
         beta: in (0, 1], the magnitude of the perturbation at ten classes or fewer.
@@ -77,15 +77,15 @@ class ReverseSigmoid(Defence):
     def _obscure(self, given: NDArray[np.float64]) -> tuple[Probabilities, NDArray[np.bool_]]:
         total = given.sum(axis=1)
         answered = total > 0
-        # What float32 rounds off a winner near 1 is most of its distance to 1, which the logit looks at; it differs from one batch
-        # to the next. The losers are exact to seven digits: they say how far it is.
+        # Near 1 the rounding of float32 is most of the winner's distance to 1, on which the logit depends, and it differs from batch to
+        # batch. The other classes are exact to seven digits, so the winner is one minus their sum.
         y = given / np.where(answered, total, 1.0)[:, None]
         perturbation = self._perturbation(y)
         share = _largest_share(y, perturbation)
         obscured = np.clip(y - share[:, None] * perturbation, 0.0, 1.0)
         obscured /= np.where(answered, obscured.sum(axis=1), 1.0)[:, None]
         result = obscured.astype(np.float32)
-        # float32 can merge a lead that float64 still saw: such a row goes out as it came in.
+        # A lead that float64 resolves can vanish in float32: such a row is returned unchanged.
         merged = result.argmax(axis=1) != given.argmax(axis=1)
         kept = merged | ~answered
         result[kept] = given[kept]

@@ -1,4 +1,4 @@
-"""Training data as the serving purifier will show it: each image beside a purified copy of itself."""
+"""Training data with a purified copy of each image, as the purifier that serves will show them to the classifier."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from defences.keyed import image_keys
 from defences.purifiers.total_variation import TotalVariation
 from models.datasets import Dataset
 
-# Weight times sqrt(h * w). Several, so that the classifier learns purification rather than one amount of it, and calibration
-# can pick the strongest without losing accuracy.
+# Weight times sqrt(h * w). Several strengths, so that the classifier does not learn a single one, and calibration can choose the
+# strongest without loss of accuracy.
 _STRENGTHS = (1.0, 1.4, 2.0)
 
 

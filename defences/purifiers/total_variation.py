@@ -1,7 +1,7 @@
-"""Purify images by total variation minimisation: keep what is piecewise flat, drop what is fine and adversarial.
+"""Purify images by total variation minimisation, which keeps edges and flat regions and removes fine perturbations.
 
 Paper: Guo et al., ICLR 2018, arXiv:1711.00117, section 4.2; solver: Chambolle & Pock 2011, doi:10.1007/s10851-010-0251-1.
-Known to beat it: an attacker who knows it (BPDA and EOT, Athalye et al. 2018, arXiv:1802.00420, take it to 0 %).
+Known to beat it: an attacker who knows it (BPDA and EOT, Athalye et al. 2018, arXiv:1802.00420, reduce accuracy to 0 %).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TotalVariation(Defence):
         norm: 1 is anisotropic TV, sum |differences|; 2 is the row and column group norm of the paper's formula as written and
             of ART; "isotropic" is the usual per-pixel length of the gradient.
         squared: use 1/2 ||m * (z - x)||^2 instead (Rudin, Osher & Fatemi 1992).
-        iterations: >= 1.
+        iterations: >= 1, of the primal-dual algorithm.
         threads: how many threads share a batch; the result does not depend on it.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> the same. Rows do not see each other.
@@ -93,7 +93,7 @@ class TotalVariation(Defence):
             raise InvalidParameter(f"total_variation: expected threads >= 1, got {self.threads!r}")
 
     def __call__(self, images: Images, keys: Keys) -> Images:
-        # Writable, or the kernel would be compiled a second time, for read-only arrays, while a client waits.
+        # A read-only array has another type, for which the kernel would be compiled again while a client waits.
         images = np.require(images, np.float32, ["C", "W"])
         n, h, w, c = images.shape
         parts = max(1, min(self.threads, n * c * h * w // _PIXELS_PER_TASK))
@@ -103,7 +103,7 @@ class TotalVariation(Defence):
         return np.concatenate(list(_pool(self.threads).map(lambda part: self._minimise(*part), work)))
 
     def masks(self, shape: tuple[int, int, int, int], keys: Keys) -> NDArray[np.float32]:
-        """The masks [n, h, w, c] (1 = kept) that images of this shape get under these keys: for audits and for attackers."""
+        """The masks [n, h, w, c] (1 = kept) that images of this shape get under these keys, for audits and attacks."""
         n, h, w, c = shape
         masks = kernel.keyed_masks(_plane_seeds(keys, c), (h, w), self.keep_probability)
         return np.ascontiguousarray(masks.reshape(n, c, h, w).transpose(0, 2, 3, 1))

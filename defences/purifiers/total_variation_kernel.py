@@ -9,8 +9,8 @@ Chambolle & Pock 2011 (doi:10.1007/s10851-010-0251-1), algorithm 1 with the extr
 
 Layout: a block of L planes (one channel of one image each) lies as [h, w * L] with the plane index innermost, so that every loop
 below runs over a contiguous row, and the difference to the right neighbour is an offset of L. Small images fill the SIMD lanes
-with other images; a large one (L = 1) fills them with its own pixels. A plane never reads another plane's numbers: what an image
-gets does not depend on its batch-mates.
+with other images; a large one (L = 1) fills them with its own pixels. A plane never reads the numbers of another plane, so the
+result for an image does not depend on the other images of the batch.
 
 The data term couples a whole plane, so one sweep over the rows needs the shrink factor of the sweep before: only x, v, p, q are
 streamed from memory (z and the extrapolated duals live in row buffers), which is what makes 224 x 224 planes stay in the L2 cache.
@@ -35,7 +35,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
 def _shrink(acc: Any, gain: Any, w: int, lanes: int, tau: Any, data_term: int) -> None:
-    """Fill `gain` with what is *taken off* v on kept pixels: 1 - max(0, 1 - tau / ||v||), or tau / (1 + tau) when squared."""
+    """Fill `gain` with the share of v that is *removed* on kept pixels: 1 - max(0, 1 - tau / ||v||), or tau / (1 + tau) when squared."""
     one = np.float32(1)
     for lane in range(lanes):
         total = np.float32(0)
@@ -48,7 +48,7 @@ def _shrink(acc: Any, gain: Any, w: int, lanes: int, tau: Any, data_term: int) -
 
 @njit(nogil=True, fastmath=_FASTMATH, forceinline=True)
 def _advance(v_row: Any, x_row: Any, keep_row: Any, gain: Any, z_row: Any) -> None:
-    """z = x + u with u = shrink(v): what the sweep before left in v, its shrink applied."""
+    """z = x + u with u = shrink(v), for the v of the sweep before."""
     if keep_row is None:
         for k in range(z_row.size):
             z_row[k] = x_row[k] + v_row[k] - gain[k] * v_row[k]
