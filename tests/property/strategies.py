@@ -163,7 +163,7 @@ def probabilities(draw: st.DrawFn, *, classes: st.SearchStrategy[int] | None = N
 
 @st.composite
 def defended(draw: st.DrawFn, shape: Shape = (5, 7, 3), classes: int = 4) -> DefendedClassifier:
-    """Any coat over a fake classifier: each kind of defence up to twice, in any mode."""
+    """Any stack of defences over a fake classifier: each kind of defence up to twice, in any mode."""
 
     def steps(table: dict[str, Any], make: Callable[[Any], Any]) -> list[Step[Any]]:
         chosen = draw(st.lists(st.tuples(st.sampled_from(sorted(table)), st.sampled_from(MODES)), max_size=2))

@@ -1,4 +1,4 @@
-"""Laws of a classifier in any coat of defences."""
+"""Laws of a classifier behind any stack of defences."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def rows_of(decisions: Decisions, order: NDArray[np.int64]) -> Decisions:
     )
 
 
-@given(coat=defended(), pictures=images(SHAPE))
-def test_a_row_is_answered_with_its_label_or_refused_with_zeros(coat: DefendedClassifier, pictures: Images) -> None:
-    found = coat.classify(pictures)
+@given(stack=defended(), pictures=images(SHAPE))
+def test_a_row_is_answered_with_its_label_or_refused_with_zeros(stack: DefendedClassifier, pictures: Images) -> None:
+    found = stack.classify(pictures)
     n = len(pictures)
     assert found.probabilities.shape == (n, 4)
     assert found.probabilities.dtype == np.float32
@@ -50,34 +50,34 @@ def test_a_row_is_answered_with_its_label_or_refused_with_zeros(coat: DefendedCl
     np.testing.assert_array_equal(found.labels, np.where(found.abstained, -1, found.probabilities.argmax(axis=1)))
 
 
-@given(data=st.data(), coat=defended(), pictures=images(SHAPE))
+@given(data=st.data(), stack=defended(), pictures=images(SHAPE))
 def test_what_an_image_gets_does_not_depend_on_its_batch_mates(
-    data: st.DataObject, coat: DefendedClassifier, pictures: Images
+    data: st.DataObject, stack: DefendedClassifier, pictures: Images
 ) -> None:
-    together = coat.classify(pictures)
+    together = stack.classify(pictures)
     order = shuffled(len(pictures), data.draw(seeds))
-    assert_same(coat.classify(pictures[order]), rows_of(together, order))
+    assert_same(stack.classify(pictures[order]), rows_of(together, order))
     at = data.draw(cut(len(pictures)))
     for part in (slice(0, at), slice(at, None)):
         rows = np.arange(len(pictures))[part]
-        alone = coat.classify(pictures[part])
+        alone = stack.classify(pictures[part])
         if len(rows):
             assert_same(alone, rows_of(together, rows))
 
 
-@given(data=st.data(), coat=defended(), pictures=images(SHAPE))
+@given(data=st.data(), stack=defended(), pictures=images(SHAPE))
 def test_who_joins_a_batch_at_work_gets_what_it_gets_alone_and_so_does_who_was_there(
-    data: st.DataObject, coat: DefendedClassifier, pictures: Images
+    data: st.DataObject, stack: DefendedClassifier, pictures: Images
 ) -> None:
-    together = coat.classify(pictures)
+    together = stack.classify(pictures)
     joins = sorted(data.draw(st.lists(cut(len(pictures)), max_size=3)))
     parts = [part for part in np.split(pictures, joins) if len(part)]
-    batch = coat.begin(parts.pop(0))
+    batch = stack.begin(parts.pop(0))
     seen: list[int] = []
     while batch.pending or parts:
         if parts and (not batch.pending or data.draw(st.booleans())):
-            coat.join(batch, parts.pop(0))
-        wave = coat.advance(batch)
+            stack.join(batch, parts.pop(0))
+        wave = stack.advance(batch)
         if wave is not None:
             numbers, decisions = wave
             assert_same(decisions, rows_of(together, numbers))
@@ -85,37 +85,37 @@ def test_who_joins_a_batch_at_work_gets_what_it_gets_alone_and_so_does_who_was_t
     assert sorted(seen) == list(range(len(pictures)))
 
 
-@given(coat=defended(), pictures=images(SHAPE))
-def test_waves_decide_every_image_once_and_as_classify_does(coat: DefendedClassifier, pictures: Images) -> None:
-    together = coat.classify(pictures)
+@given(stack=defended(), pictures=images(SHAPE))
+def test_waves_decide_every_image_once_and_as_classify_does(stack: DefendedClassifier, pictures: Images) -> None:
+    together = stack.classify(pictures)
     seen: list[int] = []
     calls = 0
-    for rows, decisions in coat.waves(pictures):
+    for rows, decisions in stack.waves(pictures):
         assert rows.size
         assert_same(decisions, rows_of(together, rows))
         seen += rows.tolist()
         calls += decisions.trace.model_calls
     assert sorted(seen) == list(range(len(pictures)))
-    assert calls == together.trace.model_calls <= len(pictures) * coat.calls_at_most
+    assert calls == together.trace.model_calls <= len(pictures) * stack.calls_at_most
 
 
-@given(coat=defended(), pictures=images(SHAPE))
-def test_the_given_images_stay_as_they_are(coat: DefendedClassifier, pictures: Images) -> None:
+@given(stack=defended(), pictures=images(SHAPE))
+def test_the_given_images_stay_as_they_are(stack: DefendedClassifier, pictures: Images) -> None:
     writable = pictures.copy()
-    coat.classify(writable)
+    stack.classify(writable)
     np.testing.assert_array_equal(writable, pictures)
 
 
-@given(coat=defended(), pictures=images(SHAPE))
-def test_a_coat_over_a_coat_is_a_classifier_too(coat: DefendedClassifier, pictures: Images) -> None:
-    assert isinstance(coat, Classifier)
-    outer = DefendedClassifier(coat, secret=b"outer")
-    np.testing.assert_array_equal(outer.predict(pictures), coat.predict(pictures))
+@given(stack=defended(), pictures=images(SHAPE))
+def test_a_defended_classifier_is_a_classifier_and_can_be_defended_again(stack: DefendedClassifier, pictures: Images) -> None:
+    assert isinstance(stack, Classifier)
+    outer = DefendedClassifier(stack, secret=b"outer")
+    np.testing.assert_array_equal(outer.predict(pictures), stack.predict(pictures))
 
 
-@given(coat=defended())
-def test_an_empty_batch_gets_empty_decisions(coat: DefendedClassifier) -> None:
-    found = coat.classify(np.empty((0, *SHAPE), np.float32))
+@given(stack=defended())
+def test_an_empty_batch_gets_empty_decisions(stack: DefendedClassifier) -> None:
+    found = stack.classify(np.empty((0, *SHAPE), np.float32))
     assert found.probabilities.shape == (0, 4)
     assert found.probabilities.dtype == np.float32
     assert len(found.labels) == len(found.abstained) == 0
@@ -124,10 +124,10 @@ def test_an_empty_batch_gets_empty_decisions(coat: DefendedClassifier) -> None:
 
 @given(pictures=images(SHAPE))
 def test_a_batch_may_be_refused_altogether(pictures: Images) -> None:
-    coat = DefendedClassifier(
+    stack = DefendedClassifier(
         linear(SHAPE, 4), detectors=[Step(strip(SHAPE, threshold=10.0))], postprocessors=[Step(ReverseSigmoid())]
     )
-    found = coat.classify(pictures)
+    found = stack.classify(pictures)
     assert found.abstained.all()
     np.testing.assert_array_equal(found.probabilities, np.zeros((len(pictures), 4)))
     np.testing.assert_array_equal(found.labels, -1)

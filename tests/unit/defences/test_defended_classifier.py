@@ -94,11 +94,11 @@ def test_a_detector_sees_the_images_as_they_came() -> None:
 
 def test_first_probes_of_every_detector_ride_in_the_forward_call_of_the_images() -> None:
     classifier = constant([1, 0], SHAPE)
-    coat = DefendedClassifier(classifier, detectors=[Step(strip(0.1)), Step(strip(0.1, seed=2), "monitor")])
-    found = coat.classify(IMAGES)
+    stack = DefendedClassifier(classifier, detectors=[Step(strip(0.1)), Step(strip(0.1, seed=2), "monitor")])
+    found = stack.classify(IMAGES)
     assert classifier.calls == [10 + 20 + 20, 20 + 20, 40 + 40]
-    assert found.trace.model_calls == sum(classifier.calls) == 10 * coat.calls_at_most
-    assert coat.calls_at_most == 17
+    assert found.trace.model_calls == sum(classifier.calls) == 10 * stack.calls_at_most
+    assert stack.calls_at_most == 17
 
 
 def test_an_image_decided_early_does_not_wait_for_its_neighbours() -> None:
@@ -124,8 +124,8 @@ def test_an_image_decided_early_does_not_wait_for_its_neighbours() -> None:
 def test_only_answered_rows_are_obscured_and_labels_are_those_of_the_raw_answer() -> None:
     recorder = Recorder()
     classifier = linear(SHAPE, 3, sharpness=2.0)
-    coat = DefendedClassifier(classifier, detectors=[Step(strip(0.6))], postprocessors=[Step(recorder)])
-    found = coat.classify(IMAGES)
+    stack = DefendedClassifier(classifier, detectors=[Step(strip(0.6))], postprocessors=[Step(recorder)])
+    found = stack.classify(IMAGES)
     assert 0 < found.abstained.sum() < 10
     assert sum(map(len, recorder.rows)) == (~found.abstained).sum()
     raw = classifier.predict(IMAGES)
@@ -154,14 +154,14 @@ def test_a_detector_that_only_monitors_reports_and_answers() -> None:
 def test_a_failing_defence_fails_the_request_and_names_the_stage(mode: str) -> None:
     step = Step(Broken(), mode)  # type: ignore[arg-type]
     classifier = linear(SHAPE, 3)
-    coats = {
+    stacks = {
         "purify": DefendedClassifier(classifier, preprocessors=[step]),  # type: ignore[list-item]
         "abstain": DefendedClassifier(classifier, detectors=[step]),  # type: ignore[list-item]
         "obscure": DefendedClassifier(classifier, postprocessors=[step]),  # type: ignore[list-item]
     }
-    for stage, coat in coats.items():
+    for stage, stack in stacks.items():
         with pytest.raises(StageFailure, match=f"stage {stage} failed") as failure:
-            coat.classify(IMAGES)
+            stack.classify(IMAGES)
         assert failure.value.stage == stage
         assert isinstance(failure.value.__cause__, RuntimeError)
 
@@ -187,20 +187,20 @@ def test_images_of_another_shape_are_refused_before_any_stage(shape: tuple[int, 
 
 
 def test_the_time_of_every_stage_is_told() -> None:
-    coat = DefendedClassifier(
+    stack = DefendedClassifier(
         linear(SHAPE, 3),
         preprocessors=[Step(TotalVariation(weight=0.1))],
         detectors=[Step(strip(0.5))],
         postprocessors=[Step(ReverseSigmoid())],
     )
-    seconds = coat.classify(IMAGES).trace.seconds
+    seconds = stack.classify(IMAGES).trace.seconds
     assert set(seconds) == {"purify", "predict", "abstain", "obscure"}
     assert all(spent >= 0 for spent in seconds.values())
 
 
 def test_the_times_are_the_sums_of_intervals_that_follow_each_other() -> None:
-    coat = DefendedClassifier(linear(SHAPE, 3), detectors=[Step(strip(0.5))], postprocessors=[Step(ReverseSigmoid())])
-    trace = coat.classify(IMAGES).trace
+    stack = DefendedClassifier(linear(SHAPE, 3), detectors=[Step(strip(0.5))], postprocessors=[Step(ReverseSigmoid())])
+    trace = stack.classify(IMAGES).trace
     assert [interval.stage for interval in trace.intervals[:3]] == ["purify", "abstain", "abstain"]
     for one, following in itertools.pairwise(trace.intervals):
         assert one.started <= one.ended <= following.started
@@ -209,8 +209,8 @@ def test_the_times_are_the_sums_of_intervals_that_follow_each_other() -> None:
 
 
 def test_a_part_of_a_trace_is_about_those_images_only() -> None:
-    coat = DefendedClassifier(linear(SHAPE, 3), preprocessors=[Step(TotalVariation(weight=0.1))], detectors=[Step(strip(0.5))])
-    whole = coat.classify(IMAGES).trace
+    stack = DefendedClassifier(linear(SHAPE, 3), preprocessors=[Step(TotalVariation(weight=0.1))], detectors=[Step(strip(0.5))])
+    whole = stack.classify(IMAGES).trace
     part = whole.part(slice(1, 3))
     assert part.purification_distance.tolist() == whole.purification_distance[1:3].tolist()
     assert part.detections[0].abstained.tolist() == whole.detections[0].abstained[1:3].tolist()
