@@ -177,8 +177,8 @@ def test_an_image_is_there_as_its_keyed_hash_and_in_no_other_way(told: Told, key
 
 
 def test_a_decision_can_be_made_again_from_the_image_the_secret_and_the_bundle(told: Told, backdoored: Bundle, key: str) -> None:
-    coat = assemble(backdoored, KerasClassifier.from_bundle(backdoored), secret=key.encode())
-    again = coat.classify(told.images["mixed"][..., None].astype(np.float32))
+    stack = assemble(backdoored, KerasClassifier.from_bundle(backdoored), secret=key.encode())
+    again = stack.classify(told.images["mixed"][..., None].astype(np.float32))
     (strip,) = again.trace.detections
     lines = told.decisions()["mixed"]
     assert [bool(line["findings"]) for line in lines] == strip.abstained.tolist()

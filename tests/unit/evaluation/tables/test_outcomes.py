@@ -37,7 +37,7 @@ def test_an_abstention_is_safe_in_one_count_and_a_failure_in_the_other() -> None
     assert found.abstention_safe.low < 0.8 < found.abstention_safe.high
 
 
-def test_the_undefended_coat_and_the_bare_classifier_come_to_the_same() -> None:
+def test_the_undefended_stack_and_the_bare_classifier_come_to_the_same() -> None:
     classifier = linear(SHAPE, 3)
     images = noise(50, SHAPE, 1)
     labels = np.random.default_rng(0).integers(0, 3, 50)

@@ -114,7 +114,7 @@ def steady(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_every_attack_meets_every_coat_and_the_worst_case_is_no_better_than_any(report: Report) -> None:
+def test_every_attack_meets_every_stack_and_the_worst_case_is_no_better_than_any(report: Report) -> None:
     variants = ["none", "total_variation", "strip", "reverse_sigmoid", "full stack"]
     assert [row.variant for row in report.benign] == variants
     attacks = {"clean", "jsma", "noise", "fgm", "bim", "pgd", "transfer", "square", "hop_skip_jump", "bpda_eot"}
