@@ -6,6 +6,7 @@ The core knows nothing of this: here a frozen `Trace` is read after the fact.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -209,8 +210,9 @@ class Metrics:
         counter.inc(int(np.count_nonzero(detection.abstained)))
         for histogram, of in self._of_detectors.get(detection.name, ()):
             column = detection.scores if of == "scores" else detection.calls
-            for number in column[~np.isnan(column)].tolist():
-                histogram.observe(number)
+            for number in column.tolist():
+                if not math.isnan(number):
+                    histogram.observe(number)
 
     def failed(self, failure: Exception) -> None:
         """`Observer`: a batch raised."""
