@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from attacks.backdoors.poisoning import Poisoned
+from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Witness
 from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.scanning.scan import KeptWork, ScanPlan, scan
@@ -29,7 +30,7 @@ def test_data_in_memory_are_scanned_without_a_word_and_without_a_file(
         KerasClassifier(model, outputs="logits"),
         poisoned.data,
         truth=poisoned.is_clean,
-        plan=ScanPlan(detectors=SPECTRAL),
+        plan=ScanPlan(detectors=(ActivationClustering(),)),
         progress=lambda *report: told.append(report),
     )
     assert found.report.verdict == "poison"
@@ -37,7 +38,7 @@ def test_data_in_memory_are_scanned_without_a_word_and_without_a_file(
     assert found.report.confusion is not None
     assert (found.report.confusion.tpr or 0) > 0.9
     assert found.is_clean.shape == (len(poisoned.data),)
-    assert {what for what, _, _ in told} == {"reading activations", "scoring classes"}
+    assert {what for what, _, _ in told} >= {"reading activations", "splitting classes"}
     assert all(done <= of for _, done, of in told)
     assert list(tmp_path.iterdir()) == []
     captured = capfd.readouterr()
