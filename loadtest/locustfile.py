@@ -83,11 +83,8 @@ def _tell_progress(every_s: float) -> None:
     while True:
         gevent.sleep(every_s)
         otherwise = sum(not sample.due for sample in target.samples)
-        so_far = (
-            f"{time.perf_counter() - target.began:.0f} s, {len(target.samples):,} requests, {otherwise:,} not answered as due"
-        )
-        told = f"loadtest: {so_far}"
-        print(told, file=sys.stderr, flush=True)
+        so_far = f"{time.perf_counter() - target.began:.0f} s, {len(target.samples):,} requests"
+        print(f"loadtest: {so_far}, {otherwise:,} not answered as due", file=sys.stderr, flush=True)
 
 
 _VERDICTS: dict[int, str] = {}

@@ -138,4 +138,4 @@ class UnsignalledServer(uvicorn.Server):
 
 
 def _lost(library: str, change: str, loss: str) -> None:
-    logger.warning("%s %s %s: %s", library, version(library), change, loss)
+    logger.warning("a library has changed inside: %s %s %s: %s", library, version(library), change, loss)

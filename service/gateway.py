@@ -94,7 +94,6 @@ class Gateway:
             metrics_directory.choose(alone=self.alone)
             self.settings = read_settings()
             self.bundle = read_bundle(self.settings.bundle)
-            logger.info("starting", extra={"fields": {"model": self.bundle.name, "model_version": self.bundle.version}})
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
             self.site = self._site(self._routes(), full=lambda: self.serving.full)

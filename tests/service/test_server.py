@@ -107,4 +107,4 @@ def test_the_log_is_json_with_one_line_per_request_and_without_pixels_or_paths(s
     assert lines["logged-2"]["route"] == "other"
     assert "secret-path" not in text
     assert "/readyz" not in text
-    assert text.index('"event":"starting"') < text.index('"event":"ready"')
+    assert text.index('"event":"starting: ') < text.index('"event":"ready"')
