@@ -58,7 +58,7 @@ def test_type_checkers_are_told_of_the_same_names_in_the_same_places() -> None:
     [checked] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     told = {(alias.asname, str(node.module)) for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert told == set(hauberk._HOME_OF.items())
-    assert {name for name, _ in told} - {"__version__"} == set(hauberk.__all__)
+    assert {name for name, _ in told} == set(hauberk.__all__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
