@@ -30,14 +30,12 @@ def test_every_name_of_the_face_is_there_and_is_documented(name: str) -> None:
         assert value.__doc__
 
 
-def test_importing_the_face_imports_nothing_heavy_and_takes_less_than_50_ms() -> None:
+def test_importing_the_face_imports_nothing_heavy_and_no_other_module_of_ours() -> None:
     code = (
-        "import sys, time; started = time.process_time(); import hauberk; spent = time.process_time() - started; "
-        f"print(spent, [name for name in {HEAVY} if name in sys.modules])"
+        "import sys; import hauberk; "
+        f"print(sorted(name for name in sys.modules if name.partition('.')[0] in {(*HEAVY, *PACKAGES)}))"
     )
-    seconds, loaded = python(code).strip().split(" ", 1)
-    assert loaded == "[]"
-    assert float(seconds) < 0.05
+    assert python(code).strip() == "['hauberk']"
 
 
 def test_composing_defences_imports_no_framework_and_no_server() -> None:
@@ -56,7 +54,7 @@ def test_what_is_not_in_the_face_is_no_attribute_and_the_message_says_where_to_l
 def test_type_checkers_are_told_of_the_same_names_in_the_same_places() -> None:
     tree = ast.parse(Path(hauberk.__file__).read_text(encoding="utf-8"))
     [checked] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    told = {(alias.asname, str(node.module)) for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    told = {(alias.name, str(node.module)) for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert told == set(hauberk._HOME_OF.items())
     assert {name for name, _ in told} == set(hauberk.__all__)
 
