@@ -26,13 +26,13 @@ IMAGES = noise(40, SHAPE, 1)
 OF_BUNDLE = ("total_variation", "strip", "reverse_sigmoid")
 
 
-def coat(bundle: Bundle, **modes: Mode) -> DefendedClassifier:
+def assembled(bundle: Bundle, **modes: Mode) -> DefendedClassifier:
     return assemble(bundle, CLASSIFIER, secret=b"secret", modes=modes)
 
 
 def refused(bundle: Bundle, sentence: str, **modes: Mode) -> None:
     with pytest.raises(InvalidBundle, match=sentence) as refusal:
-        coat(bundle, **modes)
+        assembled(bundle, **modes)
     assert "\n" not in str(refusal.value)
     with pytest.raises(InvalidBundle, match=sentence):
         check(bundle, modes=modes)
@@ -57,15 +57,18 @@ def test_every_defence_is_built_with_the_parameters_declared_and_measured(bundle
 
 def test_modes_of_the_bundle_hold_unless_replaced(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path, TOTAL_VARIATION | {"mode": "off"}, STRIP | {"mode": "monitor"}, REVERSE_SIGMOID)
-    assert not coat(bundle).preprocessors
-    assert coat(bundle).detectors[0].mode == "monitor"
-    assert coat(bundle, total_variation="monitor", strip="off").preprocessors[0].mode == "monitor"
-    assert not coat(bundle, total_variation="monitor", strip="off").detectors
+    assert not assembled(bundle).preprocessors
+    assert assembled(bundle).detectors[0].mode == "monitor"
+    assert assembled(bundle, total_variation="monitor", strip="off").preprocessors[0].mode == "monitor"
+    assert not assembled(bundle, total_variation="monitor", strip="off").detectors
 
 
 def test_monitoring_leaves_the_answers_as_they_are_and_reports_all_the_same(bundle: Bundle) -> None:
     everything: dict[str, Mode] = dict.fromkeys(OF_BUNDLE, "monitor")
-    monitored, enforced = coat(bundle, **everything).classify(IMAGES), coat(bundle, total_variation="monitor").classify(IMAGES)
+    monitored, enforced = (
+        assembled(bundle, **everything).classify(IMAGES),
+        assembled(bundle, total_variation="monitor").classify(IMAGES),
+    )
     np.testing.assert_array_equal(monitored.probabilities, CLASSIFIER.predict(IMAGES))
     assert not monitored.abstained.any()
     assert (monitored.trace.purification_distance > 0).all()
@@ -76,7 +79,7 @@ def test_monitoring_leaves_the_answers_as_they_are_and_reports_all_the_same(bund
 
 def test_what_is_off_is_not_computed(bundle: Bundle) -> None:
     nothing: dict[str, Mode] = dict.fromkeys(OF_BUNDLE, "off")
-    found = coat(bundle, **nothing).classify(IMAGES)
+    found = assembled(bundle, **nothing).classify(IMAGES)
     np.testing.assert_array_equal(found.probabilities, CLASSIFIER.predict(IMAGES))
     assert found.trace.model_calls == len(IMAGES)
     assert not found.trace.detections
@@ -85,7 +88,7 @@ def test_what_is_off_is_not_computed(bundle: Bundle) -> None:
 
 def test_the_detector_decides_the_same_whatever_the_purifier_does(bundle: Bundle) -> None:
     modes: tuple[Mode, ...] = ("enforce", "monitor", "off")
-    first, *others = (coat(bundle, total_variation=mode).classify(IMAGES).abstained for mode in modes)
+    first, *others = (assembled(bundle, total_variation=mode).classify(IMAGES).abstained for mode in modes)
     assert first.any()
     for other in others:
         np.testing.assert_array_equal(first, other)
@@ -94,7 +97,7 @@ def test_the_detector_decides_the_same_whatever_the_purifier_does(bundle: Bundle
 def test_a_mode_for_a_defence_the_bundle_lacks_is_refused(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path, TOTAL_VARIATION)
     with pytest.raises(InvalidInput, match="set for strip, but bundle animals declares only total_variation"):
-        coat(bundle, strip="off")
+        assembled(bundle, strip="off")
 
 
 DECLARED: dict[str, tuple[tuple[dict[str, Any], ...], str]] = {
@@ -155,7 +158,7 @@ def test_a_calibration_that_does_not_fit_is_refused(what: str, tmp_path: Path) -
 
 def test_a_threshold_of_minus_infinity_refuses_nobody(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path, arrays=bundles.calibration(strip_threshold=np.array(-np.inf)))
-    assert not coat(bundle).classify(IMAGES).abstained.any()
+    assert not assembled(bundle).classify(IMAGES).abstained.any()
 
 
 @pytest.mark.parametrize(
@@ -184,8 +187,8 @@ def test_a_bundle_without_one_of_the_detectors_that_were_calibrated_together_is_
 def test_a_detector_calibrated_alone_stays_so_in_every_mode(tmp_path: Path) -> None:
     arrays = bundles.calibration(detectors_calibrated_together=np.array(names_as_text(["strip"])))
     bundle = bundles.write(tmp_path, arrays=arrays)
-    assert not coat(bundle, strip="off").detectors
-    assert coat(bundle, strip="monitor").detectors[0].mode == "monitor"
+    assert not assembled(bundle, strip="off").detectors
+    assert assembled(bundle, strip="monitor").detectors[0].mode == "monitor"
 
 
 SENTINET: dict[str, Any] = {
@@ -213,10 +216,10 @@ def with_sentinet(**changes: Any) -> dict[str, Any]:
 
 def test_sentinet_is_built_beside_strip_with_what_was_measured(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path, STRIP, SENTINET, arrays=with_sentinet())
-    detector = coat(bundle).detectors[1].defence
+    detector = assembled(bundle).detectors[1].defence
     assert isinstance(detector, SentiNet)
     assert (detector.threshold, detector.slack, detector.sides, detector.kept) == (0.25, (0.2, 0.1, 0.0), (0.6, 0.4), (2, 2))
-    assert coat(bundle, sentinet="off", strip="monitor").calls_at_most == 1 + 8
+    assert assembled(bundle, sentinet="off", strip="monitor").calls_at_most == 1 + 8
 
 
 def test_detectors_that_were_not_calibrated_together_are_refused_together(tmp_path: Path) -> None:
