@@ -257,5 +257,5 @@ def test_two_detectors_are_calibrated_together_and_served_together(
         refused |= bundle.calibration[f"{name}_clean_scores"] <= bundle.calibration[f"{name}_threshold"]
         assert bundle.card[name]["held_images"] == 280
     assert refused.sum() <= int(0.05 * 281)
-    stack = assemble(bundle, KerasClassifier.from_bundle(bundle), secret=b"", modes={"sentinet": "monitor"})
-    assert [step.defence.name for step in stack.detectors] == ["strip", "sentinet"]
+    defended = assemble(bundle, KerasClassifier.from_bundle(bundle), secret=b"", modes={"sentinet": "monitor"})
+    assert [step.defence.name for step in defended.detectors] == ["strip", "sentinet"]
