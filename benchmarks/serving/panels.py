@@ -44,7 +44,7 @@ _ROOM = 0.25  # above the lines, for the legend
 def _phases() -> list[tuple[str, list[bytes], float]]:
     """Per phase: its name, its requests, and its rate in multiples of `_RATE`."""
     images = payloads.read_images(payloads.SHIPPED)
-    marked = wire.to_bytes(TRIGGER(images["clean"][..., None].astype(np.float32) / 255))[..., 0]
+    marked = wire.to_bytes(TRIGGER((images["clean"][..., None] / 255).astype(np.float32)))[..., 0]
     kinds = (images["clean"], images["adversarial"], marked)
     clean, adversarial, triggered = ([wire.as_json(image, 4) for image in kind] for kind in kinds)
     wrong = [wire.http_request(each.path, each.media_type, each.body) for each in payloads.malformed(images["clean"][0])]
