@@ -26,7 +26,7 @@ from benchmarks.harness.open_loop import Arrivals
 from benchmarks.harness.prometheus import Prometheus
 from benchmarks.harness.servers import Server, serving
 from benchmarks.serving.operations import OURS, Arriving
-from benchmarks.serving.poisoned_bundle import poisoned_bundle
+from benchmarks.serving.poisoned_bundle import TRIGGER, poisoned_bundle
 from deploy.grafana.panels import BOARDS, Board, Panel
 from loadtest import payloads
 
@@ -44,7 +44,9 @@ _ROOM = 0.25  # above the lines, for the legend
 def _phases() -> list[tuple[str, list[bytes], float]]:
     """Per phase: its name, its requests, and its rate in multiples of `_RATE`."""
     images = payloads.read_images(payloads.SHIPPED)
-    clean, adversarial, triggered = ([wire.as_json(image, 4) for image in images[kind]] for kind in payloads.KINDS)
+    marked = wire.to_bytes(TRIGGER((images["clean"][..., None] / 255).astype(np.float32)))[..., 0]
+    kinds = (images["clean"], images["adversarial"], marked)
+    clean, adversarial, triggered = ([wire.as_json(image, 4) for image in kind] for kind in kinds)
     wrong = [wire.http_request(each.path, each.media_type, each.body) for each in payloads.malformed(images["clean"][0])]
     attacked = _alternating(clean, adversarial)
     backdoored = _alternating(clean, triggered)
