@@ -115,15 +115,61 @@ def test_every_file_and_folder_that_contributing_names_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PACKAGES = "attacks|benchmarks|defences|deploy|evaluation|hauberk|loadtest|models|service|tests"
+WRITTEN_LATER = ("deploy/secrets",)
+TRACE_ATTRIBUTES = {"service.name", "service.version"}
+
+
+def paths_in(text: str) -> set[str]:
+    """Paths below our folders, from the root; a pattern (`tests/*`, `NAME`) is none."""
+    found = re.findall(rf"(?<![\w./@{{-])((?:{PACKAGES}|docs)/[\w./-]+)(?![\w*{{])", text)
+    return {path.rstrip(".") for path in found if not path.startswith(WRITTEN_LATER)}
+
+
+def modules_in(text: str) -> set[str]:
+    """Dotted names below our packages. `hauberk.x` counts where it is run: alone it may be a trace attribute or hauberk.toml."""
+    named = re.findall(rf"(?<![\w./-])((?:{PACKAGES})(?:\.[A-Za-z_]\w*)+)(?![\w/-])", text)
+    modules = {name for name in named if not re.fullmatch(r"hauberk\.\w+|\w+\.(md|toml)", name)}
+    return (modules | set(re.findall(r"python -m (hauberk\.[\w.]*\w)", text))) - TRACE_ATTRIBUTES
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a package, a module, or a name that a module's text contains."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:end])
+        module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if module.exists():
+            text = module.read_text(encoding="utf-8")
+            return all(re.search(rf"\b{name}\b", text) for name in parts[end:])
+    return False
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_every_path_and_module_of_ours_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    missing = {path for path in paths_in(text) if not (ROOT / path).exists() and not (document.parent / path).exists()}
+    assert missing | {name for name in modules_in(text) if not exists(name)} == set()
+
+
+def test_a_path_or_module_that_does_not_exist_is_found() -> None:
+    assert paths_in("see `attacks/backdoor.py` and docs/limits.md.") == {"attacks/backdoor.py", "docs/limits.md"}
+    assert modules_in("`python -m benchmarks.robustness BUNDLE`, `hauberk.compile`") == {"benchmarks.robustness"}
+    assert not exists("benchmarks.robustness")
+    assert not exists("service.errors.NoSuchProblem")
+    assert exists("service.errors.every_problem")
+
+
 def test_every_link_in_the_documents_leads_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
 def test_every_make_target_the_documents_name_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+    for document in DOCUMENTS:
         for target in re.findall(r"\bmake ([a-z-]+)[`\n]", document.read_text()):
             assert target in targets, f"{document.name}: make {target}"
 
