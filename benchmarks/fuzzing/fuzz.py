@@ -23,7 +23,7 @@ import orjson
 from benchmarks.fuzzing.hostile_requests import Attempt, attempt
 from benchmarks.fuzzing.valid_requests import WireRequest, valid_requests
 from benchmarks.harness.peers import machine, table
-from benchmarks.harness.raw_http import Answer, Connection, Cut
+from benchmarks.harness.raw_http import Cut, RawAnswer, RawConnection
 from benchmarks.harness.servers import GATEWAY, Contender, serving
 from models.datasets import MNIST, load_dataset
 
@@ -144,7 +144,7 @@ class Fuzzer:
         return self.report
 
     def _work(self) -> None:
-        connection: Connection | None = None
+        connection: RawConnection | None = None
         sample_every = max(1, self.report.requests // _SAMPLES)
         while (number := self._take()) is not None:
             tried = attempt(self._target.requests, self.report.seed, number)
@@ -176,10 +176,10 @@ class Fuzzer:
         with self._lock:
             self.report.violations.append(Violation(tried, what))
 
-    def _connect(self) -> Connection:
-        return Connection(self._target.port, timeout_s=_ANSWER_WITHIN_S)
+    def _connect(self) -> RawConnection:
+        return RawConnection(self._target.port, timeout_s=_ANSWER_WITHIN_S)
 
-    def _send(self, tried: Attempt, connection: Connection | None) -> Connection | None:
+    def _send(self, tried: Attempt, connection: RawConnection | None) -> RawConnection | None:
         """Send an attempt and check its answers; returns the connection if it can be used again."""
         used = connection is not None
         connection = connection or self._connect()
@@ -205,7 +205,7 @@ class Fuzzer:
                 return None
         return connection
 
-    def _listen(self, tried: Attempt, connection: Connection) -> None:
+    def _listen(self, tried: Attempt, connection: RawConnection) -> None:
         """Check all answers to a damaged framing."""
         patient = tried.number % self._patient == 0
         due = [*tried.methods, *[b"GET"] * 20]  # what is left over may look like further requests
@@ -225,20 +225,20 @@ class Fuzzer:
             if answer.headers.get("connection") == "close":
                 return
 
-    def _answer(self, connection: Connection, method: bytes, within_s: float) -> Answer | None:
+    def _answer(self, connection: RawConnection, method: bytes, within_s: float) -> RawAnswer | None:
         started = time.monotonic()
         answer = connection.answer(method, within_s=within_s)
         if answer is not None:
             self.report.slowest_s = max(self.report.slowest_s, time.monotonic() - started)
         return answer
 
-    def _check(self, tried: Attempt, answer: Answer) -> None:
+    def _check(self, tried: Attempt, answer: RawAnswer) -> None:
         self.report.note(tried.kind, answer.status)
         what = complaint(answer)
         if what is not None:
             self._find(tried, what)
 
-    def _send_known(self, tried: Attempt, connection: Connection | None) -> Connection | None:
+    def _send_known(self, tried: Attempt, connection: RawConnection | None) -> RawConnection | None:
         """Send the valid request with the known answer, and check that it gets that answer."""
         good = Attempt(tried.number, "known", self._target.known.wire(), (b"POST",))
         connection = connection or self._connect()
@@ -265,7 +265,7 @@ class Fuzzer:
         self._find(Attempt(-1, "end", b"", ()), "requests are still in flight after their clients have left")
 
 
-def complaint(answer: Answer) -> str | None:
+def complaint(answer: RawAnswer) -> str | None:
     """The violated requirement of an answer; None if it meets all."""
     media_type = answer.headers.get("content-type", "")
     refusal = f"{answer.status} {answer.body[:300]!r}"

@@ -21,7 +21,7 @@ NAMES = {LOST: "connection lost", TIMED_OUT: "timed out"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class LoadCell:
     """All rounds of one load. Nothing is dropped: percentiles are over every request that began in a window, failed or not."""
 
     rounds: tuple[Outcome, ...]
@@ -100,11 +100,13 @@ class Loader:
         subprocess.run(command, cwd=ROOT, check=True, timeout=load.warm_up_s + load.seconds + load.timeout_s + _SPARE_S)
         return Outcome.read(out)
 
-    def alternate(self, servers: Sequence[Server], requests: Path, around: Around | None = None, **load: float) -> list[Cell]:
+    def alternate(self, servers: Sequence[Server], requests: Path, around: Around | None = None, **load: float) -> list[LoadCell]:
         """A cell for each server, in rounds that take turns; the order turns round every second time."""
         return self.alternate_requests([(server, requests) for server in servers], around, **load)
 
-    def alternate_requests(self, pairs: Sequence[tuple[Server, Path]], around: Around | None = None, **load: float) -> list[Cell]:
+    def alternate_requests(
+        self, pairs: Sequence[tuple[Server, Path]], around: Around | None = None, **load: float
+    ) -> list[LoadCell]:
         """The same for servers with requests of their own."""
         outcomes: list[list[Outcome]] = [[] for _ in pairs]
         for number in range(self.rounds):
@@ -119,7 +121,7 @@ class Loader:
                 outcomes[i].append(step() if around is None else around(server, step))
                 told = f"round {number + 1} of {self.rounds}: {server.contender.name}, {asked.clients} clients"
                 print(told, file=sys.stderr, flush=True)
-        return [Cell(tuple(rounds)) for rounds in outcomes]
+        return [LoadCell(tuple(rounds)) for rounds in outcomes]
 
     def _new_file(self, kind: str) -> Path:
         self._files += 1

@@ -15,7 +15,7 @@ class Cut(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawAnswer:
     """An answer; the names of its headers in lower case."""
 
     status: int
@@ -23,7 +23,7 @@ class Answer:
     body: bytes
 
 
-class Connection:
+class RawConnection:
     """One connection to this machine."""
 
     def __init__(self, port: int, *, timeout_s: float) -> None:
@@ -45,7 +45,7 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def answer(self, method: bytes, *, within_s: float) -> Answer | None:
+    def answer(self, method: bytes, *, within_s: float) -> RawAnswer | None:
         """The next answer, to a request of this method; None when the server closed the connection instead.
 
         Raises: TimeoutError when there is none in time; Cut.
@@ -59,7 +59,7 @@ class Connection:
             if status >= 200:  # before that, only "100 Continue"
                 break
         length = 0 if method == b"HEAD" or status in _BODYLESS else int(headers.get("content-length", "0"))
-        return Answer(status, headers, self._exactly(length, give_up))
+        return RawAnswer(status, headers, self._exactly(length, give_up))
 
     def _until(self, mark: bytes, give_up: float) -> bytes | None:
         while (at := self._received.find(mark)) < 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.cells import Cell, Loader
+from benchmarks.harness.cells import LoadCell, Loader
 from benchmarks.harness.peers import photographs, table
 from benchmarks.harness.servers import GATEWAY, Contender, serving
 from benchmarks.harness.wanted import Wanted
@@ -72,7 +72,7 @@ def _stub(directory: Path) -> Bundle:
     return write_bundle(directory, settings=settings, calibration={}, card={})
 
 
-def _text(cells: dict[str, Cell], sizes: dict[str, float], json_rate: float) -> str:
+def _text(cells: dict[str, LoadCell], sizes: dict[str, float], json_rate: float) -> str:
     rows = [
         [
             name,

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.cells import NAMES, Cell, Loader
+from benchmarks.harness.cells import NAMES, LoadCell, Loader
 from benchmarks.harness.closed_loop import LOST, Load, Outcome
 from benchmarks.harness.open_loop import CHANGED, NOT_TOLD, Arrivals
 from benchmarks.harness.servers import GATEWAY, ROOT, Contender, Server, serving
@@ -70,7 +70,7 @@ class Bench:
         """Requests per second in a closed loop of many clients."""
         before = server.processor_s()
         outcome = self.loader.run(Load(server.port, _CLIENTS, self.cell_s, warm_up_s=3.0), self.file)
-        return Peak(Cell((outcome,)).rate, (server.processor_s() - before) / len(outcome.samples))
+        return Peak(LoadCell((outcome,)).rate, (server.processor_s() - before) / len(outcome.samples))
 
     def arriving(self, load: Arrivals, name: str) -> Arriving:
         """Start an open loop; `finish` waits for its end."""

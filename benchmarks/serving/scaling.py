@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.cells import Cell, Loader
+from benchmarks.harness.cells import LoadCell, Loader
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, serving
 from models.datasets import MNIST, load_dataset
@@ -40,7 +40,7 @@ def section(cell_s: float = CELL_S) -> str:
     return _text(cells, cell_s)
 
 
-def _text(cells: dict[int, list[Cell]], cell_s: float) -> str:
+def _text(cells: dict[int, list[LoadCell]], cell_s: float) -> str:
     rows = [
         [
             clients,

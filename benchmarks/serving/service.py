@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.cells import Cell, Loader
+from benchmarks.harness.cells import LoadCell, Loader
 from benchmarks.harness.closed_loop import Load
 from benchmarks.harness.servers import GATEWAY, Contender, Server, send, serving
 from benchmarks.harness.wanted import wanted_table
 from benchmarks.serving import formats, service_tables, stages, steadiness
-from benchmarks.serving.service_tables import ART, ART_ONCE, AT, NDARRAY, OFF, ON, TRIVIAL, Measured, batchable
+from benchmarks.serving.service_tables import ART, ART_ONCE, AT, NDARRAY, OFF, ON, TRIVIAL, ServiceMeasurements, batchable
 from models.datasets import MNIST, load_dataset
 
 CELL_S = 60.0
@@ -50,19 +50,19 @@ class _Bench:
         self._started += 1
         return serving(contender, self.directory / f"server-{self._started}", self.requests[0])
 
-    def once(self, contender: Contender, seconds: float) -> Cell:
+    def once(self, contender: Contender, seconds: float) -> LoadCell:
         """One round of the usual load on a server of its own."""
         with self.serving(contender) as server:
-            return Cell((self.loader.run(Load(server.port, AT, seconds), self.file),))
+            return LoadCell((self.loader.run(Load(server.port, AT, seconds), self.file),))
 
     def best_max_latency_ms(self) -> int:
         """The max_latency_ms with which the stock batchable service answers the most requests per second."""
         rates = {ms: self.once(batchable(ms), self.loader.cell_s / 12).rate for ms in _MAX_LATENCIES_MS}
         return max(rates, key=lambda ms: rates[ms])
 
-    def run(self) -> Measured:
+    def run(self) -> ServiceMeasurements:
         """All measurements except the formats and the five minutes."""
-        measured = Measured(self.once(TRIVIAL, self.loader.cell_s / 6), self.best_max_latency_ms())
+        measured = ServiceMeasurements(self.once(TRIVIAL, self.loader.cell_s / 6), self.best_max_latency_ms())
         contenders = [ON, OFF, NDARRAY, batchable(measured.max_latency_ms), ART, ART_ONCE]
         for contender in (ON, OFF, NDARRAY, ART):
             with self.serving(
@@ -79,7 +79,7 @@ class _Bench:
             self._unhurried(servers[:3], measured)
         return measured
 
-    def _load(self, servers: Sequence[Server], measured: Measured) -> None:
+    def _load(self, servers: Sequence[Server], measured: ServiceMeasurements) -> None:
         for clients in _CLIENTS:
             meter = stages.Meter()
             taking_part = servers if clients in _ART_CLIENTS else servers[:4]
@@ -91,7 +91,7 @@ class _Bench:
                     rate = measured.cells[server.contender.name, clients].rate
                     measured.many[server.contender.name] = stages.of_many_clients(meter.per_request_us(server), rate)
 
-    def _unhurried(self, servers: Sequence[Server], measured: Measured) -> None:
+    def _unhurried(self, servers: Sequence[Server], measured: ServiceMeasurements) -> None:
         meter = stages.Meter()
         cells = self.loader.alternate(servers, self.file, meter.around, pause_s=_PAUSE_S)
         for server, cell in zip(servers, cells, strict=True):

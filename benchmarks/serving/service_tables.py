@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.harness.cells import Cell
+from benchmarks.harness.cells import LoadCell
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Memory
 from benchmarks.harness.wanted import Wanted
@@ -31,20 +31,20 @@ def batchable(max_latency_ms: int) -> Contender:
 
 
 @dataclass
-class Measured:
+class ServiceMeasurements:
     """The measurements of the section, by contender, or by contender and number of clients."""
 
-    ceiling: Cell
+    ceiling: LoadCell
     max_latency_ms: int
     ready_s: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Memory] = field(default_factory=dict)
-    cells: dict[tuple[str, int], Cell] = field(default_factory=dict)
-    unhurried: dict[str, Cell] = field(default_factory=dict)
+    cells: dict[tuple[str, int], LoadCell] = field(default_factory=dict)
+    unhurried: dict[str, LoadCell] = field(default_factory=dict)
     one: dict[str, dict[str, float]] = field(default_factory=dict)
     many: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def wanted(measured: Measured) -> list[Wanted]:
+def wanted(measured: ServiceMeasurements) -> list[Wanted]:
     """The wanted ratios at 16 clients."""
     cells = {name: cell for (name, clients), cell in measured.cells.items() if clients == AT}
     ours, stock = cells[ON.name], batchable(measured.max_latency_ms).name
@@ -58,7 +58,7 @@ def wanted(measured: Measured) -> list[Wanted]:
     ]
 
 
-def introduction(measured: Measured, cell_s: float, rounds: int, images: int) -> str:
+def introduction(measured: ServiceMeasurements, cell_s: float, rounds: int, images: int) -> str:
     """The text on how it was measured."""
     return (
         "## The service under load\n\n"
@@ -77,7 +77,7 @@ def introduction(measured: Measured, cell_s: float, rounds: int, images: int) ->
     )
 
 
-def load_table(measured: Measured) -> str:
+def load_table(measured: ServiceMeasurements) -> str:
     """Requests per second and latencies, by clients and server."""
     rows = []
     for (name, clients), cell in measured.cells.items():
@@ -111,7 +111,7 @@ def load_table(measured: Measured) -> str:
     return f"### 1, 16, 64 clients\n\n{table(header, rows)}"
 
 
-def unhurried_table(measured: Measured, pause_s: float) -> str:
+def unhurried_table(measured: ServiceMeasurements, pause_s: float) -> str:
     """One client that pauses between requests, and the picture of its request's stages."""
     rows = [
         [name, f"{cell.percentile_ms(50):.2f}", f"{cell.percentile_ms(99):.2f}", f"{cell.requests:,}", cell.failures]
@@ -126,7 +126,7 @@ def unhurried_table(measured: Measured, pause_s: float) -> str:
     )
 
 
-def servers_table(measured: Measured) -> str:
+def servers_table(measured: ServiceMeasurements) -> str:
     """Time to the first answer, and memory after the load."""
     rows = [
         [name, f"{ready:.1f}", f"{measured.memory[name].worker:,.0f}", f"{measured.memory[name].everything:,.0f}"]
@@ -140,7 +140,7 @@ def servers_table(measured: Measured) -> str:
     )
 
 
-def panels(measured: Measured) -> list[tuple[str, Mapping[str, Mapping[str, float]]]]:
+def panels(measured: ServiceMeasurements) -> list[tuple[str, Mapping[str, Mapping[str, float]]]]:
     """The panels of the picture, for `stages.draw`."""
     return [
         ("One unhurried client: time of a request", _short(measured.one)),

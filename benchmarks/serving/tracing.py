@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.cells import Cell, Loader
+from benchmarks.harness.cells import LoadCell, Loader
 from benchmarks.harness.closed_loop import Outcome
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
@@ -78,7 +78,7 @@ def _contenders(directory: Path, collector: str) -> list[Contender]:
     ]
 
 
-def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: float) -> str:
+def text(cells: Mapping[str, LoadCell], processor_us: Mapping[str, float], cell_s: float) -> str:
     """The section, from cells and processor time per request, by server."""
     rows = [
         [
@@ -109,13 +109,13 @@ def text(cells: Mapping[str, Cell], processor_us: Mapping[str, float], cell_s: f
     )
 
 
-def ratio(ours: Cell, other: Cell) -> tuple[float, float, float]:
+def ratio(ours: LoadCell, other: LoadCell) -> tuple[float, float, float]:
     """Requests/s of one to the other within a round: lower quartile, median and upper quartile over the rounds."""
     ratios = _rates(ours) / _rates(other)
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
     return low, middle, high
 
 
-def _rates(cell: Cell) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    rates: Sequence[float] = [Cell((outcome,)).rate for outcome in cell.rounds]
+def _rates(cell: LoadCell) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    rates: Sequence[float] = [LoadCell((outcome,)).rate for outcome in cell.rounds]
     return np.array(rates, np.float64)

@@ -26,7 +26,7 @@ from models.classifier import Images, Probabilities
 _NUMBERS_PER_PROBE = 1 << 24
 
 
-class Step(NamedTuple):
+class WindowStep(NamedTuple):
     """A comparison with the threshold.
 
     Attributes:
@@ -133,13 +133,13 @@ class SentiNet(Defence):
         if not self.stages or not increasing:
             raise InvalidParameter(f"sentinet: expected increasing stages, got {self.stages}")
 
-    def plan(self) -> tuple[Step, ...]:
+    def plan(self) -> tuple[WindowStep, ...]:
         """Every comparison with the threshold, in order."""
         levels, seen = len(self.sides), (*([1] * (len(self.sides) - 1)), *self.stages)
         windows, steps = CORNERS, []
         for number, (after, slack, kept) in enumerate(zip(seen, self.slack, (*self.kept, 1), strict=True)):
             before = seen[number - 1] if number >= levels else 0
-            steps.append(Step(windows, before, after, slack, kept, number < levels - 1))
+            steps.append(WindowStep(windows, before, after, slack, kept, number < levels - 1))
             windows = min(windows, kept) * (CORNERS if number < levels - 1 else 1)
         return tuple(steps)
 
@@ -297,7 +297,7 @@ class SentiNetSession:
         self.suspicion[images, CORNERS:] = np.inf
         self._count[images] = CORNERS
 
-    def _compare(self, images: NDArray[np.int64], step: Step, *, last: bool) -> None:
+    def _compare(self, images: NDArray[np.int64], step: WindowStep, *, last: bool) -> None:
         present = np.arange(self._sum.shape[1]) < self._count[images, None]
         doubt = 1 - self._sum[images] / step.after
         scores = np.where(present, np.maximum(self.suspicion[images], doubt - step.slack), np.inf)
@@ -310,7 +310,9 @@ class SentiNetSession:
         else:
             self._go_on(images, step, np.where(suspicious, scores, np.inf), doubt)
 
-    def _go_on(self, images: NDArray[np.int64], step: Step, scores: NDArray[np.float64], doubt: NDArray[np.float64]) -> None:
+    def _go_on(
+        self, images: NDArray[np.int64], step: WindowStep, scores: NDArray[np.float64], doubt: NDArray[np.float64]
+    ) -> None:
         """Advance the windows of the lowest finite scores to the next step, or the windows in their corners.
 
         Windows in the corners of one window often have its score: of these, the ones of the highest confidence in this step go first.

@@ -59,7 +59,7 @@ class Source:
 
 
 @dataclass(slots=True)
-class Load:
+class SharedState:
     """What all exchanges of a server share: the bytes of bodies held now, and whether the server is about to close."""
 
     held: int = 0
@@ -79,7 +79,7 @@ class Bounds:
 
     body_timeout_s: float = 10.0
     held_at_most: int = 1 << 26
-    load: Load = field(default_factory=Load)
+    load: SharedState = field(default_factory=SharedState)
 
 
 class Exchange:

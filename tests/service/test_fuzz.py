@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.fuzzing.fuzz import FuzzedServer, Fuzzer, alike, complaint, described
 from benchmarks.fuzzing.hostile_requests import attempt
-from benchmarks.harness.raw_http import Answer
+from benchmarks.harness.raw_http import RawAnswer
 
 PROBLEM = dict.fromkeys(("type", "title", "status", "detail", "code", "request_id"), "x")
 
@@ -33,11 +33,11 @@ def test_an_attempt_depends_on_the_seed_and_its_number_only(server: Any) -> None
     assert [attempt(requests, 4, number) for number in range(50)] != forwards
 
 
-def answer(status: int, body: Any, media_type: str = "application/problem+json", **headers: str) -> Answer:
+def answer(status: int, body: Any, media_type: str = "application/problem+json", **headers: str) -> RawAnswer:
     headers = {"content-type": media_type, "x-request-id": "x"} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
-    return Answer(status, headers, orjson.dumps(body))
+    return RawAnswer(status, headers, orjson.dumps(body))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def answer(status: int, body: Any, media_type: str = "application/problem+json",
         (answer(503, PROBLEM | {"code": "stopping"}), "a server error"),
         (answer(200, {}, x_request_id=""), "no X-Request-ID"),
         (
-            Answer(400, {"content-type": "text/plain", "connection": "close"}, b"Invalid HTTP request received."),
+            RawAnswer(400, {"content-type": "text/plain", "connection": "close"}, b"Invalid HTTP request received."),
             "no X-Request-ID",
         ),
         (answer(422, PROBLEM | {"detail": "x" * 3000}), "a refusal of"),
@@ -61,7 +61,7 @@ def answer(status: int, body: Any, media_type: str = "application/problem+json",
         (answer(503, PROBLEM | {"code": "queue_full"}), None),
     ],
 )
-def test_answers_that_must_not_be_are_noticed(given: Answer, what: str | None) -> None:
+def test_answers_that_must_not_be_are_noticed(given: RawAnswer, what: str | None) -> None:
     found = complaint(given)
     assert found == what or (found is not None and what is not None and found.startswith(what))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import requests as wire
-from benchmarks.harness.cells import Cell
+from benchmarks.harness.cells import LoadCell
 from benchmarks.harness.closed_loop import LOST, TIMED_OUT, Outcome
 from benchmarks.harness.wanted import Wanted
 from benchmarks.serving import stages
@@ -20,26 +20,26 @@ def outcome(*samples: tuple[float, float, int, int], seconds: float = 10.0) -> O
 
 
 def test_latencies_are_those_that_began_in_the_window_failed_ones_included() -> None:
-    cell = Cell((outcome((-1, 1, 200, 0), (0, 2, 200, 0), (1, 4, 503, 0)), outcome((9, 13, TIMED_OUT, 0))))
+    cell = LoadCell((outcome((-1, 1, 200, 0), (0, 2, 200, 0), (1, 4, 503, 0)), outcome((9, 13, TIMED_OUT, 0))))
     assert cell.latencies_ms.tolist() == [2000, 3000, 4000]
     assert cell.percentile_ms(50) == 3000
     assert cell.requests == 3
 
 
 def test_the_rate_counts_what_was_answered_with_200_within_the_window() -> None:
-    cell = Cell((outcome((-1, 1, 200, 0), (0, 2, 200, 0), (1, 4, 503, 0), (9, 11, 200, 0)), outcome((1, 2, 200, 0))))
+    cell = LoadCell((outcome((-1, 1, 200, 0), (0, 2, 200, 0), (1, 4, 503, 0), (9, 11, 200, 0)), outcome((1, 2, 200, 0))))
     assert cell.rate == pytest.approx(0.15)
 
 
 def test_failures_are_listed_by_kind() -> None:
-    cell = Cell((outcome((-1, 1, 503, 0), (0, 2, 503, 0), (1, 4, LOST, 0)), outcome((1, 2, TIMED_OUT, 0), (1, 2, 200, 0))))
+    cell = LoadCell((outcome((-1, 1, 503, 0), (0, 2, 503, 0), (1, 4, LOST, 0)), outcome((1, 2, TIMED_OUT, 0), (1, 2, 200, 0))))
     assert cell.failures == "1 x timed out, 1 x connection lost, 2 x 503"
-    assert Cell((outcome((1, 2, 200, 3)),)).failures == "0"
-    assert Cell((outcome((1, 2, 200, 3)),)).abstained == 3
+    assert LoadCell((outcome((1, 2, 200, 3)),)).failures == "0"
+    assert LoadCell((outcome((1, 2, 200, 3)),)).abstained == 3
 
 
 def test_a_cell_without_requests_has_no_percentile() -> None:
-    assert math.isnan(Cell((outcome((-1, 1, 200, 0)),)).percentile_ms(99))
+    assert math.isnan(LoadCell((outcome((-1, 1, 200, 0)),)).percentile_ms(99))
 
 
 def test_a_wanted_ratio_is_met_at_its_bound_and_never_by_nothing() -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.harness.cells import Cell
+from benchmarks.harness.cells import LoadCell
 from benchmarks.harness.closed_loop import Outcome
 from benchmarks.serving import tracing
 
 _SECONDS = 10.0
 
 
-def cell(*rates: int) -> Cell:
+def cell(*rates: int) -> LoadCell:
     rounds = []
     for rate in rates:
         began = np.arange(0, _SECONDS, 1 / rate)
         samples = np.stack([began, began, np.full(len(began), 200), np.zeros(len(began))], axis=1)
         rounds.append(Outcome(samples, _SECONDS, 0.05))
-    return Cell(tuple(rounds))
+    return LoadCell(tuple(rounds))
 
 
 def test_a_cost_is_the_median_of_ratios_within_rounds_so_that_a_slow_minute_is_nobodys() -> None:
