@@ -31,7 +31,7 @@ _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`; `python -m benchmarks strip` measures one section again. Peers run warm, alternating with ours, on the same
+`make bench` writes this page; `python -m benchmarks strip` measures one section again. Peers run warm, in turns with Hauberk, on the same
 machine and data, so that the ratios can be compared; unfavourable figures are kept.
 
 """
