@@ -82,7 +82,7 @@ def _onto_l2_rows(rows: Any, eps: float) -> None:
 @njit(cache=True)
 def _onto_l1_rows(rows: Any, eps: float) -> None:
     for row in rows:
-        theta = np.float32(l1_threshold(row, eps))
+        theta = l1_threshold(row, eps)
         if theta > 0:
-            for k in range(row.size):
-                row[k] = np.sign(row[k]) * max(abs(row[k]) - theta, np.float32(0))
+            for k in range(row.size):  # in float64: near a large theta, float32 would miss the sphere by its rounding of theta
+                row[k] = np.sign(row[k]) * max(abs(np.float64(row[k])) - theta, 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -53,6 +53,7 @@ def l1_by_sorting(delta: NDArray[np.float64], eps: float) -> NDArray[np.float64]
 
 @pytest.mark.parametrize("norm", PROJECTIONS)
 @given(seed=seeds)
+@example(seed=101)  # a threshold so large that its rounding to float32 showed
 def test_points_inside_stay_and_points_outside_come_onto_the_sphere(norm: float, seed: int) -> None:
     deltas = rows(seed)
     before = deltas.copy()
