@@ -41,6 +41,8 @@ class Spread:
 
     def __call__(self, what: str, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
         arguments = list(calls)
+        if not arguments:
+            return []
         paths = [self.directory / f"{self.prefix}.{what.replace(' ', '_')}.{number}.npz" for number in range(len(arguments))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
         done = len(paths) - len(missing)
