@@ -88,10 +88,11 @@ def _other_half(path: Path, split: Split) -> Dataset | None:
 def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     bundle, purifier = calibrated.bundle, calibrated.purifier
     print(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}")
-    print(f"  total_variation  {purifier.mode}: weight {purifier.purifier.weight:g}; {purifier.reason}")
-    for detector in calibrated.detectors:
-        print(f"  {detector.name:<15}  {detector.mode}: {detector.fitted.summary}; {detector.reason}")
-    print("  reverse_sigmoid  enforce")
+    chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
+    chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
+    for declared in bundle.settings["defences"]:
+        name = declared["name"]
+        print(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}")
     for where, numbers in calibrated.measured.items():
         answered = numbers.accuracy_on_answered
         print(
