@@ -177,7 +177,7 @@ def served_name(out: Path, name: str | None) -> str:
     """What the model is called when it is served. Raises: InvalidInput."""
     served_as = name or out.resolve().name
     if not re.fullmatch(NAME, served_as):
-        raise InvalidInput(f"expected a name of letters, digits, '.', '_' and '-', got {served_as!r}; give one with --name")
+        raise InvalidInput(f"expected a name of letters, digits, '.', '_' and '-', got {served_as!r}; give another one (--name)")
     return served_as
 
 
@@ -185,7 +185,7 @@ def check_target(out: Path) -> None:
     """Raises: InvalidInput: what lies at `out` is no bundle to replace."""
     a_bundle = all((out / name).is_file() for name in (CARD, SETTINGS))
     if out.exists() and not a_bundle and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput(f"expected --out to be a new directory or a bundle to replace, got {out}, which holds something else")
+        raise InvalidInput(f"expected a new directory or a bundle to replace (--out), got {out}, which holds something else")
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ class Campaign:
         least = sum(ATTACKS[name].needs(len(self.attacked)) for name in names)
         if self.queries < least:
             raise InvalidInput(
-                f"expected --max-queries of at least {least:,} for {len(self.attacked)} images and {', '.join(names)}, got "
-                f"{self.queries:,}; attack fewer images with --images"
+                f"expected at least {least:,} queries for {len(self.attacked)} images and {', '.join(names)}, got {self.queries:,}; "
+                "allow more (--max-queries) or attack fewer images (--images)"
             )
 
     def _attack(self, name: str, share: int) -> None:
@@ -212,8 +212,8 @@ class Campaign:
             queries = min(len(pool), share - held)
             if queries < _FEWEST_STOLEN:
                 raise InvalidInput(
-                    f"expected at least {_FEWEST_STOLEN} images and queries to steal with, got {max(0, queries)}; give more --rows than "
-                    "--images, and more --max-queries"
+                    f"expected at least {_FEWEST_STOLEN} images and queries to steal with, got {max(0, queries)}; give more images "
+                    "beside those attacked (--rows, --images) and allow more queries (--max-queries)"
                 )
             import_tensorflow(processors())
             victim = Unfailing(self.gateway)

@@ -143,7 +143,7 @@ def _check_fit(data: Dataset, gateway: RemoteClassifier, images: int) -> None:
     if int(data.labels.max()) >= classes:
         raise InvalidInput(f"expected labels below {classes}, the classes of the gateway, got {int(data.labels.max())}")
     if len(data) < images:
-        raise InvalidInput(f"expected at least {images} images to attack, got {len(data)}; attack fewer with --images")
+        raise InvalidInput(f"expected at least {images} images to attack, got {len(data)}; attack fewer (--images)")
 
 
 def _write(campaign: Campaign, report: AttackReport, out: Path) -> None:

@@ -210,7 +210,7 @@ def test_without_a_key_that_is_known_it_says_so(undefended: Running, attack: Att
 
 BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "no such attack": ({"attack": "ray"}, "expected --attack all or of clean, noise"),
-    "no queries to speak of": ({"max_queries": 100}, "expected --max-queries of at least"),
+    "no queries to speak of": ({"max_queries": 100}, "got 100; allow more (--max-queries) or attack fewer images (--images)"),
     "more images than there are": ({"images": 401}, "expected at least 401 images to attack, got 400"),
     "no radius": ({"eps": 0}, "expected eps > 0, got 0.0"),
     "no such file": ({"data": "none.npz"}, "which does not exist"),

@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a directory of somebody else": ({"out": "theirs"}, "theirs, which holds something else"),
     "a file in the way": ({"out": "squares.npz"}, "squares.npz, which holds something else"),
     "nowhere to write": ({"out": "squares.npz/bundle"}, "cannot write to squares.npz"),
-    "a name that is no name": ({"out": "my bundle"}, "got 'my bundle'; give one with --name"),
+    "a name that is no name": ({"out": "my bundle"}, "got 'my bundle'; give another one (--name)"),
     "a name with a path": ({"name": "../mnist"}, "expected a name of letters"),
 }
 
