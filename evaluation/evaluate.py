@@ -45,9 +45,8 @@ GREY_RADII, COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
 _LAYERS = ("attacks", "defences", "evaluation", "models")
 
 
-def _code_digest() -> str:
-    """sha256 of the sources that determine results, so that results of another version are not reused."""
-    root = Path(__file__).parents[1]
+def code_digest(root: Path) -> str:
+    """sha256 of the sources below `root` that determine results, so that results of another version are not reused."""
     files = sorted(file for layer in _LAYERS for file in (root / layer).rglob("*.py") if file.stem not in _ONLY_SHOWN)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -132,7 +131,7 @@ class Evaluation:
     def plan(self) -> dict[str, Any]:
         """Everything that determines the results, the sources included."""
         return {
-            "code": _code_digest(),
+            "code": code_digest(Path(__file__).parents[1]),
             "bundle": self.target.digest,
             "data": self.data_digest,
             "seed": self.seed,

@@ -35,7 +35,7 @@ _QUEUE_IMAGES, _QUEUE_BYTES, _BYTES_PER_FLOAT = 1024, 256 << 20, 4
 _DRAIN_AT_MOST_S = 20.0
 _SECRET_BYTES = range(16, 65)
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = re.compile(r"(\d+) ?([KMG]iB)?")
+_SIZE = re.compile(r"(\d{1,18}) ?([KMG]iB)?")  # more digits are no size, and int() refuses thousands of them
 # Kubernetes puts these into every pod beside a Service that is called hauberk.
 _KUBERNETES = re.compile(r"HAUBERK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 

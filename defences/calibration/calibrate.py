@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from defences.assembly import assemble
-from defences.calibration.fits import fits_of, fittable, images_to_choose_on
+from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
 from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, split
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
@@ -63,9 +63,7 @@ class CalibrationPlan:
     data_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        wanted = self.detectors
-        if not wanted or len(set(wanted)) != len(wanted) or not set(wanted) <= set(fittable()):
-            raise InvalidInput(f"expected detectors from {', '.join(fittable())}, each once, got {', '.join(wanted) or 'none'}")
+        check_fittable(self.detectors)
         self.terms(silent)
 
     def terms(self, progress: Progress) -> Terms:

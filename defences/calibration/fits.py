@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 
 from defences.calibration.thresholds import Fit
@@ -21,11 +21,16 @@ def fits_of(names: Iterable[str]) -> dict[str, Fit]:
     return {name: _imported(DEFENCES[name].record.fitted_by or "") for name in fittable() if name in wanted}
 
 
+def check_fittable(names: Sequence[str]) -> None:
+    """Raises: InvalidInput: no name, an unknown one, or one twice."""
+    if not names or len(set(names)) != len(names) or not set(names) <= set(fittable()):
+        raise InvalidInput(f"expected detectors (--detectors) from {', '.join(fittable())}, each once, got {','.join(names)!r}")
+
+
 def chosen_fits(text: str) -> dict[str, Fit]:
     """Read "strip,sentinet". Raises: InvalidInput: no name, an unknown one, or one twice."""
     names = [name for name in (part.strip() for part in text.split(",")) if name]
-    if not names or len(set(names)) != len(names) or not set(names) <= set(fittable()):
-        raise InvalidInput(f"expected --detectors from {', '.join(fittable())}, each once, got {text!r}")
+    check_fittable(names)
     return fits_of(names)
 
 

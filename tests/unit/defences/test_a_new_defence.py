@@ -188,7 +188,7 @@ def test_calibration_fits_the_detector_by_its_name_and_keeps_the_rate(calibrated
     assert calibrated.settings() == {"name": "brightness_detector", "mode": "enforce", "scale": 0.5}
     assert len(calibrated.fitted.choosing) == 120
     assert 0 < (calibrated.fitted.holding <= calibrated.threshold).mean() <= TERMS.rate
-    with pytest.raises(InvalidInput, match=r"expected --detectors from strip, .*brightness_detector, each once, got 'halving'"):
+    with pytest.raises(InvalidInput, match=r"expected detectors .*from strip, .*brightness_detector, each once, got 'halving'"):
         chosen_fits("halving")
 
 

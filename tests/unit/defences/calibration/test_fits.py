@@ -26,7 +26,7 @@ def test_fits_come_in_the_order_of_the_data_path_whatever_the_order_they_are_nam
 
 @pytest.mark.parametrize("text", ["", ",", "moat", "strip,strip", "total_variation"])
 def test_names_that_are_no_detectors_to_fit_are_refused_with_those_that_are(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"expected --detectors from strip, sentinet, .*, each once, got"):
+    with pytest.raises(InvalidInput, match=r"expected detectors \(--detectors\) from strip, sentinet, .*, each once, got"):
         chosen_fits(text)
 
 

@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no confidence": ({"confidence": 1}, "expected a confidence in (0, 1), got 1.0"),
     "an unknown detector": ({"detectors": "strip,moat"}, "each once, got 'strip,moat'"),
     "a detector twice": ({"detectors": "strip,strip"}, "each once, got 'strip,strip'"),
-    "no detector": ({"detectors": ""}, "expected --detectors from strip"),
+    "no detector": ({"detectors": ""}, "expected detectors (--detectors) from strip"),
     "a directory of somebody else": ({"out": "theirs"}, "theirs, which holds something else"),
     "a file in the way": ({"out": "squares.npz"}, "squares.npz, which holds something else"),
     "nowhere to write": ({"out": "squares.npz/bundle"}, "cannot write to squares.npz"),
