@@ -1,6 +1,6 @@
 """Clients: their keys, and how many images a minute each may send.
 
-Without a file of clients everybody may ask, and a budget is per address (per /64 for IPv6, where one household has that many).
+Without a file of clients everybody may ask, and there is an account per address (per /64 for IPv6, where one household has that many).
 With one, a request needs `Authorization: Bearer <key>`, and budgets are per client. The file holds digests, never keys:
 
     [clients.radiology]
@@ -133,7 +133,6 @@ class Clients:
         self._clock = clock
         self._by_key: Mapping[str, Account | None] | None = None
         self._by_address: OrderedDict[str, Account] = OrderedDict()
-        self._unlimited = Account("", math.inf, clock)
         if clients is not None:
             self._by_key = {
                 client.key_sha256: Account(client.name, float(client.images_per_minute or self._common), clock)
@@ -159,8 +158,6 @@ class Clients:
         return account
 
     def _of_address(self, address: str) -> Account:
-        if self._common == math.inf:
-            return self._unlimited
         name = _household(address)
         account = self._by_address.pop(name, None) or Account("", self._common, self._clock)
         self._by_address[name] = account  # moved to the end: the first is the address not seen for longest

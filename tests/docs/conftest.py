@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.harness.readiness import answers_200, free_port, wait_until
 
-_READY_S = 60.0
+_READY_S = 180.0
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from defences.assembly import calibrated_for
 from models.bundle import Bundle, write_bundle
 
 ROOT = Path(__file__).parents[2]
-READY_S = 60.0
+READY_S = 180.0
 TARGET = 7
 
 

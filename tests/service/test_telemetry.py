@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from defences.assembly import assemble
 from models.bundle import Bundle
 from models.engines.keras import KerasClassifier
 from service.observing.audit_events import audit_key, image_hashes
+from service.observing.audit_log import REFUSALS_S
 from tests.service.collector import Collector, collecting
 from tests.unit.service.audit_lines import read
 
@@ -28,6 +30,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 STAGES = ["queue", "purify", "abstain", "predict", "abstain", "obscure"]
 # Enough for what is asked below, and not for 64 more.
 BUDGET = 100
+REFUSED = 20
 
 
 @dataclass
@@ -113,7 +116,7 @@ def _ask(server: Any, bundle: Bundle, told: Told) -> None:
     answers["v2"] = server.send_to(path, json.dumps({"inputs": [tensor]}).encode(), x_request_id="v2")
     answers["out of range"] = server.ask([[[2.0] * 28] * 28])
     answers["lost"] = httpx.get(f"{server.url}/nowhere")
-    for number in range(5):
+    for number in range(1 + REFUSED):
         refused = server.ask(np.zeros((64, 28, 28)).tolist(), **{"X-Request-ID": f"much-{number}"})
         answers[f"much-{number}"] = refused
 
@@ -127,7 +130,7 @@ def test_the_requests_were_answered_as_they_are_without_telemetry(told: Told) ->
         "out of range": 422,
         "lost": 404,
         "much-0": 200,
-        **{f"much-{number}": 429 for number in range(1, 5)},
+        **{f"much-{number}": 429 for number in range(1, 1 + REFUSED)},
         "last": 200,
     }
     assert [each["abstained"] for each in told.answers["mixed"].json()["predictions"]] == [False, True]
@@ -188,8 +191,10 @@ def test_a_decision_can_be_made_again_from_the_image_the_secret_and_the_bundle(t
 def test_refused_requests_share_lines_and_other_mistakes_have_none(told: Told) -> None:
     refusals = [event for event in told.events if event["event"] == "refusal"]
     assert {event["code"] for event in refusals} == {"budget_spent"}
-    assert sum(event["count"] for event in refusals) == 4
-    assert len(refusals) <= 3
+    assert sum(event["count"] for event in refusals) == REFUSED
+    # The first refusal of a second is written at once and the others together; a slow machine needs several seconds for them all.
+    first, last = (datetime.fromisoformat(refusals[i]["time"]) for i in (0, -1))
+    assert len(refusals) <= 2 * (1 + int((last - first).total_seconds() / REFUSALS_S))
     assert refusals[0]["request_id"] == "much-1"
 
 

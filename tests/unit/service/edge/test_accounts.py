@@ -63,11 +63,12 @@ def test_what_the_server_failed_is_given_back() -> None:
     account.spend(60)
 
 
-def test_without_a_budget_nothing_is_counted_and_no_address_is_kept() -> None:
+def test_without_a_budget_nothing_is_counted_and_each_address_is_an_account() -> None:
     clients = Clients()
     for i in range(3):
         clients.account(b"", f"10.0.0.{i}").spend(10**9)
-    assert clients.account(b"", "10.0.0.1") is clients.account(b"", "10.0.0.2")
+    assert clients.account(b"", "10.0.0.1") is clients.account(b"", "::ffff:10.0.0.1")
+    assert clients.account(b"", "10.0.0.1") is not clients.account(b"", "10.0.0.2")
 
 
 def test_without_keys_each_address_has_a_budget_and_a_household_of_ipv6_one() -> None:
