@@ -25,7 +25,7 @@ from benchmarks.methods import (
     strip,
     total_variation,
 )
-from benchmarks.serving import operations, scaling, service, tracing
+from benchmarks.serving import hostile_clients, operations, scaling, service, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -40,6 +40,7 @@ _SECTIONS: dict[str, Callable[[], str]] = {
     "service": service.section,
     "scaling": scaling.section,
     "operations": operations.section,
+    "hostile_clients": hostile_clients.section,
     "tracing": tracing.section,
     "fuzz": fuzz.section,
     "total_variation": total_variation.section,

@@ -26,6 +26,7 @@ class Health:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._docs: dict[int, bytes] = {}  # made once: a small request must not cost as much as the document
 
     def routes(self) -> dict[str, Route]:
         """The paths beside those for predictions."""
@@ -61,4 +62,7 @@ class Health:
     async def docs(self, exchange: Exchange) -> None:
         """GET /docs.json: the OpenAPI document."""
         serving = self._serving
-        await exchange.respond(200, JSON, orjson.dumps(document(serving.bundle, serving.images_at_most, serving.software)))
+        most = serving.images_at_most
+        if most not in self._docs:
+            self._docs = {most: orjson.dumps(document(serving.bundle, most, serving.software))}
+        await exchange.respond(200, JSON, self._docs[most])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle
+from service.routes.openapi import document
 from tests.unit.service.served import Ask, run, serving
 
 
@@ -57,3 +58,20 @@ def test_the_index_and_the_documentation_name_the_model(bundle: Bundle) -> None:
     index, docs = run(serving(bundle), scenario)
     assert index["model"] == "insects"
     assert "insects" in docs["info"]["title"]
+
+
+def test_the_documentation_is_made_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(served: Bundle, images_at_most: int, software: str) -> Any:
+        made.append(images_at_most)
+        return document(served, images_at_most, software)
+
+    monkeypatch.setattr("service.routes.health.document", counted)
+
+    async def scenario(ask: Ask) -> Any:
+        return [(await ask("/docs.json"))[2] for _ in range(3)]
+
+    first, *others = run(serving(bundle), scenario)
+    assert others == [first, first]
+    assert len(made) == 1
