@@ -33,8 +33,8 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── Stopping               503    shutting down, no new work is taken
 └── DeadlineExceeded       504    not answered within the deadline
 
-The texts are constants but for the limits of this server: what a client sent never comes back to it, and nothing of what the
-defences saw reaches it.
+The texts are constants but for the limits of this server, and for sizes, counts and names of number types that came: no text that a
+client sent comes back to it, and nothing of what the defences saw reaches it.
 """
 
 from __future__ import annotations
@@ -214,9 +214,11 @@ class Unprocessable(Problem):
 
     status = 422
 
-    def __init__(self, places: Sequence[Place] = ()) -> None:
+    def __init__(self, places: Sequence[Place] = (), *, detail: str = "") -> None:
         super().__init__(self.code)
         self.places = tuple(places[:PLACES_AT_MOST])
+        if detail:
+            self.detail = detail
 
 
 class WrongDocument(Unprocessable):
@@ -239,9 +241,8 @@ class TooManyImages(Unprocessable):
     code = "too_many_images"
 
     def __init__(self, images_at_most: int) -> None:
-        super().__init__()
         images = f"{images_at_most} image{'s' * (images_at_most != 1)}"
-        self.detail = f"One request may hold {images} at most; send the others in another request."
+        super().__init__(detail=f"One request may hold {images} at most; send the others in another request.")
 
 
 class WrongShape(Unprocessable):
