@@ -108,6 +108,10 @@ class Account:
         """Return the images of a request that the server failed."""
         self.left += images
 
+    def charge(self, images: int) -> None:
+        """Take so many images, or what is left: for a body that was read and refused."""
+        self.left = max(self.left - images, min(self.left, 0.0))
+
     def check(self) -> None:
         """Whether there is an image left, before a body is read. Raises: OverBudget."""
         self.spend(1)

@@ -46,8 +46,8 @@ from service.formats import json_kernel as kernel
 from service.formats.json_numbers import MORE, NO_ARRAY, NO_NUMBER, OTHER_LENGTH, Finding, numbers_at
 from service.formats.json_survey import outline, path_of
 
-# Reading this many bytes takes less time than handing them to another thread and back.
-SHORT_BYTES = 1 << 18
+# Reading this many bytes, good or bad, takes a millisecond at most: not worth handing them to another thread and back.
+SHORT_BYTES = 1 << 16
 
 _IMAGES = path_of("images")
 _NUMBERS = frozenset((int, float))
