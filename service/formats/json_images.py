@@ -114,7 +114,7 @@ class Admission:
         if numbers.count == MORE:
             raise TooManyImages(self._most)
         _refuse(_fault_in_text(finding, dims) for finding in numbers.findings)
-        return numbers.values[: numbers.count * self._pixels].reshape(numbers.count, *self._shape)
+        return numbers.values.reshape(numbers.count, *self._shape)
 
     def images_in(self, document: Any) -> Images:
         """The images in a document of a caller in the same process. Raises: Unprocessable."""

@@ -7,6 +7,7 @@ JSON has, and notes the first five faults with their places. It makes no Python 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,16 +52,16 @@ def _past(text: Any, at: Any) -> Any:
             inside = byte != _QUOTE
         elif byte == _QUOTE:
             inside = True
-        elif byte == _OPEN or byte == _BEGIN:
+        elif byte in (_OPEN, _BEGIN):
             depth += 1
-        elif byte == _CLOSE or byte == _END:
+        elif byte in (_CLOSE, _END):
             if depth == 0:
                 return at
             depth -= 1
         elif depth == 0 and byte == _COMMA:
             return at
         at += 1
-        if depth == 0 and not inside and (byte == _CLOSE or byte == _END or byte == _QUOTE):
+        if depth == 0 and not inside and (byte in (_CLOSE, _END, _QUOTE)):
             return at
 
 
@@ -177,7 +178,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Numbers:
-    """What an array holds: how many entries, and either values float32 or the first faults."""
+    """What an array holds: how many entries, and either its numbers, float32 one after the other, or the first faults."""
 
     count: int
     values: NDArray[np.float32]
@@ -193,11 +194,12 @@ def numbers_at(outline: Outline, at: int, dims: tuple[int, ...], *, whole: bool 
     """
     text = outline.text
     # A number and its comma take two bytes at least: a short document never makes a large array.
-    out = np.empty(min(int(np.prod(dims)), text.size // 2), np.float32)
+    out = np.empty(min(math.prod(dims), text.size // 2), np.float32)
     places = np.empty((PLACES_AT_MOST, 3 + _LEVELS_AT_MOST), np.int64)
     unsure = np.empty(text.size, np.uint8)
     count, found, left = gather(text, at, np.array(dims, np.int64), whole, out, places, unsure)
-    if found == 0 and left:
-        out[np.isnan(out)] = orjson.loads(b"[%s]" % unsure[: left - 1].tobytes())
+    values = out[: max(count, 0) * math.prod(dims[1:])]
+    if found == 0 and left and count != MORE:
+        values[np.isnan(values)] = orjson.loads(b"[%s]" % unsure[: left - 1].tobytes())
     findings = [Finding(what, got, tuple(place[:level])) for what, level, got, *place in places[:found].tolist()]
-    return Numbers(count, out, findings)
+    return Numbers(count, values, findings)

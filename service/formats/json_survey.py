@@ -134,11 +134,11 @@ def _hexadecimal(text: Any, at: Any) -> Any:
 def _escaped(text: Any, at: Any) -> Any:
     """(code point, place after it) of what follows a backslash; the place is negative when that is none."""
     byte = np.int64(text[at])
-    if byte == _QUOTE or byte == _BACKSLASH or byte == _SLASH:
+    if byte in (_QUOTE, _BACKSLASH, _SLASH):
         return byte, at + 1
-    for letter, point in ((98, 8), (102, 12), (110, 10), (114, 13), (116, 9)):
+    for letter, control in ((98, 8), (102, 12), (110, 10), (114, 13), (116, 9)):
         if byte == letter:
-            return np.int64(point), at + 1
+            return np.int64(control), at + 1
     point = _hexadecimal(text, at + 1) if byte == _U else np.int64(_NONE)
     if point < 0 or 0xDC00 <= point < 0xE000:
         return point, _NONE

@@ -54,7 +54,9 @@ def read(body: bytes, tensors: Tensors) -> Images:
     datatype = _DATATYPES.get(header.datatype)
     if datatype is None:
         got = _NAMES.get(header.datatype.strip(b"'<>|"), "another")
-        raise WrongDatatype(detail=f"Expected numbers of type float32, in [0, 1], or uint8, where 0 to 255 mean the same, got {got}.")
+        raise WrongDatatype(
+            detail=f"Expected numbers of type float32, in [0, 1], or uint8, where 0 to 255 mean the same, got {got}."
+        )
     numbers = tensors.numbers_in(header.shape)
     if len(body) - header.data_at != numbers * datatype.itemsize:
         raise MalformedNpy

@@ -48,7 +48,6 @@ _NO_NUMBERS = ("BOOL", "BYTES", "BF16")  # the protocol has them, or its clients
 _WHITE = np.float32(255)
 _ID_AT_MOST = 256
 _DATA, _SHAPE = path_of("inputs", 0, "data"), path_of("inputs", 0, "shape")
-_NULL = np.frombuffer(b"null", np.uint8)
 _NESTED = re.compile(rb"\[[ \t\n\r]*+\[")
 # In JSON: what a request holds beside its data, and the dimensions of its shape.
 _VALUES_AT_MOST, _DIMENSIONS_AT_MOST = 1024, 16
@@ -115,13 +114,11 @@ def _surveyed(text: NDArray[np.uint8]) -> Outline:
 def _without(surveyed: Outline, data: Span | None) -> Any:
     """The document, with null for data. Raises: MalformedInference."""
     text = surveyed.text[:-1]
-    if data is None:
-        parts, values = [text], surveyed.values
-    else:
-        parts, values = [text[: data.start], _NULL, text[data.end :]], surveyed.values - data.values
-    if values > _VALUES_AT_MOST:
+    if surveyed.values - (0 if data is None else data.values) > _VALUES_AT_MOST:
         raise MalformedInference("Expected a request that holds less beside the data of its input.")
-    return orjson.loads(b"".join(parts))
+    if data is None:
+        return orjson.loads(text.data)
+    return orjson.loads(b"%bnull%b" % (text[: data.start].tobytes(), text[data.end :].tobytes()))
 
 
 def _length(header: bytes, at_most: int) -> int:

@@ -58,7 +58,8 @@ def _painted(numbers: NDArray[Any], palette: bytes, alpha: bytes) -> NDArray[Any
         raise MalformedPicture
     opacity = np.full((len(colours), 1), _OPAQUE, np.uint8)
     opacity[: len(alpha), 0] = np.frombuffer(alpha, np.uint8)
-    return np.hstack([colours, opacity])[numbers]
+    painted: NDArray[Any] = np.hstack([colours, opacity])[numbers]
+    return painted
 
 
 def fitting(pixels: NDArray[Any], channels: int) -> NDArray[Any]:

@@ -159,7 +159,9 @@ def test_a_pixel_beyond_its_palette_is_malformed() -> None:
 
 def test_a_transparent_colour_matters_where_a_pixel_has_it() -> None:
     assert "transparent pixels" in said(saved(Image.fromarray(PIXELS["L"]), transparency=int(PIXELS["L"][0, 0])), GREY)
-    assert "transparent pixels" in said(saved(Image.fromarray(PIXELS["RGB"]), transparency=tuple(PIXELS["RGB"][3, 3].tolist())), COLOUR)
+    assert "transparent pixels" in said(
+        saved(Image.fromarray(PIXELS["RGB"]), transparency=tuple(PIXELS["RGB"][3, 3].tolist())), COLOUR
+    )
     dark = np.minimum(PIXELS["L"], 200)
     assert np.allclose(taken(saved(Image.fromarray(dark), transparency=201), GREY)[..., 0], dark)
 
@@ -248,7 +250,9 @@ def test_the_orientation_may_be_written_as_any_whole_number_and_the_first_exif_c
     assert [orientation(exif(6, order, kind)) for order in "<>" for kind in (1, 3, 4)] == [6] * 6
     body = saved(Image.fromarray(PIXELS["L"]), "JPEG", exif=b"Exif\0\0" + exif(3))
     segment = b"Exif\0\0" + exif(1)
-    twice = body[:-2].replace(b"\xff\xdb", b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + b"\xff\xdb", 1) + body[-2:]
+    twice = (
+        body[:-2].replace(b"\xff\xdb", b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + b"\xff\xdb", 1) + body[-2:]
+    )
     assert np.array_equal(taken(twice, GREY), taken(body, GREY))
 
 
