@@ -64,13 +64,19 @@ _EXIF = b"Exif\0\0"
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), _JPEG_COMMENT)) - {_JPEG_ADOBE}  # Adobe's says how colours are coded
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_END, _JPEG_RESTARTS = 0xD9, range(0xD0, 0xD8)
-# Within a scan 0xFF is followed by 0 where it is data, and filled up with itself where it is none.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_NO_FILL_BYTE = re.compile(rb"[^\xff]")
 _FILLS = (bytes.fromhex("5a3c96e10f7bd2481d8ee4a7364fb059"), bytes.fromhex("a5c3691ef0842db7e2711b58c9b04fa6"))
 # Each scan of a progressive JPEG visits every pixel; encoders write a dozen.
 _SCANS_AT_MOST = 32
 # Beside restarts, of which there is one a block at most: itself, tables, a comment.
 _MARKERS_PER_SCAN = 12
+# Before the first scan, beside metadata: the frame and tables; encoders write half a dozen.
+_JPEG_TABLES_AT_MOST = 32
+
+
+def _parts_at_most(body: bytes) -> int:
+    """Chunks of a PNG, or segments of a JPEG before its first scan: encoders make them of 8 KiB and more where there are many."""
+    return 256 + len(body) // 4096
 
 
 def bytes_at_most(input_shape: tuple[int, int, int]) -> int:
@@ -106,7 +112,8 @@ def _pixels(body: bytes, media_type: bytes, size: tuple[int, int]) -> NDArray[An
         return upright(channels.plain(pixels, png.colours), png.turned)
     if body.startswith(_JPEG_START) and media_type in (JPEG, b""):
         jpeg = _jpeg(body, size)
-        files = (jpeg.head + _filled_up(jpeg.scans, fill, size) for fill in _FILLS)
+        markers = _markers(jpeg.scans)
+        files = (jpeg.head + _filled_up(jpeg.scans, markers, fill, size) for fill in _FILLS)
         one, other = (_decoded(JpegImageFile(io.BytesIO(file)), jpeg.size, jpeg.mode) for file in files)
         if np.array_equal(one, other):
             return upright(channels.plain(one, Colours()), jpeg.turned)
@@ -161,7 +168,7 @@ def _png(body: bytes, size: tuple[int, int]) -> _Png:
 def _png_chunks(body: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
     """The signature and the chunks of pixels, and the data of the chunks that say something about these. Raises: MalformedPicture."""
     kept, notes, at, kind = [body[:8]], dict[bytes, bytes](), 8, b""
-    while kind != b"IEND":
+    for _ in range(_parts_at_most(body)):
         (length,) = struct.unpack_from(">I", body, at)
         kind, end = body[at + 4 : at + 8], at + 12 + length
         if end > len(body) or kind in notes or (kind == b"IHDR" and at != 8):
@@ -173,7 +180,9 @@ def _png_chunks(body: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
         if kind in _PNG_KEPT:
             kept.append(body[at:end])
         at = end
-    if at != len(body):
+        if kind == b"IEND":
+            break
+    if kind != b"IEND" or at != len(body):
         raise MalformedPicture
     return kept, notes
 
@@ -209,12 +218,11 @@ def _jpeg(body: bytes, size: tuple[int, int]) -> _Jpeg:
     kept, at, marker = [body[:2]], 2, 0
     frames: list[tuple[int, int, str]] = []
     exif = b""
-    while marker != _JPEG_SCAN:
-        start = at
-        while body[at : at + 2] == b"\xff\xff":  # fill bytes
-            at += 1
-        if body[at] != 0xFF:
+    for _ in range(_parts_at_most(body)):
+        past = _NO_FILL_BYTE.search(body, at)
+        if past is None or past.start() == at:
             raise MalformedPicture
+        start = at = past.start() - 1
         marker = body[at + 1]
         (length,) = struct.unpack_from(">H", body, at + 2)
         at += 2 + length
@@ -226,32 +234,56 @@ def _jpeg(body: bytes, size: tuple[int, int]) -> _Jpeg:
             kept.append(body[start:at])
         elif marker == _JPEG_EXIF and body.startswith(_EXIF, at - length + 2):
             exif = exif or body[at - length + 2 + len(_EXIF) : at]
+        if marker == _JPEG_SCAN:
+            break
     scans = body[at:]
-    if len(frames) != 1 or scans.count(b"\xff\xda") >= _SCANS_AT_MOST:
+    if marker != _JPEG_SCAN or len(frames) != 1 or len(kept) > _JPEG_TABLES_AT_MOST or _count(scans) > _SCANS_AT_MOST:
         raise MalformedPicture
     (height, width, mode), turned = frames[0], orientation(exif)
     _check_size((height, width), size, turned)
     return _Jpeg(b"".join(kept), scans, (height, width), mode, turned)
 
 
-def _filled_up(scans: bytes, fill: bytes, size: tuple[int, int]) -> bytes:
+def _count(scans: bytes) -> int:
+    """How many scans there are, the first included, whose header lies before."""
+    return 1 + scans.count(b"\xff\xda")
+
+
+class _Markers(NamedTuple):
+    """Where in the scans markers may be, and where what is before each ends, without the bytes that fill up."""
+
+    places: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def _markers(scans: bytes) -> _Markers:
+    """Within a scan 0xFF is followed by 0 where it is data, and by itself where it fills up."""
+    data = np.frombuffer(scans, np.uint8)
+    marks = np.flatnonzero(data[:-1] == 0xFF)
+    places = marks[(data[marks + 1] != 0) & (data[marks + 1] != 0xFF)]
+    others = np.concatenate([[-1], np.flatnonzero(data != 0xFF)])
+    return _Markers(places, others[np.searchsorted(others, places) - 1] + 1)
+
+
+def _filled_up(scans: bytes, markers: _Markers, fill: bytes, size: tuple[int, int]) -> bytes:
     """The scans of a picture, each part of their data followed by `fill` and, at its end, by restarts. Raises: MalformedPicture."""
     end = fill + b"".join(b"\xff%c%s" % (restart, fill) for restart in _JPEG_RESTARTS)
     blocks = math.prod(-(-length // 8) for length in size)
-    kept, at = [], 0
-    for _ in range(_SCANS_AT_MOST * (blocks + _MARKERS_PER_SCAN)):
-        found = _JPEG_MARKER.search(scans, at)
-        if found is None:
+    kept, at, following = [], 0, 0
+    for _ in range(_count(scans) * (blocks + _MARKERS_PER_SCAN)):
+        if following == len(markers.places):
             break
-        marker = scans[found.end() - 1]
-        kept += [scans[at : found.start()].rstrip(b"\xff"), fill if marker in _JPEG_RESTARTS else end, found[0]]
-        at = found.end()
+        found = int(markers.places[following])
+        marker = scans[found + 1]
+        kept += [scans[at : markers.ends[following]], fill if marker in _JPEG_RESTARTS else end, scans[found : found + 2]]
+        at, following = found + 2, following + 1
         if marker == _JPEG_END:
             return b"".join(kept)
         if marker not in _JPEG_RESTARTS:
             (length,) = struct.unpack_from(">H", scans, at)
             kept.append(scans[at : at + length])
             at += length
+            following = int(np.searchsorted(markers.places, at))
     raise MalformedPicture
 
 
