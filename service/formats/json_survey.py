@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.errors import MalformedJson
 
-KEYS_AT_MOST = 256
+KEYS_AT_MOST = 1024
 """In all objects of a document together; no document of ours has as many."""
 DEPTH_AT_MOST = 1024  # as orjson has it
 

@@ -96,8 +96,8 @@ def test_where_keys_are_asked_for_only_who_has_one_is_answered(new_server: Calla
     assert '"client":"lab"' in server.log.read_text()
 
 
-def test_without_keys_a_budget_is_per_address_and_refused_images_cost_nothing(new_server: Callable[..., Any]) -> None:
-    server = new_server(HAUBERK_IMAGES_PER_MINUTE="10")
+def test_without_keys_a_budget_is_per_address_and_refused_images_are_paid_for(new_server: Callable[..., Any]) -> None:
+    server = new_server(HAUBERK_IMAGES_PER_MINUTE="11")
     assert server.ask([[[9.0]]]).status_code == 422
     assert server.ask(IMAGES).status_code == server.ask(IMAGES).status_code == 200
     problem(server.ask(IMAGES), 429, "budget_spent")

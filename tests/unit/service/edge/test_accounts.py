@@ -63,6 +63,18 @@ def test_what_the_server_failed_is_given_back() -> None:
     account.spend(60)
 
 
+def test_to_ask_for_more_than_is_left_costs_one_image_and_who_waits_as_long_as_told_is_served() -> None:
+    clock = Clock()
+    account = Account("ward", 60.0, clock)
+    account.spend(57)
+    for left in (2, 1, 0, 0):
+        with pytest.raises(OverBudget) as spent:
+            account.spend(10)
+        assert retry_after(spent.value) == 10 - left
+    clock.now += 10
+    account.spend(10)
+
+
 def test_a_body_that_was_refused_costs_what_is_left_at_most() -> None:
     clock = Clock()
     account = Account("ward", 60.0, clock)

@@ -260,10 +260,10 @@ def test_who_sends_too_many_images_is_told_so_whatever_they_are() -> None:
         assert refused(f'{{"images": [{",".join([unit] * 4)}]}}'.encode()).code in ("wrong_shape", "wrong_type")
 
 
-def test_reading_ends_at_the_second_key_of_the_document_and_at_the_257th_of_all() -> None:
+def test_reading_ends_at_the_second_key_of_the_document_and_at_the_1025th_of_all() -> None:
     assert refused(b'{"images": [], "x": ').code == "wrong_document"
     assert refused(b'{"images": [], "images": ').code == "malformed_json"
-    some, more = (b",".join(b'{"%d": 0}' % i for i in range(count)) for count in (255, 256))
+    some, more = (b",".join(b'{"%d": 0}' % i for i in range(count)) for count in (1023, 1024))
     assert refused(b'{"images": [%s' % some).code == "malformed_json"
     assert refused(b'{"images": [%s' % more).code == "wrong_document"
 
