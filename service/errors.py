@@ -21,8 +21,8 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 │   ├── TooManyImages             the batch is larger than one request may be
 │   ├── WrongShape                ragged, or of another shape than the classifier's input
 │   ├── WrongType                 something among the numbers is none
-│   ├── WrongDatatype             an array of other numbers than float32 or uint8
-│   ├── WrongMode                 a picture with other channels than the classifier's
+│   ├── WrongDatatype             an array of numbers that cannot become float32 without loss, or of none
+│   ├── WrongMode                 a picture that the classifier's channels cannot hold without loss
 │   └── OutOfRange                a number is outside [0, 1]
 ├── OverBudget             429    the client has sent as many images as it may for now
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
@@ -260,17 +260,17 @@ class WrongType(Unprocessable):
 
 
 class WrongDatatype(Unprocessable):
-    """An array of other numbers than float32 or uint8."""
+    """An array of numbers that cannot become float32 without loss, or of none."""
 
     code = "wrong_datatype"
     detail = "Expected float32 numbers in [0, 1], or uint8, where 0 to 255 mean the same."
 
 
 class WrongMode(Unprocessable):
-    """A picture with other channels than the classifier's."""
+    """A picture that the classifier's channels cannot hold without loss."""
 
     code = "wrong_mode"
-    detail = "Expected 8 bits a channel, grey for a classifier of one channel and RGB for one of three, without palette or alpha."
+    detail = "Expected an opaque picture, grey for a classifier of one channel, grey or RGB for one of three."
 
 
 class OutOfRange(Unprocessable):

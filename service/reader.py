@@ -1,4 +1,4 @@
-"""Long bodies are read in a thread beside the event loop, of one client after the other."""
+"""Long bodies are read beside the event loop, of each client one at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# A client holds one at most: the longest body of one leaves the other to everybody else.
+_THREADS = 2
+
 
 @dataclass(slots=True)
 class _Turn:
@@ -18,10 +21,10 @@ class _Turn:
 
 
 class Reader:
-    """One thread. A client has one body at most in its queue; whoever sends many waits for their own, and delays another by one."""
+    """Two threads. A client has one body at most with them, waiting or being read: whoever sends many waits for their own."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hauberk-reader")
         self._turns: dict[Hashable, _Turn] = {}
 
     async def run(self, client: Hashable, work: Callable[[], T]) -> T:
@@ -30,7 +33,7 @@ class Reader:
         turn.users += 1
         try:
             async with turn.lock:
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             turn.users -= 1
             if not turn.users:

@@ -43,7 +43,7 @@ from service.errors import (
     WrongType,
 )
 from service.formats import json_kernel as kernel
-from service.formats.json_numbers import MORE, NO_ARRAY, NO_NUMBER, OTHER_LENGTH, Finding, numbers_at
+from service.formats.json_numbers import MORE, NO_ARRAY, NO_NUMBER, OTHER_LENGTH, ArrayFault, numbers_at
 from service.formats.json_survey import outline, path_of
 
 # Reading this many bytes, good or bad, takes a millisecond at most: not worth handing them to another thread and back.
@@ -113,7 +113,7 @@ class Admission:
             raise NoImages
         if numbers.count == MORE:
             raise TooManyImages(self._most)
-        _refuse(_fault_in_text(finding, dims) for finding in numbers.findings)
+        _refuse(_fault_in_text(fault, dims) for fault in numbers.faults)
         return numbers.values.reshape(numbers.count, *self._shape)
 
     def images_in(self, document: Any) -> Images:
@@ -153,15 +153,15 @@ def _kind_in_text(first: int) -> str:
     return _KINDS[_KINDS_IN_TEXT.get(first, int)]
 
 
-def _fault_in_text(finding: Finding, dims: tuple[int, ...]) -> Fault:
+def _fault_in_text(fault: ArrayFault, dims: tuple[int, ...]) -> Fault:
     """What `_faults` says of the same fault in Python objects."""
-    pointer = "/images/" + "/".join(map(str, finding.place))
-    if finding.what == OTHER_LENGTH:
-        return WrongShape, Place(pointer, f"expected {dims[len(finding.place) - 1]} entries, got {finding.got}")
-    kind = _kind_in_text(finding.got)
-    if finding.what == NO_ARRAY:
+    pointer = "/images/" + "/".join(map(str, fault.place))
+    if fault.what == OTHER_LENGTH:
+        return WrongShape, Place(pointer, f"expected {dims[len(fault.place) - 1]} entries, got {fault.got}")
+    kind = _kind_in_text(fault.got)
+    if fault.what == NO_ARRAY:
         return (WrongShape if kind == _KINDS[int] else WrongType), _expected_array(pointer, kind)
-    if finding.what == NO_NUMBER:
+    if fault.what == NO_NUMBER:
         return (WrongShape if kind == _KINDS[list] else WrongType), _expected_number(pointer, kind)
     return OutOfRange, _out_of_range(pointer)
 

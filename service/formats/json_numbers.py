@@ -168,7 +168,7 @@ def gather(text: Any, at: Any, dims: Any, whole: Any, out: Any, places: Any, uns
             at = skip_space(text, at + 1)
 
 
-class Finding(NamedTuple):
+class ArrayFault(NamedTuple):
     """One fault: what it is, what came instead (the first byte of a value, or a length), and where, as positions in the arrays."""
 
     what: int
@@ -182,7 +182,7 @@ class Numbers:
 
     count: int
     values: NDArray[np.float32]
-    findings: list[Finding]
+    faults: list[ArrayFault]
 
 
 def numbers_at(outline: Outline, at: int, dims: tuple[int, ...], *, whole: bool = False) -> Numbers:
@@ -201,5 +201,5 @@ def numbers_at(outline: Outline, at: int, dims: tuple[int, ...], *, whole: bool 
     values = out[: max(count, 0) * math.prod(dims[1:])]
     if found == 0 and left and count != MORE:
         values[np.isnan(values)] = orjson.loads(b"[%s]" % unsure[: left - 1].tobytes())
-    findings = [Finding(what, got, tuple(place[:level])) for what, level, got, *place in places[:found].tolist()]
-    return Numbers(count, values, findings)
+    faults = [ArrayFault(what, got, tuple(place[:level])) for what, level, got, *place in places[:found].tolist()]
+    return Numbers(count, values, faults)

@@ -223,6 +223,18 @@ def _scalar(text: Any, at: Any) -> Any:
     return _word(text, at, _NULL)
 
 
+@njit
+def _key(text: Any, at: Any, around: Any) -> Any:
+    """(place of the value, its path) of the key at `at` in the object whose path is `around`; the place is negative when it is none."""
+    if text[at] != _QUOTE:
+        return _NONE, around
+    at, digest = _string(text, at)
+    at = skip_space(text, at) if at >= 0 else at
+    if at < 0 or text[at] != _COLON:
+        return _NONE, around
+    return skip_space(text, at + 1), _stirred(_stirred(around, digest), _OF_KEY)
+
+
 @njit(nogil=True, cache=True)
 def survey(text: Any, of_root_at_most: Any, paths: Any, spans: Any) -> Any:
     """Check a document and note its keys. Returns (keys, values).
@@ -258,10 +270,8 @@ def survey(text: Any, of_root_at_most: Any, paths: Any, spans: Any) -> Any:
         ends = not begins
         while True:
             if ends and owner >= 0:
-                spans[owner, 1] = at
-                spans[owner, 2] += values
-            if ends:
-                at = skip_space(text, at)
+                spans[owner, 1], spans[owner, 2] = at, spans[owner, 2] + values
+            at = skip_space(text, at)
             if depth == 0:
                 return (keys, values) if at == text.size - 1 else malformed
             if text[at] != opened[depth - 1] + 2:  # the brackets lie two apart
@@ -278,19 +288,9 @@ def survey(text: Any, of_root_at_most: Any, paths: Any, spans: Any) -> Any:
             here = _stirred(_stirred(around[depth - 1], counts[depth - 1]), _OF_INDEX)
             counts[depth - 1] += 1
             continue
-        if text[at] != _QUOTE:
+        at, here = _key(text, at, around[depth - 1])
+        if at < 0 or (paths[:keys] == here).any():
             return malformed
-        at, digest = _string(text, at)
-        if at < 0:
-            return malformed
-        at = skip_space(text, at)
-        if text[at] != _COLON:
-            return malformed
-        at = skip_space(text, at + 1)
-        here = _stirred(_stirred(around[depth - 1], digest), _OF_KEY)
-        for i in range(keys):
-            if paths[i] == here:
-                return malformed
         of_root += depth == 1
         if keys == paths.size or of_root > of_root_at_most:
             return CROWDED, 0

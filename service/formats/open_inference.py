@@ -28,7 +28,7 @@ from models.classifier import Images
 from service.errors import Headers, MalformedInference, OutOfRange, WrongDatatype, WrongShape, WrongType
 from service.formats.answers import JSON
 from service.formats.arrays import LEVELS, Tensors
-from service.formats.json_numbers import MORE, NO_ARRAY, NOT_WHOLE, OTHER_LENGTH, OUT_OF_RANGE, Finding, numbers_at
+from service.formats.json_numbers import MORE, NO_ARRAY, NOT_WHOLE, OTHER_LENGTH, OUT_OF_RANGE, ArrayFault, numbers_at
 from service.formats.json_survey import Outline, Span, outline, path_of
 
 BINARY = b"application/octet-stream"
@@ -183,20 +183,20 @@ def _from_json(surveyed: Outline, data: Span, datatype: str, shape: tuple[int, .
     if numbers.count != dims[0]:
         got = "more" if numbers.count == MORE else numbers.count
         raise WrongShape(detail=f"Expected {dims[0]} entries in data, as the shape says, got {got}.")
-    if numbers.findings:
-        _refuse(numbers.findings[0], dims, datatype)
+    if numbers.faults:
+        _refuse(numbers.faults[0], dims, datatype)
     return numbers.values / _WHITE if whole else numbers.values
 
 
-def _refuse(finding: Finding, dims: tuple[int, ...], datatype: str) -> NoReturn:
-    if finding.what == OTHER_LENGTH:
-        expected = dims[len(finding.place)]
-        raise WrongShape(detail=f"Expected arrays of {expected} entries in data, as the shape says, got one of {finding.got}.")
-    if finding.what == NO_ARRAY and chr(finding.got) in "-0123456789":
+def _refuse(fault: ArrayFault, dims: tuple[int, ...], datatype: str) -> NoReturn:
+    if fault.what == OTHER_LENGTH:
+        expected = dims[len(fault.place)]
+        raise WrongShape(detail=f"Expected arrays of {expected} entries in data, as the shape says, got one of {fault.got}.")
+    if fault.what == NO_ARRAY and chr(fault.got) in "-0123456789":
         raise WrongShape
-    if finding.what == NOT_WHOLE or (finding.what == OUT_OF_RANGE and datatype == "UINT8"):
+    if fault.what == NOT_WHOLE or (fault.what == OUT_OF_RANGE and datatype == "UINT8"):
         raise WrongDatatype(detail=f"Expected whole numbers from 0 to 255 in data, as {datatype} and its scale say.")
-    if finding.what == OUT_OF_RANGE:
+    if fault.what == OUT_OF_RANGE:
         raise OutOfRange(detail=LEVELS if DATATYPES[datatype].kind != "f" else "")
     raise WrongType
 
