@@ -261,7 +261,6 @@ def survey(text: Any, of_root_at_most: Any, paths: Any, spans: Any) -> Any:
             opened[depth], counts[depth], owners[depth], around[depth] = text[at], 0, owner, here
             depth += 1
             at = skip_space(text, at + 1)
-            owner = _NONE
         else:
             at = _scalar(text, at)
             if at < 0:
