@@ -21,8 +21,8 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 │   ├── TooManyImages             the batch is larger than one request may be
 │   ├── WrongShape                ragged, or of another shape than the classifier's input
 │   ├── WrongType                 something among the numbers is none
-│   ├── WrongDatatype             an array of other numbers than float32 or uint8
-│   ├── WrongMode                 a picture with other channels than the classifier's
+│   ├── WrongDatatype             an array of numbers that cannot become float32 without loss, or of none
+│   ├── WrongMode                 a picture that the classifier's channels cannot hold without loss
 │   └── OutOfRange                a number is outside [0, 1]
 ├── OverBudget             429    the client has sent as many images as it may for now
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
@@ -33,8 +33,8 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── Stopping               503    shutting down, no new work is taken
 └── DeadlineExceeded       504    not answered within the deadline
 
-The texts are constants but for the limits of this server: what a client sent never comes back to it, and nothing of what the
-defences saw reaches it.
+The texts are constants but for the limits of this server, and for sizes, counts and names of number types that came: no text that a
+client sent comes back to it, and nothing of what the defences saw reaches it.
 """
 
 from __future__ import annotations
@@ -214,9 +214,11 @@ class Unprocessable(Problem):
 
     status = 422
 
-    def __init__(self, places: Sequence[Place] = ()) -> None:
+    def __init__(self, places: Sequence[Place] = (), *, detail: str = "") -> None:
         super().__init__(self.code)
         self.places = tuple(places[:PLACES_AT_MOST])
+        if detail:
+            self.detail = detail
 
 
 class WrongDocument(Unprocessable):
@@ -239,9 +241,8 @@ class TooManyImages(Unprocessable):
     code = "too_many_images"
 
     def __init__(self, images_at_most: int) -> None:
-        super().__init__()
         images = f"{images_at_most} image{'s' * (images_at_most != 1)}"
-        self.detail = f"One request may hold {images} at most; send the others in another request."
+        super().__init__(detail=f"One request may hold {images} at most; send the others in another request.")
 
 
 class WrongShape(Unprocessable):
@@ -259,17 +260,17 @@ class WrongType(Unprocessable):
 
 
 class WrongDatatype(Unprocessable):
-    """An array of other numbers than float32 or uint8."""
+    """An array of numbers that cannot become float32 without loss, or of none."""
 
     code = "wrong_datatype"
     detail = "Expected float32 numbers in [0, 1], or uint8, where 0 to 255 mean the same."
 
 
 class WrongMode(Unprocessable):
-    """A picture with other channels than the classifier's."""
+    """A picture that the classifier's channels cannot hold without loss."""
 
     code = "wrong_mode"
-    detail = "Expected 8 bits a channel, grey for a classifier of one channel and RGB for one of three, without palette or alpha."
+    detail = "Expected an opaque picture, grey for a classifier of one channel, grey or RGB for one of three."
 
 
 class OutOfRange(Unprocessable):

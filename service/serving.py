@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +22,11 @@ from service.formats.arrays import Tensors
 from service.formats.json_images import SHORT_BYTES, Admission
 from service.observing.audit_log import AuditLog
 from service.observing.metrics import Metrics
+from service.reader import Reader
 
 T = TypeVar("T")
+
+_BYTES_PER_NUMBER = 26  # of JSON, at most: so a refused body never costs more than it would have when let in
 
 
 @dataclass
@@ -52,9 +55,7 @@ class Serving:
     batcher: Batcher[Any] | None = None
     draining: bool = False
     stopping: bool = False
-    _reader: ThreadPoolExecutor = field(
-        init=False, repr=False, default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hauberk-reader")
-    )
+    _reader: Reader = field(init=False, repr=False, default_factory=Reader)
 
     def __post_init__(self) -> None:
         self.writer = AnswerWriter(self.bundle.name, self.bundle.version, self.bundle.labels)
@@ -126,11 +127,26 @@ class Serving:
         if self.accepting().full:
             raise QueueFull
 
-    async def read(self, read: Callable[[bytes], T], body: bytes, work: int = 0) -> T:
-        """Read a body; beside the event loop when it is long, or when reading it takes as much `work` as that many bytes."""
-        if max(len(body), work) <= SHORT_BYTES:
-            return read(body)
-        return await asyncio.get_running_loop().run_in_executor(self._reader, read, body)
+    async def read(self, exchange: Exchange, read: Callable[[bytes], T], work: int = 0) -> T:
+        """Await a request's body, and read it; beside the event loop when it is long, or takes as much `work` as that many bytes.
+
+        A body that is refused is paid for like the images that it could have held, since reading it was the same work.
+        """
+        body = await exchange.read()
+        try:
+            if max(len(body), work) <= SHORT_BYTES:
+                images = read(body)
+            else:
+                images = await self._reader.run(id(exchange.account), partial(read, body))
+        except Problem:
+            if exchange.account is not None:
+                exchange.account.charge(self._images_in(len(body)))
+            raise
+        exchange.let_go()
+        return images
+
+    def _images_in(self, size: int) -> int:
+        return max(1, min(self.images_at_most, size // (_BYTES_PER_NUMBER * math.prod(self.bundle.input_shape))))
 
 
 def is_loopback(host: str) -> bool:

@@ -47,11 +47,12 @@ MAY_IMPORT = {
     "service.errors": "",
     "service.bentoml_hooks": "",
     "service.batching": "service.errors",
+    "service.reader": "",
     "service.formats": "service.errors",
     "service.edge": "service.errors service.bentoml_hooks",
     "service.settings": "service.errors service.edge",
     "service.observing": "service.errors service.bentoml_hooks service.edge service.settings",
-    "service.serving": "service.errors service.batching service.formats service.edge service.observing",
+    "service.serving": "service.errors service.batching service.reader service.formats service.edge service.observing",
     "service.routes": "service.errors service.formats service.edge service.observing service.serving",
     "service.lifecycle": "service.settings service.bentoml_hooks",
     "service.gateway": "service.settings service.batching service.edge service.observing service.serving service.formats "

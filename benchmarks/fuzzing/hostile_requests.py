@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import re
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -172,6 +174,49 @@ def _renamed(rng: random.Random, body: bytes) -> bytes:
     return body.replace(old, rng.choice((old * 2, b"", b"x", b"parameters", b"images", b"|O", b"<f8", b"BYTES", old.upper())), 1)
 
 
+_COSTLY = (
+    b"{}",
+    b"[]",
+    b"[[],[]]",
+    b'{"":0}',
+    b'"":0',
+    b"[0]",
+    b"[0,0]",
+    b'""',
+    b"null",
+    b"-0",
+    b"0",
+    b"1e-5",
+    b"0." + b"3" * 30,
+    b'"\\u0041"',
+)
+_AROUND = ((b"{", b"}"), (b"[", b"]"), (b'{"x":1,"images":[', b"]}"), (b'{"images":[', b"]}"), (b'{"images":[[[', b"]]]}"))
+_OF_DATA = b'{"inputs":[{"name":"images","datatype":"FP32","shape":[1,28,28],"data":[', b"]}]}"
+
+
+def _costly(rng: random.Random, body: bytes) -> bytes:
+    """Many small values: work for whoever makes an object of each."""
+    unit, (head, tail) = rng.choice(_COSTLY), rng.choice((*_AROUND, _OF_DATA))
+    size = rng.choice((1000, 60_000, 260_000))
+    last = rng.choice((b"", b"," + unit, b",x", b',"images":[]', b"]"))
+    return head + b",".join([unit] * (size // (len(unit) + 1))) + last + tail
+
+
+_ORIENTATION = b"\x01\x12\x00\x03\x00\x00\x00\x01", b"\x12\x01\x03\x00\x01\x00\x00\x00"
+
+
+def _exif(rng: random.Random, body: bytes) -> bytes:
+    """Exif in front of what else a picture holds: the entries, the orders and the offsets at random."""
+    order = rng.choice((b"MM\0*", b"II*\0", b"XX*\0"))
+    where = struct.pack(">I" if order[:1] == b"M" else "<I", rng.choice((8, 8, 8, 0, 7, 2**31, 2**32 - 1)))
+    count = rng.choice((b"\x00\x01", b"\x01\x00", b"\xff\xff"))
+    value = rng.choice((b"\x00\x06", b"\x06\x00", b"\x00\x09")) + b"\0\0"
+    said = order + where + count + rng.choice(_ORIENTATION) + value * rng.choice((1, 1, 2000))
+    if body.startswith(b"\xff\xd8"):
+        return body[:2] + b"\xff\xe1" + struct.pack(">H", len(said) + 8) + b"Exif\0\0" + said + body[2:]
+    return body[:33] + struct.pack(">I", len(said)) + b"eXIf" + said + struct.pack(">I", zlib.crc32(b"eXIf" + said)) + body[33:]
+
+
 def _too_long(rng: random.Random, body: bytes) -> bytes:
     return body + b" " * rng.choice((300_000, 1_400_000))
 
@@ -316,6 +361,8 @@ _BODY: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "broken text": _damaged_text,
     "noise": _noise,
     "renamed": _renamed,
+    "many small values": _costly,
+    "exif": _exif,
     "too long": _too_long,
 }
 _HEAD: dict[str, Callable[[random.Random, WireRequest], WireRequest]] = {
@@ -336,5 +383,12 @@ _FRAMING: dict[str, Callable[[random.Random, WireRequest], bytes]] = {
     "garbage": _garbage,
 }
 # Long bodies cost the client as much time as the server, and truncated ones make it wait: fewer of them are sent.
-_RARE = {"too long": 0.2, "deep nesting": 1.0, "wrong length": 1.0, "broken chunks": 1.0, "upgrade": 0.5}
+_RARE = {
+    "too long": 0.2,
+    "many small values": 0.5,
+    "deep nesting": 1.0,
+    "wrong length": 1.0,
+    "broken chunks": 1.0,
+    "upgrade": 0.5,
+}
 _SHARES = {kind: _RARE.get(kind, 2.0) for kind in (*_BODY, *_HEAD, *_FRAMING, "pipelined", "valid")}

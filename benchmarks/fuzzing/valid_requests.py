@@ -49,8 +49,11 @@ def valid_requests(model: str, version: str, images: Images) -> tuple[WireReques
         ("/predict/npy", "application/x-npy", _npy(pixels[..., 0])),
         ("/predict/image", "image/png", _picture(pixels[0, ..., 0], "PNG")),
         ("/predict/image", "image/jpeg", _picture(pixels[0, ..., 0], "JPEG")),
+        *(("/predict/image", kind, body) for kind, body in _pictures(pixels[0, ..., 0])),
         (f"/v2/models/{model}/infer", "application/json", _inference(rounded)[0]),
         (f"/v2/models/{model}/versions/{version}/infer", "application/json", _inference(pixels)[0]),
+        (f"/v2/models/{model}/infer", "application/json", _inference(pixels.astype(np.int64))[0]),
+        (f"/v2/models/{model}/infer", "application/json", _inference(rounded.astype(np.float64))[0]),
     ]
     requests = [WireRequest(b"POST", path.encode(), ((b"Content-Type", kind.encode()),), body) for path, kind, body in posts]
     text, tensor = _inference(images, binary=True)
@@ -66,15 +69,30 @@ def _npy(array: Any) -> bytes:
     return out.getvalue()
 
 
-def _picture(pixels: Any, kind: str) -> bytes:
+def _picture(pixels: Any, kind: str, mode: str = "L", *, orientation: int = 1) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, kind)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).convert(mode).save(out, kind, exif=exif)
     return out.getvalue()
+
+
+def _pictures(pixels: Any) -> list[tuple[str, bytes]]:
+    """Pictures with more than a grey classifier takes, nothing of which is lost: turned, with alpha, a palette, 16 bits."""
+    palette = Image.fromarray(np.minimum(pixels, 254)).convert("P")
+    out = io.BytesIO()
+    palette.save(out, "PNG", transparency=255)  # a colour that no pixel has
+    return [
+        ("image/jpeg", _picture(np.rot90(pixels), "JPEG", "RGB", orientation=6)),
+        ("image/png", _picture(pixels.T, "PNG", "RGBA", orientation=5)),
+        ("image/png", _picture(pixels.astype(np.uint16) * 257, "PNG", "I;16")),
+        ("image/png", out.getvalue()),
+    ]
 
 
 def _inference(images: Any, *, binary: bool = False) -> tuple[bytes, bytes]:
     """The JSON head and the binary tensor after it."""
-    datatype = "UINT8" if images.dtype == np.uint8 else "FP32"
+    datatype = {"uint8": "UINT8", "int64": "INT64", "float64": "FP64"}.get(images.dtype.name, "FP32")
     tensor: dict[str, Any] = {"name": "images", "shape": list(images.shape), "datatype": datatype}
     data = images.tobytes() if binary else b""
     tensor |= {"parameters": {"binary_data_size": len(data)}} if binary else {"data": images.ravel().tolist()}

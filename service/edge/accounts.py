@@ -92,7 +92,7 @@ class Account:
     def spend(self, images: int) -> None:
         """Take so many images from the bucket. A request for more than it can hold needs it full, and leaves it in debt.
 
-        Raises: OverBudget.
+        Raises: OverBudget; that costs one image where there is one, since the body was read to know how many it holds.
         """
         if self.per_minute == math.inf:
             return
@@ -101,12 +101,18 @@ class Account:
         self._at = now
         missing = min(images, self.per_minute) - self.left
         if missing > 0:
-            raise OverBudget(math.ceil(missing * 60 / self.per_minute))
+            price = 1 if self.left >= 1 else 0
+            self.left -= price
+            raise OverBudget(math.ceil((missing + price) * 60 / self.per_minute))
         self.left -= images
 
     def give_back(self, images: int) -> None:
         """Return the images of a request that the server failed."""
         self.left += images
+
+    def charge(self, images: int) -> None:
+        """Take so many images, or what is left: for a body that was read and refused."""
+        self.left = max(self.left - images, min(self.left, 0.0))
 
     def check(self) -> None:
         """Whether there is an image left, before a body is read. Raises: OverBudget."""

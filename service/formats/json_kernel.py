@@ -1,7 +1,7 @@
 """One pass over the bytes of `{"images": [...]}`: parse, check shape and range, write float32; compiled.
 
 It knows one thing, whether a document is plain and right. Whatever is not, wrong or merely unusual (another key, an escape, a
-minus sign, more than 19 digits), it leaves to the slow path of `json_images.py`, which decides and explains. So nothing here needs
+minus sign, more than 19 digits), it leaves to `json_survey.py` and `json_numbers.py`, which decide and explain. So nothing here needs
 an error message, and every number it does accept is bit for bit what a correctly rounding parser followed by a cast to float32
 gives:
 
@@ -96,7 +96,7 @@ def _quotient(mantissa: Any, power: Any) -> Any:
 
 
 @njit(forceinline=True)
-def _number(text: Any, at: Any) -> Any:
+def read_number(text: Any, at: Any) -> Any:
     """(value in [0, 1] as float32, place after it) of the number at `at`; the place is UNUSUAL when it is none, or not plain."""
     mantissa, start, power = np.uint64(0), at, 0
     while text[at] >= _ZERO and text[at] <= _NINE and at - start < _DIGITS_AT_MOST:
@@ -159,7 +159,7 @@ def _parse(text: Any, shape: Any, images: Any) -> Any:
             at = _skip(text, at + 1)
         if counts[level] == wanted[level] or written == out.size:
             return UNUSUAL
-        out[written], at = _number(text, at)
+        out[written], at = read_number(text, at)
         if at == UNUSUAL:
             return UNUSUAL
         written += 1

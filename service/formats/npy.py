@@ -31,6 +31,13 @@ _ITEM = rb"'(descr|fortran_order|shape)'\s*+:\s*+('[^'\\]*+'|True|False|\([\d, ]
 _HEADER = re.compile(rb"\s*+\{\s*+(?:" + _ITEM + rb"\s*+(?:,\s*+|(?=\})))+\}\s*+")
 _ITEMS = re.compile(_ITEM)
 _SHAPE = re.compile(rb"\((?:\d{1,18}, *+)*+(?:\d{1,18})?+\)")
+# What is told by its name when it comes, of what numpy saves.
+_NAMES = {
+    **{code: f"float{8 * int(code[1:])}" for code in (b"f2", b"f8")},
+    **{code: f"{'u' * (code[:1] == b'u')}int{8 * int(code[1:])}" for code in (b"i1", b"i2", b"i4", b"i8", b"u2", b"u4", b"u8")},
+    b"b1": "bool",
+    b"O": "objects",
+}
 _DATATYPES: dict[bytes, np.dtype[Any]] = {b"'<f4'": np.dtype("<f4"), b"'>f4'": np.dtype(">f4"), b"'|u1'": np.dtype("u1")}
 
 
@@ -46,7 +53,10 @@ def read(body: bytes, tensors: Tensors) -> Images:
     header = _header(body)
     datatype = _DATATYPES.get(header.datatype)
     if datatype is None:
-        raise WrongDatatype
+        got = _NAMES.get(header.datatype.strip(b"'<>|"), "another")
+        raise WrongDatatype(
+            detail=f"Expected numbers of type float32, in [0, 1], or uint8, where 0 to 255 mean the same, got {got}."
+        )
     numbers = tensors.numbers_in(header.shape)
     if len(body) - header.data_at != numbers * datatype.itemsize:
         raise MalformedNpy

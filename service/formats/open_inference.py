@@ -1,20 +1,23 @@
 """The Open Inference Protocol v2: from the bytes of an inference request to images, and from decisions to its answer.
 
 A tensor is JSON, or lies behind the JSON (the binary tensor extension): then a header says where the JSON ends and a parameter how
-long the tensor is. One input, `images`, FP32 in [0, 1] or UINT8; three outputs, see `OUTPUTS`.
+long the tensor is. One input, `images`: FP16, FP32 or FP64 in [0, 1], or whole numbers of any size from 0 to 255; three outputs, see
+`OUTPUTS`. The JSON is surveyed first (`json_survey.py`): `data` is read in a compiled pass, and the rest, once it is known to be small,
+by orjson, so that the work is linear in the bytes of any body.
 
     400 malformed_json                       the JSON part is none
     400 malformed_inference                  another document, other names, sizes that do not add up
-    422 wrong_datatype, wrong_shape          other numbers than FP32 or UINT8, 256 for one; another shape
-    422 wrong_type, out_of_range             in JSON, something that is no number; outside [0, 1]
+    422 wrong_datatype, wrong_shape          BOOL, BYTES, unknown ones, 256 for a UINT8; another shape
+    422 wrong_type, out_of_range             in JSON, something that is no number; outside [0, 1], or outside 0 to 255
     422 no_images, too_many_images           none, or more than a request may hold
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import orjson
@@ -24,8 +27,9 @@ from defences.defended_classifier import Decisions
 from models.classifier import Images
 from service.errors import Headers, MalformedInference, OutOfRange, WrongDatatype, WrongShape, WrongType
 from service.formats.answers import JSON
-from service.formats.arrays import Tensors
-from service.formats.json_images import document_in
+from service.formats.arrays import LEVELS, Tensors
+from service.formats.json_numbers import MORE, NO_ARRAY, NOT_WHOLE, OTHER_LENGTH, OUT_OF_RANGE, ArrayFault, numbers_at
+from service.formats.json_survey import Outline, Span, outline, path_of
 
 BINARY = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
@@ -33,10 +37,20 @@ INPUT = "images"
 OUTPUTS = {"probabilities": "FP32", "label": "INT64", "abstained": "BOOL"}
 """Where the defences abstained: zeros, -1, true."""
 
-_DATATYPES: dict[Any, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
-_WHITE = 255
-_NUMBERS = frozenset((int, float))
+DATATYPES: dict[Any, np.dtype[Any]] = {
+    **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (4, 2, 8)},
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+}
+"""Those that are taken; a model takes FP32, and what loses nothing becomes it."""
+
+_NO_NUMBERS = ("BOOL", "BYTES", "BF16")  # the protocol has them, or its clients do
+_WHITE = np.float32(255)
 _ID_AT_MOST = 256
+_DATA, _SHAPE = path_of("inputs", 0, "data"), path_of("inputs", 0, "shape")
+_NESTED = re.compile(rb"\[[ \t\n\r]*+\[")
+# In JSON: what a request holds beside its data, and the dimensions of its shape.
+_VALUES_AT_MOST, _DIMENSIONS_AT_MOST = 1024, 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,9 @@ def read(body: bytes, header_length: bytes | None, tensors: Tensors) -> Inferenc
     Raises: MalformedJson, MalformedInference, Unprocessable.
     """
     tensor_at = len(body) if header_length is None else _length(header_length, len(body))
-    document = document_in(body[:tensor_at])
+    surveyed = _surveyed(np.frombuffer(body[:tensor_at] + b"\0", np.uint8))
+    data = surveyed.find(_DATA)
+    document = _without(surveyed, data)
     if type(document) is not dict:
         raise MalformedInference("Expected an object with a list of inputs.")
     identity = document.get("id")
@@ -67,7 +83,42 @@ def read(body: bytes, header_length: bytes | None, tensors: Tensors) -> Inferenc
     inputs = document.get("inputs")
     if type(inputs) is not list or len(inputs) != 1 or type(inputs[0]) is not dict or inputs[0].get("name") != INPUT:
         raise MalformedInference('Expected exactly one input, named "images".')
-    return Inference(_images(inputs[0], body, tensor_at, tensors), identity, outputs)
+    datatype, shape = _datatype(inputs[0]), _shape(inputs[0])
+    numbers = tensors.numbers_in(shape)
+    size = _parameters(inputs[0]).get("binary_data_size")
+    if size is None:
+        if len(body) != tensor_at:
+            raise MalformedInference("There are bytes behind the JSON, and no input has binary_data_size.")
+        if data is None:
+            raise MalformedInference("Expected data or binary_data_size, got neither.")
+        return Inference(_from_json(surveyed, data, datatype, shape).reshape(-1, *tensors.input_shape), identity, outputs)
+    if data is not None:
+        raise MalformedInference("Expected data or binary_data_size, got both.")
+    dtype = DATATYPES[datatype]
+    if type(size) is not int or size != numbers * dtype.itemsize or size != len(body) - tensor_at:
+        raise MalformedInference("Expected binary_data_size to be what the shape takes, and so many bytes behind the JSON.")
+    return Inference(tensors.images(np.frombuffer(body, dtype, numbers, tensor_at).reshape(shape)), identity, outputs)
+
+
+def _surveyed(text: NDArray[np.uint8]) -> Outline:
+    """Raises: MalformedJson, MalformedInference, WrongShape."""
+    surveyed = outline(text)
+    if surveyed is None:
+        raise MalformedInference("Expected a request of fewer keys.")
+    shape = surveyed.find(_SHAPE)
+    if shape is not None and shape.values > _DIMENSIONS_AT_MOST:
+        raise WrongShape
+    return surveyed
+
+
+def _without(surveyed: Outline, data: Span | None) -> Any:
+    """The document, with null for data. Raises: MalformedInference."""
+    text = surveyed.text[:-1]
+    if surveyed.values - (0 if data is None else data.values) > _VALUES_AT_MOST:
+        raise MalformedInference("Expected a request that holds less beside the data of its input.")
+    if data is None:
+        return orjson.loads(text.data)
+    return orjson.loads(b"%bnull%b" % (text[: data.start].tobytes(), text[data.end :].tobytes()))
 
 
 def _length(header: bytes, at_most: int) -> int:
@@ -107,51 +158,47 @@ def _outputs(document: dict[str, Any]) -> tuple[tuple[str, bool], ...]:
     return tuple((output["name"], _switch(output, "binary_data", binary)) for output in wanted)
 
 
-def _images(tensor: dict[str, Any], body: bytes, tensor_at: int, tensors: Tensors) -> Images:
-    datatype, shape = tensor.get("datatype"), tensor.get("shape")
-    if type(datatype) is not str or datatype not in _DATATYPES:
-        raise WrongDatatype
+def _datatype(tensor: dict[str, Any]) -> str:
+    datatype = tensor.get("datatype")
+    if type(datatype) is str and datatype in DATATYPES:
+        return datatype
+    got = datatype if datatype in _NO_NUMBERS else "another"
+    raise WrongDatatype(detail=f"Expected one of {', '.join(DATATYPES)}, got {got}.")
+
+
+def _shape(tensor: dict[str, Any]) -> tuple[int, ...]:
+    shape = tensor.get("shape")
     if type(shape) is not list or not all(type(size) is int for size in shape):
         raise MalformedInference("Expected the shape to be a list of whole numbers.")
-    numbers = tensors.numbers_in(tuple(shape))
-    size = _parameters(tensor).get("binary_data_size")
-    if size is None:
-        if len(body) != tensor_at:
-            raise MalformedInference("There are bytes behind the JSON, and no input has binary_data_size.")
-        return tensors.images(_from_json(tensor, datatype, shape).reshape(shape))
-    if "data" in tensor:
-        raise MalformedInference("Expected data or binary_data_size, got both.")
-    dtype = _DATATYPES[datatype]
-    if type(size) is not int or size != numbers * dtype.itemsize or size != len(body) - tensor_at:
-        raise MalformedInference("Expected binary_data_size to be what the shape takes, and so many bytes behind the JSON.")
-    return tensors.images(np.frombuffer(body, dtype, numbers, tensor_at).reshape(shape))
+    return tuple(shape)
 
 
-def _from_json(tensor: dict[str, Any], datatype: str, shape: list[int]) -> NDArray[Any]:
-    if "data" not in tensor:
-        raise MalformedInference("Expected data or binary_data_size, got neither.")
-    data = tensor["data"]
-    if type(data) is not list:
+def _from_json(surveyed: Outline, data: Span, datatype: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The numbers, flat or nested, as float32 in [0, 1]. Raises: Unprocessable."""
+    if not surveyed.begins_with(b"[", data.start):
         raise WrongType
-    values = _unnested(data, shape) if data and type(data[0]) is list else data
-    if len(values) != int(np.prod(shape)):
+    dims = shape if _NESTED.match(surveyed.text.data, data.start) else (math.prod(shape),)
+    whole = DATATYPES[datatype].kind != "f"
+    numbers = numbers_at(surveyed, data.start, dims, whole=whole)
+    if numbers.count != dims[0]:
+        got = "more" if numbers.count == MORE else numbers.count
+        raise WrongShape(detail=f"Expected {dims[0]} entries in data, as the shape says, got {got}.")
+    if numbers.faults:
+        _refuse(numbers.faults[0], dims, datatype)
+    return numbers.values / _WHITE if whole else numbers.values
+
+
+def _refuse(fault: ArrayFault, dims: tuple[int, ...], datatype: str) -> NoReturn:
+    if fault.what == OTHER_LENGTH:
+        expected = dims[len(fault.place)]
+        raise WrongShape(detail=f"Expected arrays of {expected} entries in data, as the shape says, got one of {fault.got}.")
+    if fault.what == NO_ARRAY and chr(fault.got) in "-0123456789":
         raise WrongShape
-    if not _NUMBERS.issuperset(map(type, values)):
-        raise WrongType
-    if datatype == "UINT8" and not (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _WHITE):
-        raise WrongDatatype
-    if datatype == "FP32" and not (min(values) >= 0 and max(values) <= 1):
-        raise OutOfRange  # before it is a float32, which 1e39 is not
-    return np.array(values, _DATATYPES[datatype])
-
-
-def _unnested(data: list[Any], shape: list[int]) -> list[Any]:
-    level: list[Any] = [data]
-    for size in shape:
-        if not all(type(entry) is list and len(entry) == size for entry in level):
-            raise WrongShape
-        level = list(chain.from_iterable(level))
-    return level
+    if fault.what == NOT_WHOLE or (fault.what == OUT_OF_RANGE and datatype == "UINT8"):
+        raise WrongDatatype(detail=f"Expected whole numbers from 0 to 255 in data, as {datatype} and its scale say.")
+    if fault.what == OUT_OF_RANGE:
+        raise OutOfRange(detail=LEVELS if DATATYPES[datatype].kind != "f" else "")
+    raise WrongType
 
 
 def answer(inference: Inference, decisions: Decisions, model: str, model_version: str) -> tuple[bytes, bytes, Headers]:

@@ -48,11 +48,8 @@ class OpenInference:
         """POST .../infer."""
         serving = self._serving
         serving.admitting()  # before the body is read
-        body = await exchange.read()
         length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
-        inference = await serving.read(lambda body: open_inference.read(body, length, serving.tensors), body)
-        del body
-        exchange.let_go()
+        inference = await serving.read(exchange, lambda body: open_inference.read(body, length, serving.tensors))
         decisions = await serving.decide(exchange, inference.images)
         bundle = serving.bundle
         media_type, answer, headers = open_inference.answer(inference, decisions, bundle.name, bundle.version)

@@ -20,7 +20,7 @@ from service.errors import (
     every_problem,
 )
 from service.formats.answers import Answer
-from service.formats.open_inference import OUTPUTS
+from service.formats.open_inference import DATATYPES, OUTPUTS
 
 Document = dict[str, Any]
 _LABELS_SHOWN = 20
@@ -139,8 +139,11 @@ def _npy_file(input_shape: tuple[int, int, int], images_at_most: int) -> Documen
 
 def _picture(input_shape: tuple[int, int, int]) -> Document:
     h, w, c = input_shape
-    mode = {1: "grey", 3: "RGB"}.get(c, "which none is for this classifier")
-    return _binary(f"One picture, {w} pixels wide and {h} high, {mode}, 8 bits a channel.")
+    mode = {1: "grey", 3: "grey or RGB"}.get(c, "which none is for this classifier")
+    return _binary(
+        f"One picture, {w} pixels wide and {h} high once it is turned as its Exif says, {mode}. Alpha, palettes, equal channels and "
+        "16 bits of grey are taken where nothing is lost."
+    )
 
 
 def _binary(description: str) -> Document:
@@ -250,7 +253,7 @@ def _inference_schemas(bundle: Bundle, images_at_most: int) -> Document:
         "type": "object",
         "properties": {
             "name": {"const": "images"},
-            "datatype": {"enum": ["FP32", "UINT8"], "description": "FP32 in [0, 1]; UINT8, where 0 to 255 mean the same."},
+            "datatype": {"enum": list(DATATYPES), "description": "Floats in [0, 1]; whole numbers from 0 to 255 mean the same."},
             "shape": _array({"type": "integer", "minimum": 1}, 3, 4) | {"description": shape},
             "data": {"type": "array", "description": "Flat or nested."},
         },

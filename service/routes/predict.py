@@ -52,7 +52,6 @@ class Predict:
     async def _predict(self, exchange: Exchange, read: Callable[[bytes], Images], work: int = 0) -> None:
         serving = self._serving
         serving.admitting()  # before the body is read
-        images = await serving.read(read, await exchange.read(), work)
-        exchange.let_go()
+        images = await serving.read(exchange, read, work)
         decisions = await serving.decide(exchange, images)
         await exchange.respond(200, JSON, serving.writer.answer(exchange.request_id, decisions))

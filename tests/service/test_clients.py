@@ -27,7 +27,12 @@ def problem(response: httpx.Response, status: int, code: str) -> None:
 def clients_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("clients") / "clients.toml"
     lines = []
-    for name, rest in (("ward", "images_per_minute = 20"), ("lab", ""), ("gone", "enabled = false")):
+    for name, rest in (
+        ("ward", "images_per_minute = 20"),
+        ("clumsy", "images_per_minute = 3"),
+        ("lab", ""),
+        ("gone", "enabled = false"),
+    ):
         lines.append(f'[clients.{name}]\nkey_sha256 = "{hashlib.sha256(f"key-of-{name}".encode()).hexdigest()}"\n{rest}\n')
     file.write_text("".join(lines))
     return file
@@ -73,6 +78,17 @@ def test_where_keys_are_asked_for_only_who_has_one_is_answered(new_server: Calla
     problem(response, 429, "budget_spent")
     assert 1 <= int(response.headers["retry-after"]) <= 60
     assert server.ask(IMAGES, authorization="Bearer key-of-lab").status_code == 200
+
+    refused = [
+        server.send_to(path, b"{}", content_type=content_type, authorization="Bearer key-of-clumsy").status_code
+        for path, content_type in (
+            ("/predict", "application/json"),
+            ("/predict/npy", "application/x-npy"),
+            ("/predict/image", "image/png"),
+            ("/v2/models/backdoored/infer", "application/json"),
+        )
+    ]
+    assert refused == [422, 400, 400, 429]  # a body that was read and refused is paid for
     text = httpx.get(f"{server.url}/metrics").text
     assert "key-of" not in text
     assert "ward" not in text
@@ -80,8 +96,8 @@ def test_where_keys_are_asked_for_only_who_has_one_is_answered(new_server: Calla
     assert '"client":"lab"' in server.log.read_text()
 
 
-def test_without_keys_a_budget_is_per_address_and_refused_images_cost_nothing(new_server: Callable[..., Any]) -> None:
-    server = new_server(HAUBERK_IMAGES_PER_MINUTE="10")
+def test_without_keys_a_budget_is_per_address_and_refused_images_are_paid_for(new_server: Callable[..., Any]) -> None:
+    server = new_server(HAUBERK_IMAGES_PER_MINUTE="11")
     assert server.ask([[[9.0]]]).status_code == 422
     assert server.ask(IMAGES).status_code == server.ask(IMAGES).status_code == 200
     problem(server.ask(IMAGES), 429, "budget_spent")

@@ -84,6 +84,9 @@ def bombs() -> Iterator[Bad]:
         yield Bad(
             "many keys", path, b"{" + b",".join(b'"%d":0' % i for i in range(100_000)) + b"}", 422 if path == "/predict" else 400
         )
+        for unit in (b"{}", b'{"":0}'):
+            small = b'{"x":1,"images":[' + b",".join([unit] * (1_200_000 // (len(unit) + 1))) + b"]}"
+            yield Bad(f"many times {unit.decode()}", path, small, 422 if path == "/predict" else 400)
         yield Bad("equal keys", path, b"{" + b",".join([b'"a":0'] * 100_000) + b"}", 400)
         yield Bad("long numbers", path, b'{"images":[' + b"9" * 1_200_000 + b"]}", 400)
         yield Bad("one long string", path, b'{"' + b"\\u0041" * 200_000 + b'":0}', 422 if path == "/predict" else 400)

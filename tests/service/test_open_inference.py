@@ -47,6 +47,8 @@ answers = [
     infer(images, "FP32", True, every, request_id="a", model_version=version, timeout=1000),
     infer(as_bytes, "UINT8", True, request_id="a"),
     infer(as_bytes[..., None], "UINT8", False, request_id="a"),
+    infer(as_bytes.astype(np.int64), "INT64", True, request_id="a"),
+    infer(images.astype(np.float64), "FP64", True, request_id="a"),
     infer(images, "FP32", True, request_id="a", response_compression_algorithm="gzip"),
 ]
 only = infer(images, "FP32", True, ["label"])
@@ -130,7 +132,7 @@ def test_json_goes_in_and_out_without_a_word_about_binary(server: Any) -> None:
         (b"[" * 100_000, 400),
         (document(name="image"), 400),
         (document(data=...), 400),
-        (document(datatype="FP64"), 422),
+        (document(datatype="BOOL"), 422),
         (document(datatype="BYTES"), 422),
         (document(shape=[1, 27, 28]), 422),
         (document(shape=[10**18, 10**18, 10**18]), 422),

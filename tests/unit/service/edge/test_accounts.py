@@ -63,6 +63,36 @@ def test_what_the_server_failed_is_given_back() -> None:
     account.spend(60)
 
 
+def test_to_ask_for_more_than_is_left_costs_one_image_and_who_waits_as_long_as_told_is_served() -> None:
+    clock = Clock()
+    account = Account("ward", 60.0, clock)
+    account.spend(57)
+    for left in (2, 1, 0, 0):
+        with pytest.raises(OverBudget) as spent:
+            account.spend(10)
+        assert retry_after(spent.value) == 10 - left
+    clock.now += 10
+    account.spend(10)
+
+
+def test_a_body_that_was_refused_costs_what_is_left_at_most() -> None:
+    clock = Clock()
+    account = Account("ward", 60.0, clock)
+    account.charge(20)
+    account.spend(40)
+    clock.now += 5
+    account.check()
+    account.charge(64)
+    with pytest.raises(OverBudget) as spent:
+        account.check()
+    assert retry_after(spent.value) == 1
+    clock.now += 60
+    account.spend(90)  # in debt
+    account.charge(64)
+    clock.now += 31
+    account.check()
+
+
 def test_without_a_budget_nothing_is_counted_and_each_address_is_an_account() -> None:
     clients = Clients()
     for i in range(3):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.errors import Problem
+from service.errors import Problem, WrongShape
 from service.formats.arrays import Tensors
 
 GREY, COLOUR = Tensors((2, 3, 1), 4), Tensors((2, 2, 3), 4)
@@ -69,3 +69,31 @@ def test_one_number_out_of_range_is_enough(bad: float, at: int) -> None:
     values[at] = bad
     with pytest.raises(Problem, match="out_of_range"):
         GREY.images(values.reshape(2, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", ["u2", ">i4", "<i8", "u8", "i1"])
+def test_whole_numbers_of_other_sizes_are_what_bytes_are(dtype: str) -> None:
+    levels = np.arange(0, 120, 10).reshape(2, 2, 3)
+    assert np.array_equal(GREY.images(levels.astype(dtype)), GREY.images(levels.astype(np.uint8)))
+    assert GREY.images(levels.astype(dtype)).flags.carray
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"), [("u2", 256), ("i1", -1), ("<i8", 2**40), ("u8", 2**63), ("<f8", 1 + 1e-15), ("<f8", 1e300)]
+)
+def test_numbers_of_other_sizes_have_the_same_range_and_are_judged_as_they_came(dtype: str, bad: float) -> None:
+    values = np.zeros((2, 2, 3), dtype)
+    values[1, 1, 2] = bad
+    with pytest.raises(Problem, match="out_of_range"):
+        GREY.images(values)
+
+
+def test_another_shape_is_told_with_what_was_expected_and_what_came() -> None:
+    for tensors, shape, said in (
+        (GREY, (2, 3), "Expected the shape [n, 2, 3, 1] or [n, 2, 3], got [2, 3]."),
+        (COLOUR, (1, 3, 2, 2), "Expected the shape [n, 2, 2, 3], got [1, 3, 2, 2]."),
+        (COLOUR, (1,) * 30, "Expected the shape [n, 2, 2, 3], got 30 dimensions."),
+    ):
+        with pytest.raises(WrongShape) as refusal:
+            tensors.numbers_in(shape)
+        assert refusal.value.detail == said

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.errors import MalformedNpy, Problem, Unprocessable
+from service.errors import MalformedNpy, Problem, Unprocessable, WrongDatatype
 from service.formats import npy
 from service.formats.arrays import Tensors
 
@@ -115,6 +115,19 @@ def test_what_is_not_one_npy_file_or_lies_about_its_length_is_malformed(body: by
 @pytest.mark.parametrize("dtype", ["<f8", "<f2", "|i1", "<i8", "<u2", "?", "<c8", "S4", "U1", "O", "M8[s]", "V4", "f4,u1"])
 def test_other_numbers_are_refused_and_nothing_is_unpickled(dtype: str) -> None:
     assert refused(file(np.zeros((1, 2, 3), dtype))) == (422, "wrong_datatype")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [("<f8", "float64"), (">f2", "float16"), ("<i8", "int64"), ("|i1", "int8"), ("<u2", "uint16"), ("?", "bool")],
+)
+def test_a_refusal_names_the_type_that_came(dtype: str, name: str) -> None:
+    with pytest.raises(WrongDatatype) as refusal:
+        npy.read(file(np.zeros((1, 2, 3), dtype)), GREY)
+    assert refusal.value.detail.endswith(f"got {name}.")
+    with pytest.raises(WrongDatatype) as refusal:
+        npy.read(with_header(header(descr="'<script>'"), bytes(24)), GREY)
+    assert refusal.value.detail.endswith("got another.")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from service.errors import MalformedPicture, Problem, Unprocessable
+from service.errors import MalformedPicture, Problem, Unprocessable, WrongMode, WrongShape
 from service.formats import pictures
 from service.formats.arrays import Tensors
+from service.formats.picture_orientation import orientation
 from service.formats.pictures import JPEG, PNG
 
 GREY, COLOUR = Tensors((20, 30, 1), 4), Tensors((20, 30, 3), 4)
@@ -81,20 +82,183 @@ def test_another_size_is_refused(kind: str, size: tuple[int, int]) -> None:
     assert refused(file(kind=kind, size=size)) == (422, "wrong_shape")
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
-@pytest.mark.parametrize("tensors", [GREY, COLOUR])
-def test_other_modes_of_png_are_refused(mode: str, tensors: Tensors) -> None:
-    assert refused(file(mode), PNG, tensors) == (422, "wrong_mode")
+def saved(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
 
 
-@pytest.mark.parametrize(("mode", "kind", "tensors"), [("L", "PNG", COLOUR), ("RGB", "PNG", GREY), ("L", "JPEG", COLOUR)])
-def test_a_picture_has_the_channels_of_the_classifier(mode: str, kind: str, tensors: Tensors) -> None:
-    assert refused(file(mode, kind), b"", tensors) == (422, "wrong_mode")
+def taken(body: bytes, tensors: Tensors) -> Any:
+    """The one image of a picture, in 255ths."""
+    return pictures.read(body, b"", tensors)[0] * 255
 
 
-def test_jpegs_in_cmyk_and_classifiers_of_five_channels_take_no_picture() -> None:
-    assert refused(file("CMYK", "JPEG"), JPEG, COLOUR) == (422, "wrong_mode")
-    assert refused(file(), PNG, Tensors((20, 30, 5), 1)) == (422, "wrong_mode")
+def said(body: bytes, tensors: Tensors) -> str:
+    """What a refusal for the mode says."""
+    with pytest.raises(WrongMode) as refusal:
+        pictures.read(body, b"", tensors)
+    return refusal.value.detail
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_pictures_are_colour_pictures_whose_channels_are_equal(kind: str) -> None:
+    body = file("L", kind)
+    grey = taken(body, GREY)
+    assert np.array_equal(taken(body, COLOUR), np.repeat(grey, 3, axis=2))
+    assert np.array_equal(taken(saved(Image.open(io.BytesIO(body)).convert("RGB")), GREY), grey)
+
+
+def test_one_pixel_of_colour_is_enough_to_refuse_a_picture_for_grey() -> None:
+    picture = Image.fromarray(PIXELS["L"]).convert("RGB")
+    picture.putpixel((3, 4), (255, 0, 0))
+    for kind in ("PNG", "JPEG"):
+        assert "one with colours" in said(saved(picture, kind, **({} if kind == "PNG" else {"quality": 100})), GREY)
+
+
+@pytest.mark.parametrize(("mode", "tensors"), [("L", GREY), ("RGB", COLOUR)])
+def test_an_alpha_that_is_opaque_everywhere_is_left_out_and_no_other(mode: str, tensors: Tensors) -> None:
+    picture = Image.fromarray(PIXELS[mode])
+    picture.putalpha(255)
+    assert np.array_equal(taken(saved(picture), tensors), taken(file(mode), tensors))
+    alpha = Image.new("L", (30, 20), 255)
+    alpha.putpixel((29, 19), 254)
+    picture.putalpha(alpha)
+    assert "transparent pixels" in said(saved(picture), tensors)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_are_painted_and_transparent_entries_matter_where_they_are_used(bits: int) -> None:
+    most = 1 << bits
+    numbers = (np.arange(600).reshape(20, 30) % most).astype(np.uint8)
+    palette = np.random.default_rng(bits).integers(0, 256, (most, 3)).astype(np.uint8)
+    picture = Image.fromarray(numbers, "L").convert("P")
+    picture.putdata(numbers.ravel())
+    picture.putpalette(palette.tobytes())
+    body = saved(picture, bits=bits)
+    assert body[24] == bits
+    assert np.allclose(taken(body, COLOUR), palette[numbers])
+    assert "one with colours" in said(body, GREY)
+    assert "transparent pixels" in said(saved(picture, bits=bits, transparency=1), COLOUR)
+    picture.putdata(np.minimum(numbers, most - 2).ravel())
+    unused = saved(picture, bits=bits, transparency=most - 1)
+    assert b"tRNS" in unused
+    assert np.allclose(taken(unused, COLOUR), palette[np.minimum(numbers, most - 2)])
+
+
+def test_a_pixel_beyond_its_palette_is_malformed() -> None:
+    picture = Image.new("P", (30, 20), 7)
+    picture.putpalette(bytes(3 * 4))
+    body = saved(picture, bits=8)
+    at = body.index(b"PLTE")
+    length = int.from_bytes(body[at - 4 : at])
+    assert refused(body[: at - 4] + chunk(b"PLTE", body[at + 4 : at + 10]) + body[at + 8 + length :], PNG, COLOUR) == (
+        400,
+        "malformed_picture",
+    )
+
+
+def test_a_transparent_colour_matters_where_a_pixel_has_it() -> None:
+    assert "transparent pixels" in said(saved(Image.fromarray(PIXELS["L"]), transparency=int(PIXELS["L"][0, 0])), GREY)
+    assert "transparent pixels" in said(
+        saved(Image.fromarray(PIXELS["RGB"]), transparency=tuple(PIXELS["RGB"][3, 3].tolist())), COLOUR
+    )
+    dark = np.minimum(PIXELS["L"], 200)
+    assert np.allclose(taken(saved(Image.fromarray(dark), transparency=201), GREY)[..., 0], dark)
+
+
+def test_one_bit_and_sixteen_bits_of_grey_lose_nothing() -> None:
+    bits = PIXELS["L"] > 127
+    assert np.array_equal(taken(saved(Image.fromarray(bits)), GREY)[..., 0], bits * 255)
+    deep = np.random.default_rng(1).integers(0, 1 << 16, (20, 30)).astype(np.uint16)
+    image = pictures.read(saved(Image.fromarray(deep)), PNG, GREY)
+    assert np.array_equal(np.rint(image[0, ..., 0].astype(np.float64) * 65535), deep)
+    widened = saved(Image.fromarray(PIXELS["L"].astype(np.uint16) * 257))
+    assert np.array_equal(pictures.read(widened, PNG, GREY), pictures.read(file(), PNG, GREY))
+    assert pictures.read(widened, PNG, COLOUR).shape == (1, 20, 30, 3)
+
+
+def test_sixteen_bits_of_colour_cmyk_and_classifiers_of_five_channels_are_refused_in_a_sentence() -> None:
+    rows = b"".join(b"\0" + bytes(30 * 6) for _ in range(20))
+    header = struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)
+    deep = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert said(deep, COLOUR).endswith("got 16.")
+    assert "one of 4 channels, as in CMYK" in said(file("CMYK", "JPEG"), COLOUR)
+    assert "takes neither" in said(file(), Tensors((20, 30, 5), 1))
+
+
+def test_an_animation_is_refused_and_one_frame_is_none() -> None:
+    frames = [Image.fromarray(PIXELS["L"]), Image.new("L", (30, 20))]
+    assert "an animation" in said(saved(frames[0], save_all=True, append_images=frames[1:]), GREY)
+    assert np.allclose(taken(png(more=chunk(b"acTL", struct.pack(">II", 1, 0))), GREY), 0)
+
+
+def test_a_colour_profile_is_ignored() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for kind in ("PNG", "JPEG"):
+        assert np.array_equal(taken(file("RGB", kind, icc_profile=profile), COLOUR), taken(file("RGB", kind), COLOUR))
+
+
+def exif(turned: int, order: str = ">", kind: int = 3) -> bytes:
+    start = b"MM\0*" if order == ">" else b"II*\0"
+    value = struct.pack(order + {1: "B", 3: "H", 4: "I"}[kind], turned).ljust(4, b"\0")
+    other = struct.pack(order + "HHII", 0x0100, 4, 1, 7)
+    return start + struct.pack(order + "IH", 8, 2) + other + struct.pack(order + "HHI", 0x0112, kind, 1) + value + bytes(4)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("order", [">", "<"])
+def test_a_picture_is_turned_upright_as_its_exif_says(turned: int, order: str) -> None:
+    size = (20, 30) if turned >= 5 else (30, 20)
+    for mode, tensors in (("L", GREY), ("RGB", COLOUR)):
+        picture = Image.fromarray(PIXELS[mode]).resize(size)
+        for kind in ("JPEG", "PNG"):
+            body = saved(picture, kind, exif=b"Exif\0\0" + exif(turned, order) if kind == "JPEG" else exif(turned, order))
+            wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(body)))).reshape(tensors.input_shape)
+            assert np.allclose(taken(body, tensors), wanted)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_size_is_that_of_the_upright_picture(kind: str) -> None:
+    start = b"Exif\0\0" if kind == "JPEG" else b""
+    with pytest.raises(WrongShape, match="wrong_shape") as refusal:
+        pictures.read(saved(Image.fromarray(PIXELS["L"]), kind, exif=start + exif(6)), b"", GREY)
+    assert refusal.value.detail == "Expected a picture 30 pixels wide and 20 high, got 20 and 30."
+    assert refused(saved(Image.new("L", (20, 30)), kind)) == (422, "wrong_shape")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"MM\0*",
+        b"MM\0*\xff\xff\xff\xff",
+        b"MM\0*\0\0\0\x08\xff\xff",
+        exif(0),
+        exif(9),
+        exif(6)[:-9],
+        exif(6).replace(b"\x01\x12", b"\x01\x13"),
+        exif(6).replace(b"MM", b"XX"),
+    ],
+)
+def test_exif_that_says_nothing_leaves_a_picture_as_it_is(said: bytes) -> None:
+    assert orientation(said) == 1
+    body = saved(Image.fromarray(PIXELS["L"]), "JPEG", exif=b"Exif\0\0" + said)
+    assert np.array_equal(taken(body, GREY), taken(file(kind="JPEG"), GREY))
+
+
+def test_the_orientation_may_be_written_as_any_whole_number_and_the_first_exif_counts() -> None:
+    assert [orientation(exif(6, order, kind)) for order in "<>" for kind in (1, 3, 4)] == [6] * 6
+    body = saved(Image.fromarray(PIXELS["L"]), "JPEG", exif=b"Exif\0\0" + exif(3))
+    segment = b"Exif\0\0" + exif(1)
+    twice = (
+        body[:-2].replace(b"\xff\xdb", b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + b"\xff\xdb", 1) + body[-2:]
+    )
+    assert np.array_equal(taken(twice, GREY), taken(body, GREY))
+
+
+@given(st.binary(max_size=80), st.sampled_from([b"", b"II*\0", b"MM\0*", exif(6)[:20]]))
+def test_any_exif_is_read_within_bounds(data: bytes, start: bytes) -> None:
+    assert orientation(start + data) in range(1, 9)
 
 
 @pytest.mark.parametrize(
