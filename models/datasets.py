@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +41,7 @@ class Origin:
 
     Attributes:
         file: name of the data file.
-        split: "train" or "test", of a file with both; none of arrays in memory.
+        split: "train" or "test", of a file with both halves; none of another.
         rows: START:STOP where only these rows were taken.
     """
 
@@ -69,6 +71,22 @@ def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
     if not len(images):
         raise InvalidInput(f"expected at least one image in {path.name}, got none")
     return Dataset(images, labels)
+
+
+def has_halves(path: Path) -> bool:
+    """Whether a data file holds a training and a test half (x_train, x_test, ...); not one with images and labels only."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):  # a directory of arrays, or no file of data at all
+        return False
+    return "images.npy" not in names and {"x_train.npy", "x_test.npy"} <= set(names)
+
+
+def shared_images(some: Dataset, others: Dataset) -> int:
+    """How many of `some` images are, number for number, among the `others`."""
+    known = {hashlib.sha256(image).digest() for image in np.ascontiguousarray(others.images)}
+    return sum(hashlib.sha256(image).digest() in known for image in np.ascontiguousarray(some.images))
 
 
 def as_images(pictures: NDArray[np.uint8]) -> Images:

@@ -66,9 +66,9 @@ class StoredImages:
         """A slice of the samples; its images stay on disk."""
         return StoredImages(self.raw[rows], self.labels[rows], self.name)
 
-    def first(self, count: int) -> Dataset:
-        """The first `count` samples, in memory."""
-        return Dataset(self.images(slice(0, count)), self.labels[:count])
+    def some(self, rows: NDArray[np.int64]) -> Dataset:
+        """The samples at `rows`, in memory."""
+        return Dataset(self.images(rows), self.labels[rows])
 
 
 def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = None) -> StoredImages:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from models.accuracy import drawn, judge_answers
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
@@ -29,7 +30,7 @@ def open_classifier(
     h, w, c = data.images.shape[1:]
     options: dict[str, Any] = {"input_shape": (h, w, c), "labels": _names(labels)}
     given = _range(input_range)
-    look = data.take(slice(0, _LOOKED_AT))
+    look = data.take(drawn(len(data), at_most=_LOOKED_AT))
     seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, outputs)
     classifier = KerasClassifier(model, input_range=given or _RANGES[0], outputs=seen, **options)
     if int(data.labels.max()) >= len(classifier.labels):
@@ -95,13 +96,15 @@ def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) 
 
 def _check_range(model: Any, look: Dataset, outputs: Outputs, options: dict[str, Any]) -> None:
     """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
-    accuracies = {}
+    judged = {}
     for low, high in _RANGES:
         classifier = KerasClassifier(model, input_range=(low, high), outputs=outputs, **options)
-        accuracies[low, high] = float((classifier.predict(look.images).argmax(axis=1) == look.labels).mean())
-    best = max(accuracies, key=accuracies.__getitem__)
-    if accuracies[best] > accuracies[_RANGES[0]] + _CLEARLY_BETTER:
+        answers = classifier.predict(look.images).argmax(axis=1)
+        judged[low, high] = judge_answers(look.labels, answers, len(classifier.labels))
+    best, plain = max(judged, key=lambda tried: judged[tried].rate), judged[_RANGES[0]]
+    if judged[best].rate > plain.rate + _CLEARLY_BETTER:
+        insist = "" if plain.verdict == "guessing" else " (or =0,1 to insist)"
         raise InvalidInput(
-            f"the classifier is right on {100 * accuracies[_RANGES[0]]:.0f} % of the images in the range 0,1 but on "
-            f"{100 * accuracies[best]:.0f} % in {best[0]:g},{best[1]:g}; say --input-range={best[0]:g},{best[1]:g} (or =0,1 to insist)"
+            f"the classifier is right on {100 * plain.rate:.0f} % of the images in the range 0,1 but on "
+            f"{100 * judged[best].rate:.0f} % in {best[0]:g},{best[1]:g}; say --input-range={best[0]:g},{best[1]:g}{insist}"
         )

@@ -115,6 +115,8 @@ def _summarise(report: Report, out: Path) -> None:
         rows.append(("worst case", [row for row in report.worst_case if row.eps == radius]))
         _print_table(console, f"eps {radius:.3g}", variants, rows)
     _summarise_others(console, report)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False)
     for check in report.checks:
         console.print(f"{'fine ' if check.fine else 'DOUBT'} {check.name}: {check.found}", markup=False, highlight=False)
     for section, reason in report.left_out.items():

@@ -219,6 +219,14 @@ def test_bad_options_are_refused(
     assert_refused(evaluate(hauberk, bundle, data, tmp_path, **options), sentence)
 
 
+def test_a_classifier_that_guesses_on_the_data_is_refused(hauberk: Command, bundle: Path, tmp_path: Path) -> None:
+    some = squares(200, seed=22)
+    np.savez(tmp_path / "turned.npz", images=some.images, labels=(some.labels + 1) % 3)
+    ran = evaluate(hauberk, bundle, tmp_path / "turned.npz", tmp_path)
+    assert_refused(ran, "with its classes in another order it is right on 100.0 %")
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_data_that_do_not_fit_the_bundle_are_refused(hauberk: Command, bundle: Path, data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     np.savez(other, images=np.zeros((30, 8, 8, 3), np.uint8), labels=np.zeros(30, int))
