@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,8 @@ def test_a_model_that_answers_nan_is_refused(hauberk: Command, workplace: Path, 
 
 
 def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(workplace: Path) -> None:
-    (workplace / "broken.keras").write_bytes(b"no model")
+    with zipfile.ZipFile(workplace / "broken.keras", "w") as archive:
+        archive.writestr("config.json", "{}")  # enough of a model to be opened
     command = [sys.executable, "-c", "from hauberk.main import main; main()", "calibrate"]
     options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
