@@ -44,7 +44,7 @@ def options() -> dict[str, set[str]]:
 def messages(source: str) -> Iterator[str]:
     """The texts of a module that are neither docstrings nor an option's declaration; what an f-string inserts is {}."""
     tree = ast.parse(source)
-    skipped = set()
+    skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             skipped.add(node.value)  # a docstring

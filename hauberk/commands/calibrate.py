@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +24,7 @@ from hauberk.commands.options import (
     origin,
     progress_bar,
     read_data,
+    sha256_of,
 )
 from models.datasets import Dataset, Split, has_halves, shared_images
 from models.machine import processors
@@ -68,7 +68,7 @@ def calibrate(
     clean = read_data(data, split, rows)
     plan.parts(clean)
     model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
-    plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=_sha256(data))
+    plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)
     _summarise(calibrated, plan)
@@ -117,8 +117,3 @@ def _why_above(plan: CalibrationPlan) -> str:
         f"a share above {rate} is no contradiction: the rate is kept on average over calibrations, and one calibration, measured on a "
         "finite sample, lies above or below it; --confidence 0.95 keeps it in 95 of 100 calibrations"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,11 @@ def blobs(n: int, *, seed: int = 0, spread: float = 0.2, classes: int = CLASSES)
     return Dataset(np.clip(_MEANS[labels] + rng.normal(0, spread, (n, *SHAPE)), 0, 1).astype(np.float32), labels)
 
 
+def one_hot(answers: NDArray[np.int64]) -> Probabilities:
+    rows: Probabilities = np.eye(CLASSES, dtype=np.float32)[answers]
+    return rows
+
+
 @dataclass
 class Trained:
     """The nearest mean, of a model that was trained on images which `prepared` prepares, and is given them in `input_range`."""
@@ -48,7 +53,7 @@ class Trained:
         given = (images * (high - low) + low).reshape(len(images), -1)
         means = self.prepared(_MEANS).reshape(CLASSES, -1)
         nearest = ((given[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
-        return np.eye(CLASSES, dtype=np.float32)[self.order[nearest]]
+        return one_hot(self.order[nearest])
 
 
 def test_a_classifier_that_is_right_is_fine_and_asked_once_about_each_image() -> None:
@@ -136,7 +141,7 @@ def test_a_model_far_below_the_nearest_image_is_doubtful() -> None:
 
     class Careless(Trained):
         def predict(self, images: Images) -> Probabilities:
-            return np.eye(CLASSES, dtype=np.float32)[answers]
+            return one_hot(answers)
 
     found = judge(Careless(), data, range_advice=None)
     assert (found.verdict, found.cause) == ("doubtful", "a simple rule does better")
@@ -169,7 +174,7 @@ def test_poisoned_labels_raise_no_alarm_whether_the_model_learned_them_or_not(ra
 def _answering(answers: NDArray[np.int64]) -> Any:
     class Answering(Trained):
         def predict(self, images: Images) -> Probabilities:
-            return np.eye(CLASSES, dtype=np.float32)[answers[: len(images)]]
+            return one_hot(answers[: len(images)])
 
     return Answering()
 
