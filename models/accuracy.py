@@ -10,7 +10,6 @@ Each is judged on images that its explanation was not chosen on, by the exact te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -30,12 +29,14 @@ Cause = Literal["classes in another order", "images read otherwise", "a simple r
 LOOKED_AT = 1000
 """Images that a classifier is judged by, at most."""
 
+READ_AT_MOST = 256
+"""Images that are read in other ways, at most."""
+
 _FEWEST = 20
-_TRIED_ON = 256  # images for each other reading
 _GOOD_ENOUGH = 0.97  # above it, no other reading is tried
 _BY_CHANCE = 1e-4  # of an exact test; a dozen are made
 _BETTER_BY = 0.05
-_AS_GOOD = 0.02  # a reading that can be said with an option is taken before one that is better by less
+_AS_GOOD = 0.02  # a simpler reading is taken before one that is better by less
 _NAMED_AT_MOST = 5
 _SIDE_AT_MOST = 32  # pixels; larger images are averaged before they are compared with each other
 
@@ -72,7 +73,9 @@ class Judgement:
 
 
 @runtime_checkable
-class _Ranged(Classifier, Protocol):
+class RangedClassifier(Classifier, Protocol):
+    """A classifier that knows what black and white are at its model's input."""
+
     @property
     def input_range(self) -> Range: ...
 
@@ -119,7 +122,7 @@ def judge(classifier: Classifier, data: Dataset, *, range_advice: str | None = "
     if found.verdict == "too few images":
         return found
     read = None
-    if range_advice is not None and found.rate < _GOOD_ENOUGH and isinstance(classifier, _Ranged):
+    if range_advice is not None and found.rate < _GOOD_ENOUGH and isinstance(classifier, RangedClassifier):
         read = _another_reading(classifier, some, answers, range_advice)
     return judge_answers(some.labels, answers, len(classifier.labels), read=read, nearest=_nearest(some, answers))
 
@@ -202,25 +205,31 @@ def _another_order(labels: Labels, answers: Labels, classes: int) -> _Against:
     return _Against("classes in another order", said, other, answers[judged_on] == labels[judged_on])
 
 
-def _another_reading(classifier: _Ranged, data: Dataset, answers: Labels, range_advice: str) -> _Against:
-    """The other reading of the images that the classifier is most often right with."""
+def best_reading(classifier: RangedClassifier, some: Dataset) -> tuple[Reading, NDArray[np.bool_]]:
+    """The reading of these images that the classifier is most often right with, and on which, [n].
+
+    Of readings that are nearly as good, the first: many networks take a wider range for the same picture, and answer surer than they
+    should.
+    """
     low, high = classifier.input_range
-    rows = np.sort(_halves(len(data))[0])[:_TRIED_ON]
-    some, own = data.take(rows), (answers == data.labels)[rows]
-    tried = list(_readings_right(classifier, some, low, high))
-    reading, right = max(tried, key=lambda one: one[1].mean() + (_AS_GOOD if one[0].input_range is not None else 0))
-    said = f"with {reading.name} it is right on {100 * right.mean():.1f} % of {len(some)} of them; "
+    tried = []
+    for reading in readings(some.images):
+        given = (reading.values(some.images) - np.float32(low)) / np.float32(high - low)
+        answers = classifier.predict(np.ascontiguousarray(given, np.float32)).argmax(axis=1)
+        tried.append((reading, answers == some.labels))
+    most = max(right.mean() for _, right in tried)
+    return next((reading, right) for reading, right in tried if right.mean() >= most - _AS_GOOD)
+
+
+def _another_reading(classifier: RangedClassifier, data: Dataset, answers: Labels, range_advice: str) -> _Against:
+    rows = np.sort(_halves(len(data))[0])[:READ_AT_MOST]
+    reading, right = best_reading(classifier, data.take(rows))
+    said = f"with {reading.name} it is right on {100 * right.mean():.1f} % of {len(rows)} of them; "
     if reading.input_range is not None:
         said += "{}={:g},{:g}".format(range_advice, *reading.input_range)
     else:
         said += "convert the data, or begin the model with a layer that does it"
-    return _Against("images read otherwise", said, right, own)
-
-
-def _readings_right(classifier: _Ranged, some: Dataset, low: float, high: float) -> Iterator[tuple[Reading, NDArray[np.bool_]]]:
-    for reading in readings(some.images):
-        given = (reading.values(some.images) - np.float32(low)) / np.float32(high - low)
-        yield reading, classifier.predict(np.ascontiguousarray(given, np.float32)).argmax(axis=1) == some.labels
+    return _Against("images read otherwise", said, right, (answers == data.labels)[rows])
 
 
 def _nearest(data: Dataset, answers: Labels) -> _Against:

@@ -14,7 +14,6 @@ from models.classifier import Images
 
 Range = tuple[float, float]
 
-_USUAL_RANGES: tuple[Range, ...] = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0), (-0.5, 0.5))
 # Published means and standard deviations of training sets that everybody's normalisation copies.
 _DIGITS = (0.1307, 0.3081)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -38,11 +37,11 @@ class Reading:
 
 
 def readings(images: Images) -> Iterator[Reading]:
-    """The readings worth trying for images like these; those that are the same for all of them come once."""
-    tried: set[tuple[float, float]] = set()
-    for name, (low, high) in _scalar_ranges(images):
-        if (round(low, 2), round(high, 2)) not in tried:
-            tried.add((round(low, 2), round(high, 2)))
+    """The readings worth trying for images like these, those with an input range first, in the order of what is usual."""
+    tried: set[Range] = set()
+    for name, (low, high) in _ranges(images):
+        if (rounded := (round(low, 2), round(high, 2))) not in tried:
+            tried.add(rounded)
             yield Reading(name, partial(_affine, scale=high - low, offset=low), (low, high))
     yield Reading("black and white exchanged", partial(_affine, scale=-1.0, offset=1.0))
     if images.shape[-1] == _COLOURS:
@@ -51,15 +50,19 @@ def readings(images: Images) -> Iterator[Reading]:
         yield Reading("Caffe's preparation (BGR, 0 to 255, less the mean)", _caffe)
 
 
-def _scalar_ranges(images: Images) -> Iterator[tuple[str, Range]]:
-    for low, high in _USUAL_RANGES:
+def _ranges(images: Images) -> Iterator[tuple[str, Range]]:
+    for low, high in ((0.0, 1.0), (-1.0, 1.0)):
         yield f"pixels from {low:g} to {high:g}", (low, high)
-    known = [("standardised as MNIST usually is", _DIGITS)] if images.shape[-1] == 1 else []
-    mean, deviation = float(images.mean()), float(images.std())
-    if deviation > 0:
-        known.append(("standardised by their own mean and deviation", (mean, deviation)))
-    for name, (mean, deviation) in known:
-        yield f"pixels {name}", (round(-mean / deviation, 3), round((1 - mean) / deviation, 3))
+    if images.shape[-1] == 1:
+        yield "pixels standardised as MNIST usually is", _range_of(*_DIGITS)
+    if images.std() > 0:
+        yield "pixels standardised by their own mean and deviation", _range_of(float(images.mean()), float(images.std()))
+    for low, high in ((-0.5, 0.5), (0.0, 255.0)):
+        yield f"pixels from {low:g} to {high:g}", (low, high)
+
+
+def _range_of(mean: float, deviation: float) -> Range:
+    return round(-mean / deviation, 3), round((1 - mean) / deviation, 3)
 
 
 def _affine(images: Images, *, scale: float, offset: float) -> Images:

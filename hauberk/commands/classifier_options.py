@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from models.accuracy import drawn, judge_answers
+from models.accuracy import READ_AT_MOST, best_reading, drawn, judge_answers
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
@@ -38,7 +38,7 @@ def open_classifier(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
     if given is None:
-        _check_range(model, look, seen, options)
+        _check_range(classifier, look)
     return classifier
 
 
@@ -94,17 +94,16 @@ def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) 
     return "logits"
 
 
-def _check_range(model: Any, look: Dataset, outputs: Outputs, options: dict[str, Any]) -> None:
+def _check_range(classifier: KerasClassifier, look: Dataset) -> None:
     """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
-    judged = {}
-    for low, high in _RANGES:
-        classifier = KerasClassifier(model, input_range=(low, high), outputs=outputs, **options)
-        answers = classifier.predict(look.images).argmax(axis=1)
-        judged[low, high] = judge_answers(look.labels, answers, len(classifier.labels))
-    best, plain = max(judged, key=lambda tried: judged[tried].rate), judged[_RANGES[0]]
-    if judged[best].rate > plain.rate + _CLEARLY_BETTER:
-        insist = "" if plain.verdict == "guessing" else " (or =0,1 to insist)"
-        raise InvalidInput(
-            f"the classifier is right on {100 * plain.rate:.0f} % of the images in the range 0,1 but on "
-            f"{100 * judged[best].rate:.0f} % in {best[0]:g},{best[1]:g}; say --input-range={best[0]:g},{best[1]:g}{insist}"
-        )
+    some = look.take(drawn(len(look), at_most=READ_AT_MOST))
+    plain = judge_answers(some.labels, classifier.predict(some.images).argmax(axis=1), len(classifier.labels))
+    reading, right = best_reading(classifier, some)
+    if reading.input_range not in _RANGES or right.mean() <= plain.rate + _CLEARLY_BETTER:
+        return
+    low, high = reading.input_range
+    insist = "" if plain.verdict == "guessing" else " (or =0,1 to insist)"  # it would be refused all the same
+    raise InvalidInput(
+        f"the classifier is right on {100 * plain.rate:.0f} % of the images in the range 0,1 but on {100 * right.mean():.0f} % in "
+        f"{low:g},{high:g}; say --input-range={low:g},{high:g}{insist}"
+    )

@@ -208,7 +208,7 @@ def test_a_range_that_a_model_was_not_trained_with_is_warned_of_in_terminal_and_
     assert ran.code == 0, ran
     accuracy = read_bundle(workplace / "bundle").card["accuracy"]
     assert (accuracy["verdict"], accuracy["cause"]) == ("doubtful", "images read otherwise")
-    assert "say --input-range=0,255" in accuracy["reason"]
+    assert "say --input-range=" in accuracy["reason"]
     assert f"\nwarning: {accuracy['reason']}\n" in ran.output
 
 
