@@ -101,6 +101,10 @@ def test_images_with_their_channels_first_are_refused(shape: tuple[int, ...], tm
         load_dataset(path)
     with pytest.raises(InvalidInput, match="channels first"):
         open_images(path, unpack_to=tmp_path)
+    np.save(tmp_path / "images.npy", np.zeros(shape, np.uint8))
+    np.save(tmp_path / "labels.npy", LABELS)
+    with pytest.raises(InvalidInput, match="channels first"):
+        open_images(tmp_path)
 
 
 def test_only_a_file_with_both_halves_has_a_test_split(tmp_path: Path) -> None:
