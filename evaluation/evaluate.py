@@ -29,6 +29,7 @@ from evaluation.tables.distrust import Distrust
 from evaluation.tables.evasion import EvasionTable
 from evaluation.tables.stand_ins import StandIns
 from evaluation.variants import Target, open_target, target_of
+from models.accuracy import judge
 from models.bundle import Bundle
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.errors import InvalidInput
@@ -42,6 +43,7 @@ OTHERS_AT_LEAST = 600
 _CURVE_OVER_RADIUS = 5 / 3
 _ONLY_SHOWN = ("report", "page", "plots")
 GREY_RADII, COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
+_CALIBRATE_AGAIN = "calibrate again with hauberk calibrate --input-range"
 _LAYERS = ("attacks", "defences", "evaluation", "models")
 
 
@@ -155,6 +157,7 @@ class EvaluationPlan:
         seed: of everything drawn, the secret that keys the defences included.
         threads: of training and of the purifier; all processors when none.
         origin: where the data came from, for the report.
+        warnings: about the data, for the report.
     """
 
     budget: Budget = BUDGETS["standard"]
@@ -162,6 +165,7 @@ class EvaluationPlan:
     seed: int = 0
     threads: int | None = None
     origin: Origin = IN_MEMORY
+    warnings: tuple[str, ...] = ()
 
     @property
     def budget_name(self) -> str:
@@ -188,11 +192,13 @@ def evaluate(
         out: directory where every result is kept as soon as it is found, so that a second call goes on; nowhere when none.
         progress: told (what, results found, of).
 
-    Raises: InvalidInput: images of another shape, labels beyond the classes, too few images. InvalidBundle.
+    Raises: InvalidInput: images of another shape, labels beyond the classes, too few images, a classifier that is no better than guessing
+    on them. InvalidBundle.
     """
     started = time.monotonic()
     _check_fit(data, defended.input_shape, len(defended.labels))
     evaluation = _evaluation(defended, data, plan)
+    accuracy = judge(evaluation.target.classifier, data, range_advice=_CALIBRATE_AGAIN).better_than_guessing()
     with _kept_in(out) as place:
         results = evaluation.run(place, progress)
     target, parts = evaluation.target, evaluation.parts
@@ -222,6 +228,7 @@ def evaluate(
         seed=plan.seed,
         radii=list(evaluation.radii),
         left_out=evaluation.left_out,
+        warnings=[*plan.warnings, *([accuracy.reason] if accuracy.reason else [])],
     )
 
 

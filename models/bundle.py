@@ -105,7 +105,8 @@ def standard_bundle_directory() -> Path:
 def read_bundle(directory: Path) -> Bundle:
     """Read a bundle and verify its digests and settings. Raises: InvalidBundle: missing, altered or invalid files."""
     if not directory.is_dir():
-        raise InvalidBundle(f"expected a bundle directory, got {directory}, which does not exist; hauberk calibrate writes one")
+        what = "is no directory" if directory.exists() else "does not exist"
+        raise InvalidBundle(f"expected a bundle directory, got {directory}, which {what}; hauberk calibrate writes one")
     digest, card = _read_card(directory)
     settings = _read_settings(directory / SETTINGS)
     try:

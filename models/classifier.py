@@ -14,6 +14,8 @@ Images = NDArray[np.float32]
 Probabilities = NDArray[np.float32]
 """float32 [n, k], rows non-negative; a row sums to 1, or to 0 where a defended classifier refused the image."""
 
+_CHANNELS = (1, 3, 4)
+
 
 @runtime_checkable
 class Classifier(Protocol):
@@ -33,6 +35,13 @@ class Classifier(Protocol):
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]; one model call per image."""
         ...
+
+
+def has_channels_first(shape: tuple[int | None, ...]) -> bool:
+    """Whether an image's shape is (c, h, w) rather than (h, w, c): one, three or four rows of much more are no picture."""
+    if len(shape) != 3 or shape[0] not in _CHANNELS:
+        return False
+    return all(size is None or size > max(_CHANNELS) for size in shape[1:])
 
 
 class ClassifierWrapper:

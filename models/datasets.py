@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,8 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.classifier import Images
+from models.classifier import Images, has_channels_first
 from models.errors import InvalidInput
+from models.file_kinds import kind_of
 
 Split = Literal["train", "test"]
 
@@ -39,7 +42,7 @@ class Origin:
 
     Attributes:
         file: name of the data file.
-        split: "train" or "test", of a file with both; none of arrays in memory.
+        split: "train" or "test", of a file with both halves; none of another.
         rows: START:STOP where only these rows were taken.
     """
 
@@ -71,6 +74,30 @@ def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
     return Dataset(images, labels)
 
 
+def has_halves(path: Path) -> bool:
+    """Whether a data file holds a training and a test half (x_train, x_test, ...); not one with images and labels only."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):  # a directory of arrays, or no file of data at all
+        return False
+    return "images.npy" not in names and {"x_train.npy", "x_test.npy"} <= set(names)
+
+
+def shared_images(some: Dataset, others: Dataset) -> int:
+    """How many of `some` images are, number for number, among the `others`."""
+    known = {hashlib.sha256(image).digest() for image in np.ascontiguousarray(others.images)}
+    return sum(hashlib.sha256(image).digest() in known for image in np.ascontiguousarray(some.images))
+
+
+def check_channels_last(shape: tuple[int, ...], name: str) -> None:
+    """Raises: InvalidInput: images [n, c, h, w], which would be read as pictures of one, three or four rows."""
+    if has_channels_first(shape[1:]):
+        raise InvalidInput(
+            f"expected images [n, h, w, c] in {name}, got {list(shape)}, which has its channels first; store np.moveaxis(images, 1, -1)"
+        )
+
+
 def as_images(pictures: NDArray[np.uint8]) -> Images:
     """Convert pictures uint8 [n, h, w] or [n, h, w, c] to images float32 [n, h, w, c] in [0, 1]."""
     scaled = pictures.astype(np.float32) / np.float32(255)
@@ -79,12 +106,16 @@ def as_images(pictures: NDArray[np.uint8]) -> Images:
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
-        raise InvalidInput(f"expected a data file, got {path}, which does not exist")
+        what = f"is {kind_of(path)}" if path.exists() else "does not exist"
+        raise InvalidInput(f"expected a data file, got {path}, which {what}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
-        raise InvalidInput(f"expected an .npz archive of plain arrays, but {path.name} cannot be read as one") from failure
+        kind = "an archive of Python objects, which are never loaded" if "Object arrays" in str(failure) else kind_of(path)
+        raise InvalidInput(
+            f"expected an .npz archive of plain arrays, but {path.name} cannot be read as one{kind and f': it is {kind}'}"
+        ) from failure
 
 
 def _labels(labels: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
@@ -101,6 +132,7 @@ def _labels(labels: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
 def _images(images: NDArray[np.generic], path: Path) -> Images:
     if images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise InvalidInput(f"expected images [n, h, w] or [n, h, w, c] in {path.name}, got {list(images.shape)}")
+    check_channels_last(images.shape, path.name)
     if images.dtype == np.uint8:
         return as_images(images.astype(np.uint8))
     if images.dtype.kind != "f":

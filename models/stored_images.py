@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classifier import Images, Labels
-from models.datasets import Dataset, Split, load_dataset
+from models.datasets import Dataset, Split, check_channels_last, load_dataset
 from models.errors import InvalidInput
 
 IN_MEMORY_AT_MOST = 1 << 28
@@ -66,9 +66,9 @@ class StoredImages:
         """A slice of the samples; its images stay on disk."""
         return StoredImages(self.raw[rows], self.labels[rows], self.name)
 
-    def first(self, count: int) -> Dataset:
-        """The first `count` samples, in memory."""
-        return Dataset(self.images(slice(0, count)), self.labels[:count])
+    def some(self, rows: NDArray[np.int64]) -> Dataset:
+        """The samples at `rows`, in memory."""
+        return Dataset(self.images(rows), self.labels[rows])
 
 
 def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = None) -> StoredImages:
@@ -151,6 +151,7 @@ def _checked(raw: NDArray[np.generic], labels: NDArray[np.generic], name: str) -
         raise InvalidInput(
             f"expected images [n, h, w] or [n, h, w, c], uint8 or float, in {name}, got {raw.dtype} {list(raw.shape)}"
         )
+    check_channels_last(raw.shape, name)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(raw) or not len(raw):

@@ -21,6 +21,7 @@ from defences.calibration.thresholds import CalibratedDetector, calibrate_detect
 from defences.defended_classifier import DefendedClassifier
 from defences.errors import InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from models.accuracy import Judgement, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
@@ -124,12 +125,14 @@ class Calibrated:
     Attributes:
         purifier, detectors: what was chosen, and why.
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
+        accuracy: whether the bare classifier is as right as the calibration images allow.
     """
 
     bundle: Bundle
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
     measured: dict[str, Measured]
+    accuracy: Judgement
 
 
 DEFAULT_PLAN = CalibrationPlan()
@@ -151,17 +154,19 @@ def calibrate(
         out: directory of the bundle; one that is there already is replaced.
         name: what the model is called when it is served; the directory's name when none.
 
-    Raises: InvalidInput: too few images for the rate, a name that is none, a directory that holds something else.
+    Raises: InvalidInput: too few images for the rate, a name that is none, a directory that holds something else, a classifier that is no
+    better than guessing on these images.
     """
     served_as = served_name(out, name)
     check_target(out)
     parts, threads = plan.parts(clean), plan.threads or processors()
+    accuracy = judge(classifier, clean).better_than_guessing()
     purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
     detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
-    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean))
+    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
-    return Calibrated(bundle, purifier, detectors, measured)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy)
 
 
 def fit_detectors(
@@ -195,6 +200,7 @@ class _Fitted:
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
     provenance: dict[str, Any]
+    accuracy: Judgement
 
     def settings(self) -> dict[str, Any]:
         """hauberk.toml."""
@@ -227,6 +233,7 @@ class _Fitted:
             "labels": list(self.classifier.labels),
             "parameters": self.classifier.model.count_params(),
             "calibration": self.provenance,
+            "accuracy": asdict(self.accuracy),
             "purifier": {
                 "mode": self.purifier.mode,
                 "reason": self.purifier.reason,

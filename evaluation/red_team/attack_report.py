@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from models.accuracy import Judgement
+
 Status = Literal["finished", "budget_spent", "interrupted", "gateway_gone", "skipped"]
 
 
@@ -116,6 +118,9 @@ class AttackReport(BaseModel):
     worst_case_wrong_share: float
     thefts: list[TheftResult]
     findings: list[Finding]
+    accuracy: Judgement | None = Field(
+        default=None, description="Whether the gateway is as right on the images before any attack as it ought to be."
+    )
 
 
 def measured_limits(report: AttackReport) -> list[Finding]:
@@ -147,6 +152,8 @@ def summary(report: AttackReport) -> str:
     if report.evasions:
         lines.append(f"  {'worst case':<14} {100 * report.worst_case_wrong_share:5.1f} % answered wrong in one of these")
     lines += [f"  {theft.attack:<14} {_theft(theft)}" for theft in report.thefts]
+    if report.accuracy is not None and report.accuracy.reason:
+        lines.append(f"warning: {report.accuracy.reason}")
     if report.status != "finished":
         lines.append(f"ended early ({report.status.replace('_', ' ')}): {report.reason}")
     lines += [_against_the_limit(found) for found in measured_limits(report)]

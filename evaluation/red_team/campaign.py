@@ -20,6 +20,7 @@ from attacks.extraction.copycat_cnn import CopycatCNN, Theft
 from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.oracle import Unfailing
 from evaluation.red_team.attack_report import EvasionResult, Status, TheftResult
+from models.accuracy import Judgement, judge_answers
 from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.engines.keras import import_tensorflow
@@ -30,6 +31,7 @@ from models.progress import silent
 UNANSWERED = -2
 """In place of a label: the gateway was not asked."""
 
+_CLEAN = "clean"
 _NOISE_DRAWS = 10
 _STARTS_AT_MOST = 1000
 _HELD_OUT_SHARE, _HELD_OUT_AT_MOST = 0.2, 500
@@ -50,6 +52,7 @@ class Campaign:
 
     Attributes:
         evasions, thefts: a row for each attack that has ended.
+        accuracy: whether the gateway is right before any attack, where it was asked.
         images, answers: by attack, float32 [n, h, w, c] and int64 [n] (REFUSED or UNANSWERED where there is no label).
     """
 
@@ -65,6 +68,7 @@ class Campaign:
     images: dict[str, Images] = field(default_factory=dict)
     answers: dict[str, Labels] = field(default_factory=dict)
     stolen: Theft | None = None
+    accuracy: Judgement | None = None
 
     @property
     def goal(self) -> Goal:
@@ -108,12 +112,31 @@ class Campaign:
 
     def check_budget(self, names: list[str]) -> None:
         """Whether there are queries enough to begin all of these. Raises: InvalidInput."""
-        least = sum(ATTACKS[name].needs(len(self.attacked)) for name in names)
+        least = self._least(names)
         if self.queries < least:
             raise InvalidInput(
                 f"expected at least {least:,} queries for {len(self.attacked)} images and {', '.join(names)}, got {self.queries:,}; "
                 "allow more (--max-queries) or attack fewer images (--images)"
             )
+
+    def judge(self, names: list[str]) -> None:
+        """Judge the answers to the images as they are, once; where none of these attacks asks for them and the budget allows, ask.
+
+        Raises: InvalidInput: the gateway is no better than guessing, so that every attack would seem to succeed.
+        """
+        if self.accuracy is not None:
+            return
+        answers = self.answers.get(_CLEAN)
+        if answers is None and _CLEAN not in names and self.queries >= self._least(names) + len(self.attacked):
+            self.gateway.queries_at_most = self.gateway.traffic.queries + len(self.attacked)
+            answers = predicted_labels(Unfailing(self.gateway).predict(self.attacked.images))
+        if answers is not None:
+            given = answers >= 0
+            self.accuracy = judge_answers(self.attacked.labels[given], answers[given], len(self.gateway.labels))
+            self.accuracy.better_than_guessing()
+
+    def _least(self, names: list[str]) -> int:
+        return sum(ATTACKS[name].needs(len(self.attacked)) for name in names)
 
     def _attack(self, name: str, share: int) -> None:
         before, refused, started = self.gateway.traffic.queries, self.gateway.traffic.refused, time.monotonic()
@@ -301,7 +324,7 @@ def _transfer(campaign: Campaign, share: int) -> tuple[Images, NDArray[np.bool_]
 
 
 ATTACKS: dict[str, Kind] = {
-    "clean": Kind(per_image=1),
+    _CLEAN: Kind(per_image=1),
     "noise": Kind(per_image=1 + _NOISE_DRAWS, craft=_noise),
     "extraction": Kind(at_least=2 * _FEWEST_STOLEN, takes_all=True, steals=True),
     "transfer": Kind(per_image=1, at_least=2 * _FEWEST_STOLEN, takes_all=True, craft=_transfer),

@@ -101,8 +101,8 @@ def red_team(
         out: directory for report.json and adversarial.npz, both written anew after each attack.
         progress: told (attack, queries, queries it may spend).
 
-    Raises: InvalidInput: no gateway there, data that are not the gateway's, too few queries. A gateway that goes away later is no
-    exception: the report's status says "gateway_gone".
+    Raises: InvalidInput: no gateway there, data that are not the gateway's (it is no better than guessing on them), too few queries. A
+    gateway that goes away later is no exception: the report's status says "gateway_gone".
     """
     with _opened(gateway, plan) as target:
         _check_fit(data, target, plan.images)
@@ -117,9 +117,11 @@ def red_team(
             progress=progress,
         )
         campaign.check_budget(options.attacks)
+        campaign.judge(options.attacks)
         for _ in campaign.run(options.attacks):
             if out is not None:
                 _write(campaign, _report(campaign, options), out)
+            campaign.judge(options.attacks)
         report = _report(campaign, options)
         if out is not None:
             _write(campaign, report, out)
@@ -175,6 +177,7 @@ def _report(campaign: Campaign, options: AttackOptions) -> AttackReport:
         worst_case_wrong_share=float(wrong.mean()),
         thefts=campaign.thefts,
         findings=[],
+        accuracy=campaign.accuracy,
     )
     return report.model_copy(update={"findings": [limit for limit in measured_limits(report) if limit.measured > limit.limit]})
 

@@ -6,7 +6,7 @@ Two runs with the same bundle, data, seed, budget and number of threads differ o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,7 @@ class Report:
         budget: name and limits of the budget.
         left_out: sections that needed more images than there were, with the reason.
         seconds: duration of this run, without the results reused from an earlier one.
+        warnings: what makes the figures doubtful: a classifier far less right than the data allow, data it was calibrated on.
     """
 
     format: int
@@ -137,6 +138,7 @@ class Report:
     extraction: list[dict[str, Any]]
     membership: list[dict[str, Any]]
     checks: list[Check]
+    warnings: list[str] = field(default_factory=list)
 
 
 REPORT = TypeAdapter(Report)

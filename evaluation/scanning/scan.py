@@ -23,6 +23,7 @@ from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, merged_clean_mask
 from evaluation.scanning.spread import Backend, Spread, backend
 from evaluation.scanning.stored_activations import stored_activations
+from models.accuracy import Judgement, drawn, judge
 from models.classifier import ActivationClassifier
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.errors import InvalidInput
@@ -125,7 +126,8 @@ def scan(
         data: in memory, or stored images, which may be larger than memory.
         truth: bool [n], what is truly clean: adds to the report how much was found.
 
-    Raises: InvalidInput: labels that do not fit, one class only, no such layer, NaN in the activations, no space.
+    Raises: InvalidInput: labels that do not fit, one class only, no such layer, NaN in the activations, no space, a classifier that is no
+    better than guessing on these data: nothing could be found with it.
     """
     started = time.monotonic()
     plan = plan or ScanPlan()
@@ -133,6 +135,7 @@ def scan(
         raise InvalidInput("expected at least one detector of poison, got none")
     stored = data if isinstance(data, StoredImages) else StoredImages(data.images, data.labels, plan.origin.file)
     _check_labels(stored, len(classifier.labels))
+    accuracy = _judged(classifier, stored)
     layer = _layer(classifier, plan.layer)
     with backend(plan.backend, workers=plan.workers, address=plan.address), _place(plan, layer) as place:
         training = TrainingSet(
@@ -160,6 +163,7 @@ def scan(
             "classes": len(classifier.labels),
         },
         "seed": plan.seed,
+        "accuracy": accuracy,
     }
     return Scan(build(findings, is_clean, truth=truth, **about), findings, is_clean, stored, truth)
 
@@ -184,6 +188,14 @@ def _check_labels(stored: StoredImages, classes: int) -> None:
         raise InvalidInput(f"expected labels below {classes}, the classes of the model, got {largest}")
     if len(np.unique(stored.labels)) < 2:
         raise InvalidInput(f"expected samples of at least 2 classes to compare, got only class {largest}")
+
+
+def _judged(classifier: ActivationClassifier, stored: StoredImages) -> Judgement:
+    """Raises: InvalidInput: a classifier that guesses, or that names the classes otherwise, finds nothing in any data."""
+    found = judge(classifier, stored.some(drawn(len(stored)))).better_than_guessing()
+    if found.cause == "classes in another order":
+        raise InvalidInput(found.reason)
+    return found
 
 
 def _layer(classifier: ActivationClassifier, layer: str | int | None) -> str:

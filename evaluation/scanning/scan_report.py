@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from defences.poison.findings import ClassFindings, Confusion, Findings, confusion
+from models.accuracy import Judgement
 from models.classifier import Labels
 
 FORMAT = 1
@@ -41,6 +42,7 @@ class ScanReport:
         data: file, split, rows, samples, classes.
         confusion: of `is_clean.npy` against the truth, where that was given.
         seconds: duration of this run, without the results reused from an earlier one.
+        accuracy: whether the classifier is as right as these data allow; without a reason when it is.
     """
 
     format: int
@@ -55,6 +57,7 @@ class ScanReport:
     seed: int
     methods: list[MethodReport]
     confusion: Confusion | None
+    accuracy: Judgement | None = None
 
 
 SCAN_REPORT = TypeAdapter(ScanReport)

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,7 @@ from attacks.gateway.remote import RemoteClassifier
 from evaluation.red_team.attack_report import summary
 from evaluation.red_team.campaign import ATTACKS
 from evaluation.red_team.red_team import IMAGES, REPORT, RedTeamPlan, red_team
-from hauberk.commands.options import RowsOption, SeedOption, SplitOption, check_writable, progress_bar, read_data
-from models.datasets import Origin
+from hauberk.commands.options import RowsOption, SeedOption, SplitOption, check_writable, origin, progress_bar, read_data
 from models.errors import InvalidInput
 
 KEY_VARIABLE = "GATEWAY_API_KEY"
@@ -62,7 +62,7 @@ def attack(
         patience_s=patience,
         fail_above=fail_above,
         fail_above_agreement=fail_above_agreement,
-        origin=Origin(data.name, split, rows),
+        origin=replace(origin(data, split, None, 0), rows=rows),
     )
     key = _key(api_key_file)
     given = read_data(data, split, rows)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_target, served_name
@@ -26,8 +24,9 @@ from hauberk.commands.options import (
     origin,
     progress_bar,
     read_data,
+    sha256_of,
 )
-from models.datasets import Dataset, Split
+from models.datasets import Dataset, Split, has_halves, shared_images
 from models.machine import processors
 
 
@@ -69,20 +68,23 @@ def calibrate(
     clean = read_data(data, split, rows)
     plan.parts(clean)
     model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
-    plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=_sha256(data))
+    plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)
     _summarise(calibrated, plan)
+    _say_what_is_shared(clean, plan.test)
+    print(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}")
+
+
+def _say_what_is_shared(clean: Dataset, test: Dataset | None) -> None:
+    shared = 0 if test is None else shared_images(test, clean)
+    if shared:
+        print(f"warning: {shared:,} images of the test split are among those it was calibrated on")
 
 
 def _other_half(path: Path, split: Split) -> Dataset | None:
     """The test half of a file calibrated on its train half: for measuring only."""
-    if split != "train":
-        return None
-    with np.load(path, allow_pickle=False) as archive:
-        if "images" in archive.files or "x_test" not in archive.files:
-            return None
-    return read_data(path, "test", None)
+    return read_data(path, "test", None) if split == "train" and has_halves(path) else None
 
 
 def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
@@ -102,7 +104,8 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
         )
     if max(numbers.abstained for numbers in calibrated.measured.values()) > plan.false_abstention_rate:
         print(f"  {_why_above(plan)}")
-    print(f"serve it: hauberk serve --bundle {bundle.directory}")
+    if calibrated.accuracy.reason:
+        print(f"warning: {calibrated.accuracy.reason}")
 
 
 def _why_above(plan: CalibrationPlan) -> str:
@@ -114,8 +117,3 @@ def _why_above(plan: CalibrationPlan) -> str:
         f"a share above {rate} is no contradiction: the rate is kept on average over calibrations, and one calibration, measured on a "
         "finite sample, lies above or below it; --confidence 0.95 keeps it in 95 of 100 calibrations"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

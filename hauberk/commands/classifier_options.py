@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from models.accuracy import READ_AT_MOST, best_reading, drawn, judge_answers
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
@@ -29,7 +30,7 @@ def open_classifier(
     h, w, c = data.images.shape[1:]
     options: dict[str, Any] = {"input_shape": (h, w, c), "labels": _names(labels)}
     given = _range(input_range)
-    look = data.take(slice(0, _LOOKED_AT))
+    look = data.take(drawn(len(data), at_most=_LOOKED_AT))
     seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, outputs)
     classifier = KerasClassifier(model, input_range=given or _RANGES[0], outputs=seen, **options)
     if int(data.labels.max()) >= len(classifier.labels):
@@ -37,7 +38,7 @@ def open_classifier(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
     if given is None:
-        _check_range(model, look, seen, options)
+        _check_range(classifier, look)
     return classifier
 
 
@@ -93,15 +94,16 @@ def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) 
     return "logits"
 
 
-def _check_range(model: Any, look: Dataset, outputs: Outputs, options: dict[str, Any]) -> None:
+def _check_range(classifier: KerasClassifier, look: Dataset) -> None:
     """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
-    accuracies = {}
-    for low, high in _RANGES:
-        classifier = KerasClassifier(model, input_range=(low, high), outputs=outputs, **options)
-        accuracies[low, high] = float((classifier.predict(look.images).argmax(axis=1) == look.labels).mean())
-    best = max(accuracies, key=accuracies.__getitem__)
-    if accuracies[best] > accuracies[_RANGES[0]] + _CLEARLY_BETTER:
-        raise InvalidInput(
-            f"the classifier is right on {100 * accuracies[_RANGES[0]]:.0f} % of the images in the range 0,1 but on "
-            f"{100 * accuracies[best]:.0f} % in {best[0]:g},{best[1]:g}; say --input-range={best[0]:g},{best[1]:g} (or =0,1 to insist)"
-        )
+    some = look.take(drawn(len(look), at_most=READ_AT_MOST))
+    plain = judge_answers(some.labels, classifier.predict(some.images).argmax(axis=1), len(classifier.labels))
+    reading, right = best_reading(classifier, some)
+    if reading.input_range not in _RANGES or right.mean() <= plain.rate + _CLEARLY_BETTER:
+        return
+    low, high = reading.input_range
+    insist = "" if plain.verdict == "guessing" else " (or =0,1 to insist)"  # it would be refused all the same
+    raise InvalidInput(
+        f"the classifier is right on {100 * plain.rate:.0f} % of the images in the range 0,1 but on {100 * right.mean():.0f} % in "
+        f"{low:g},{high:g}; say --input-range={low:g},{high:g}{insist}"
+    )

@@ -27,8 +27,10 @@ from hauberk.commands.options import (
     origin,
     progress_bar,
     read_data,
+    sha256_of,
 )
-from models.bundle import read_bundle
+from models.bundle import Bundle, read_bundle
+from models.datasets import Origin
 from models.errors import InvalidInput
 from models.progress import Progress
 
@@ -59,13 +61,36 @@ def evaluate(
     check_writable(out)
     read = read_bundle(bundle)
     images = read_data(data, split, rows)
+    came_from = origin(data, split, rows, len(images))
     plan = EvaluationPlan(
-        budget=BUDGETS[budget], radii=_radii(eps), seed=seed, threads=threads, origin=origin(data, split, rows, len(images))
+        budget=BUDGETS[budget],
+        radii=_radii(eps),
+        seed=seed,
+        threads=threads,
+        origin=came_from,
+        warnings=_calibrated_on(read, data, came_from),
     )
     with progress_bar("results") as progress:
         report = evaluate_bundle(read, images, plan=plan, out=out, progress=_saying_how_long(budget, progress))
     write(report, out)
     _summarise(report, out)
+
+
+def _calibrated_on(bundle: Bundle, path: Path, given: Origin) -> tuple[str, ...]:
+    """A warning when rows of this file are among those the bundle was calibrated on."""
+    used = bundle.card.get("calibration", {}).get("data", {})
+    if used.get("sha256") != sha256_of(path) or (given.split is not None and used.get("split") != given.split):
+        return ()
+    (start, stop), (first, end) = (_bounds(rows) for rows in (given.rows, used.get("rows")))
+    shared = max(0, min(stop, end) - max(start, first))
+    if not shared:
+        return ()
+    return (f"{shared:,} of these images are among those the bundle was calibrated on: {path.name}, rows {used['rows']}",)
+
+
+def _bounds(rows: str | None) -> tuple[int, int]:
+    start, _, stop = (rows or ":").partition(":")
+    return int(start or 0), int(stop or sys.maxsize)
 
 
 def _saying_how_long(budget: str, progress: Progress) -> Progress:
@@ -115,6 +140,8 @@ def _summarise(report: Report, out: Path) -> None:
         rows.append(("worst case", [row for row in report.worst_case if row.eps == radius]))
         _print_table(console, f"eps {radius:.3g}", variants, rows)
     _summarise_others(console, report)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     for check in report.checks:
         console.print(f"{'fine ' if check.fine else 'DOUBT'} {check.name}: {check.found}", markup=False, highlight=False)
     for section, reason in report.left_out.items():

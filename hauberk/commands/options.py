@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.datasets import Dataset, Origin, Split, load_dataset
+from models.datasets import Dataset, Origin, Split, has_halves, load_dataset
 from models.errors import InvalidInput
 from models.progress import Progress as Report
 
@@ -38,8 +39,14 @@ def read_data(path: Path, split: Split, rows: str | None) -> Dataset:
 
 
 def origin(path: Path, split: Split, rows: str | None, samples: int) -> Origin:
-    """Where the data came from, as the reports say it."""
-    return Origin(path.name, split, rows or f"0:{samples}")
+    """Where the data came from, as the reports say it: of a file without two halves, no half."""
+    return Origin(path.name, split if has_halves(path) else None, rows or f"0:{samples}")
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def chosen_rows(rows: str, samples: int) -> slice:

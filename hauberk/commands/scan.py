@@ -32,6 +32,7 @@ from hauberk.commands.options import (
     origin,
     progress_bar,
 )
+from models.accuracy import drawn
 from models.datasets import Split
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
@@ -41,7 +42,6 @@ from models.stored_images import StoredImages, open_images
 METHODS = (ActivationClustering.name, SpectralSignatures.name)
 
 _FOUND = 3
-_LOOKED_AT = 512
 
 
 def scan(
@@ -82,7 +82,7 @@ def scan(
     stored = _open(data, split, rows, out)
     model = open_classifier(
         classifier,
-        stored.first(_LOOKED_AT),
+        stored.some(drawn(len(stored))),
         labels=labels,
         input_range=input_range,
         outputs=outputs,
@@ -148,6 +148,8 @@ def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: 
 
 
 def _summarise(report: ScanReport, out: Path) -> None:
+    if report.accuracy is not None and report.accuracy.reason:
+        print(f"warning: {report.accuracy.reason}")
     for method in report.methods:
         for one in method.classes:
             if one.verdict == "poison":

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
 from defences.purifiers.purified_training import with_purified_copies
-from hauberk.commands.classifier_options import open_classifier
+from hauberk.commands.classifier_options import OutputsOption, open_classifier
 from hauberk.commands.options import (
     RowsOption,
     SeedOption,
     SplitOption,
     ThreadsOption,
     check_writable,
+    chosen_rows,
     progress_bar,
     read_data,
 )
-from models.datasets import Dataset
-from models.engines.keras import KerasClassifier, import_tensorflow
+from models.accuracy import judge
+from models.datasets import Dataset, Split, has_halves, shared_images
+from models.engines.keras import KerasClassifier, Outputs, import_tensorflow
 from models.errors import InvalidInput
 from models.machine import processors
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
@@ -54,6 +56,10 @@ def train(
     classifier: Annotated[
         Path | None, typer.Option(help="With --adversarial: harden a copy of this model, NAME.keras, instead of a new one.")
     ] = None,
+    input_range: Annotated[
+        str | None, typer.Option(help="With --classifier: values of black and white at its input: 0,1 or 0,255 or -1,1.")
+    ] = None,
+    outputs: OutputsOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Train the reference network, or harden a network against an attack.
@@ -68,6 +74,10 @@ def train(
         raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
     if classifier is not None and adversarial is None:
         raise InvalidInput("expected --adversarial fgm or pgd with --classifier, got none; a model is hardened, not trained anew")
+    if classifier is None and (input_range, outputs) != (None, None):
+        raise InvalidInput(
+            "expected --classifier with --input-range and --outputs, got none; a new model reads 0,1 and ends in a softmax"
+        )
     check_writable(out.parent)
     used = threads or processors()
     recipe = Recipe(epochs=epochs, seed=seed)
@@ -77,30 +87,30 @@ def train(
         trainer = AdversarialTrainer(attacks=attacks, recipe=recipe, ratio=ratio, beta=trades, shift=shift, patience=patience)
     dataset = read_data(data, split, rows)
     if trainer is not None:
-        model = _hardened(trainer, dataset, out, purified=purified, threads=used, classifier=classifier)
+        start = _start(dataset, trainer, classifier, input_range=input_range, outputs=outputs, threads=used)
+        trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
     else:
         given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
         with progress_bar("epochs") as report:
             report("training", 0, epochs)
             model = fit(given, recipe=recipe, threads=used, on_epoch=lambda epoch, loss: report("training", epoch, epochs))
-    save(model, out)
+        trained = KerasClassifier(model)
+    save(trained.model, out)
     if trainer is not None:
         _checkpoint(out).unlink(missing_ok=True)
-    print(f"{out}: {model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}")
-    if split == "train" and classifier is None:
-        _print_test_accuracy(model, data)
+    print(f"{out}: {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}")
+    _judge(trained, dataset, *_judged_on(dataset, data, split, rows))
 
 
 def _hardened(
-    trainer: AdversarialTrainer, data: Dataset, out: Path, *, purified: bool, threads: int, classifier: Path | None
-) -> Any:
-    """The Keras model of the best epoch, judged on a tenth of the data, at most 1,000 images, that it is not trained on."""
+    trainer: AdversarialTrainer, data: Dataset, out: Path, *, purified: bool, threads: int, start: KerasClassifier
+) -> KerasClassifier:
+    """The classifier of the best epoch, judged on a tenth of the data, at most 1,000 images, that it is not trained on."""
     seed = trainer.recipe.seed
     order = np.random.default_rng(seed).permutation(len(data))
     held = min(len(data) // 10, _VALIDATION_AT_MOST)
     validation = data.take(np.sort(order[:held])) if held else None
     kept = data.take(np.sort(order[held:]))
-    start = _start(data, classifier, trainer.attacks[0].eps, seed, threads)
     given = with_purified_copies(kept, seed=seed, threads=threads) if purified else kept
     checkpoint = _checkpoint(out)
     goes_on = checkpoint.exists()
@@ -122,21 +132,34 @@ def _hardened(
             on_epoch=_print_epoch,
         )
     print(f"taken: epoch {hardened.best.number} of {len(hardened.epochs)}")
-    return hardened.classifier.model
+    return hardened.classifier
 
 
-def _start(data: Dataset, classifier: Path | None, eps: float, seed: int, threads: int) -> KerasClassifier:
+def _start(
+    data: Dataset,
+    trainer: AdversarialTrainer,
+    classifier: Path | None,
+    *,
+    input_range: str | None,
+    outputs: Outputs | None,
+    threads: int,
+) -> KerasClassifier:
+    """The classifier to harden. Raises: InvalidInput: one that is no better than guessing on the data."""
     if classifier is not None:
-        return open_classifier(classifier, data, labels=None, input_range=None, outputs=None, threads=threads)
+        given = open_classifier(classifier, data, labels=None, input_range=input_range, outputs=outputs, threads=threads)
+        found = judge(given, data).better_than_guessing()
+        if found.reason:
+            print(f"warning: before training: {found.reason}")
+        return given
     classes = int(data.labels.max()) + 1
     if classes < 2:
         raise InvalidInput("expected labels of at least 2 classes to train on, got only class 0")
     import_tensorflow(threads)
     import keras
 
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(trainer.recipe.seed)
     h, w, c = data.images.shape[1:]
-    return KerasClassifier(robust_network((h, w, c), classes, eps))
+    return KerasClassifier(robust_network((h, w, c), classes, trainer.attacks[0].eps))
 
 
 def _print_epoch(epoch: Epoch) -> None:
@@ -152,10 +175,28 @@ def _checkpoint(out: Path) -> Path:
     return out.with_suffix(".training.npz")
 
 
-def _print_test_accuracy(model: object, data: Path) -> None:
-    try:
-        test = read_data(data, "test", None)
-    except InvalidInput:  # a file with images and labels only has no other half
-        return
-    hits = KerasClassifier(model).predict(test.images).argmax(axis=1) == test.labels
-    print(f"accuracy on the test split: {100 * hits.mean():.2f} % of {len(test):,} images")
+def _judged_on(trained_on: Dataset, path: Path, split: Split, rows: str | None) -> tuple[Dataset, str]:
+    """Images that the model was not trained on, of the same file, and what they are; the training images where there are no others."""
+    if split == "train" and has_halves(path):
+        return read_data(path, "test", None), "the test split"
+    if rows is not None:
+        whole = read_data(path, split, None)
+        others = whole.take(np.delete(np.arange(len(whole)), chosen_rows(rows, len(whole))))
+        if len(others):
+            return others, "the other rows of the file"
+    return trained_on, "the training images themselves"
+
+
+def _judge(trained: KerasClassifier, trained_on: Dataset, judged_on: Dataset, what: str) -> None:
+    """Print the accuracy, and what it is worth. Raises: InvalidInput: no better than guessing."""
+    hits = trained.predict(judged_on.images).argmax(axis=1) == judged_on.labels
+    print(f"accuracy on {what}: {100 * hits.mean():.2f} % of {len(judged_on):,} images")
+    if judged_on is trained_on:
+        print("nothing was held out to test on: --rows START:STOP trains on some of the rows and tests on the others")
+    elif shared := shared_images(judged_on, trained_on):
+        print(f"warning: {shared:,} of these images are among the training images too")
+    found = judge(trained, judged_on, range_advice=None)
+    if found.verdict == "guessing":
+        raise InvalidInput(f"the model is written, but {found.reason}")
+    if found.reason:
+        print(f"warning: {found.reason}")

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities
+from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities, has_channels_first
 from models.engines.keras_activations import KerasActivations
 from models.engines.keras_gradients import KerasGradients
 from models.errors import InvalidInput
+from models.file_kinds import KERAS_MODEL, kind_of, own_code
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -93,9 +95,7 @@ class KerasClassifier:
         batch_size: int | None = None,
     ) -> None:
         tf = import_tensorflow()
-        model = _with_inputs(model, input_shape)
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise InvalidInput(f"expected a model with 1 input and 1 output, got {len(model.inputs)} and {len(model.outputs)}")
+        model = _from_tensor_to_tensor(_with_inputs(model, input_shape))
         own = tuple(model.inputs[0].shape[1:])
         self.input_shape = _image_shape(own, input_shape)
         columns = _columns(model)
@@ -198,19 +198,27 @@ class KerasClassifier:
 
 def load_model(path: Path, *, threads: int | None = None) -> Any:
     """The Keras model in a `.keras` file, without its optimiser. Raises: InvalidInput: no file, another format, or code in it."""
-    if not path.is_file():
+    if not path.exists():
         raise InvalidInput(
             f"expected a Keras model file, got {path}, which does not exist; save one with model.save('name.keras')"
         )
-    if path.suffix != ".keras":
-        raise InvalidInput(f"expected a model in the .keras format, got {path.name}; save it again with model.save('name.keras')")
+    kind = kind_of(path)
+    again = "" if ";" in kind else "; load it where it was made and save it again with model.save('name.keras')"
+    if path.suffix != ".keras" or path.is_dir():
+        raise InvalidInput(f"expected a model in the .keras format, got {path.name}{kind and f', which is {kind}'}{again}")
+    if kind != KERAS_MODEL:
+        what = kind or "no model file that is known"
+        raise InvalidInput(f"expected a Keras model that loads in safe mode, but {path.name} does not: it is {what}{again}")
     import_tensorflow(threads)
     import keras
 
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as failure:
-        reason = str(failure).strip().split("\n")[0][:200]
+        own = own_code(path)
+        reason = _shortened(failure)
+        if own:
+            reason = f"it needs code ({', '.join(own)}), which is never run from a file; build it from Keras's own layers only"
         raise InvalidInput(f"expected a Keras model that loads in safe mode, but {path.name} does not: {reason}") from failure
 
 
@@ -223,11 +231,45 @@ def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:
     if input_shape is None:
         raise InvalidInput(f"expected input_shape (h, w, c) for {type(model).__name__}, which has no input shape of its own")
     inputs = keras.Input(input_shape)
-    return keras.Model(inputs, model(inputs))
+    try:
+        return keras.Model(inputs, model(inputs))
+    except Exception as failure:  # what a model of the user's own returns may be anything, and so may be what it raises
+        raise InvalidInput(
+            f"expected a model that maps one image tensor to one output tensor, but {type(model).__name__} does not: "
+            f"{_shortened(failure)}"
+        ) from failure
+
+
+def _from_tensor_to_tensor(model: Any) -> Any:
+    """The model itself, or for one that takes or returns a dict, list or tuple of one tensor, the same layers without it.
+
+    Raises: InvalidInput: more or fewer inputs or outputs than one.
+    """
+    import keras
+
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InvalidInput(f"expected a model with 1 input and 1 output, got {len(model.inputs)} and {len(model.outputs)}")
+    if isinstance(model, keras.Sequential):  # which has no `output` before its first call
+        plain = not keras.tree.is_nested(model.compute_output_spec(model.inputs[0]))
+    else:
+        plain = not (keras.tree.is_nested(model.input) or keras.tree.is_nested(model.output))
+    if plain:
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+
+
+def _shortened(failure: Exception) -> str:
+    """The first line of what an exception says, to the end of a word."""
+    return textwrap.shorten(str(failure).strip().split("\n")[0], 300, placeholder=" ...") or type(failure).__name__
 
 
 def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
     """The image shape (h, w, c) of a model with input shape `own`, given the shape of the data or the bundle."""
+    if has_channels_first(own):
+        raise InvalidInput(
+            f"expected a model whose input is one image (h, w, c), got {own}, which has its channels first; put "
+            "keras.layers.Permute((3, 1, 2)) in front of it, or convert it for channels last"
+        )
     if len(own) == 3 and None not in own:
         shape: tuple[Any, ...] = own
     elif len(own) == 2 and None not in own:

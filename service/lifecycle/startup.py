@@ -62,9 +62,12 @@ def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per
         return affordable
     worst = f"an image can take {defended.calls_at_most} model calls of {seconds_per_call * 1000:.2g} ms"
     if fitting < 1 or not settings.max_images_is_default:
+        images = "1 image" if settings.max_images == 1 else f"{settings.max_images} images"
+        wanted = 1 if settings.max_images_is_default else settings.max_images
+        fewer = f"lower HAUBERK_MAX_IMAGES to {fitting} or " if fitting >= 1 else ""
         raise InvalidInput(
-            f"{worst}, so {settings.max_images} images can take {settings.max_images * per_image:.2g} s and the deadline is "
-            f"{settings.deadline_s:g} s; lower HAUBERK_MAX_IMAGES to {max(1, fitting)} or raise HAUBERK_DEADLINE_S"
+            f"{worst}, so {images} can take {settings.max_images * per_image:.2g} s and the deadline is {settings.deadline_s:g} s; "
+            f"{fewer}raise HAUBERK_DEADLINE_S to {math.ceil(wanted * per_image)} or more"
         )
     logger.warning("%s, so that a request may hold %d images, not %d", worst, fitting, settings.max_images)
     return fitting

@@ -229,6 +229,17 @@ def test_bad_input_is_one_line_and_code_2(undefended: Running, attack: Attack, w
     assert sentence in line
 
 
+@pytest.mark.parametrize("attacks", ["clean,square", "noise"])
+def test_a_gateway_that_names_the_classes_otherwise_is_not_attacked(
+    undefended: Running, attack: Attack, digits: Digits, tmp_path: Path, attacks: str
+) -> None:
+    np.savez(tmp_path / "turned.npz", images=digits[0][:60], labels=(digits[1][:60] + 1) % 10)
+    ran = attack(undefended.url, key="lab", data=tmp_path / "turned.npz", images=60, attack=attacks, max_queries=2000)
+    assert ran.code == 2, ran
+    assert "with its classes in another order it is right on" in ran.errors
+    assert [row.attack for row in ran.report.evasions if ran.report] == ["clean"] if ran.report else attacks == "noise"
+
+
 def test_images_of_another_shape_and_labels_beyond_the_classes_are_refused(
     undefended: Running, attack: Attack, tmp_path: Path
 ) -> None:

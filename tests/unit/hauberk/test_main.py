@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hauberk import main as command_line
 from models.version import __version__
 from tests import bundles
+from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran, process
 
 COMMANDS = ("serve", "train", "calibrate", "scan", "attack")
@@ -86,6 +88,9 @@ def test_an_error_of_ours_is_code_1_and_says_so(hauberk: Command, monkeypatch: p
     assert ran.errors.endswith("hauberk: internal error; please report it with the lines above\n")
 
 
+HARDEN = ("--adversarial", "pgd", "--eps", 0.1, "--iterations", 1, "--rows", "0:200", "--no-purified", "--threads", 2)
+# 20 epochs are two seconds, and enough to be better than guessing.
+
 TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "out of another kind": ({"out": "model.h5"}, "expected --out to end in .keras, got model.h5"),
     "no data": ({"data": "none.npz"}, "none.npz, which does not exist"),
@@ -100,6 +105,7 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "no eps": ({"adversarial": "pgd", "eps": 0}, "training attack: expected eps > 0, got 0.0"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
     "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
+    "a range of no model": ({"input-range": "0,255"}, "expected --classifier with --input-range and --outputs, got none"),
     "no model to harden": ({"adversarial": "pgd", "classifier": "none.keras"}, "none.keras, which does not exist"),
 }
 
@@ -123,18 +129,68 @@ def test_train_writes_a_model_and_says_how_good_it_is(
     assert ran.code == 0
     assert out.is_file()
     assert "300 images, 2 epochs, seed 0" in ran.output
-    assert "on the test split: " in ran.output
+    assert "accuracy on the test split: " in ran.output
 
 
-HARDEN = ("--adversarial", "pgd", "--eps", 0.1, "--iterations", 1, "--rows", "0:200", "--no-purified", "--threads", 2)
+def test_training_images_are_never_called_a_test(hauberk: Command, tmp_path: Path, keras_model: Any) -> None:
+    some = squares(360, seed=30)
+    pictures = np.rint(some.images * 255).astype(np.uint8)
+    pictures[350:] = pictures[:10]  # the last ten, labels too, are the first ten again
+    np.savez(tmp_path / "plain.npz", images=pictures, labels=np.r_[some.labels[:350], some.labels[:10]])
+    command = ("train", "--data", tmp_path / "plain.npz", "--epochs", 4, "--no-purified", "--threads", 2)
+    whole = hauberk(*command, "--out", tmp_path / "whole.keras")
+    assert whole.code == 0, whole
+    assert "accuracy on the training images themselves: " in whole.output
+    assert "% of 360 images" in whole.output
+    assert "nothing was held out to test on: --rows START:STOP" in whole.output
+    assert "test split" not in whole.output
+    part = hauberk(*command, "--out", tmp_path / "part.keras", "--rows", "0:300")
+    assert "accuracy on the other rows of the file: " in part.output
+    assert "% of 60 images" in part.output
+    assert "warning: 10 of these images are among the training images too" in part.output
+
+
+def test_a_model_trained_on_labels_of_other_images_is_code_2(hauberk: Command, tmp_path: Path, keras_model: Any) -> None:
+    some = squares(400, seed=31)
+    np.savez(tmp_path / "mixed.npz", images=some.images, labels=np.random.default_rng(0).permutation(some.labels))
+    options = ("--epochs", 1, "--no-purified", "--rows", "0:200", "--threads", 2)
+    ran = hauberk("train", "--data", tmp_path / "mixed.npz", "--out", tmp_path / "m.keras", *options)
+    assert ran.code == 2, ran
+    assert "the model is written, but the classifier is right on " in ran.errors
+    assert "always answering the most frequent class is right on" in ran.errors
+
+
+def test_train_hardens_a_model_with_a_range_of_its_own_and_says_how_where_it_is_not_given(
+    hauberk: Command, clean_data: Path, tmp_path: Path, keras_model: Any
+) -> None:
+    import keras
+
+    layers = [keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), *keras_model.layers]
+    keras.Sequential(layers).save(tmp_path / "bytes.keras")
+    command = ("train", "--data", clean_data, "--out", tmp_path / "m.keras", "--classifier", tmp_path / "bytes.keras", *HARDEN)
+    assert_refused(hauberk(*command), "say --input-range=0,255")
+    ran = hauberk(*command, "--epochs", 1, "--input-range", "0,255")
+    assert ran.code == 0, ran
+    assert "accuracy on the test split: 100.00 %" in ran.output
+
+
+def test_a_model_that_names_the_classes_otherwise_is_not_hardened(
+    hauberk: Command, keras_file: Path, tmp_path: Path, keras_model: Any
+) -> None:
+    some = squares(300, seed=32)
+    np.savez(tmp_path / "turned.npz", images=some.images, labels=(some.labels + 1) % 3)
+    options = ("--out", tmp_path / "m.keras", "--classifier", keras_file, *HARDEN)
+    assert_refused(
+        hauberk("train", "--data", tmp_path / "turned.npz", *options), "with its classes in another order it is right on"
+    )
 
 
 def test_train_hardens_judges_every_epoch_and_leaves_no_checkpoint(
     hauberk: Command, clean_data: Path, tmp_path: Path, keras_model: Any
 ) -> None:
-    ran = hauberk("train", "--data", clean_data, "--out", tmp_path / "m.keras", "--epochs", 2, "--shift", 1, *HARDEN)
+    ran = hauberk("train", "--data", clean_data, "--out", tmp_path / "m.keras", "--epochs", 20, *HARDEN)
     assert ran.code == 0
-    assert "epoch 2: loss " in ran.output
+    assert "epoch 20: loss " in ran.output
     assert "% right, " in ran.output
     assert "taken: epoch " in ran.output
     assert {path.name for path in tmp_path.iterdir()} == {"m.keras"}
@@ -149,10 +205,10 @@ def test_a_killed_hardening_goes_on_and_a_changed_one_does_not(
     command = ("train", "--data", clean_data, "--out", tmp_path / "m.keras", *HARDEN)
     with monkeypatch.context() as patched:
         patched.setattr("hauberk.commands.train._print_epoch", kill)
-        assert hauberk(*command, "--epochs", 2).code == 130
+        assert hauberk(*command, "--epochs", 20).code == 130
     assert (tmp_path / "m.training.npz").is_file()
     assert_refused(hauberk(*command, "--epochs", 3), "to be a checkpoint of this training, but it is one of other data")
-    ran = hauberk(*command, "--epochs", 2)
+    ran = hauberk(*command, "--epochs", 20)
     assert ran.code == 0
     assert "m.training.npz: going on after its last epoch" in ran.output
     assert "epoch 1: " not in ran.output

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.datasets import MNIST, MNIST_SHA256, Dataset, Split, as_images, load_dataset
+from models.datasets import MNIST, MNIST_SHA256, Dataset, Split, as_images, has_halves, load_dataset, shared_images
 from models.errors import InvalidInput
+from models.stored_images import open_images
 
 GREY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 LABELS = np.array([1, 0])
@@ -68,6 +69,57 @@ def test_rows_are_taken_in_the_order_asked_for() -> None:
     data = Dataset(as_images(GREY), LABELS).take(np.array([1, 0, 1]))
     assert data.labels.tolist() == [0, 1, 0]
     np.testing.assert_array_equal(data.images[0], as_images(GREY)[1])
+
+
+HANDED_IN: dict[str, tuple[bytes, str]] = {
+    "pointer.npz": (b"version https://git-lfs.github.com/spec/v1\n", "it is a git-lfs pointer, not the file itself"),
+    "page.npz": (b"<html>", "it is a web page or XML; the download went wrong"),
+    "empty.npz": (b"", "it is empty"),
+    "data.h5": (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+    "cut.npz": (b"PK\x03\x04 and then nothing", "it is cut off or damaged"),
+    "one.npy": (b"\x93NUMPY", "it is one NumPy array"),
+}
+
+
+@pytest.mark.parametrize("name", HANDED_IN)
+def test_what_is_handed_in_by_mistake_is_called_by_its_name(name: str, tmp_path: Path) -> None:
+    content, sentence = HANDED_IN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInput, match=sentence):
+        load_dataset(tmp_path / name)
+
+
+def test_a_directory_is_not_said_not_to_exist(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="which is a directory"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 1, 28, 28), (2, 4, 8, 6)])
+def test_images_with_their_channels_first_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = written(tmp_path, images=np.zeros(shape, np.uint8), labels=LABELS)
+    with pytest.raises(InvalidInput, match=r"has its channels first; store np\.moveaxis\(images, 1, -1\)"):
+        load_dataset(path)
+    with pytest.raises(InvalidInput, match="channels first"):
+        open_images(path, unpack_to=tmp_path)
+    np.save(tmp_path / "images.npy", np.zeros(shape, np.uint8))
+    np.save(tmp_path / "labels.npy", LABELS)
+    with pytest.raises(InvalidInput, match="channels first"):
+        open_images(tmp_path)
+
+
+def test_only_a_file_with_both_halves_has_a_test_split(tmp_path: Path) -> None:
+    assert has_halves(MNIST)
+    assert not has_halves(written(tmp_path, images=GREY, labels=LABELS, x_train=GREY, x_test=GREY))
+    assert not has_halves(written(tmp_path, x_train=GREY, y_train=LABELS))
+    assert not has_halves(tmp_path)
+    assert not has_halves(tmp_path / "none.npz")
+
+
+def test_images_that_two_sets_share_are_counted() -> None:
+    images = np.random.default_rng(0).random((10, 2, 2, 1), np.float32)
+    some, others = Dataset(images[:6], np.zeros(6, np.int64)), Dataset(images[4:], np.ones(6, np.int64))
+    assert shared_images(some, others) == 2
+    assert shared_images(Dataset(images[[0, 0, 5]], np.zeros(3, np.int64)), others) == 1
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_the_bundle_serves_what_the_card_says_it_measured(bundle: Bundle) -> Non
     assert measured["abstained"] == pytest.approx(found.abstained.mean())
     assert measured["accuracy_abstention_counted_wrong"] == pytest.approx((found.labels == test.labels).mean())
     assert measured["accuracy_on_answered"] > 0.9
+    assert (bundle.card["accuracy"]["verdict"], bundle.card["accuracy"]["reason"]) == ("fine", "")
 
 
 def test_the_card_holds_every_number_the_choices_rest_on(bundle: Bundle, clean_data: Path) -> None:
@@ -180,7 +182,34 @@ def test_a_model_trained_on_bytes_is_recognised_and_the_range_suggested(
     for_bytes = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), *keras_model.layers])
     for_bytes.save(workplace / "bytes.keras")
     # Behind the rescaling everything in 0..1 is black, where this network does not know one colour from another.
-    assert_refused(calibrate(hauberk, classifier="bytes.keras"), "say --input-range=0,255 (or =0,1 to insist)")
+    ran = calibrate(hauberk, classifier="bytes.keras")
+    assert_refused(ran, "say --input-range=0,255")
+    assert "insist" not in ran.errors  # it would be refused too: it guesses
+    assert_refused(calibrate(hauberk, classifier="bytes.keras", input_range="0,1"), "say --input-range=0,255")
+
+
+def test_labels_in_another_order_than_the_models_are_refused_and_the_order_is_named(hauberk: Command, workplace: Path) -> None:
+    data = squares(420, seed=10)
+    np.savez(workplace / "turned.npz", images=data.images, labels=(data.labels + 1) % 3)
+    ran = calibrate(hauberk, data="turned.npz")
+    assert_refused(ran, "with its classes in another order it is right on 100.0 % of those held out from finding the order")
+    assert "it answers 0 for 1, 1 for 2, 2 for 0" in ran.errors
+    assert not (workplace / "bundle").exists()
+
+
+def test_a_range_that_a_model_was_not_trained_with_is_warned_of_in_terminal_and_card_where_it_is_insisted_on(
+    hauberk: Command, workplace: Path, keras_model: Any
+) -> None:
+    import keras
+
+    dim = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(0.02), *keras_model.layers])
+    dim.save(workplace / "dim.keras")
+    ran = calibrate(hauberk, classifier="dim.keras", input_range="-1,1", false_abstention_rate=0.05)
+    assert ran.code == 0, ran
+    accuracy = read_bundle(workplace / "bundle").card["accuracy"]
+    assert (accuracy["verdict"], accuracy["cause"]) == ("doubtful", "images read otherwise")
+    assert "say --input-range=" in accuracy["reason"]
+    assert f"\nwarning: {accuracy['reason']}\n" in ran.output
 
 
 def test_independent_sigmoids_are_refused_with_what_to_say(hauberk: Command, workplace: Path) -> None:
@@ -204,7 +233,8 @@ def test_a_model_that_answers_nan_is_refused(hauberk: Command, workplace: Path, 
 
 
 def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(workplace: Path) -> None:
-    (workplace / "broken.keras").write_bytes(b"no model")
+    with zipfile.ZipFile(workplace / "broken.keras", "w") as archive:
+        archive.writestr("config.json", "{}")  # enough of a model to be opened
     command = [sys.executable, "-c", "from hauberk.main import main; main()", "calibrate"]
     options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)

@@ -17,7 +17,8 @@ import pytest
 from defences.assembly import calibrated_for
 from evaluation.budget import BUDGETS
 from evaluation.reporting.report import REPORT, Report
-from models.bundle import write_bundle
+from hauberk.commands.options import sha256_of
+from models.bundle import read_bundle, record, write_bundle
 from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran
 from tests.unit.hauberk.test_main import assert_refused
@@ -217,6 +218,30 @@ def test_bad_options_are_refused(
     hauberk: Command, bundle: Path, data: Path, tmp_path: Path, options: dict[str, str], sentence: str
 ) -> None:
     assert_refused(evaluate(hauberk, bundle, data, tmp_path, **options), sentence)
+
+
+def test_data_that_the_bundle_was_calibrated_on_are_told(
+    hauberk: Command, bundle: Path, data: Path, tmp_path: Path, report: Report
+) -> None:
+    assert report.warnings == []
+    assert report.data["split"] is None  # a file with images and labels has no test half
+    directory = shutil.copytree(bundle, tmp_path / "calibrated")
+    used = {"file": "squares.npz", "sha256": sha256_of(data), "split": None, "rows": "90:400"}
+    record(read_bundle(directory), "calibration", {"data": used})
+    ran = evaluate(hauberk, directory, data, tmp_path, rows="0:100", eps="0.1")
+    assert ran.code == 0, ran.errors
+    [warning] = REPORT.validate_json((tmp_path / "report.json").read_bytes()).warnings
+    assert warning == "10 of these images are among those the bundle was calibrated on: squares.npz, rows 90:400"
+    assert f"warning: {warning}" in ran.output
+    assert f"Warning: {warning}." in (tmp_path / "report.html").read_text()
+
+
+def test_a_classifier_that_guesses_on_the_data_is_refused(hauberk: Command, bundle: Path, tmp_path: Path) -> None:
+    some = squares(200, seed=22)
+    np.savez(tmp_path / "turned.npz", images=some.images, labels=(some.labels + 1) % 3)
+    ran = evaluate(hauberk, bundle, tmp_path / "turned.npz", tmp_path)
+    assert_refused(ran, "with its classes in another order it is right on 100.0 %")
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_data_that_do_not_fit_the_bundle_are_refused(hauberk: Command, bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -89,6 +89,31 @@ def test_a_clean_set_is_exit_code_0(hauberk: Command, clean_files: Path, tmp_pat
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "clean"
 
 
+@pytest.mark.parametrize("order", [[1, 2, 0], [1, 0, 2]])
+def test_labels_in_another_order_never_end_as_no_poison_found(
+    hauberk: Command, clean_files: Path, tmp_path: Path, order: list[int]
+) -> None:
+    with np.load(clean_files / "data.npz") as arrays:
+        np.savez(tmp_path / "data.npz", images=arrays["images"], labels=np.array(order)[arrays["labels"]])
+    ran = hauberk("scan", "--classifier", clean_files / "model.keras", "--data", tmp_path / "data.npz", "--out", tmp_path / "out")
+    assert_refused(ran, "with its classes in another order it is right on")
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_data_sorted_by_class_are_judged_by_all_classes(hauberk: Command, clean_files: Path, tmp_path: Path) -> None:
+    with np.load(clean_files / "data.npz") as arrays:
+        rows = np.argsort(arrays["labels"], kind="stable")
+        np.savez(tmp_path / "data.npz", images=arrays["images"][rows], labels=arrays["labels"][rows])
+    command = ("scan", "--classifier", clean_files / "model.keras", "--data", tmp_path / "data.npz", "--out", tmp_path / "out")
+    ran = hauberk(*command, "--methods", "spectral_signatures")
+    assert ran.code == 0, ran
+    report = SCAN_REPORT.validate_json((tmp_path / "out" / "report.json").read_bytes())
+    assert report.accuracy is not None
+    assert (report.accuracy.verdict, report.accuracy.images) == ("fine", 900)
+    assert report.accuracy.guessing < 0.5
+    assert report.data["split"] is None  # a file with images and labels has no training half
+
+
 def _verdicts(out: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
     return {name: value for name, value in report.items() if name not in ("created", "seconds", "data")}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
 from models.bundle import read_bundle
 from models.classifier import Classifier
+from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, load_model
 from models.errors import InvalidInput
+from models.training.fine_tuning import fine_tune
+from models.training.reference_classifier import save
 from tests import bundles
 from tests.fakes import noise, softmax, squares
 
@@ -149,6 +154,91 @@ def test_labels_name_the_columns_or_are_refused(keras_model: Any) -> None:
         KerasClassifier(keras_model, labels=["red", "green"])
 
 
+@pytest.mark.parametrize("own", [(3, 32, 32), (1, 28, 28), (4, 8, 6), (3, None, None)])
+def test_a_model_that_has_its_channels_first_is_refused_and_not_read_as_three_rows(
+    keras: Any, own: tuple[int | None, ...]
+) -> None:
+    pooled = [keras.Input(own), keras.layers.GlobalAveragePooling2D(data_format="channels_first"), keras.layers.Dense(2)]
+    for wanted in (None, (32, 32, 3), (3, 32, 32)):
+        with pytest.raises(InvalidInput, match="which has its channels first; put"):
+            KerasClassifier(keras.Sequential(pooled), input_shape=wanted)
+
+
+def test_what_the_refusal_of_channels_first_advises_works(keras: Any) -> None:
+    inner = keras.Sequential(
+        [keras.Input((3, 8, 8)), keras.layers.GlobalAveragePooling2D(data_format="channels_first"), keras.layers.Dense(2)]
+    )
+    outer = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Permute((3, 1, 2)), inner])
+    images = noise(4, (8, 8, 3), 0)
+    found = KerasClassifier(outer, outputs="logits").predict(images)
+    logits = inner.predict(images.transpose(0, 3, 1, 2), verbose=0).astype(np.float64)
+    np.testing.assert_allclose(found, softmax(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("own", [(3, 3, 3), (1, 1, 1), (4, 4, 1), (3, 28, 1), (1, 28, 3)])
+def test_shapes_that_may_be_either_are_read_as_rows_columns_channels(keras: Any, own: tuple[int, int, int]) -> None:
+    assert KerasClassifier(projection(keras, own, 3, activation="softmax")).input_shape == own
+
+
+def structured(keras: Any, how: str) -> Any:
+    """A model that takes or returns its one tensor in a structure."""
+    image = keras.Input((8, 8, 1), name="image")
+    scores = keras.layers.Dense(3, activation="softmax", name="head")(keras.layers.Flatten(name="flat")(image))
+    if how == "sequential":
+        return keras.Sequential([keras.Input((8, 8, 1)), keras.Model(image, {"scores": scores})])
+    if how == "subclassed":
+
+        class Own(keras.Model):  # type: ignore[misc]  # Keras has no types
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = keras.Model(image, scores)
+
+            def call(self, images: Any) -> Any:
+                return {"scores": [self.inner(images)]}
+
+        return Own()
+    given, returned = {
+        "dict": (image, {"scores": scores}),
+        "list": (image, [scores]),
+        "tuple": (image, (scores,)),
+        "nested": ({"image": image}, {"all": [{"scores": scores}]}),
+    }[how]
+    return keras.Model(given, returned)
+
+
+@pytest.mark.parametrize("how", ["dict", "list", "tuple", "nested", "sequential", "subclassed"])
+def test_one_tensor_in_any_structure_is_one_output_everywhere(keras: Any, how: str, tmp_path: Path) -> None:
+    model, images = structured(keras, how), noise(5, (8, 8, 1), 0)
+    classifier = KerasClassifier(model, input_shape=(8, 8, 1))
+    probabilities = classifier.predict(images)
+    assert probabilities.shape == (5, 3)
+    np.testing.assert_allclose(softmax(classifier.logits(images).astype(np.float64)), probabilities, atol=1e-5)
+    assert classifier.class_gradients(images).shape == (5, 3, 8, 8, 1)
+    assert classifier.hidden_layer().endswith("flat")
+    assert classifier.activations(images).shape == (5, 64)
+    if how != "subclassed":  # a class of the user's own is no model that can be loaded in safe mode
+        save(classifier.model, tmp_path / "model.keras")
+        np.testing.assert_allclose(KerasClassifier.load(tmp_path / "model.keras").predict(images), probabilities, atol=1e-6)
+        labels = np.arange(5) % 3
+        assert fine_tune(classifier, Dataset(images, labels), epochs=1).predict(images).shape == (5, 3)
+
+
+@pytest.mark.parametrize("returned", [None, "text", 2])
+def test_a_model_that_returns_no_tensor_or_two_is_refused_in_one_sentence(keras: Any, returned: Any) -> None:
+    class Own(keras.Model):  # type: ignore[misc]  # Keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat = keras.layers.Flatten()
+
+        def call(self, images: Any) -> Any:
+            flat = self.flat(images)
+            return {"a": flat, "b": flat} if returned == 2 else returned
+
+    with pytest.raises(InvalidInput, match=r"expected a model (that maps one image tensor|with 1 input and 1 output)") as refusal:
+        KerasClassifier(Own(), input_shape=(4, 4, 1))
+    assert "\n" not in str(refusal.value)
+
+
 def test_models_with_several_inputs_or_outputs_are_refused(keras: Any) -> None:
     one, two = keras.Input((4, 4, 1)), keras.Input((4, 4, 1))
     flat = keras.layers.Flatten()(keras.layers.Add()([one, two]))
@@ -189,6 +279,73 @@ def test_a_bundle_says_how_its_model_is_read(keras_file: Path, keras_model: Any,
     np.testing.assert_allclose(classifier.predict(images), softmax(raw.astype(np.float64)), atol=1e-6)
 
 
+def test_what_is_handed_in_by_mistake_is_called_by_its_name(keras: Any, keras_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
+    (tmp_path / "folder.keras").mkdir()
+    whole = keras_file.read_bytes()
+    with h5py.File(tmp_path / "renamed.keras", "w"):
+        pass
+    with (tmp_path / "arrays.keras").open("wb") as file:
+        np.savez(file, images=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "packed.keras", "w") as archive:
+        archive.writestr("model.keras", whole)
+    with zipfile.ZipFile(tmp_path / "torch.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    contents = {
+        "pointer.keras": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "page.keras": b"\n<!DOCTYPE html><html>",
+        "cut.keras": whole[: len(whole) // 2],
+        "empty.keras": b"",
+        "old.pth": b"\x80\x02ctorch",
+        "network.onnx": b"\x08\x07\x12",
+        "saved_model.pb": b"\x08\x01",
+        "network.tflite": b"\x1c\x00\x00\x00TFL3",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    said = {
+        "saved": "got saved, which is a SavedModel directory; load it where it was made and save it again with model.save",
+        "folder.keras": "which is a directory",
+        "renamed.keras": "it is an HDF5 file (.h5); load it where it was made and save it again",
+        "arrays.keras": "it is an archive of arrays (.npz)",
+        "packed.keras": "it is a zip archive with a model in it; unpack it",
+        "torch.pt": "which is a PyTorch file (.pt), which may hold code and is never loaded",
+        "pointer.keras": "it is a git-lfs pointer, not the file itself; run git lfs pull",
+        "page.keras": "it is a web page or XML; the download went wrong",
+        "cut.keras": "it is cut off or damaged; copy it again",
+        "empty.keras": "it is empty",
+        "old.pth": "which is a pickle, such as an old PyTorch file",
+        "network.onnx": "which is an ONNX model",
+        "saved_model.pb": "which is part of a SavedModel",
+        "network.tflite": "which is a TensorFlow Lite model",
+    }
+    for name, sentence in said.items():
+        with pytest.raises(InvalidInput) as refusal:
+            load_model(tmp_path / name)
+        assert sentence in str(refusal.value)
+        assert name in str(refusal.value)
+        assert "does not exist" not in str(refusal.value)
+        assert "not found" not in str(refusal.value).lower()
+
+
+def test_the_users_own_layers_are_named_and_keras_is_never_cut_in_a_word(keras: Any, tmp_path: Path) -> None:
+    class Sharpen(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+        def call(self, images: Any) -> Any:
+            return images
+
+    keras.Sequential([keras.Input((4, 4, 1)), Sharpen(), keras.layers.Flatten()]).save(tmp_path / "own.keras")
+    with pytest.raises(InvalidInput, match=r"own\.keras does not: it needs code \(Sharpen\), which is never run from a file"):
+        load_model(tmp_path / "own.keras")
+    with zipfile.ZipFile(tmp_path / "odd.keras", "w") as archive:
+        archive.writestr("config.json", '{"module": "keras", "class_name": "Nothing' + 60 * " of this kind" + '"}')
+        archive.writestr("metadata.json", "{}")
+    with pytest.raises(InvalidInput) as refusal:
+        load_model(tmp_path / "odd.keras")
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).endswith((" ...", ".", "'"))
+
+
 def test_what_is_no_model_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(b"")
     (tmp_path / "broken.keras").write_bytes(b"hello")
@@ -206,5 +363,5 @@ def test_a_model_with_code_in_it_is_refused_although_it_could_be_loaded(keras: A
     path = tmp_path / "lambda.keras"
     keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Flatten()]).save(path)
     keras.models.load_model(path, safe_mode=False)
-    with pytest.raises(InvalidInput, match=r"loads in safe mode, but lambda\.keras does not"):
+    with pytest.raises(InvalidInput, match=r"loads in safe mode, but lambda\.keras does not: it needs code \(a Lambda layer\)"):
         load_model(path)

@@ -46,7 +46,7 @@ def test_a_request_may_hold_what_fits_the_deadline_in_the_worst_case(caplog: pyt
 
 def test_who_asked_for_more_than_fits_is_told_what_would() -> None:
     settings = read_settings({"HAUBERK_DEADLINE_S": "1", "HAUBERK_MAX_IMAGES": "20"})
-    with pytest.raises(InvalidInput, match="lower HAUBERK_MAX_IMAGES to 10 or raise HAUBERK_DEADLINE_S"):
+    with pytest.raises(InvalidInput, match="lower HAUBERK_MAX_IMAGES to 10 or raise HAUBERK_DEADLINE_S to 2 or more"):
         fitting_images(settings, defended(), 0.01)
 
 
@@ -60,8 +60,20 @@ def test_a_request_may_hold_what_the_budget_of_model_calls_pays_for() -> None:
 
 
 def test_a_deadline_that_not_even_one_image_meets_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="raise HAUBERK_DEADLINE_S"):
+    with pytest.raises(InvalidInput, match="raise HAUBERK_DEADLINE_S to 10 or more"):
         fitting_images(read_settings({"HAUBERK_DEADLINE_S": "0.01"}), defended(), 1.0)
+    assert fitting_images(read_settings({"HAUBERK_DEADLINE_S": "10"}), defended(), 1.0) == 1
+
+
+def test_nobody_is_told_to_lower_what_is_lowest() -> None:
+    for settings in ({"HAUBERK_MAX_IMAGES": "1"}, {"HAUBERK_MAX_IMAGES": "3"}, {}):
+        with pytest.raises(InvalidInput) as refusal:
+            fitting_images(read_settings({"HAUBERK_DEADLINE_S": "0.01"} | settings), defended(), 1.0)
+        assert "lower" not in str(refusal.value)
+        wanted = int(settings.get("HAUBERK_MAX_IMAGES", "1"))
+        assert f"raise HAUBERK_DEADLINE_S to {10 * wanted} or more" in str(refusal.value)
+        enough = {"HAUBERK_DEADLINE_S": str(10 * wanted)}
+        assert fitting_images(read_settings(enough | settings), defended(), 1.0) == wanted
 
 
 def test_warming_up_runs_the_path_at_the_sizes_of_traffic() -> None:
