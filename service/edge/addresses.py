@@ -34,9 +34,13 @@ def read_networks(name: str, text: str) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-@lru_cache(maxsize=1 << 12)
 def household(address: str) -> str:
     """What the budget and the share of an address are kept under: the address, for IPv6 its /64; "" for what is no address."""
+    return _household(address) if len(address) <= _TEXT_AT_MOST else ""
+
+
+@lru_cache(maxsize=1 << 12)
+def _household(address: str) -> str:
     parsed = _parsed(address)
     if parsed is None:
         return ""
