@@ -80,7 +80,7 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive = max(self.timeout_keep_alive, KEEP_ALIVE_S)
         self.access_log = False  # ours says more, and uvicorn formats its lines even where none is written
         self._address: str | None = None
-        self._idle_since = 0.0
+        self._idle_since, self._queues = 0.0, False
         self._waits_since: float | None = None
         self._in_head = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
@@ -97,9 +97,8 @@ class Connection(HttpToolsProtocol):
         self._waits_since = self._idle_since = self.loop.time()
         peer = self.client[0] if self.client else ""
         self._address = None if peer in self.site.proxies else household(peer)
-        self.crowd.join(self, self._address)
         share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
-        if not self.crowd.takes(self, self._address, share=share, full=len(self.connections) > self.most):
+        if not self.crowd.join(self, self._address, share=share, full=len(self.connections) > self.most):
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,8 +115,23 @@ class Connection(HttpToolsProtocol):
         return None if self.outlet.gone or (under_way and not self.outlet.ended) else self._idle_since
 
     def make_room(self) -> None:
-        """Close it, for another to be opened."""
+        """Close it, for another to be served."""
         self.outlet.cut()
+
+    def wait(self) -> None:
+        """Read nothing from now on: its address has as many connections as are served."""
+        self._queues = True
+        self.loop.call_soon(self._pause)  # uvloop begins to read after it said that the connection is made
+
+    def _pause(self) -> None:
+        if self._queues and not self.outlet.is_closing():
+            self.flow.pause_reading()
+
+    def serve(self) -> None:
+        """Read on."""
+        self._queues = False
+        self._waits_since = self._idle_since = self.loop.time()
+        self.flow.resume_reading()
 
     def _listens(self) -> bool:
         """Whether the client may still be sending when the connection ends; then all of it is dropped, in bounds."""
@@ -254,6 +268,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._idle_since = self.loop.time()
+        self.crowd.answered(self, self._address)
         super().on_response_complete()
 
     def _count(self, more: int) -> None:
@@ -269,7 +284,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer and close. While a request accepted before is unanswered, that one is answered, and the connection closed after it."""
         cycle = self.cycle
-        self._broken = not isinstance(problem, TooManyConnections)  # for which there is no room to wait in
+        self._broken = self._queues or not isinstance(problem, TooManyConnections)  # a newcomer has no room to end in
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
                 cycle.keep_alive = False
@@ -301,7 +316,9 @@ class Connection(HttpToolsProtocol):
         self._look_at_reading(now, patience_s)
         if self._waits_since is None or now - self._waits_since <= patience_s or self.outlet.is_closing():
             return
-        if self._in_head:
+        if self._queues:
+            self._refuse(TooManyConnections())
+        elif self._in_head:
             self._refuse(SlowHead())
         else:
             self.outlet.cut()
@@ -340,5 +357,7 @@ async def watch() -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
         now = loop.time()
         Connection.site.bounds.bodies.look()
+        for crowd in (Connection.crowd, MetricsConnection.crowd):
+            crowd.look(now)
         for connection in list(Connection.open):
             connection.look(now)

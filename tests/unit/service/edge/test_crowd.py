@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ import pytest
 
 from service.edge.addresses import Proxies
 from service.edge.connection import Connection
-from tests.unit.service.edge.wire import REQUEST, At, Bench, Wire
+from service.edge.crowd import IDLE_S
+from tests.unit.service.edge.wire import REQUEST, At, Bench, Wire, settled
 
 
 async def connect(bench: Bench, address: str, times: int) -> list[Wire]:
@@ -24,52 +26,91 @@ async def connect(bench: Bench, address: str, times: int) -> list[Wire]:
     return made
 
 
-def test_beyond_its_share_an_address_closes_its_own_longest_idle_connection(at: At) -> None:
+async def passes(bench: Bench, seconds: float, *made: tuple[Connection, Wire]) -> None:
+    """Look at the crowd after so long, and let those that it closed end."""
+    bench.kind.crowd.look(asyncio.get_running_loop().time() + seconds)
+    for connection, wire in made:
+        if wire.closed and connection in Connection.open:
+            connection.connection_lost(None)
+    await settled()
+
+
+def test_beyond_its_share_a_connection_is_not_read_until_one_of_its_address_has_been_idle_for_long(at: At) -> None:
     async def scenario(bench: Bench) -> None:
-        (neighbour,) = await connect(bench, "10.0.0.9", 1)
-        wires = await connect(bench, "10.0.0.2", 5)
-        assert [wire.closed for wire in wires] == [True, True, False, False, False]
-        assert all(wire.statuses == [200] for wire in wires)
-        assert not neighbour.closed
+        bench.full = False
+        made = [bench.connect("10.0.0.2") for _ in range(3)]
+        for connection, _ in made[:2]:
+            await bench.send(REQUEST, connection)
+        working, waiting = made[1], made[2]
+        await bench.send(REQUEST[:-1], working[0])
+        assert [wire.paused for _, wire in made] == [False, False, True]
+        await passes(bench, IDLE_S - 1, *made)
+        assert not any(wire.closed for _, wire in made)
+        await passes(bench, IDLE_S + 1, *made)
+        assert [(wire.closed, wire.paused) for _, wire in made] == [(True, False), (False, False), (False, False)]
+        await bench.send(REQUEST, waiting[0])
+        assert waiting[1].statuses == [200]
+        assert not bench.wire.closed
 
-    at(scenario, connections_per_address=3)
+    at(scenario, connections_per_address=2)
 
 
-def test_an_address_whose_connections_are_all_at_work_gets_no_more(at: At) -> None:
+def test_those_that_wait_are_served_in_their_order_as_others_of_their_address_close(at: At) -> None:
     async def scenario(bench: Bench) -> None:
-        for _ in range(3):
-            await bench.send(REQUEST[:-1], bench.connect("10.0.0.2")[0])
-        _, wire = bench.connect("10.0.0.2")
-        assert (wire.statuses, wire.closed) == ([503], True)
+        made = [bench.connect("10.0.0.2") for _ in range(4)]
+        await settled()
+        assert [wire.paused for _, wire in made] == [False, True, True, True]
+        made[2][0].connection_lost(None)
+        made[0][0].connection_lost(None)
+        assert [wire.paused for _, wire in (made[1], made[3])] == [False, True]
+        made[1][0].connection_lost(None)
+        assert not made[3][1].paused
+
+    at(scenario, connections_per_address=1)
+
+
+def test_who_waits_in_vain_is_told_and_its_neighbour_is_served(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.full = False
+        working, _ = bench.connect("10.0.0.2")
+        await bench.send(REQUEST[:-1], working)
+        waiting, wire = bench.connect("10.0.0.2")
+        await settled()
+        waiting.look(asyncio.get_running_loop().time() + 11)
+        assert (wire.statuses, wire.ended) == ([503], True)
         assert b"too_many_connections" in wire.written
         (other,) = await connect(bench, "10.0.0.3", 1)
         assert other.statuses == [200]
 
-    at(scenario, connections_per_address=3)
+    at(scenario, connections_per_address=1)
 
 
 def test_a_household_of_ipv6_has_one_share(at: At) -> None:
     async def scenario(bench: Bench) -> None:
         wires = [bench.connect(f"2001:db8::{i}")[1] for i in range(1, 4)]
-        assert [wire.closed for wire in wires] == [True, False, False]
-        assert not bench.connect("2001:db8:0:1::1")[1].closed
+        wires.append(bench.connect("2001:db8:0:1::1")[1])
+        await settled()
+        assert [wire.paused for wire in wires] == [False, False, True, False]
 
     at(scenario, connections_per_address=2)
 
 
-def test_when_the_process_is_full_the_address_with_the_most_connections_makes_room(
+def test_when_the_process_is_full_the_address_with_the_most_connections_makes_room_for_others_and_gets_no_more(
     at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "most", 6)
 
     async def scenario(bench: Bench) -> None:
         (patient,) = await connect(bench, "10.0.0.2", 1)
-        greedy = await connect(bench, "10.0.0.3", 4)
-        (newcomer,) = await connect(bench, "10.0.0.4", 1)
-        assert newcomer.statuses == [200]
-        assert [wire.closed for wire in (patient, *greedy)] == [False, True, False, False, False]
+        served = await connect(bench, "10.0.0.3", 2)
+        waiting = [bench.connect("10.0.0.3")[1] for _ in range(2)]
+        _, another = bench.connect("10.0.0.3")
+        assert another.statuses == [503]
+        others = [wire for i in (4, 5, 6) for wire in await connect(bench, f"10.0.0.{i}", 1)]
+        assert [wire.statuses for wire in others] == [[200]] * 3
+        assert [wire.closed for wire in (patient, *served, *waiting)] == [False, True, False, True, True]
 
-    at(scenario, connections_per_address=5)
+    at(scenario, connections_per_address=2)
 
 
 def test_a_full_process_refuses_only_when_nobody_is_idle(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +128,7 @@ def test_a_full_process_refuses_only_when_nobody_is_idle(at: At, monkeypatch: py
         (another,) = await connect(bench, "10.0.0.5", 1)
         assert (another.statuses, newcomer.closed) == ([200], True)
 
-    at(scenario)
+    at(scenario, connections_per_address=2)
 
 
 def test_a_process_full_of_requests_under_way_refuses_and_forgets_whoever_leaves(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
