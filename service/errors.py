@@ -30,7 +30,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── UnsupportedCoding      501    the body has another transfer coding than chunked
 ├── NotReady               503    still starting
 ├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
-├── TooManyConnections     503    more connections are open than the server takes, or takes from one address, and none is idle
+├── TooManyConnections     503    more connections are open than the server takes, or serves of one address, and none is idle
 ├── Stopping               503    shutting down, no new work is taken
 ├── DeadlineExceeded       504    not answered within the deadline
 └── UnsupportedVersion     505    the request line names another version than HTTP/1.0 and HTTP/1.1
@@ -334,10 +334,10 @@ class QueueFull(Problem):
 
 
 class TooManyConnections(Problem):
-    """More connections are open than the server takes, or takes from one address, and none is idle."""
+    """More connections are open than the server takes, or serves of one address, and none is idle."""
 
     status, code = 503, "too_many_connections"
-    detail = "The server has as many connections as it takes, or takes from one address; try again shortly."
+    detail = "The server has as many connections as it takes, or serves of one address; try again shortly."
     headers = ((b"retry-after", b"1"), (b"connection", b"close"))
 
 

@@ -187,7 +187,7 @@ class Settings:
         "CONNECTIONS_PER_ADDRESS",
         _whole,
         None,
-        "connections of one address at once, at most, see [Connections](#connections); those of trusted proxies are not counted",
+        "connections of one address that are served at once, see [Connections](#connections); those of trusted proxies are not counted",
         shown="a quarter of what the process takes",
     )
     max_images: int = _set_by("MAX_IMAGES", _whole, 64, "images per request, at most")

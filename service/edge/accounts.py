@@ -31,7 +31,7 @@ from service.errors import Forbidden, OverBudget, Unauthorised
 _DIGEST = re.compile("[0-9a-f]{64}")
 _BEARER = re.compile(rb"[Bb]earer +([!-~]{1,512})")
 _MEMBERS = {"key_sha256", "images_per_minute", "enabled"}
-# A household is a short text: with its account it takes under half a KiB, so all of them together under 32 MiB.
+# A household is a short text: with its account it takes less than 300 bytes, so all of them together less than 20 MiB.
 _ADDRESSES_AT_MOST = 1 << 16
 
 
