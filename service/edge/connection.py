@@ -190,7 +190,7 @@ class Connection(HttpToolsProtocol):
 
     def _probe(self, cycle: Any, waited_s: float) -> None:
         """Find out whether the client has left: bytes that it refuses end the connection."""
-        if cycle.response_complete or self.outlet.is_closing():
+        if cycle.response_complete or cycle.disconnected or self.outlet.is_closing():
             return
         if not cycle.response_started and not self.pipeline and self.parser.get_http_version() == "1.1":
             self.outlet.write(_PROBE)

@@ -233,5 +233,5 @@ def test_uvicorn_leaves_the_address_of_a_request_as_it_is_once_it_trusts_no_prox
     config = uvicorn.Config(application, log_config=None, lifespan="off")
     config.load()
     scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", b"10.0.0.1")]}
-    asyncio.run(config.loaded_app(scope, None, None))  # type: ignore[arg-type]
+    asyncio.run(config.loaded_app(scope, None, None))
     assert seen == ["10.0.0.1" if trusts else "127.0.0.1"]
