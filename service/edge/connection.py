@@ -203,12 +203,14 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > HEAD_BYTES_AT_MOST:
+            self._stop(HeadTooLarge())
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        if len(self.headers) >= HEADERS_AT_MOST:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_AT_MOST or len(self.headers) >= HEADERS_AT_MOST:
             self._stop(HeadTooLarge())
         super().on_header(name, value)
 
@@ -270,11 +272,6 @@ class Connection(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         self.crowd.answered(self, self._address)
         super().on_response_complete()
-
-    def _count(self, more: int) -> None:
-        self._head_bytes += more
-        if self._head_bytes > HEAD_BYTES_AT_MOST:
-            self._stop(HeadTooLarge())
 
     def _stop(self, problem: Problem) -> None:
         """From within a callback of the parser, which ends up in `_parse`."""
