@@ -307,9 +307,12 @@ def _chunked(rng: random.Random, request: WireRequest) -> WireRequest:
         at += size
     parts.append(request.body[at:])
     extension = rng.choice((b"", b"", b";x=y"))
+    trailer = rng.choice((b"", b"", b"Content-Encoding: gzip\r\n", b"Content-Type: text/plain\r\nX-Request-ID: \xff\r\n"))
     chunks = [b"%x%s\r\n%s\r\n" % (len(part), extension, part) for part in parts if part]
     return replace(
-        request, headers=(*request.headers, (b"Transfer-Encoding", b"chunked")), body=b"".join([*chunks, b"0\r\n\r\n"])
+        request,
+        headers=(*request.headers, (b"Transfer-Encoding", b"chunked")),
+        body=b"".join([*chunks, b"0\r\n", trailer, b"\r\n"]),
     )
 
 

@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
         self.open.add(self)
         self._waits_since = self._idle_since = self.loop.time()
         peer = self.client[0] if self.client else ""
-        self._address = None if peer in self.site.proxies else household(peer)
+        self._address = None if peer in self.site.proxies else household(peer) or None  # a socket of Unix has no address
         share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
         if not self.crowd.join(self, self._address, share=share, full=len(self.connections) > self.most):
             self._refuse(TooManyConnections())
@@ -212,7 +212,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > HEAD_BYTES_AT_MOST or len(self.headers) >= HEADERS_AT_MOST:
             self._stop(HeadTooLarge())
-        super().on_header(name, value)
+        if self._in_head:  # what follows a chunked body is dropped: no proxy has looked at it
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -143,6 +143,16 @@ def test_what_has_one_reading_is_served(at: At, request_: bytes) -> None:
     assert (bench.wire.statuses, bench.bodies) == ([200], [BODY])
 
 
+def test_what_follows_a_chunked_body_is_no_part_of_the_head(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.full = False
+        await bench.send(HEAD + CHUNKED[:-2] + b"x-request-id: other\r\ncontent-encoding: gzip\r\n\r\n" + REQUEST)
+
+    bench = at(scenario)
+    assert (bench.wire.statuses, bench.bodies) == ([200, 200], [BODY, BODY])
+    assert b"other" not in bench.wire.written
+
+
 @pytest.mark.parametrize("zeros", [1, 30, 5000])
 def test_a_length_with_zeros_before_it_is_that_length(at: At, zeros: int) -> None:
     async def scenario(bench: Bench) -> None:
