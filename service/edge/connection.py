@@ -41,7 +41,7 @@ KEEP_ALIVE_S = 75
 _READ_BYTES = 1 << 18
 # Chunks of one byte each take six bytes on the wire.
 _BYTES_PER_BODY_BYTE = 8
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S, _LOOK_AT_ONCE = 1.0, 128
 # After a refusal in the midst of a body, what still comes of it is dropped, so that the client hears of the refusal.
 _DROPPED_AT_MOST, _DROP_S = 1 << 26, 30.0
 # A client that has ended its side may wait or may have left: only bytes that it refuses tell which. Each wait is so much longer.
@@ -98,7 +98,7 @@ class Connection(HttpToolsProtocol):
         peer = self.client[0] if self.client else ""
         self._address = None if peer in self.site.proxies else household(peer) or None  # a socket of Unix has no address
         share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
-        if not self.crowd.join(self, self._address, share=share, full=len(self.connections) > self.most):
+        if not self.crowd.join(self, self._address, self._idle_since, share=share, full=len(self.connections) > self.most):
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -132,6 +132,10 @@ class Connection(HttpToolsProtocol):
         self._queues = False
         self._waits_since = self._idle_since = self.loop.time()
         self.flow.resume_reading()
+
+    def give_up(self) -> None:
+        """It has waited in vain: refuse it."""
+        self._refuse(TooManyConnections())
 
     def _listens(self) -> bool:
         """Whether the client may still be sending when the connection ends; then all of it is dropped, in bounds."""
@@ -283,6 +287,7 @@ class Connection(HttpToolsProtocol):
         """Answer and close. While a request accepted before is unanswered, that one is answered, and the connection closed after it."""
         cycle = self.cycle
         self._broken = self._queues or not isinstance(problem, TooManyConnections)  # a newcomer has no room to end in
+        self._queues = False
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
                 cycle.keep_alive = False
@@ -306,6 +311,8 @@ class Connection(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """Once a second: give up on a client that sends nothing, or reads too little, for as long as a body may take."""
+        if self._queues or self.outlet.gone:
+            return
         if self.outlet.ended:
             if now - self._drops_since > _DROP_S:
                 self.outlet.cut()
@@ -314,9 +321,7 @@ class Connection(HttpToolsProtocol):
         self._look_at_reading(now, patience_s)
         if self._waits_since is None or now - self._waits_since <= patience_s or self.outlet.is_closing():
             return
-        if self._queues:
-            self._refuse(TooManyConnections())
-        elif self._in_head:
+        if self._in_head:
             self._refuse(SlowHead())
         else:
             self.outlet.cut()
@@ -353,9 +358,11 @@ async def watch() -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
-        now = loop.time()
-        Connection.site.bounds.bodies.look()
+        bounds = Connection.site.bounds
+        bounds.bodies.look()
         for crowd in (Connection.crowd, MetricsConnection.crowd):
-            crowd.look(now)
-        for connection in list(Connection.open):
-            connection.look(now)
+            crowd.look(loop.time(), bounds.body_timeout_s)
+        for number, connection in enumerate(list(Connection.open)):
+            connection.look(loop.time())
+            if number % _LOOK_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others have their turn

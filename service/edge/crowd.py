@@ -13,6 +13,8 @@ from itertools import chain
 from typing import Protocol
 
 IDLE_S = 3.0
+CLOSED_AT_ONCE = 32
+"""Of one address: thousands that are closed together come back together."""
 
 
 class Guest(Protocol):
@@ -30,6 +32,9 @@ class Guest(Protocol):
     def serve(self) -> None:
         """Read on."""
 
+    def give_up(self) -> None:
+        """It has waited in vain: refuse it."""
+
 
 class _Address:
     """The connections of one address: those that are served, in the order of their last answers, and those that wait."""
@@ -38,7 +43,7 @@ class _Address:
 
     def __init__(self) -> None:
         self.served: dict[Guest, None] = {}
-        self.waiting: dict[Guest, None] = {}
+        self.waiting: dict[Guest, float] = {}
 
     def __len__(self) -> int:
         return len(self.served) + len(self.waiting)
@@ -50,7 +55,7 @@ class Crowd:
     def __init__(self) -> None:
         self._of: dict[str | None, _Address] = {}
 
-    def join(self, guest: Guest, address: str | None, *, share: int, full: bool) -> bool:
+    def join(self, guest: Guest, address: str | None, now: float, *, share: int, full: bool) -> bool:
         """Serve a newcomer or let it wait; False when there is no room even for that."""
         own = self._of.get(address)
         if full and not self._make_room(own if address is not None else None):
@@ -58,7 +63,7 @@ class Crowd:
         if own is None:
             own = self._of[address] = _Address()
         if address is not None and len(own.served) >= share:
-            own.waiting[guest] = None
+            own.waiting[guest] = now
             guest.wait()
         else:
             own.served[guest] = None
@@ -84,13 +89,20 @@ class Crowd:
             del own.served[guest]
             own.served[guest] = None
 
-    def look(self, now: float) -> None:
-        """Where some wait, close those that have been idle for long; to be called about once a second."""
+    def look(self, now: float, patience_s: float) -> None:
+        """Where some wait, close those that have been idle for long, and refuse those that waited too long, a few at a time.
+
+        To be called about once a second.
+        """
         for own in list(self._of.values()):
-            for guest in list(own.served)[: len(own.waiting)]:
+            for guest in list(own.served)[: min(len(own.waiting), CLOSED_AT_ONCE)]:
                 idle_since = guest.idle_since
                 if idle_since is not None and now - idle_since >= IDLE_S:
                     guest.make_room()
+            for guest, since in list(own.waiting.items())[:CLOSED_AT_ONCE]:
+                if now - since > patience_s:
+                    del own.waiting[guest]
+                    guest.give_up()
 
     def _make_room(self, own: _Address | None) -> bool:
         fullest = max((each for name, each in self._of.items() if name is not None), key=len, default=None)

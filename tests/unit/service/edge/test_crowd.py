@@ -10,7 +10,7 @@ import pytest
 
 from service.edge.addresses import Proxies
 from service.edge.connection import Connection
-from service.edge.crowd import IDLE_S
+from service.edge.crowd import CLOSED_AT_ONCE, IDLE_S
 from tests.unit.service.edge.wire import REQUEST, At, Bench, Wire, settled
 
 
@@ -28,7 +28,7 @@ async def connect(bench: Bench, address: str, times: int) -> list[Wire]:
 
 async def passes(bench: Bench, seconds: float, *made: tuple[Connection, Wire]) -> None:
     """Look at the crowd after so long, and let those that it closed end."""
-    bench.kind.crowd.look(asyncio.get_running_loop().time() + seconds)
+    bench.kind.crowd.look(asyncio.get_running_loop().time() + seconds, 10.0)
     for connection, wire in made:
         if wire.closed and connection in Connection.open:
             connection.connection_lost(None)
@@ -74,15 +74,28 @@ def test_who_waits_in_vain_is_told_and_its_neighbour_is_served(at: At) -> None:
         bench.full = False
         working, _ = bench.connect("10.0.0.2")
         await bench.send(REQUEST[:-1], working)
-        waiting, wire = bench.connect("10.0.0.2")
+        _, wire = bench.connect("10.0.0.2")
         await settled()
-        waiting.look(asyncio.get_running_loop().time() + 11)
+        await passes(bench, 9)
+        assert wire.statuses == []
+        await passes(bench, 11)
         assert (wire.statuses, wire.ended) == ([503], True)
         assert b"too_many_connections" in wire.written
         (other,) = await connect(bench, "10.0.0.3", 1)
         assert other.statuses == [200]
 
     at(scenario, connections_per_address=1)
+
+
+def test_not_all_of_those_that_are_idle_or_wait_are_closed_at_once(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        made = [bench.connect("10.0.0.2") for _ in range(200)]
+        await settled()
+        await passes(bench, 11)
+        assert [wire.closed for _, wire in made].count(True) == CLOSED_AT_ONCE  # idle
+        assert [wire.statuses for _, wire in made].count([503]) == CLOSED_AT_ONCE
+
+    at(scenario, connections_per_address=100)
 
 
 def test_a_household_of_ipv6_has_one_share(at: At) -> None:
