@@ -9,6 +9,7 @@
     UnsignalledServer    `capture_signals` of uvicorn.Server            a port for metrics beside the service
     LOGGERS              the names of their loggers                     their lines as JSON
     METRICS_DIRECTORY    what BentoML sets for its workers              one sum of the metrics of several workers
+    FORWARDED            uvicorn's variable for trusted proxies          X-Forwarded-For read by our rules alone
 
 A hook that does not hold is said in one sentence on the log at the start, and the server works without it; where it cannot, it ends
 with that sentence. tests/unit/service/test_bentoml_hooks.py tries each against the installed versions: let an upgrade pass it first.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,8 +53,8 @@ CALLBACKS = (
     "on_body",
     "on_message_complete",
     "on_response_complete",
-    "send_400_response",
-    "_unsupported_upgrade_warning",
+    "eof_received",
+    "_unset_keepalive_if_required",
 )
 """What `Connection` overrides or calls of uvicorn's protocol."""
 
@@ -61,6 +63,14 @@ LOGGERS = ("bentoml", "uvicorn.error", "circus")
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client sums several processes; BentoML sets it for every worker."""
+
+FORWARDED = "FORWARDED_ALLOW_IPS"
+"""Whose X-Forwarded-For uvicorn believes, by default that of whatever is on this machine."""
+
+
+def trust_no_proxy() -> None:
+    """Let uvicorn leave the addresses of requests as they are; to be called before BentoML starts uvicorn."""
+    os.environ[FORWARDED] = ""
 
 
 def serve_with(connection: str) -> None:

@@ -1,7 +1,7 @@
 """Everything a client can be refused with, each class one sentence saying when.
 
 Problem                           an answer with a 4xx or 5xx status, as application/problem+json (RFC 9457)
-├── MalformedHttp          400    the bytes are not HTTP/1.1
+├── MalformedHttp          400    the bytes are not HTTP/1.1, name no Host or several, or frame a body in a way that can be read in two
 ├── MalformedJson          400    the body is not one JSON text (RFC 8259), or names a key twice
 ├── MalformedNpy           400    the body is not one .npy file, or its header lies about its length
 ├── MalformedPicture       400    the body is not one whole PNG or JPEG image of the type it is declared to be
@@ -11,7 +11,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── NotFound               404    no such path
 ├── MethodNotAllowed       405    the path exists, the method does not
 ├── SlowHead               408    the head of a request did not arrive in time
-├── SlowBody               408    the body did not arrive in time
+├── SlowBody               408    the body did not arrive in time, or came too slowly
 ├── BodyTooLarge           413    the body is longer than the limit, as declared or as sent
 ├── UnsupportedMediaType   415    the body is declared to be something this path does not read
 ├── UnsupportedEncoding    415    the body is compressed
@@ -27,11 +27,13 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── OverBudget             429    the client has sent as many images as it may for now
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
+├── UnsupportedCoding      501    the body has another transfer coding than chunked
 ├── NotReady               503    still starting
 ├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
-├── TooManyConnections     503    more connections are open than the server takes
+├── TooManyConnections     503    more connections are open than the server takes, or serves of one address, and none is idle
 ├── Stopping               503    shutting down, no new work is taken
-└── DeadlineExceeded       504    not answered within the deadline
+├── DeadlineExceeded       504    not answered within the deadline
+└── UnsupportedVersion     505    the request line names another version than HTTP/1.0 and HTTP/1.1
 
 The texts are constants but for the limits of this server, and for sizes, counts and names of number types that came: no text that a
 client sent comes back to it, and nothing of what the defences saw reaches it.
@@ -95,10 +97,10 @@ class Problem(HauberkError):
 
 
 class MalformedHttp(Problem):
-    """The bytes are not HTTP/1.1."""
+    """The bytes are not HTTP/1.1, name no Host or several, or frame a body in a way that can be read in two."""
 
     status, code = 400, "malformed_http"
-    detail = "What came is not a request of HTTP/1.1."
+    detail = "What came is not a request of HTTP/1.1 (RFC 9112) with one Host and a body of one framing."
     headers = ((b"connection", b"close"),)
 
 
@@ -175,10 +177,10 @@ class SlowHead(Problem):
 
 
 class SlowBody(Problem):
-    """The body did not arrive in time."""
+    """The body did not arrive in time, or came too slowly."""
 
     status, code = 408, "slow_body"
-    detail = "The body did not arrive in time."
+    detail = "The body did not arrive in time, or came too slowly."
     headers = ((b"connection", b"close"),)
 
 
@@ -307,6 +309,14 @@ class InternalError(Problem):
     detail = "The request failed inside the server; its log says why under this request id."
 
 
+class UnsupportedCoding(Problem):
+    """The body has another transfer coding than chunked."""
+
+    status, code = 501, "unsupported_transfer_coding"
+    detail = "Send the body with Content-Length, or with Transfer-Encoding: chunked and no other coding."
+    headers = ((b"connection", b"close"),)
+
+
 class NotReady(Problem):
     """Still starting."""
 
@@ -324,10 +334,10 @@ class QueueFull(Problem):
 
 
 class TooManyConnections(Problem):
-    """More connections are open than the server takes."""
+    """More connections are open than the server takes, or serves of one address, and none is idle."""
 
     status, code = 503, "too_many_connections"
-    detail = "The server has as many connections as it takes; try again shortly."
+    detail = "The server has as many connections as it takes, or serves of one address; try again shortly."
     headers = ((b"retry-after", b"1"), (b"connection", b"close"))
 
 
@@ -344,6 +354,14 @@ class DeadlineExceeded(Problem):
 
     status, code = 504, "deadline_exceeded"
     detail = "The request was not answered within the deadline; try again, or send fewer images at once."
+
+
+class UnsupportedVersion(Problem):
+    """The request line names another version than HTTP/1.0 and HTTP/1.1."""
+
+    status, code = 505, "unsupported_version"
+    detail = "This server speaks HTTP/1.1, and HTTP/1.0."
+    headers = ((b"connection", b"close"),)
 
 
 def every_problem(root: type[Problem] = Problem) -> Iterator[type[Problem]]:

@@ -25,8 +25,10 @@ import bentoml
 from models.bundle import read_bundle
 from models.errors import InvalidInput
 from models.version import __version__
-from service.bentoml_hooks import check_connections, running_server, serve_with, worker_count
+from service.bentoml_hooks import check_connections, running_server, serve_with, trust_no_proxy, worker_count
 from service.edge.accounts import Clients
+from service.edge.addresses import Proxies
+from service.edge.bodies import Bodies
 from service.edge.exchange import Bounds, Source
 from service.edge.middleware import Edge
 from service.edge.site import Site, Slot
@@ -50,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 SLOT = Slot()
 serve_with("service.edge.connection:Connection")  # uvicorn is started after this is imported
+trust_no_proxy()
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 # The rest of the thirty seconds that BentoML gives a worker to end, after a pause and a deadline.
@@ -116,7 +119,12 @@ class Gateway:
             clients=Clients(settings.clients, images_per_minute=settings.images_per_minute),
             audit=self.telemetry.audit,
             spans=self.telemetry.tracer,
-            bounds=Bounds(settings.deadline_s, settings.held_at_most(self.bundle.input_shape)),
+            bounds=Bounds(
+                settings.deadline_s,
+                Bodies(settings.held_at_most(self.bundle.input_shape)),
+                connections_per_address=settings.connections_per_address,
+            ),
+            proxies=Proxies(settings.trusted_proxies),
             full=full,
         )
 

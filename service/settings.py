@@ -21,6 +21,7 @@ from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
 from models.machine import processors
 from service.edge.accounts import Client, read_clients
+from service.edge.addresses import Network, read_networks
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Mode
@@ -174,6 +175,21 @@ class Settings:
         None,
         "images a minute of a client, or without `HAUBERK_CLIENTS_FILE` of an address; no limit without",
     )
+    trusted_proxies: tuple[Network, ...] = _set_by(
+        "TRUSTED_PROXIES",
+        read_networks,
+        (),
+        "addresses and networks of the proxies in front, `10.0.0.7,10.1.0.0/16`: their `X-Forwarded-For` is believed, "
+        "see [Behind a proxy](#behind-a-proxy)",
+        shown="",
+    )
+    connections_per_address: int | None = _set_by(
+        "CONNECTIONS_PER_ADDRESS",
+        _whole,
+        None,
+        "connections of one address that are served at once, see [Connections](#connections); those of trusted proxies are not counted",
+        shown="a quarter of what the process takes",
+    )
     max_images: int = _set_by("MAX_IMAGES", _whole, 64, "images per request, at most")
     max_images_is_default: bool = True
     max_model_calls: int | None = _set_by(
@@ -195,7 +211,7 @@ class Settings:
         "HELD_BYTES",
         _bytes,
         None,
-        "bytes of request bodies held at once, of all requests; beyond it 503 `queue_full`",
+        "bytes of request bodies held at once, of all requests; beyond it 503 `queue_full` for who holds the most",
         shown="8 bodies of the largest size, at least 64 MiB",
     )
     batch_images: int = _set_by(

@@ -26,6 +26,7 @@ class Attempt:
         methods: of the requests in order; an answer to HEAD has no body.
         framed: whether the bytes are whole requests, each of which must be answered.
         leaves: whether the client closes the connection without waiting for an answer.
+        ends: whether the client ends its side once all is sent, and waits for the answer.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Attempt:
     methods: tuple[bytes, ...]
     framed: bool = True
     leaves: bool = False
+    ends: bool = False
 
 
 def attempt(requests: Sequence[WireRequest], seed: int, number: int) -> Attempt:
@@ -51,8 +53,8 @@ def attempt(requests: Sequence[WireRequest], seed: int, number: int) -> Attempt:
     if kind == "pipelined":
         several = [request, *rng.choices(requests, k=rng.randint(1, 4))]
         return Attempt(number, kind, b"".join(one.wire() for one in several), tuple(one.method for one in several))
-    if kind == "valid":
-        return Attempt(number, kind, request.wire(), (request.method,))
+    if kind in ("valid", "half-closed"):
+        return Attempt(number, kind, request.wire(), (request.method,), ends=kind == "half-closed")
     wire = _FRAMING[kind](rng, request)
     return Attempt(number, kind, wire, (request.method,), framed=False, leaves=kind == "left early")
 
@@ -277,6 +279,9 @@ _HEADERS: tuple[Header, ...] = (
     *(
         (b"Forwarded", b"for=127.0.0.1"),
         (b"X-Forwarded-For", b"127.0.0.1, \xff"),
+        (b"X-Forwarded-For", b"name-" + b"x" * 8000),
+        (b"X-Forwarded-For", b"fe80::1%" + b"x" * 3000),
+        (b"X-Forwarded-For", b"127.0.0.1," * 800),
         (b"traceparent", b"00-" + b"f" * 32 + b"-x-01"),
     ),
     *((b"X-HTTP-Method-Override", b"DELETE"), (b"Authorization", b"Bearer x"), (b"Args", b"pickle"), (b"Bentoml-Payload", b"1")),
@@ -302,10 +307,25 @@ def _chunked(rng: random.Random, request: WireRequest) -> WireRequest:
         at += size
     parts.append(request.body[at:])
     extension = rng.choice((b"", b"", b";x=y"))
+    trailer = rng.choice((b"", b"", b"Content-Encoding: gzip\r\n", b"Content-Type: text/plain\r\nX-Request-ID: \xff\r\n"))
     chunks = [b"%x%s\r\n%s\r\n" % (len(part), extension, part) for part in parts if part]
     return replace(
-        request, headers=(*request.headers, (b"Transfer-Encoding", b"chunked")), body=b"".join([*chunks, b"0\r\n\r\n"])
+        request,
+        headers=(*request.headers, (b"Transfer-Encoding", b"chunked")),
+        body=b"".join([*chunks, b"0\r\n", trailer, b"\r\n"]),
     )
+
+
+def _upgraded(rng: random.Random, request: WireRequest) -> WireRequest:
+    """A valid request that offers another protocol, as clients do that would rather speak HTTP/2."""
+    settings = (b"HTTP2-Settings", b"AAMAAABkAAQCAAAAAAIAAAAA")
+    key = (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")
+    offers: tuple[tuple[Header, ...], ...] = (
+        ((b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c"), settings),
+        ((b"Upgrade", rng.choice((b"websocket", b"TLS/1.3", b"\xff"))), (b"Connection", b"Upgrade"), key),
+    )
+    framed = _chunked(rng, request) if request.body and rng.random() < 0.5 else request
+    return replace(framed, headers=(*rng.choice(offers), *framed.headers))
 
 
 # ----------------------------------------------------------------------------------------------------------------- framing
@@ -338,11 +358,28 @@ def _cut_short(rng: random.Random, request: WireRequest) -> bytes:
     return _truncated(rng, request.wire())
 
 
-def _upgraded(rng: random.Random, request: WireRequest) -> bytes:
-    protocol = rng.choice((b"websocket", b"h2c", b"TLS/1.3", b"\xff"))
-    key = (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")
-    upgrade = ((b"Connection", b"Upgrade"), (b"Upgrade", protocol), key, (b"Sec-WebSocket-Version", b"13"))
-    return replace(request, headers=(*request.headers, *upgrade)).wire()
+def _unfinished(rng: random.Random, request: WireRequest) -> bytes:
+    return request.wire()[:-1]
+
+
+_HOST_LINE = b"Host: 127.0.0.1\r\n"
+
+
+def _two_readings(rng: random.Random, request: WireRequest) -> bytes:
+    """What RFC 9112 lets a server refuse because another could read it in another way."""
+    zeros = b"0" * rng.choice((1, 20, 5000))
+    length = (b"Content-Length", zeros + b"%d" % len(request.body))
+    codings = (b"gzip, chunked", b"chunked, gzip", b"identity", b"chunked, chunked", b"xchunked", b" Chunked")
+    wires = (
+        request.wire().replace(_HOST_LINE, b"", 1),
+        request.wire().replace(_HOST_LINE, _HOST_LINE + rng.choice((b"Host: 127.0.0.1", b"Host: other", b"host:")) + b"\r\n", 1),
+        request.wire().replace(_HOST_LINE, rng.choice((b"Host: a b", b"Host: a, b", b"Host: \xff", b"Host: a/b")) + b"\r\n", 1),
+        request.wire().replace(b"HTTP/1.1", rng.choice((b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1.0")), 1),
+        replace(request, headers=(*request.headers, length)).wire(),
+        replace(_chunked(rng, request), headers=(*request.headers, (b"Transfer-Encoding", rng.choice(codings)))).wire(),
+        _chunked(rng, request).wire().replace(b"HTTP/1.1", b"HTTP/1.0", 1),
+    )
+    return rng.choice(wires)
 
 
 def _garbage(rng: random.Random, request: WireRequest) -> bytes:
@@ -372,6 +409,7 @@ _HEAD: dict[str, Callable[[random.Random, WireRequest], WireRequest]] = {
     "headers removed": _fewer_headers,
     "headers doubled": _doubled_headers,
     "chunked": _chunked,
+    "upgrade": _upgraded,
 }
 _FRAMING: dict[str, Callable[[random.Random, WireRequest], bytes]] = {
     "wrong length": _wrong_length,
@@ -379,7 +417,8 @@ _FRAMING: dict[str, Callable[[random.Random, WireRequest], bytes]] = {
     "broken chunks": _bad_chunks,
     "broken head": _bad_head,
     "left early": _cut_short,
-    "upgrade": _upgraded,
+    "unfinished": _unfinished,
+    "two readings": _two_readings,
     "garbage": _garbage,
 }
 # Long bodies cost the client as much time as the server, and truncated ones make it wait: fewer of them are sent.
@@ -389,6 +428,6 @@ _RARE = {
     "deep nesting": 1.0,
     "wrong length": 1.0,
     "broken chunks": 1.0,
-    "upgrade": 0.5,
+    "unfinished": 0.5,
 }
-_SHARES = {kind: _RARE.get(kind, 2.0) for kind in (*_BODY, *_HEAD, *_FRAMING, "pipelined", "valid")}
+_SHARES = {kind: _RARE.get(kind, 2.0) for kind in (*_BODY, *_HEAD, *_FRAMING, "pipelined", "half-closed", "valid")}

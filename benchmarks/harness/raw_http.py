@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class RawConnection:
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
+
+    def end(self) -> None:
+        """End this side: nothing more will be sent, and answers are still read."""
+        with contextlib.suppress(OSError):  # the server has closed already
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._socket.close()

@@ -42,6 +42,7 @@ _SETTINGS = {
     "HAUBERK_SECRET": "0123456789abcdef" * 2,
     "HAUBERK_DEADLINE_S": f"{_DEADLINE_S:g}",
     "HAUBERK_DRAIN_S": f"{_DRAIN_S:g}",
+    "HAUBERK_CONNECTIONS_PER_ADDRESS": f"{2 * _POOL}",  # the generator has one address, and stands for many
 }
 OURS = Contender("Hauberk, every defence on", GATEWAY, _SETTINGS)
 

@@ -14,7 +14,6 @@ A budget counts images, not the model calls they cost: the budget left must not 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import re
 import time
@@ -26,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from service.edge.addresses import household
 from service.errors import Forbidden, OverBudget, Unauthorised
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _BEARER = re.compile(rb"[Bb]earer +([!-~]{1,512})")
 _MEMBERS = {"key_sha256", "images_per_minute", "enabled"}
+# A household is a short text: with its account it takes less than 300 bytes, so all of them together less than 20 MiB.
 _ADDRESSES_AT_MOST = 1 << 16
-_IPV6_PREFIX = 64
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ def _client(path: Path, name: str, entry: Any) -> Client:
 
 @dataclass(slots=True)
 class Account:
-    """The budget of one client: a bucket that holds a minute's images and fills evenly."""
+    """The budget of one client: a bucket that holds a minute's images and fills evenly. `held`: bytes of its bodies, see bodies.py."""
 
     name: str
     per_minute: float
     clock: Callable[[], float] = time.monotonic
+    held: int = field(default=0, init=False)
     left: float = field(init=False)
     _at: float = field(init=False, repr=False)
 
@@ -164,21 +165,9 @@ class Clients:
         return account
 
     def _of_address(self, address: str) -> Account:
-        name = _household(address)
+        name = household(address)
         account = self._by_address.pop(name, None) or Account("", self._common, self._clock)
         self._by_address[name] = account  # moved to the end: the first is the address not seen for longest
         if len(self._by_address) > _ADDRESSES_AT_MOST:
             self._by_address.popitem(last=False)
         return account
-
-
-def _household(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False).network_address)

@@ -3,9 +3,10 @@
 uvicorn parses a head of any length, waits for one forever, answers bytes that are no HTTP with a text of its own, and keeps a
 connection whose client never reads. Here:
 
-    431  a head, or what surrounds a chunked body, that is too long        503  more connections than the process can take
-    408  a head that does not arrive in time                                cut  a client that does not read its answer
-    400  bytes that are no HTTP                                            503  a prediction, while the queue is full
+    431  a head, or what surrounds a chunked body, that is too long        503  more connections than there is room for, none idle
+    408  a head that does not arrive in time                                cut  a client that reads its answer too slowly
+    400  bytes that are no HTTP, or that can be read in two ways           503  a prediction, while the queue is full
+    501  another transfer coding than chunked                              505  another version
 
 each a problem document with a request id, counted and logged like every other. No timer per request: one task looks at all
 connections once a second. A full queue is known before there is a request: a task, its events and its messages would cost more than the
@@ -21,8 +22,13 @@ from typing import Any, ClassVar, cast
 import httptools
 
 from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
+from service.edge import framing
+from service.edge.addresses import household
 from service.edge.asgi import Message
+from service.edge.bodies import LEAST_BYTES_PER_S
+from service.edge.crowd import Crowd
 from service.edge.exchange import Exchange, mint
+from service.edge.outlet import Outlet
 from service.edge.site import Route, Site
 from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, QueueFull, SlowHead, TooManyConnections
 
@@ -35,7 +41,14 @@ KEEP_ALIVE_S = 75
 _READ_BYTES = 1 << 18
 # Chunks of one byte each take six bytes on the wire.
 _BYTES_PER_BODY_BYTE = 8
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S, _LOOK_AT_ONCE = 1.0, 128
+# After a refusal in the midst of a body, what still comes of it is dropped, so that the client hears of the refusal.
+_DROPPED_AT_MOST, _DROP_S = 1 << 26, 30.0
+# A client that has ended its side may wait or may have left: only bytes that it refuses tell which. Each wait is so much longer.
+_PROBE_AFTER_S, _PROBE_FACTOR = 0.05, 5
+_PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# An address may open one part in so many of the connections that the process takes.
+_SHARES = 4
 # Left for files, threads and the connections of the metrics port.
 _FILES_FOR_OTHERS = 128
 _CONNECTIONS_AT_MOST = 4096
@@ -52,12 +65,13 @@ def connections_at_most() -> int:
 class Connection(HttpToolsProtocol):
     """One connection. `site` counts and logs the refusals made here; `watch` looks at all that are `open`, of every server here.
 
-    `most` holds for each server alone: a flood of the service leaves the port for metrics reachable.
+    `most` and `crowd` are of each server alone: a flood of the service leaves the port for metrics reachable.
     """
 
     site: ClassVar[Site]
     most: ClassVar[int] = connections_at_most()
     open: ClassVar[set[Connection]] = set()
+    crowd: ClassVar[Crowd] = Crowd()
     predicts: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -65,36 +79,127 @@ class Connection(HttpToolsProtocol):
         self.ws_protocol_class = None  # a request to change protocols is served as if it had not asked
         self.timeout_keep_alive = max(self.timeout_keep_alive, KEEP_ALIVE_S)
         self.access_log = False  # ours says more, and uvicorn formats its lines even where none is written
+        self._address: str | None = None
+        self._idle_since, self._queues = 0.0, False
         self._waits_since: float | None = None
         self._in_head = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
         self._problem: Problem | None = None
         self._turned_away: tuple[Exchange, Route] | None = None  # the rest of its body is still to come
-        self._unread, self._unread_since = 0, 0.0
+        self._broken = False  # what comes from now on is dropped
+        self._dropped, self._drops_since = 0, 0.0
+        self._reads_since, self._read_before = 0.0, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self.outlet = Outlet(transport, self._listens)
+        super().connection_made(cast("asyncio.Transport", self.outlet))
         self.open.add(self)
-        self._waits_since = self.loop.time()
-        if len(self.connections) > self.most:
+        self._waits_since = self._idle_since = self.loop.time()
+        peer = self.client[0] if self.client else ""
+        self._address = None if peer in self.site.proxies else household(peer) or None  # a socket of Unix has no address
+        share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
+        if not self.crowd.join(self, self._address, self._idle_since, share=share, full=len(self.connections) > self.most):
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open.discard(self)
+        self.crowd.leave(self, self._address)
         if self._turned_away is not None:
             self.site.ended(*self._turned_away)
         super().connection_lost(exc)
 
+    @property
+    def idle_since(self) -> float | None:
+        """When the last request ended; None while one is under way, and when the connection is closed already."""
+        under_way = self._turned_away is not None or (self.cycle is not None and not self.cycle.response_complete)
+        return None if self.outlet.gone or (under_way and not self.outlet.ended) else self._idle_since
+
+    def make_room(self) -> None:
+        """Close it, for another to be served."""
+        self.outlet.cut()
+
+    def wait(self) -> None:
+        """Read nothing from now on: its address has as many connections as are served."""
+        self._queues = True
+        self.loop.call_soon(self._pause)  # uvloop begins to read after it said that the connection is made
+
+    def _pause(self) -> None:
+        if self._queues and not self.outlet.is_closing():
+            self.flow.pause_reading()
+
+    def serve(self) -> None:
+        """Read on."""
+        self._queues = False
+        self._waits_since = self._idle_since = self.loop.time()
+        self.flow.resume_reading()
+
+    def give_up(self) -> None:
+        """It has waited in vain: refuse it."""
+        self._refuse(TooManyConnections())
+
+    def _listens(self) -> bool:
+        """Whether the client may still be sending when the connection ends; then all of it is dropped, in bounds."""
+        if not self._broken and (self.cycle is None or not self.cycle.more_body):
+            return False
+        self._drops_since = self.loop.time()
+        self.flow.resume_reading()
+        return True
+
+    def _drop(self, data: bytes) -> None:
+        self._dropped += len(data)
+        if self._dropped > _DROPPED_AT_MOST:
+            self.outlet.cut()
+
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return  # refused already
+        if self.outlet.is_closing():
+            self._drop(data)
+            return
         self._wire_bytes += len(data)
         if self._wire_bytes - _BYTES_PER_BODY_BYTE * self._body_bytes > HEAD_BYTES_AT_MOST + _READ_BYTES:
             self._refuse(HeadTooLarge())
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._waits_since is None and (self.cycle is None or self.cycle.response_complete):
             self._waits_since = self.loop.time()  # these bytes began no request, and ended uvicorn's own timeout
+
+    def _parse(self, data: bytes) -> None:
+        """Let the parser call back. It takes no body after a request to change protocols: such a head is read again without it."""
+        left = memoryview(data)
+        try:
+            while (offered_at := self._offer_in(left)) is not None:
+                left, method, version = left[offered_at:], self.parser.get_method(), self.parser.get_http_version()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(framing.without_offer(method, self.url, version, self.headers))
+        except httptools.HttpParserError:
+            self._refuse(self._problem or MalformedHttp())
+
+    def _offer_in(self, data: memoryview) -> int | None:
+        """Parse; where the head ends that asks to change protocols, None when none does."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            return int(offer.args[0])
+        return None
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open although no more will come: for the answer to a request that has come whole."""
+        cycle = self.cycle
+        if self.outlet.is_closing() or cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
+            return False
+        cycle.keep_alive = False
+        self.loop.call_later(_PROBE_AFTER_S, self._probe, cycle, _PROBE_AFTER_S)
+        return True
+
+    def _probe(self, cycle: Any, waited_s: float) -> None:
+        """Find out whether the client has left: bytes that it refuses end the connection."""
+        if cycle.response_complete or cycle.disconnected or self.outlet.is_closing():
+            return
+        if not cycle.response_started and not self.pipeline and self.parser.get_http_version() == "1.1":
+            self.outlet.write(_PROBE)
+        wait_s = waited_s * _PROBE_FACTOR
+        self.loop.call_later(wait_s, self._probe, cycle, wait_s)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -102,34 +207,44 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        self._count(url)
+        self._head_bytes += len(url)
+        if self._head_bytes > HEAD_BYTES_AT_MOST:
+            self._stop(HeadTooLarge())
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(name, value)
-        if len(self.headers) >= HEADERS_AT_MOST:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_AT_MOST or len(self.headers) >= HEADERS_AT_MOST:
             self._stop(HeadTooLarge())
-        super().on_header(name, value)
+        if self._in_head:  # what follows a chunked body is dropped: no proxy has looked at it
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._stop(MalformedHttp())
+            return  # see `_parse`
+        problem = framing.complaint(self.parser.get_http_version(), self.headers)
+        if problem is not None:
+            self._stop(problem)
         if self.predicts and self.site.full() and self._turn_away():
             return
         self._waits_since = None
         super().on_headers_complete()
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False  # what follows is of another protocol
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         if self._turned_away is None:
             super().on_body(body)
         elif self._body_bytes > self._turned_away[1].body_at_most:
-            self.transport.close()
+            self.outlet.cut()
 
     def on_message_complete(self) -> None:
         if self._turned_away is None:
-            super().on_message_complete()
+            if not self.parser.should_upgrade():
+                self.cycle.more_body = False  # of a request that was answered before it came whole, too
+                super().on_message_complete()
             return
         (exchange, route), self._turned_away, self._waits_since = self._turned_away, None, None
         problem = QueueFull()
@@ -144,7 +259,7 @@ class Connection(HttpToolsProtocol):
         route = self.site.routes.get(path)
         if route is None or not route.reads or self.root_path or self.expect_100_continue:
             return False
-        if not self.parser.should_keep_alive() or self.parser.should_upgrade():
+        if not self.parser.should_keep_alive():
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False  # answers must come in the order of their requests
@@ -158,38 +273,36 @@ class Connection(HttpToolsProtocol):
         self._turned_away = exchange, route
         return True
 
-    def _count(self, *parts: bytes) -> None:
-        self._head_bytes += sum(map(len, parts))
-        if self._head_bytes > HEAD_BYTES_AT_MOST:
-            self._stop(HeadTooLarge())
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        self.crowd.answered(self, self._address)
+        super().on_response_complete()
 
     def _stop(self, problem: Problem) -> None:
-        """From within a callback of the parser, which ends up in `send_400_response`."""
+        """From within a callback of the parser, which ends up in `_parse`."""
         self._problem = problem
         raise httptools.HttpParserCallbackError
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Clients ask for HTTP/2 this way all the time: nothing to warn of."""
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._problem or MalformedHttp())
 
     def _refuse(self, problem: Problem) -> None:
         """Answer and close. While a request accepted before is unanswered, that one is answered, and the connection closed after it."""
         cycle = self.cycle
+        self._broken = self._queues or not isinstance(problem, TooManyConnections)  # a newcomer has no room to end in
+        self._queues = False
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
                 cycle.keep_alive = False
                 self.flow.pause_reading()
                 return
             if cycle.response_started or self.pipeline:
-                self.transport.close()
+                self.outlet.cut()
                 return
+            cycle.disconnected = True  # its body will not come
+            cycle.message_event.set()
         request_id = mint()
         body = problem.body(request_id.decode())
         head = [(b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
         self._write(problem.status, [*head, *problem.headers], body)
-        self.transport.close()
+        self.outlet.close()
         self.site.note_refused(problem, request_id)
 
     def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -197,25 +310,39 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
 
     def look(self, now: float) -> None:
-        """Once a second: give up on a client that neither sends nor reads, as long as a body may take."""
+        """Once a second: give up on a client that sends nothing, or reads too little, for as long as a body may take."""
+        if self._queues or self.outlet.gone:
+            return
+        if self.outlet.ended:
+            if now - self._drops_since > _DROP_S:
+                self.outlet.cut()
+            return
         patience_s = self.site.bounds.body_timeout_s
-        unread = self.transport.get_write_buffer_size()
-        if not unread or unread != self._unread:
-            self._unread, self._unread_since = unread, now
-        elif now - self._unread_since > patience_s:
-            self.transport.abort()
-        if self._waits_since is None or now - self._waits_since <= patience_s or self.transport.is_closing():
+        self._look_at_reading(now, patience_s)
+        if self._waits_since is None or now - self._waits_since <= patience_s or self.outlet.is_closing():
             return
         if self._in_head:
             self._refuse(SlowHead())
         else:
-            self.transport.close()
+            self.outlet.cut()
+
+    def _look_at_reading(self, now: float, patience_s: float) -> None:
+        """Cut a client that takes fewer bytes than it has to of those that wait for it."""
+        unread = self.outlet.unread
+        read = self.outlet.written - unread
+        if not unread or not self._reads_since:
+            self._reads_since, self._read_before = now if unread else 0.0, read
+        elif now - self._reads_since > patience_s:
+            if read - self._read_before < LEAST_BYTES_PER_S * (now - self._reads_since):
+                self.outlet.abort()
+            self._reads_since, self._read_before = now, read
 
 
 class MetricsConnection(Connection):
     """A connection of the port for metrics, where no request waits for the queue."""
 
     predicts = False
+    crowd = Crowd()
 
 
 async def _never() -> Message:
@@ -231,6 +358,11 @@ async def watch() -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
-        now = loop.time()
-        for connection in list(Connection.open):
-            connection.look(now)
+        bounds = Connection.site.bounds
+        bounds.bodies.look()
+        for crowd in (Connection.crowd, MetricsConnection.crowd):
+            crowd.look(loop.time(), bounds.body_timeout_s)
+        for number, connection in enumerate(list(Connection.open)):
+            connection.look(loop.time())
+            if number % _LOOK_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others have their turn

@@ -6,6 +6,7 @@ Every answer carries X-Request-ID, every refusal is a problem document, and work
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import time
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from models.errors import HauberkError
 from service.edge.accounts import Account
 from service.edge.asgi import Receive, Scope, Send
-from service.errors import MEDIA_TYPE, BodyTooLarge, Headers, Problem, QueueFull, SlowBody
+from service.edge.bodies import Bodies
+from service.errors import MEDIA_TYPE, BodyTooLarge, Headers, Problem, SlowBody
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Interval
@@ -35,9 +37,11 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _minted = random.Random()  # noqa: S311
 # Most answers are out before this: only a client that waits longer is watched for leaving.
 _PATIENCE_S = 0.05
-# After a 413 the rest of the body is read and dropped, so that a client that sends first and reads later gets its answer.
-_DRAIN_FACTOR, _DRAIN_S = 8, 5.0
 _CLOSE = (b"connection", b"close")
+
+
+# Holds the bodies of requests that need no account.
+_NOBODY = Account("", math.inf)
 
 
 class ClientLeft(HauberkError):
@@ -60,25 +64,26 @@ class Source:
 
 @dataclass(slots=True)
 class SharedState:
-    """What all exchanges of a server share: the bytes of bodies held now, and whether the server is about to close."""
+    """What all exchanges of a server share: whether the server is about to close."""
 
-    held: int = 0
     closing: bool = False
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The limits of one request.
+    """The limits of one request, and of one address.
 
     Args:
         body_timeout_s: seconds in which a body has to arrive.
-        held_at_most: bytes of bodies that all requests together may hold, counted in `load`.
+        bodies: counts the bytes that all requests together hold.
+        connections_per_address: as many as one address may open; None for a quarter of what the process takes.
         load: shared by all exchanges with these bounds. While it is `closing`, every answer asks its client to connect again, which
             leads it to another server.
     """
 
     body_timeout_s: float = 10.0
-    held_at_most: int = 1 << 26
+    bodies: Bodies = field(default_factory=Bodies)
+    connections_per_address: int | None = None
     load: SharedState = field(default_factory=SharedState)
 
 
@@ -94,7 +99,9 @@ class Exchange:
         self.route = UNKNOWN
         self.intervals: tuple[Interval, ...] = ()
         self.body_at_most, self._bounds = 0, bounds
-        self._body_ended, self._held = False, 0
+        self.held, self._body_ended = 0, False
+        self._reading: asyncio.Task[Any] | None = None
+        self._cut: Problem | None = None
         self.media_type = self.encoding = self.authorization = b""
         self.declared = b""
         given = b""
@@ -120,20 +127,46 @@ class Exchange:
         """Where the request came from."""
         return Source(self.request_id, "" if self.account is None else self.account.name, self.route)
 
+    @property
+    def holder(self) -> Account:
+        """Whose bytes the body's are."""
+        return self.account or _NOBODY
+
     async def read(self) -> bytes:
         """The body. Raises: BodyTooLarge, SlowBody, QueueFull, ClientLeft."""
         try:
             async with asyncio.timeout(self._bounds.body_timeout_s):
                 body = await self._next_part()
-                if not self._body_ended:
-                    body = bytearray(body)
-                while not self._body_ended and len(body) <= self.body_at_most:
-                    body += await self._next_part()
+                if not self._body_ended and len(body) <= self.body_at_most:
+                    body = await self._rest_after(body)
         except TimeoutError:
             raise SlowBody from None
         if len(body) > self.body_at_most:
             raise BodyTooLarge
         return bytes(body)
+
+    async def _rest_after(self, part: bytes | bytearray) -> bytearray:
+        """The body from its first part on. It can be cut meanwhile, for others to have room."""
+        body, bodies = bytearray(part), self._bounds.bodies
+        task = self._reading = cast("asyncio.Task[Any]", asyncio.current_task())
+        bodies.begin(self)
+        try:
+            while not self._body_ended and len(body) <= self.body_at_most:
+                body += await self._next_part()
+        except asyncio.CancelledError:
+            if self._cut is None:
+                raise
+            task.uncancel()
+            raise self._cut from None
+        finally:
+            bodies.end(self)
+        return body
+
+    def cut(self, problem: Problem) -> None:
+        """Give up a body that is still coming, and answer with this."""
+        self._cut = problem
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def _next_part(self) -> bytes | bytearray:
         message = await self.receive()
@@ -141,20 +174,12 @@ class Exchange:
             raise ClientLeft
         self._body_ended = not message.get("more_body")
         part: bytes = message.get("body", b"")
-        self._hold(len(part))
+        self._bounds.bodies.hold(self, len(part))
         return part
-
-    def _hold(self, more: int) -> None:
-        self._held += more
-        load = self._bounds.load
-        load.held += more
-        if load.held > self._bounds.held_at_most:
-            raise QueueFull
 
     def let_go(self) -> None:
         """The body is no longer needed."""
-        self._bounds.load.held -= self._held
-        self._held = 0
+        self._bounds.bodies.let_go(self)
 
     async def respond(self, status: int, media_type: bytes, body: bytes, headers: Headers = (), *, more: bool = False) -> None:
         """Send the whole answer; `more` leaves it open for `finish`."""
@@ -174,12 +199,7 @@ class Exchange:
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem document, or with what the Open Inference Protocol has for an error."""
         media_type, body = self._document(problem)
-        if not isinstance(problem, BodyTooLarge):
-            await self.respond(problem.status, media_type, body, problem.headers)
-            return
-        await self.respond(problem.status, media_type, body, problem.headers, more=True)
-        await self._drain(_DRAIN_FACTOR * self.body_at_most)
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self.respond(problem.status, media_type, body, problem.headers)
 
     def refusal(self, problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """Headers and body of the answer that `refuse` sends, for a caller that sends it by other means."""
@@ -191,16 +211,6 @@ class Exchange:
         if f"{self.scope['path']}/".startswith(_OPEN_INFERENCE):
             return b"application/json", problem.short_body()
         return MEDIA_TYPE, problem.body(self.request_id)
-
-    async def _drain(self, most: int) -> None:
-        dropped = 0
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                while dropped <= most and not self._body_ended:
-                    dropped += len(await self._next_part())
-                    self.let_go()
-        except (TimeoutError, QueueFull, ClientLeft):
-            return
 
     async def unless_client_leaves(self, work: Awaitable[T]) -> T:
         """Await `work`; cancel it when the client goes first. Only after the body was read. Raises: ClientLeft."""

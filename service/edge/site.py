@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.edge.accounts import Clients
+from service.edge.addresses import Proxies
 from service.edge.exchange import CLIENT_LEFT, UNKNOWN, Bounds, Exchange, Source
+from service.edge.framing import declared_length
 from service.edge.observers import RefusalObserver, RequestObserver, Spans
 from service.errors import (
     BodyTooLarge,
@@ -51,6 +53,7 @@ class Site:
         observer, audit, spans: see there. log: is given the fields of the access log's line.
         clients: those that may ask for predictions, and their budgets.
         bounds: of every request.
+        proxies: those that stand in front, and whose word on a request's address is taken.
         full: whether there is no room for another prediction; then requests for one are refused before they are read.
     """
 
@@ -61,6 +64,7 @@ class Site:
     audit: RefusalObserver | None = None
     spans: Spans | None = None
     bounds: Bounds = field(default_factory=Bounds)
+    proxies: Proxies = field(default_factory=Proxies)
     full: Callable[[], bool] = lambda: False
 
     def note_refused(self, problem: Problem, request_id: bytes) -> None:
@@ -127,9 +131,11 @@ class Site:
             if exchange.encoding not in (b"", b"identity"):
                 raise UnsupportedEncoding
             exchange.body_at_most = route.body_at_most
-            if exchange.declared.isdigit() and int(exchange.declared) > route.body_at_most:
+            if declared_length(exchange.declared) > route.body_at_most:
                 raise BodyTooLarge
-            exchange.account = self.clients.account(exchange.authorization, (exchange.scope.get("client") or ("",))[0])
+            peer = (exchange.scope.get("client") or ("",))[0]
+            address = self.proxies.client_of(peer, exchange.scope["headers"])
+            exchange.account = self.clients.account(exchange.authorization, address)
         return route.endpoint
 
 

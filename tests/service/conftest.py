@@ -263,8 +263,8 @@ def launch() -> Callable[..., contextlib.AbstractContextManager[Server]]:
     return running
 
 
-@pytest.fixture
-def few_files() -> contextlib.AbstractContextManager[None]:
+@pytest.fixture(scope="session")
+def few_files() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """While it is entered, processes that are started may open 200 files."""
 
     @contextlib.contextmanager
@@ -276,7 +276,7 @@ def few_files() -> contextlib.AbstractContextManager[None]:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    return limited()
+    return limited
 
 
 @pytest.fixture

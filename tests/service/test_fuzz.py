@@ -20,9 +20,9 @@ def test_two_thousand_random_and_mutated_requests_find_nothing(server: Any) -> N
     assert [(violation.attempt.number, violation.attempt.kind, violation.what) for violation in report.violations] == []
     assert not report.failed
     assert report.known_right == 40
-    assert len(report.outcomes) == 28
+    assert len(report.outcomes) == 31
     statuses = set().union(*report.outcomes.values())
-    assert {200, 400, 404, 405, 413, 415, 422, None} <= statuses
+    assert {200, 400, 404, 405, 413, 415, 422, 501, 505, None} <= statuses
     assert "0 violations" in described(report)
 
 
@@ -45,6 +45,7 @@ def answer(status: int, body: Any, media_type: str = "application/problem+json",
     [
         (answer(500, PROBLEM), "a server error"),
         (answer(503, PROBLEM | {"code": "stopping"}), "a server error"),
+        (answer(501, PROBLEM), "a server error"),
         (answer(200, {}, x_request_id=""), "no X-Request-ID"),
         (
             RawAnswer(400, {"content-type": "text/plain", "connection": "close"}, b"Invalid HTTP request received."),
@@ -59,6 +60,7 @@ def answer(status: int, body: Any, media_type: str = "application/problem+json",
         (answer(422, PROBLEM), None),
         (answer(422, {"error": "x"}, "application/json"), None),
         (answer(503, PROBLEM | {"code": "queue_full"}), None),
+        (answer(505, PROBLEM | {"code": "unsupported_version"}), None),
     ],
 )
 def test_answers_that_must_not_be_are_noticed(given: RawAnswer, what: str | None) -> None:

@@ -216,3 +216,22 @@ def test_a_second_server_that_would_take_the_signals_is_not_made(monkeypatch: py
 
 def test_the_loggers_that_are_silenced_are_those_that_write() -> None:
     assert {import_module("circus").logger.name, "bentoml", "uvicorn.error"} == set(LOGGERS)
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+def test_uvicorn_leaves_the_address_of_a_request_as_it_is_once_it_trusts_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, trusts: bool
+) -> None:
+    monkeypatch.setenv(bentoml_hooks.FORWARDED, "127.0.0.1")
+    if not trusts:
+        bentoml_hooks.trust_no_proxy()
+    seen: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    config = uvicorn.Config(application, log_config=None, lifespan="off")
+    config.load()
+    scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", b"10.0.0.1")]}
+    asyncio.run(config.loaded_app(scope, None, None))
+    assert seen == ["10.0.0.1" if trusts else "127.0.0.1"]

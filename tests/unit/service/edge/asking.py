@@ -66,6 +66,7 @@ def ask(
     headers: Any = JSON,
     parts: list[bytes] | None = None,
     then: str = "wait",
+    client: tuple[str, int] | None = None,
 ) -> Reply:
     """Send one request; after its parts the client waits, stalls before the last (`then="stall"`) or leaves (`then="leave"`)."""
     parts = [b""] if parts is None else parts
@@ -83,7 +84,7 @@ def ask(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": headers}
+    scope = {"type": "http", "path": path, "method": method, "headers": headers, "client": client}
 
     async def main() -> None:
         await asyncio.wait_for(edge(scope, receive, send), 10)  # type: ignore[arg-type]

@@ -118,11 +118,11 @@ def test_without_keys_each_address_has_a_budget_and_a_household_of_ipv6_one() ->
 def test_the_table_of_addresses_is_bounded_and_forgets_who_was_away_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.edge.accounts._ADDRESSES_AT_MOST", 3)
     clients = Clients(images_per_minute=10, clock=Clock())
-    for address in ("a", "b", "c", "a", "d"):  # b goes
-        clients.account(b"", address).spend(5)
+    for last in (1, 2, 3, 1, 4):  # 2 goes
+        clients.account(b"", f"10.0.0.{last}").spend(5)
     with pytest.raises(OverBudget):
-        clients.account(b"", "a").spend(6)
-    clients.account(b"", "b").spend(10)
+        clients.account(b"", "10.0.0.1").spend(6)
+    clients.account(b"", "10.0.0.2").spend(10)
 
 
 @pytest.mark.parametrize(
