@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from defences.defended_classifier import Step
+    from service.edge.accounts import Account
     from service.edge.site import Route
     from service.lifecycle.startup import Warm
     from service.observing.metrics_port import MetricsPort
@@ -96,7 +97,7 @@ class Gateway:
             self.bundle = read_bundle(self.settings.bundle)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
-            self.site = self._site(self._routes(), full=lambda: self.serving.full)
+            self.site = self._site(self._routes(), full=self.serving.full)
             SLOT.install(self.site)
 
     def _routes(self) -> dict[str, Route]:
@@ -107,7 +108,7 @@ class Gateway:
         self.serving.metrics.show_codes(route.label or path for path, route in routes.items() if route.reads)
         return routes
 
-    def _site(self, routes: Mapping[str, Route], *, full: Callable[[], bool] = lambda: False) -> Site:
+    def _site(self, routes: Mapping[str, Route], *, full: Callable[[Account | None], bool] = lambda _: False) -> Site:
         settings = self.settings
         return Site(
             routes=routes,

@@ -15,6 +15,7 @@ from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
 from service.batching import Batcher
+from service.edge.accounts import Account
 from service.edge.exchange import Exchange
 from service.errors import NotReady, Problem, QueueFull, Stopping
 from service.formats.answers import AnswerWriter
@@ -74,7 +75,7 @@ class Serving:
         if account is not None:
             account.spend(len(images))
         try:
-            decisions = await exchange.unless_client_leaves(self.classify(images))
+            decisions = await exchange.unless_client_leaves(self.classify(images, account))
         except Problem:
             if account is not None:
                 account.give_back(len(images))
@@ -85,9 +86,9 @@ class Serving:
             self.audit.decided(exchange.source, images, decisions)
         return decisions
 
-    async def classify(self, images: Images) -> Decisions:
+    async def classify(self, images: Images, account: Account | None = None) -> Decisions:
         """Images that were let in, through the batcher and all defences. Raises: NotReady and what the batcher raises."""
-        return await self.accepting().classify(images)
+        return await self.accepting().classify(images, account)
 
     def shows_metrics(self, exchange: Exchange) -> bool:
         """Whether this client may see `/metrics`."""
@@ -114,17 +115,16 @@ class Serving:
             raise NotReady
         return self.batcher
 
-    @property
-    def full(self) -> bool:
-        """Whether a request would be refused for want of room."""
-        return self.batcher is not None and self.batcher.full and not self.stopping
+    def full(self, account: Account | None = None) -> bool:
+        """Whether a request of this account would be refused for want of room; without an account, whether anybody's would."""
+        return self.batcher is not None and not self.stopping and self.batcher.full(account)
 
-    def admitting(self) -> None:
+    def admitting(self, exchange: Exchange) -> None:
         """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
 
         Raises: Stopping, NotReady, QueueFull.
         """
-        if self.accepting().full:
+        if self.accepting().full(exchange.account):
             raise QueueFull
 
     async def read(self, exchange: Exchange, read: Callable[[bytes], T], work: int = 0) -> T:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.edge.accounts import Clients
+from service.edge.accounts import Account, Clients
 from service.edge.exchange import CLIENT_LEFT, UNKNOWN, Bounds, Exchange, Source
 from service.edge.observers import RefusalObserver, RequestObserver, Spans
 from service.errors import (
@@ -51,7 +51,8 @@ class Site:
         observer, audit, spans: see there. log: is given the fields of the access log's line.
         clients: those that may ask for predictions, and their budgets.
         bounds: of every request.
-        full: whether there is no room for another prediction; then requests for one are refused before they are read.
+        full: whether there is no room for another prediction for an account, or, without one, for the account that has most; then
+            requests for one are refused before they are read.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Site:
     audit: RefusalObserver | None = None
     spans: Spans | None = None
     bounds: Bounds = field(default_factory=Bounds)
-    full: Callable[[], bool] = lambda: False
+    full: Callable[[Account | None], bool] = lambda _: False
 
     def note_refused(self, problem: Problem, request_id: bytes) -> None:
         """Count and log a refusal of bytes that never became a request."""

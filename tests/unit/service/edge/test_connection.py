@@ -64,7 +64,7 @@ class Bench:
             "/livez": health,
             "/slow": replace(predict, endpoint=self._later),
         }
-        self.site = Site(routes=routes, observer=self.watcher, log=self.watcher.log, full=lambda: self.full)
+        self.site = Site(routes=routes, observer=self.watcher, log=self.watcher.log, full=lambda _: self.full)
         slot = Slot()
         slot.install(self.site)
         config = uvicorn.Config(Edge(_nothing, slot=slot), log_config=None, lifespan="off")
