@@ -47,11 +47,13 @@ class Turns:
 
     def begin(self, lines: Sequence[Line[Any]]) -> None:
         """A step begins, for the accounts that have work."""
+        shared = self.shared
         self._company = COMPANY_STEPS if len(lines) > 1 else max(0, self._company - 1)
         self._lines = lines
         for index, line in enumerate(lines):
             line.index = index
-            line.allowance = line.allowance + TOGETHER if self.shared else ALONE
+            saved = line.allowance if shared else 0
+            line.allowance = saved + TOGETHER if self.shared else ALONE
 
     def admits(self, line: Line[Any]) -> int:
         """How many images of an account may have their first step now."""
