@@ -246,7 +246,8 @@ class SentiNetSession:
     @property
     def next_calls(self) -> NDArray[np.int64]:
         """Rows of the step before each undecided image."""
-        return self._count * self._new[np.minimum(self._step, len(self._new) - 1)]
+        rows: NDArray[np.int64] = self._count * self._new[np.minimum(self._step, len(self._new) - 1)]
+        return rows
 
     def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
         """The windows whose turn it is, each on the new overlays of its step, image by image."""

@@ -232,8 +232,8 @@ class StripSession:
     @property
     def next_calls(self) -> NDArray[np.int64]:
         """Overlays of the stage before each undecided image."""
-        following = np.minimum(self._stage + 1, len(self._stages) - 1)
-        return self._stages[following] - self._stages[self._stage]
+        calls: NDArray[np.int64] = self._stages[np.minimum(self._stage + 1, len(self._stages) - 1)] - self._stages[self._stage]
+        return calls
 
     @property
     def scores(self) -> NDArray[np.float64]:

@@ -103,7 +103,7 @@ def run(scenario: Callable[[Batcher[Any], Probing], Awaitable[Any]], path: Any =
     """Run a scenario against a batcher whose path waits for `open`, within ten seconds, and stop that."""
 
     async def main() -> Any:
-        path_used = path or Probing()
+        path_used: Any = path or Probing()
         batcher = Batcher(path_used, options.pop("observer", None) or Recorder(), **options)
         try:
             return await asyncio.wait_for(scenario(batcher, path_used), 10)
