@@ -212,6 +212,7 @@ class Gateway:
     def _open_for_work(self, warm: Warm) -> None:
         from service.batching import Batcher
         from service.lifecycle import startup
+        from service.release import Schedule
 
         settings, serving = self.settings, self.serving
         batcher = Batcher(
@@ -225,6 +226,8 @@ class Gateway:
         serving.metrics.watch(lambda: batcher.waiting)
         serving.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
         serving.limit(warm.max_images)
+        if settings.release_s is not None:
+            serving.schedule = Schedule(settings.release_s, images=warm.max_images, deadline_s=settings.deadline_s)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
         startup.tune_the_interpreter()
         serving.batcher = batcher

@@ -24,6 +24,7 @@ from service.formats.json_images import SHORT_BYTES, Admission
 from service.observing.audit_log import AuditLog
 from service.observing.metrics import Metrics
 from service.reader import Reader
+from service.release import Schedule
 
 T = TypeVar("T")
 
@@ -42,8 +43,8 @@ class Serving:
         modes: those that replace the bundle's, by defence.
         audit: is told of decisions.
 
-    `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
-    `stopping` when it takes none.
+    `batcher` is set when the classifier is warm, and `schedule` when answers leave by one; `draining` when this server should get no new
+    clients, but still takes requests; `stopping` when it takes none.
     """
 
     bundle: Bundle
@@ -54,6 +55,7 @@ class Serving:
     modes: Mapping[str, str] = field(default_factory=dict)
     audit: AuditLog | None = None
     batcher: Batcher[Any] | None = None
+    schedule: Schedule | None = None
     draining: bool = False
     stopping: bool = False
     _reader: Reader = field(init=False, repr=False, default_factory=Reader)
@@ -75,16 +77,23 @@ class Serving:
         if account is not None:
             account.spend(len(images))
         try:
-            decisions = await exchange.unless_client_leaves(self.classify(images, account))
+            decisions = await exchange.unless_client_leaves(self._on_schedule(images, account))
         except Problem:
             if account is not None:
                 account.give_back(len(images))
             raise
         exchange.abstained = int(np.count_nonzero(decisions.abstained))
-        exchange.intervals = decisions.trace.intervals
+        if self.schedule is None:
+            exchange.intervals = decisions.trace.intervals  # else spans would say what the schedule hides
         if self.audit is not None:
             self.audit.decided(exchange.source, images, decisions)
         return decisions
+
+    async def _on_schedule(self, images: Images, account: Account | None) -> Decisions:
+        """`classify`, and its answer when its time has come."""
+        if self.schedule is None:
+            return await self.classify(images, account)
+        return await self.schedule.keep(account, len(images), lambda: self.classify(images, account))
 
     async def classify(self, images: Images, account: Account | None = None) -> Decisions:
         """Images that were let in, through the batcher and all defences. Raises: NotReady and what the batcher raises."""
