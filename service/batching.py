@@ -125,11 +125,13 @@ class Batcher(Generic[_Batch]):
     async def classify(self, images: Images, account: Hashable = None) -> Decisions:
         """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
 
-        Raises: QueueFull, Stopping, DeadlineExceeded, InternalError. Cancelling drops the work if it has not begun.
+        Raises: QueueFull, Stopping, DeadlineExceeded, InternalError; ValueError: more images than a batch. Cancelling drops the work if it has not begun.
         """
         if self._stopping:
             raise Stopping
         job = (TracedJob if self._traced else Job)(images, self._loop.create_future())
+        if job.count > self._batch_images:
+            raise ValueError(f"expected at most {self._batch_images} images a request, got {job.count}")
         line, pushed_out = self._lines.add(account, job)
         for each in pushed_out:
             _refuse(each, QueueFull())

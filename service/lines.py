@@ -70,7 +70,10 @@ class Lines(Generic[W]):
         """Whether not even one image more of this account may wait; without an account, whether somebody would be turned away."""
         if self.waiting < self._most:
             return False
-        return account is None or not self._may_push(account, 1)
+        if account is None:
+            return True
+        with self._lock:
+            return not self._may_push(account, 1)
 
     def add(self, account: Hashable, request: W) -> tuple[Line[W], list[W]]:
         """Let a request wait: its line, and the requests that it pushed out. Raises: QueueFull."""

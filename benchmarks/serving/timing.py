@@ -32,7 +32,7 @@ from models.datasets import MNIST, load_dataset
 QUERIES, CELL_S = 400, 30.0
 _KEYS = {"HAUBERK_SECRET": "a secret of the benchmark"}
 _OFF = "none"
-_INTERVALS_S = (0.05, 0.3)
+_INTERVALS_S = (0.1, 0.6)
 _AUC_AT_MOST = 0.55
 _IMAGES, _TIMEOUT_S = 6000, 30.0
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 3
 _TURN_S = 1e-4
 # Of the interval at which answers leave; the rest is for small steps, which cost more a call, and for the turns of others.
-_SHARE_OF_RELEASE = 0.5
+_SHARE_OF_RELEASE = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per
         affordable = min(affordable, settings.max_model_calls // defended.calls_at_most)
     seconds, limit, name = settings.deadline_s, "the deadline is", "HAUBERK_DEADLINE_S"
     if settings.release_s is not None:
-        seconds, limit, name = _SHARE_OF_RELEASE * settings.release_s, "half of HAUBERK_RELEASE_S is", "HAUBERK_RELEASE_S"
+        seconds, limit, name = _SHARE_OF_RELEASE * settings.release_s, "a quarter of HAUBERK_RELEASE_S is", "HAUBERK_RELEASE_S"
     fitting = math.floor(seconds / per_image)
     if fitting >= affordable:
         return affordable
