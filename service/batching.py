@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from defences.defended_classifier import Decisions, Wave
 from models.classifier import Images
 from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
-from service.jobs import Job, Part, TracedJob, times_asked
-from service.lines import Line, Lines
+from service.jobs import Job, JobPart, TracedJob, times_asked
+from service.lines import AccountLine, Lines
 from service.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Batcher(Generic[_Batch]):
         self._lines: Lines[Job] = Lines(queue_images)
         self._batch: _Batch | None = None
         self._joined = 0  # images, in the batch's life
-        self._parts: list[Part] = []  # that have rows in the batch, in their order
+        self._parts: list[JobPart] = []  # that have rows in the batch, in their order
         self._turns = Turns()
         self._stopping = self._told_of_observer = False
         self._loop = asyncio.get_running_loop()
@@ -125,7 +125,8 @@ class Batcher(Generic[_Batch]):
     async def classify(self, images: Images, account: Hashable = None) -> Decisions:
         """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
 
-        Raises: QueueFull, Stopping, DeadlineExceeded, InternalError; ValueError: more images than a batch. Cancelling drops the work if it has not begun.
+        Raises: QueueFull, Stopping, DeadlineExceeded, InternalError; ValueError: more images than a batch. Cancelling drops the work
+        if it has not begun.
         """
         if self._stopping:
             raise Stopping
@@ -173,14 +174,14 @@ class Batcher(Generic[_Batch]):
         for part in self._parts:
             part.line.at_work += part.undecided
 
-    def _drop(self) -> list[Part]:
+    def _drop(self) -> list[JobPart]:
         """End the batch; the parts that were in it."""
         parts, self._parts, self._batch = self._parts, [], None
         for part in parts:
             part.line.at_work = 0
         return parts
 
-    def _step(self, lines: list[Line[Job]]) -> None:
+    def _step(self, lines: list[AccountLine[Job]]) -> None:
         """Let new images in, and advance the batch."""
         self._turns.begin(lines)
         parts = self._next(lines)
@@ -196,9 +197,9 @@ class Batcher(Generic[_Batch]):
             self._tell(self._observer.failed, failure)
             self._again(self._drop(), failure)
 
-    def _next(self, lines: list[Line[Job]]) -> list[Part]:
+    def _next(self, lines: list[AccountLine[Job]]) -> list[JobPart]:
         """The images that there is room for, in turns of the accounts."""
-        parts: list[Part] = []
+        parts: list[JobPart] = []
         at_work = sum(part.undecided for part in self._parts)
         for line in lines:
             if not line.requests:
@@ -207,13 +208,13 @@ class Batcher(Generic[_Batch]):
             places = max(0, 2 * self._batch_images - at_work - line.at_work + 1) // 2
             taken = self._lines.take(line, min(places, self._turns.admits(line)), split=self._turns.shared)
             for job, count in taken:
-                parts.append(Part(job, line, job.begun, count))
+                parts.append(JobPart(job, line, job.begun, count))
                 job.begun += count
                 at_work += count
                 line.at_work += count
         return parts
 
-    def _let_in(self, parts: list[Part]) -> None:
+    def _let_in(self, parts: list[JobPart]) -> None:
         now = time.perf_counter()
         waited = [now - part.job.submitted for part in parts if part.offset == 0]
         self._tell(self._observer.batch, sum(part.count for part in parts), waited)
@@ -231,7 +232,7 @@ class Batcher(Generic[_Batch]):
         else:
             self._path.join(self._batch, images)
 
-    def _advance(self, batch: _Batch, parts: list[Part], turn: NDArray[np.int64] | None = None) -> None:
+    def _advance(self, batch: _Batch, parts: list[JobPart], turn: NDArray[np.int64] | None = None) -> None:
         wave = self._path.advance(batch) if turn is None else self._path.advance(batch, turn)
         if wave is not None:
             numbers, decisions = wave
@@ -243,7 +244,7 @@ class Batcher(Generic[_Batch]):
                     job.note(decisions.trace.intervals)
             self._hand_out(parts, numbers, decisions)
 
-    def _again(self, parts: list[Part], failure: Exception) -> None:
+    def _again(self, parts: list[JobPart], failure: Exception) -> None:
         """Run each request alone; one that always was has had its chance."""
         jobs = {part.job: part.line for part in parts}
         if len(jobs) == 1 and parts[0].job.count == self._joined:
@@ -255,7 +256,7 @@ class Batcher(Generic[_Batch]):
             try:
                 if job.undecided and not job.future.done():
                     job.begin()
-                    part = Part(job, line, 0, job.count)
+                    part = JobPart(job, line, 0, job.count)
                     batch = self._path.begin(job.images)
                     while job.undecided and not job.future.done():
                         self._advance(batch, [part])
@@ -268,7 +269,7 @@ class Batcher(Generic[_Batch]):
         problem.__cause__ = failure
         self._loop.call_soon_threadsafe(_refuse, job, problem)
 
-    def _hand_out(self, parts: list[Part], numbers: NDArray[np.int64], decisions: Decisions) -> None:
+    def _hand_out(self, parts: list[JobPart], numbers: NDArray[np.int64], decisions: Decisions) -> None:
         if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
             raise RuntimeError("the data path decided on images out of order")  # they would go to the wrong request
         firsts = np.searchsorted(numbers, [part.starts for part in parts]).tolist()

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, Interval, Trace, Wave, in_order
 from models.classifier import Images
-from service.lines import Line
+from service.lines import AccountLine
 
 _NO_TRACE = Trace()
 
 
-class Part:
+class JobPart:
     """Images of a request that were let in together: from `offset` on, as number `starts` and so on of a batch."""
 
     __slots__ = ("count", "job", "line", "offset", "starts", "undecided")
 
-    def __init__(self, job: Job, line: Line[Job], offset: int, count: int) -> None:
+    def __init__(self, job: Job, line: AccountLine[Job], offset: int, count: int) -> None:
         self.job, self.line, self.offset, self.count = job, line, offset, count
         self.starts, self.undecided = 0, count
 
@@ -151,7 +151,7 @@ def distinct(images: Images) -> tuple[Images, NDArray[np.int64] | None]:
     return images[kept], which
 
 
-def times_asked(parts: Sequence[Part], numbers: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def times_asked(parts: Sequence[JobPart], numbers: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """How often each of these images of a batch was asked about; None when all were once."""
     if all(part.job.asked is None for part in parts):
         return None

@@ -32,7 +32,7 @@ W = TypeVar("W", bound=Waiting)
 
 
 @dataclass(slots=True, eq=False)
-class Line(Generic[W]):
+class AccountLine(Generic[W]):
     """One account's requests, in their order.
 
     Attributes:
@@ -59,7 +59,7 @@ class Lines(Generic[W]):
 
     def __init__(self, images_at_most: int) -> None:
         self._most = images_at_most
-        self._lines: dict[Hashable, Line[W]] = {}
+        self._lines: dict[Hashable, AccountLine[W]] = {}
         self._lock = threading.Lock()
         self._bell = threading.Lock()  # held while there is nothing to do
         self._bell.acquire()
@@ -75,7 +75,7 @@ class Lines(Generic[W]):
         with self._lock:
             return not self._may_push(account, 1)
 
-    def add(self, account: Hashable, request: W) -> tuple[Line[W], list[W]]:
+    def add(self, account: Hashable, request: W) -> tuple[AccountLine[W], list[W]]:
         """Let a request wait: its line, and the requests that it pushed out. Raises: QueueFull."""
         with self._lock:
             out: list[W] = []
@@ -85,13 +85,13 @@ class Lines(Generic[W]):
                 out = self._push_out(self.waiting + request.count - self._most, account)
             line = self._lines.get(account)
             if line is None:
-                line = self._lines[account] = Line(account)
+                line = self._lines[account] = AccountLine(account)
             line.requests.append(request)
             self._count(line, request.count)
             self._ring()
             return line, out
 
-    def leave(self, line: Line[W], request: W) -> None:
+    def leave(self, line: AccountLine[W], request: W) -> None:
         """Let go of a request that still waits, wholly or in part."""
         with self._lock:
             if request.left:
@@ -99,7 +99,7 @@ class Lines(Generic[W]):
                 self._count(line, -request.left)
                 request.left = 0
 
-    def take(self, line: Line[W], images: int, *, split: bool) -> list[tuple[W, int]]:
+    def take(self, line: AccountLine[W], images: int, *, split: bool) -> list[tuple[W, int]]:
         """Requests for so many images at most, each with how many of it; the last one in part if it may be `split`."""
         taken: list[tuple[W, int]] = []
         with self._lock:
@@ -120,7 +120,7 @@ class Lines(Generic[W]):
                     line.requests.popleft()
         return taken
 
-    def wait(self, *, block: bool) -> list[Line[W]] | None:
+    def wait(self, *, block: bool) -> list[AccountLine[W]] | None:
         """All lines, after forgetting those without work; None when there will be none any more. While there are none, wait, or not."""
         while True:
             with self._lock:
@@ -146,7 +146,7 @@ class Lines(Generic[W]):
 
     def _push_out(self, images: int, account: Hashable) -> list[W]:
         """Make room at the ends of the longest lines of others. Raises: QueueFull when what is there has begun."""
-        out: list[tuple[Line[W], W]] = []
+        out: list[tuple[AccountLine[W], W]] = []
         others = [line for line in self._lines.values() if line.account != account]
         while images > 0:
             longest = max(others, key=lambda line: line.waiting)
@@ -163,7 +163,7 @@ class Lines(Generic[W]):
             request.left = 0
         return [request for _, request in out]
 
-    def _count(self, line: Line[W], images: int) -> None:
+    def _count(self, line: AccountLine[W], images: int) -> None:
         line.waiting += images
         self.waiting += images
 

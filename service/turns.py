@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.lines import Line
+from service.lines import AccountLine
 
 TOGETHER = 32
 """Calls of an account in a step it shares: from about so many rows on, a row costs as much as in any larger forward call."""
@@ -29,7 +29,7 @@ class Placed(Protocol):
     starts: int
 
     @property
-    def line(self) -> Line[Any]: ...
+    def line(self) -> AccountLine[Any]: ...
 
 
 class Turns:
@@ -37,7 +37,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._company = 0  # steps
-        self._lines: Sequence[Line[Any]] = ()
+        self._lines: Sequence[AccountLine[Any]] = ()
         self._first_calls = 1  # of an image in its first step, as seen last
 
     @property
@@ -45,7 +45,7 @@ class Turns:
         """Whether accounts share the worker, now or a little while ago."""
         return self._company > 0
 
-    def begin(self, lines: Sequence[Line[Any]]) -> None:
+    def begin(self, lines: Sequence[AccountLine[Any]]) -> None:
         """A step begins, for the accounts that have work."""
         shared = self.shared
         self._company = COMPANY_STEPS if len(lines) > 1 else max(0, self._company - 1)
@@ -55,7 +55,7 @@ class Turns:
             saved = line.allowance if shared else 0
             line.allowance = saved + TOGETHER if self.shared else ALONE
 
-    def admits(self, line: Line[Any]) -> int:
+    def admits(self, line: AccountLine[Any]) -> int:
         """How many images of an account may have their first step now."""
         return max(0, line.allowance) // self._first_calls if self.shared else _ANY
 
@@ -106,6 +106,6 @@ class Turns:
         for line in self._lines:
             self._has_spent_enough(line)
 
-    def _has_spent_enough(self, line: Line[Any]) -> None:
+    def _has_spent_enough(self, line: AccountLine[Any]) -> None:
         """Nothing in doubt is left to pay: what is saved is for an image that waits, no more than its first step costs."""
         line.allowance = min(line.allowance, self._first_calls) if line.requests else min(line.allowance, 0)

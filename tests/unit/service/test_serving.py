@@ -161,7 +161,7 @@ def test_spans_say_how_long_the_stages_took_only_where_no_schedule_hides_it(bund
     async def scenario(ask: Ask) -> Any:
         made.batcher = Batcher(Stepwise(waves), made.metrics, traced=True)
         made.schedule = Schedule(0.02, images=4) if scheduled else None
-        exchange = Exchange({"headers": (), "path": "/predict"}, never, never, Bounds())  # type: ignore[arg-type]
+        exchange = Exchange({"headers": (), "path": "/predict"}, never, never, Bounds())
         await made.decide(exchange, np.full((1, 2, 3, 1), 0.1, np.float32))
         seen.extend(interval.stage for interval in exchange.intervals)
 
