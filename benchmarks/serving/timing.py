@@ -154,24 +154,22 @@ def section(queries: int = QUERIES, cell_s: float = CELL_S) -> str:
         answers = [_answer(question, servers, kinds, queries) for question in QUESTIONS]
         file = loader.prepare(requests)
         costs = {clients: loader.alternate(servers, file, clients=clients) for clients in (1, AT)}
-    return _text(answers, costs, servers, queries, cell_s)
-
-
-def _text(
-    answers: Sequence[TimeTold],
-    costs: Mapping[int, Sequence[LoadCell]],
-    servers: Sequence[Server],
-    queries: int,
-    cell_s: float,
-) -> str:
     names = [server.contender.name for server in servers]
+    return text(answers, {clients: dict(zip(names, cells, strict=True)) for clients, cells in costs.items()}, queries, cell_s)
+
+
+def text(answers: Sequence[TimeTold], costs: Mapping[int, Mapping[str, LoadCell]], queries: int, cell_s: float) -> str:
+    """The section, from what times tell, and from cells by clients and schedule."""
     wanted = [
         Wanted(f"AUC of {each.question}, schedule of {each.interval}", _AUC_AT_MOST, max(auc.value, 1 - auc.value), at_most=True)
         for each in answers
         if (auc := each.scheduled) is not None
     ]
-    told = [[str(each.question), str(each.free), str(each.scheduled), each.interval] for each in answers]
-    costly = [[name, *(text for cells in costs.values() for text in _cost(cells[number]))] for number, name in enumerate(names)]
+    told = [
+        [str(each.question), *("too large" if auc is None else str(auc) for auc in (each.free, each.scheduled)), each.interval]
+        for each in answers
+    ]
+    costly = [[name, *(cost for cells in costs.values() for cost in _cost(cells[name]))] for name in costs[1]]
     header = [
         f"{what}, {clients} client{'s' * (clients > 1)}" for clients in costs for what in ("requests/s", "p50 ms", "p99 ms")
     ]
