@@ -25,7 +25,7 @@ from benchmarks.methods import (
     strip,
     total_variation,
 )
-from benchmarks.serving import hostile_clients, operations, scaling, service, tracing
+from benchmarks.serving import hostile_clients, operations, scaling, service, timing, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -43,6 +43,7 @@ _SECTIONS: dict[str, Callable[[], str]] = {
     "hostile_clients": hostile_clients.section,
     "tracing": tracing.section,
     "fuzz": fuzz.section,
+    "timing": timing.section,
     "total_variation": total_variation.section,
     "strip": strip.section,
     "purifier": purifier.section,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -39,9 +39,11 @@ class Preprocessor(Protocol):
 class DetectorSession(Protocol):
     """A detector's state for the images of one batch: `probe` -> rows to predict -> `decide`, until no image is `undecided`.
 
-    More images may `join` between two rounds. A detector without probes decides while an image joins, and is never undecided.
+    More images may `join` between two rounds. A probe may be confined to some images, of which at least one is undecided: the others
+    stay where they are. A detector without probes decides while an image joins, and is never undecided.
 
     Attributes, one entry per image:
+        next_calls: rows of its next probe; of no meaning once it is decided.
         calls: model calls so far: predicted rows of its probes, and its own forward passes while the image joined.
         scores: float64, the statistic that is compared with the threshold; low is suspicious, NaN before the first value.
     """
@@ -55,11 +57,14 @@ class DetectorSession(Protocol):
     def calls(self) -> NDArray[np.int64]: ...
 
     @property
+    def next_calls(self) -> NDArray[np.int64]: ...
+
+    @property
     def scores(self) -> NDArray[np.float64]: ...
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None: ...
 
-    def probe(self) -> Images: ...
+    def probe(self, among: NDArray[np.bool_] | None = None) -> Images: ...
 
     def decide(self, outputs: Probabilities) -> None: ...
 
@@ -157,6 +162,14 @@ class Decisions:
     labels: NDArray[np.int64]
     trace: Trace
 
+    def rows(self, rows: NDArray[np.int64]) -> Decisions:
+        """The decisions on these images, which may come more than once; the sums over all images stay."""
+        trace = self.trace
+        detections = tuple(Detection(d.name, d.mode, d.abstained[rows], d.calls[rows], d.scores[rows]) for d in trace.detections)
+        distance = trace.purification_distance[rows] if trace.purification_distance.size else trace.purification_distance
+        trace = replace(trace, purification_distance=distance, detections=detections)
+        return Decisions(self.probabilities[rows], self.abstained[rows], self.labels[rows], trace)
+
 
 Wave = tuple[NDArray[np.int64], Decisions]
 """Positions of images in the batch, ascending, and the decisions on them."""
@@ -239,12 +252,17 @@ class DefendedClassifier:
         if len(images):
             batch.join(images)
 
-    def advance(self, batch: Pass) -> Wave | None:
-        """One forward call for all undecided images of a batch; returns the images decided by it, None without any.
+    def costs(self, batch: Pass) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of a batch's undecided images, ascending, and the model calls that the next step takes for each."""
+        return batch.costs()
 
-        Raises: StageFailure, and then the batch cannot go on.
+    def advance(self, batch: Pass, turn: NDArray[np.int64] | None = None) -> Wave | None:
+        """One forward call for all undecided images of a batch, or for those whose `turn` it is, by their numbers, and all that have
+        just joined; returns the images decided by it, None without any.
+
+        An image's answer does not depend on the steps it waited. Raises: StageFailure, and then the batch cannot go on.
         """
-        return batch.advance(self._classifier)
+        return batch.advance(self._classifier, turn)
 
     def keys(self, images: Images) -> Keys:
         """The keys [n] these images get under this object's secret."""
@@ -297,11 +315,21 @@ class Pass:
         self._fresh.append(purified)
         self._joined += n
 
-    def advance(self, classifier: Classifier) -> Wave | None:
+    def costs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `DefendedClassifier.costs`."""
+        calls = np.zeros(len(self._numbers), np.int64)
+        for session in self._sessions:
+            undecided = session.undecided
+            calls[undecided] += session.next_calls[undecided]
+        calls[len(calls) - sum(map(len, self._fresh)) :] += 1
+        return self._numbers[self._pending], calls[self._pending]
+
+    def advance(self, classifier: Classifier, turn: NDArray[np.int64] | None = None) -> Wave | None:
         """See `DefendedClassifier.advance`."""
-        busy = [session for session in self._sessions if session.undecided.size]
+        among = self._rows_of(turn)
+        busy = [session for session in self._sessions if _any_of(session.undecided, among)]
         with self._stage("abstain"):
-            blocks = [*self._fresh, *(session.probe() for session in busy)]
+            blocks = [*self._fresh, *(session.probe(among) for session in busy)]
         fresh, self._fresh = sum(map(len, self._fresh)), []
         outputs = self._predict(classifier, blocks, fresh)
         if fresh:
@@ -317,6 +345,15 @@ class Pass:
         self._pending &= ~decided
         rows = np.flatnonzero(decided)
         return (self._numbers[rows], self._conclude(rows)) if rows.size else None
+
+    def _rows_of(self, turn: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+        """The rows of images by their numbers, and of those that have just joined, as a mask."""
+        if turn is None:
+            return None
+        among = np.zeros(len(self._numbers), bool)
+        among[np.searchsorted(self._numbers, turn)] = True
+        among[len(among) - sum(map(len, self._fresh)) :] = True
+        return among
 
     def _predict(self, classifier: Classifier, blocks: Sequence[Images], fresh: int) -> Probabilities:
         """One forward call; its time is split between "predict", for the images themselves, and "abstain", by their rows."""
@@ -384,6 +421,10 @@ def _seconds(intervals: Sequence[Interval]) -> dict[str, float]:
     for stage, started, ended in intervals:
         seconds[stage] = seconds.get(stage, 0.0) + ended - started
     return seconds
+
+
+def _any_of(rows: NDArray[np.int64], among: NDArray[np.bool_] | None) -> bool:
+    return bool(rows.size if among is None else among[rows].any())
 
 
 def _checked(outputs: Probabilities, rows: int) -> Probabilities:

@@ -1,18 +1,25 @@
-"""Many requests, one worker: continuous micro-batching around `DefendedClassifier`.
+"""Many requests, one worker: continuous micro-batching around `DefendedClassifier`, in turns of the accounts.
 
     classify(images) ── future ──┐                         event loop
                                  v
-    [ queue, bounded in images ] ──> one worker thread: join(the requests that gathered), advance(all) by one forward call, rows back to
-                                     their requests as they are decided, and again
+    [ a line per account, bounded in images ] ──> one worker thread: let in what gathered, advance what is at work by one forward call,
+                                     rows back to their requests as they are decided, and again
 
 Adaptive without a timer: an idle worker takes what there is at once; during a forward call requests gather, and all that have
 gathered (up to a limit) ride in the next one, beside the images that are still in doubt. No request waits for a batch to end: neither
 a request whose own rows are decided, nor one that has just come.
 
+Who rides in a step: while accounts share the worker, each may spend so many model calls a step on its images, the cheapest first, and
+saves what it could not spend on an image that costs more (deficit round robin: Shreedhar and Varghese, SIGCOMM 1995; all accounts have
+their turns in one forward call). A request whose first step would cost more is let in by parts. An account's images at work are at most
+as many as the places that are free (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 1998), so that there
+is always room for those of others. An account alone has the whole of a step and as many places as a batch has.
+
 What can be relied on:
 - Nothing hangs: every request ends with its answer, QueueFull, Stopping, InternalError, DeadlineExceeded, or is cancelled.
 - Work that has not begun when its request ends is never done, and work whose requests have all ended is dropped.
 - When a step raises, its requests are run again one at a time, once: only the request that raises by itself fails.
+- Images of a request that are the same, byte for byte, are decided once.
 - The classifier is never entered by two threads.
 """
 
@@ -20,22 +27,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from defences.defended_classifier import Decisions, Interval, Trace, Wave, in_order
+from defences.defended_classifier import Decisions, Wave
 from models.classifier import Images
 from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
+from service.jobs import Job, JobPart, TracedJob, times_asked
+from service.lines import AccountLine, Lines
+from service.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-_NO_TRACE = Trace()
 _Batch = TypeVar("_Batch")
 
 
@@ -48,8 +56,13 @@ class DataPath(Protocol[_Batch]):
     def join(self, batch: _Batch, images: Images) -> None:
         """Let more images in, counted on from those before."""
 
-    def advance(self, batch: _Batch) -> Wave | None:
-        """One step: the numbers, ascending, of the images decided in it. Every number has to come once, in the end."""
+    def costs(self, batch: _Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of the undecided images, ascending, and the model calls of the next step for each."""
+
+    def advance(self, batch: _Batch, turn: NDArray[np.int64] | None = None) -> Wave | None:
+        """One step for all undecided images, or for those of a turn and all that have just joined: the numbers, ascending, of the
+        images decided in it. Every number has to come once, in the end. The same image gets the same decision.
+        """
 
 
 class Observer(Protocol):
@@ -71,7 +84,8 @@ class Batcher(Generic[_Batch]):
     Args:
         path: see `DataPath`; called in one thread only.
         observer: see `Observer`; an exception of its own is logged and has no other effect.
-        queue_images: how many images may wait. batch_images: how many may be at work at once, at least as many as a request may hold.
+        queue_images: how many images may wait. batch_images: how many of one account may be at work at once, at least as many as a
+            request may hold; of all accounts together, twice as many.
         deadline_s: from `classify` to its answer.
         traced: whether answers carry a trace of their own: what detectors found in each image, and the intervals of the stages it
             went through, "queue" before them.
@@ -88,15 +102,12 @@ class Batcher(Generic[_Batch]):
         traced: bool = False,
     ) -> None:
         self._path, self._observer, self._traced = path, observer, traced
-        self._queue_images, self._batch_images, self._deadline_s = queue_images, batch_images, deadline_s
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._carried: _Job | None = None
+        self._batch_images, self._deadline_s = batch_images, deadline_s
+        self._lines: Lines[Job] = Lines(queue_images)
         self._batch: _Batch | None = None
         self._joined = 0  # images, in the batch's life
-        self._jobs: list[_Job] = []  # that have rows in the batch, in their order
-        self._ended = False
-        # Each has one writer, the event loop and the worker: no lock is needed.
-        self._submitted, self._taken = 0, 0
+        self._parts: list[JobPart] = []  # that have rows in the batch, in their order
+        self._turns = Turns()
         self._stopping = self._told_of_observer = False
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name="hauberk-worker", daemon=True)
@@ -105,146 +116,168 @@ class Batcher(Generic[_Batch]):
     @property
     def waiting(self) -> int:
         """Images in the queue."""
-        return self._submitted - self._taken
+        return self._lines.waiting
 
-    @property
-    def full(self) -> bool:
-        """Whether not even one image more may wait."""
-        return self.waiting >= self._queue_images
+    def full(self, account: Hashable = None) -> bool:
+        """Whether not even one image more of this account may wait; without an account, whether somebody would be turned away."""
+        return self._lines.full(account)
 
-    async def classify(self, images: Images) -> Decisions:
+    async def classify(self, images: Images, account: Hashable = None) -> Decisions:
         """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
 
-        Raises: QueueFull, Stopping, DeadlineExceeded, InternalError. Cancelling drops the work if it has not begun.
+        Raises: QueueFull, Stopping, DeadlineExceeded, InternalError; ValueError: more images than a batch. Cancelling drops the work
+        if it has not begun.
         """
         if self._stopping:
             raise Stopping
-        if self.waiting + len(images) > self._queue_images:
-            raise QueueFull
-        job = (_TracedJob if self._traced else _Job)(images, self._loop.create_future())
+        job = (TracedJob if self._traced else Job)(images, self._loop.create_future())
+        if job.count > self._batch_images:
+            raise ValueError(f"expected at most {self._batch_images} images a request, got {job.count}")
+        line, pushed_out = self._lines.add(account, job)
+        for each in pushed_out:
+            _refuse(each, QueueFull())
         timer = self._loop.call_later(self._deadline_s, _refuse, job, DeadlineExceeded())
-        self._submitted += len(images)
-        self._queue.put(job)
         try:
             return await job.future
         finally:
             timer.cancel()
+            if job.left:
+                self._lines.leave(line, job)
 
     async def stop(self) -> None:
         """Take no more work, finish the work taken (for at most a deadline), end the worker."""
         if not self._stopping:
             self._stopping = True
-            self._queue.put(None)
+            self._lines.end()
         await self._loop.run_in_executor(None, self._worker.join, self._deadline_s)
 
     def _work(self) -> None:
         while True:
-            self._jobs = [job for job in self._jobs if job.undecided]
-            if all(job.future.done() for job in self._jobs):  # every request in it has ended
-                self._jobs, self._batch = [], None
-            jobs = self._next()
-            if not jobs and not self._jobs:
-                if self._ended:
-                    return
-                continue
+            self._settle()
+            lines = self._lines.wait(block=not self._parts)
+            if lines is None:
+                return
             try:
-                self._step(jobs)
+                self._step(lines)
             except Exception:
                 # Only the event loop's end can lead here (it no longer takes results), or a mistake in this file.
                 logger.exception("the batch worker failed on a batch")
-                self._jobs, self._batch = [], None
+                self._drop()
 
-    def _next(self) -> list[_Job]:
-        """The requests in the queue that there is room for; while no images are at work, wait for one."""
-        jobs: list[_Job] = []
-        room = self._batch_images - sum(job.undecided for job in self._jobs)
-        while not self._ended:
-            if self._carried is None:
-                try:
-                    job = self._queue.get(block=not (jobs or self._jobs))
-                except queue.Empty:
-                    break
-                if job is None:
-                    self._ended = True
-                    break
-                self._carried = job
-            if self._carried.count > room and (jobs or self._jobs):
-                break
-            job, self._carried = self._carried, None
-            self._taken += job.count
-            if not job.future.done():  # else it timed out, or its client left
-                jobs.append(job)
-                room -= job.count
-        return jobs
+    def _settle(self) -> None:
+        """Forget what is decided, and the batch when every request in it has ended."""
+        for part in self._parts:
+            part.line.at_work = 0
+        self._parts = [part for part in self._parts if part.undecided]
+        if all(part.job.ended for part in self._parts):
+            self._drop()
+        for part in self._parts:
+            part.line.at_work += part.undecided
 
-    def _step(self, jobs: list[_Job]) -> None:
-        """Let the new requests in, and advance the batch."""
-        self._jobs += jobs
+    def _drop(self) -> list[JobPart]:
+        """End the batch; the parts that were in it."""
+        parts, self._parts, self._batch = self._parts, [], None
+        for part in parts:
+            part.line.at_work = 0
+        return parts
+
+    def _step(self, lines: list[AccountLine[Job]]) -> None:
+        """Let new images in, and advance the batch."""
+        self._turns.begin(lines)
+        parts = self._next(lines)
+        self._parts += parts
         try:
-            if jobs:
-                self._let_in(jobs)
-            if self._batch is not None:
-                self._advance(self._batch, self._jobs)
+            if parts:
+                self._let_in(parts)
+            if self._batch is not None and self._parts:
+                fresh = parts[0].starts if parts else self._joined
+                turn = self._turns.choose(*self._path.costs(self._batch), self._parts, fresh)
+                self._advance(self._batch, self._parts, turn)
         except Exception as failure:  # noqa: BLE001  # whatever it is, it goes on as the cause of an InternalError
             self._tell(self._observer.failed, failure)
-            suspects, self._jobs, self._batch = self._jobs, [], None
-            self._again(suspects, failure)
+            self._again(self._drop(), failure)
 
-    def _let_in(self, jobs: list[_Job]) -> None:
+    def _next(self, lines: list[AccountLine[Job]]) -> list[JobPart]:
+        """The images that there is room for, in turns of the accounts."""
+        parts: list[JobPart] = []
+        at_work = sum(part.undecided for part in self._parts)
+        for line in lines:
+            if not line.requests:
+                continue
+            # Image by image, while it holds fewer than are free of twice as many as a batch has.
+            places = max(0, 2 * self._batch_images - at_work - line.at_work + 1) // 2
+            taken = self._lines.take(line, min(places, self._turns.admits(line)), split=self._turns.shared)
+            for job, count in taken:
+                parts.append(JobPart(job, line, job.begun, count))
+                job.begun += count
+                at_work += count
+                line.at_work += count
+        return parts
+
+    def _let_in(self, parts: list[JobPart]) -> None:
         now = time.perf_counter()
-        self._tell(self._observer.batch, sum(job.count for job in jobs), [now - job.submitted for job in jobs])
+        waited = [now - part.job.submitted for part in parts if part.offset == 0]
+        self._tell(self._observer.batch, sum(part.count for part in parts), waited)
         if self._batch is None:
             self._joined = 0
-        for job in jobs:
-            job.let_in = now
-            job.begin(self._joined)
-            self._joined = job.ends
-        images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
+        for part in parts:
+            if part.offset == 0:
+                part.job.let_in = now
+                part.job.begin()
+            part.starts = self._joined
+            self._joined = part.ends
+        images = parts[0].images if len(parts) == 1 else np.concatenate([part.images for part in parts])
         if self._batch is None:
             self._batch = self._path.begin(images)
         else:
             self._path.join(self._batch, images)
 
-    def _advance(self, batch: _Batch, jobs: list[_Job]) -> None:
-        wave = self._path.advance(batch)
+    def _advance(self, batch: _Batch, parts: list[JobPart], turn: NDArray[np.int64] | None = None) -> None:
+        wave = self._path.advance(batch) if turn is None else self._path.advance(batch, turn)
         if wave is not None:
-            self._tell(self._observer.decided, wave[1])
+            numbers, decisions = wave
+            times = times_asked(parts, numbers)
+            asked = decisions if times is None else decisions.rows(np.repeat(np.arange(len(numbers)), times))
+            self._tell(self._observer.decided, asked)
             if self._traced:
-                for job in jobs:
-                    job.note(wave[1].trace.intervals)
-            self._hand_out(jobs, *wave)
+                for job in {part.job: None for part in parts}:
+                    job.note(decisions.trace.intervals)
+            self._hand_out(parts, numbers, decisions)
 
-    def _again(self, jobs: list[_Job], failure: Exception) -> None:
-        """Run each alone; one that always was has had its chance."""
-        if len(jobs) == 1 and jobs[0].count == self._joined:
-            self._fail(jobs[0], failure)
+    def _again(self, parts: list[JobPart], failure: Exception) -> None:
+        """Run each request alone; one that always was has had its chance."""
+        jobs = {part.job: part.line for part in parts}
+        if len(jobs) == 1 and parts[0].job.count == self._joined:
+            self._fail(parts[0].job, failure)
             return
         logger.warning("a step of %d requests failed (%s): running them again one by one", len(jobs), failure)
-        for job in jobs:
+        for job, line in jobs.items():
+            self._lines.leave(line, job)
             try:
                 if job.undecided and not job.future.done():
-                    job.begin(0)
+                    job.begin()
+                    part = JobPart(job, line, 0, job.count)
                     batch = self._path.begin(job.images)
                     while job.undecided and not job.future.done():
-                        self._advance(batch, [job])
+                        self._advance(batch, [part])
             except Exception as own:  # noqa: BLE001  # as above
                 self._tell(self._observer.failed, own)
                 self._fail(job, own)
 
-    def _fail(self, job: _Job, failure: Exception) -> None:
+    def _fail(self, job: Job, failure: Exception) -> None:
         problem = InternalError()
         problem.__cause__ = failure
         self._loop.call_soon_threadsafe(_refuse, job, problem)
 
-    def _hand_out(self, jobs: list[_Job], numbers: NDArray[np.int64], decisions: Decisions) -> None:
+    def _hand_out(self, parts: list[JobPart], numbers: NDArray[np.int64], decisions: Decisions) -> None:
         if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
             raise RuntimeError("the data path decided on images out of order")  # they would go to the wrong request
-        firsts = np.searchsorted(numbers, [job.starts for job in jobs]).tolist()
-        lasts = np.searchsorted(numbers, [job.ends for job in jobs]).tolist()
+        firsts = np.searchsorted(numbers, [part.starts for part in parts]).tolist()
+        lasts = np.searchsorted(numbers, [part.ends for part in parts]).tolist()
         answered = [
-            job
-            for job, first, last in zip(jobs, firsts, lasts, strict=True)
-            if first < last and job.take(decisions, numbers[first:last] - job.starts, first, last)
+            part.job
+            for part, first, last in zip(parts, firsts, lasts, strict=True)
+            if first < last and part.take(decisions, numbers[first:last], first, last)
         ]
         if answered:
             self._loop.call_soon_threadsafe(_answer, answered)
@@ -258,91 +291,12 @@ class Batcher(Generic[_Batch]):
             self._told_of_observer = True
 
 
-class _Job:
-    """One request on its way through the batcher. The event loop owns `future`, the worker the rest."""
-
-    __slots__ = ("answer", "count", "decided", "future", "images", "let_in", "starts", "submitted", "undecided")
-
-    def __init__(self, images: Images, future: asyncio.Future[Decisions]) -> None:
-        self.images, self.future = images, future
-        self.count = len(images)
-        self.submitted = self.let_in = time.perf_counter()
-        self.begin(0)
-
-    @property
-    def ends(self) -> int:
-        return self.starts + self.count
-
-    def begin(self, starts: int) -> None:
-        """Its images are number `starts` and so on of a batch."""
-        self.starts = starts
-        self.undecided = self.count
-        self.answer: Decisions | None = None
-        self.decided: NDArray[np.bool_] | None = None
-
-    def take(self, wave: Decisions, rows: NDArray[np.int64], first: int, last: int) -> bool:
-        """Take rows first:last of a wave as the answers to `rows` of this request; True when now all are there."""
-        part = slice(first, last)
-        if last - first == self.count:
-            self.undecided = 0
-            self.answer = Decisions(wave.probabilities[part], wave.abstained[part], wave.labels[part], _NO_TRACE)
-            return True
-        if self.answer is None or self.decided is None:
-            probabilities = np.zeros((self.count, wave.probabilities.shape[1]), np.float32)
-            self.answer = Decisions(probabilities, np.zeros(self.count, bool), np.full(self.count, -1), _NO_TRACE)
-            self.decided = np.zeros(self.count, bool)
-        self.answer.probabilities[rows] = wave.probabilities[part]
-        self.answer.abstained[rows] = wave.abstained[part]
-        self.answer.labels[rows] = wave.labels[part]
-        self.decided[rows] = True
-        self.undecided = self.count - int(self.decided.sum())
-        return self.undecided == 0
-
-    def note(self, intervals: Sequence[Interval]) -> None:
-        """What the worker did up to a wave; called before `take`."""
-
-
-class _TracedJob(_Job):
-    """One whose answer carries a trace."""
-
-    __slots__ = ("_began", "_intervals", "_waves")
-
-    def begin(self, starts: int) -> None:
-        super().begin(starts)
-        self._waves: list[Wave] = []
-        self._intervals: list[Interval] = []
-        self._began = time.perf_counter()
-
-    def note(self, intervals: Sequence[Interval]) -> None:
-        if self.undecided:
-            self._intervals += [interval for interval in intervals if interval.started >= self._began]
-
-    def take(self, wave: Decisions, rows: NDArray[np.int64], first: int, last: int) -> bool:
-        part = slice(first, last)
-        answer = Decisions(wave.probabilities[part], wave.abstained[part], wave.labels[part], wave.trace.part(part))
-        self.undecided -= last - first
-        if self._waves or self.undecided:
-            self._waves.append((rows, answer))
-        if self.undecided:
-            return False
-        if self._waves:
-            answer = in_order(self._waves, wave.probabilities.shape[1])
-        found, queue = answer.trace, Interval("queue", self.submitted, self.let_in)
-        trace = Trace(
-            purification_distance=found.purification_distance,
-            detections=found.detections,
-            intervals=(queue, *self._intervals),
-        )
-        self.answer = Decisions(answer.probabilities, answer.abstained, answer.labels, trace)
-        return True
-
-
-def _answer(jobs: list[_Job]) -> None:
+def _answer(jobs: list[Job]) -> None:
     for job in jobs:
         if not job.future.done() and job.answer is not None:
             job.future.set_result(job.answer)
 
 
-def _refuse(job: _Job, problem: Problem) -> None:
+def _refuse(job: Job, problem: Problem) -> None:
     if not job.future.done():
         job.future.set_exception(problem)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from defences.defended_classifier import Step
+    from service.edge.accounts import Account
     from service.edge.site import Route
     from service.lifecycle.startup import Warm
     from service.observing.metrics_port import MetricsPort
@@ -99,7 +100,7 @@ class Gateway:
             self.bundle = read_bundle(self.settings.bundle)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
-            self.site = self._site(self._routes(), full=lambda: self.serving.full)
+            self.site = self._site(self._routes(), full=self.serving.full)
             SLOT.install(self.site)
 
     def _routes(self) -> dict[str, Route]:
@@ -110,7 +111,7 @@ class Gateway:
         self.serving.metrics.show_codes(route.label or path for path, route in routes.items() if route.reads)
         return routes
 
-    def _site(self, routes: Mapping[str, Route], *, full: Callable[[], bool] = lambda: False) -> Site:
+    def _site(self, routes: Mapping[str, Route], *, full: Callable[[Account | None], bool] = lambda _: False) -> Site:
         settings = self.settings
         return Site(
             routes=routes,
@@ -219,6 +220,7 @@ class Gateway:
     def _open_for_work(self, warm: Warm) -> None:
         from service.batching import Batcher
         from service.lifecycle import startup
+        from service.release import Schedule
 
         settings, serving = self.settings, self.serving
         batcher = Batcher(
@@ -232,6 +234,8 @@ class Gateway:
         serving.metrics.watch(lambda: batcher.waiting)
         serving.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])
         serving.limit(warm.max_images)
+        if settings.release_s is not None:
+            serving.schedule = Schedule(settings.release_s, images=warm.max_images, deadline_s=settings.deadline_s)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
         startup.tune_the_interpreter()
         serving.batcher = batcher

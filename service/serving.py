@@ -15,6 +15,7 @@ from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
 from service.batching import Batcher
+from service.edge.accounts import Account
 from service.edge.exchange import Exchange
 from service.errors import NotReady, Problem, QueueFull, Stopping
 from service.formats.answers import AnswerWriter
@@ -23,6 +24,7 @@ from service.formats.json_images import SHORT_BYTES, Admission
 from service.observing.audit_log import AuditLog
 from service.observing.metrics import Metrics
 from service.reader import Reader
+from service.release import Schedule
 
 T = TypeVar("T")
 
@@ -41,8 +43,8 @@ class Serving:
         modes: those that replace the bundle's, by defence.
         audit: is told of decisions.
 
-    `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
-    `stopping` when it takes none.
+    `batcher` is set when the classifier is warm, and `schedule` when answers leave by one; `draining` when this server should get no new
+    clients, but still takes requests; `stopping` when it takes none.
     """
 
     bundle: Bundle
@@ -53,6 +55,7 @@ class Serving:
     modes: Mapping[str, str] = field(default_factory=dict)
     audit: AuditLog | None = None
     batcher: Batcher[Any] | None = None
+    schedule: Schedule | None = None
     draining: bool = False
     stopping: bool = False
     _reader: Reader = field(init=False, repr=False, default_factory=Reader)
@@ -74,20 +77,27 @@ class Serving:
         if account is not None:
             account.spend(len(images))
         try:
-            decisions = await exchange.unless_client_leaves(self.classify(images))
+            decisions = await exchange.unless_client_leaves(self._on_schedule(images, account))
         except Problem:
             if account is not None:
                 account.give_back(len(images))
             raise
         exchange.abstained = int(np.count_nonzero(decisions.abstained))
-        exchange.intervals = decisions.trace.intervals
+        if self.schedule is None:
+            exchange.intervals = decisions.trace.intervals  # else spans would say what the schedule hides
         if self.audit is not None:
             self.audit.decided(exchange.source, images, decisions)
         return decisions
 
-    async def classify(self, images: Images) -> Decisions:
+    async def _on_schedule(self, images: Images, account: Account | None) -> Decisions:
+        """`classify`, and its answer when its time has come."""
+        if self.schedule is None:
+            return await self.classify(images, account)
+        return await self.schedule.keep(account, len(images), lambda: self.classify(images, account))
+
+    async def classify(self, images: Images, account: Account | None = None) -> Decisions:
         """Images that were let in, through the batcher and all defences. Raises: NotReady and what the batcher raises."""
-        return await self.accepting().classify(images)
+        return await self.accepting().classify(images, account)
 
     def shows_metrics(self, exchange: Exchange) -> bool:
         """Whether this client may see `/metrics`."""
@@ -114,17 +124,16 @@ class Serving:
             raise NotReady
         return self.batcher
 
-    @property
-    def full(self) -> bool:
-        """Whether a request would be refused for want of room."""
-        return self.batcher is not None and self.batcher.full and not self.stopping
+    def full(self, account: Account | None = None) -> bool:
+        """Whether a request of this account would be refused for want of room; without an account, whether anybody's would."""
+        return self.batcher is not None and not self.stopping and self.batcher.full(account)
 
-    def admitting(self) -> None:
+    def admitting(self, exchange: Exchange) -> None:
         """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
 
         Raises: Stopping, NotReady, QueueFull.
         """
-        if self.accepting().full:
+        if self.accepting().full(exchange.account):
             raise QueueFull
 
     async def read(self, exchange: Exchange, read: Callable[[bytes], T], work: int = 0) -> T:

@@ -215,13 +215,17 @@ class Settings:
         shown="8 bodies of the largest size, at least 64 MiB",
     )
     batch_images: int = _set_by(
-        "BATCH_IMAGES", _whole, 64, "images the classifier works on at once, at most; not fewer than `HAUBERK_MAX_IMAGES`"
+        "BATCH_IMAGES",
+        _whole,
+        64,
+        "images of one client that the classifier works on at once, at most, and of all clients twice as many; not fewer than "
+        "`HAUBERK_MAX_IMAGES`",
     )
     queue_images: int | None = _set_by(
         "QUEUE_IMAGES",
         _whole,
         None,
-        "images that may wait; beyond it requests get 503 `queue_full` with `Retry-After`",
+        "images that may wait; beyond it the newest requests of the client that has most get 503 `queue_full` with `Retry-After`",
         shown="1024, fewer if they would take over 256 MiB",
     )
     deadline_s: float = _set_by(
@@ -229,6 +233,13 @@ class Settings:
         _seconds,
         10.0,
         "seconds a head may take to arrive, a body, and from then on an answer; beyond it 408 and 504",
+    )
+    release_s: float | None = _set_by(
+        "RELEASE_S",
+        _seconds,
+        None,
+        "seconds of which an answer to images leaves at a multiple after they came, so that its time does not tell what was found, "
+        "see [Times of answers](#times-of-answers); as soon as it is ready without",
     )
     drain_s: float = _set_by(
         "DRAIN_S", _drain, 3.0, "seconds between SIGTERM and closing the listener, 0 to 20, see [Stopping](#stopping)"
@@ -339,6 +350,10 @@ def _check_together(settings: Settings) -> None:
     for name, images in (("HAUBERK_BATCH_IMAGES", settings.batch_images), ("HAUBERK_QUEUE_IMAGES", settings.queue_images)):
         if images is not None and images < most:
             raise InvalidInput(f"expected {name} to be at least HAUBERK_MAX_IMAGES, got {images} and {most}")
+    if settings.release_s is not None and settings.release_s > settings.deadline_s:
+        raise InvalidInput(
+            f"expected HAUBERK_RELEASE_S to be at most HAUBERK_DEADLINE_S, got {settings.release_s:g} and {settings.deadline_s:g}"
+        )
 
 
 def _secret(given: Mapping[str, str]) -> bytes | None:

@@ -46,16 +46,20 @@ MAY_IMPORT = {
     "service": "",
     "service.errors": "",
     "service.bentoml_hooks": "",
-    "service.batching": "service.errors",
+    "service.lines": "service.errors",
+    "service.jobs": "service.lines",
+    "service.turns": "service.lines",
+    "service.release": "service.errors",
+    "service.batching": "service.errors service.lines service.jobs service.turns",
     "service.reader": "",
     "service.formats": "service.errors",
     "service.edge": "service.errors service.bentoml_hooks",
     "service.settings": "service.errors service.edge",
     "service.observing": "service.errors service.bentoml_hooks service.edge service.settings",
-    "service.serving": "service.errors service.batching service.reader service.formats service.edge service.observing",
+    "service.serving": "service.errors service.batching service.reader service.release service.formats service.edge service.observing",
     "service.routes": "service.errors service.formats service.edge service.observing service.serving",
     "service.lifecycle": "service.settings service.bentoml_hooks",
-    "service.gateway": "service.settings service.batching service.edge service.observing service.serving service.formats "
+    "service.gateway": "service.settings service.batching service.release service.edge service.observing service.serving service.formats "
     "service.routes service.lifecycle service.bentoml_hooks",
     #
     "attacks": "",

@@ -47,6 +47,7 @@ def valid_requests(model: str, version: str, images: Images) -> tuple[WireReques
         ("/predict", "application/json", json.dumps({"images": rounded.tolist()}, separators=(",", ":")).encode()),
         ("/predict/npy", "application/x-npy", _npy(images)),
         ("/predict/npy", "application/x-npy", _npy(pixels[..., 0])),
+        ("/predict/npy", "application/x-npy", _npy(pixels[[0, -1, 0, 0], ..., 0])),  # one image several times
         ("/predict/image", "image/png", _picture(pixels[0, ..., 0], "PNG")),
         ("/predict/image", "image/jpeg", _picture(pixels[0, ..., 0], "JPEG")),
         *(("/predict/image", kind, body) for kind, body in _pictures(pixels[0, ..., 0])),

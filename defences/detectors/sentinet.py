@@ -243,9 +243,15 @@ class SentiNetSession:
         """Indices of undecided images."""
         return np.flatnonzero(self._in_doubt)
 
-    def probe(self) -> Images:
+    @property
+    def next_calls(self) -> NDArray[np.int64]:
+        """Rows of the step before each undecided image."""
+        rows: NDArray[np.int64] = self._count * self._new[np.minimum(self._step, len(self._new) - 1)]
+        return rows
+
+    def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
         """The windows whose turn it is, each on the new overlays of its step, image by image."""
-        turn = self.undecided
+        turn = self.undecided if among is None else np.flatnonzero(self._in_doubt & among)
         rows = self._count[turn] * self._new[self._step[turn]]
         fitting = int(np.searchsorted(np.cumsum(rows), _NUMBERS_PER_PROBE // int(np.prod(self._images.shape[1:])), side="right"))
         self._turn = turn = turn[: max(1, fitting)]

@@ -230,12 +230,18 @@ class StripSession:
         return self._stages[self._stage]
 
     @property
+    def next_calls(self) -> NDArray[np.int64]:
+        """Overlays of the stage before each undecided image."""
+        calls: NDArray[np.int64] = self._stages[np.minimum(self._stage + 1, len(self._stages) - 1)] - self._stages[self._stage]
+        return calls
+
+    @property
     def scores(self) -> NDArray[np.float64]:
         return self._sum / np.maximum(self.calls, 1)
 
-    def probe(self) -> Images:
+    def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
         """The images whose turn it is, each under the overlays of its stage, image by image."""
-        turn = self.undecided
+        turn = self.undecided if among is None else np.flatnonzero(self._in_doubt & among)
         overlays = np.cumsum(self._stages[self._stage[turn] + 1] - self._stages[self._stage[turn]])
         fitting = int(np.searchsorted(overlays, _NUMBERS_PER_PROBE // self._strip._bank.shape[1], side="right"))
         self._turn = turn = turn[: max(1, fitting)]

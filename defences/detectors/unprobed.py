@@ -36,6 +36,10 @@ class UnprobedSession:
     def calls(self) -> NDArray[np.int64]:
         return np.full(len(self.scores), self._calls)
 
+    @property
+    def next_calls(self) -> NDArray[np.int64]:
+        return np.zeros(len(self.scores), np.int64)
+
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Forget all images but those at `kept`, and decide on these behind them. Raises: ValueError: a score that is no number."""
         scores = self._score(images)
@@ -44,7 +48,7 @@ class UnprobedSession:
         self.scores = np.concatenate([self.scores[kept], scores])
         self.abstained = self.scores <= self._threshold
 
-    def probe(self) -> Images:
+    def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not asked for probes")
 

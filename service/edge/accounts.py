@@ -76,7 +76,7 @@ def _client(path: Path, name: str, entry: Any) -> Client:
     return Client(name, digest, budget, enabled)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Account:
     """The budget of one client: a bucket that holds a minute's images and fills evenly. `held`: bytes of its bodies, see bodies.py."""
 

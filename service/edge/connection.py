@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
         problem = framing.complaint(self.parser.get_http_version(), self.headers)
         if problem is not None:
             self._stop(problem)
-        if self.predicts and self.site.full() and self._turn_away():
+        if self.predicts and self.site.full(None) and self._turn_away():
             return
         self._waits_since = None
         super().on_headers_complete()
@@ -269,6 +269,8 @@ class Connection(HttpToolsProtocol):
             self.site.checked(exchange, route)
         except Problem:
             return False
+        if not self.site.full(exchange.account):
+            return False  # others fill the queue: this one takes a place of theirs
         self.site.began(exchange)
         self._turned_away = exchange, route
         return True

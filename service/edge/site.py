@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.edge.accounts import Clients
+from service.edge.accounts import Account, Clients
 from service.edge.addresses import Proxies
 from service.edge.exchange import CLIENT_LEFT, UNKNOWN, Bounds, Exchange, Source
 from service.edge.framing import declared_length
@@ -54,7 +54,8 @@ class Site:
         clients: those that may ask for predictions, and their budgets.
         bounds: of every request.
         proxies: those that stand in front, and whose word on a request's address is taken.
-        full: whether there is no room for another prediction; then requests for one are refused before they are read.
+        full: whether there is no room for another prediction for an account, or, without one, for the account that has most; then
+            requests for one are refused before they are read.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Site:
     spans: Spans | None = None
     bounds: Bounds = field(default_factory=Bounds)
     proxies: Proxies = field(default_factory=Proxies)
-    full: Callable[[], bool] = lambda: False
+    full: Callable[[Account | None], bool] = lambda _: False
 
     def note_refused(self, problem: Problem, request_id: bytes) -> None:
         """Count and log a refusal of bytes that never became a request."""

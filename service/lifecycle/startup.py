@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _ROUNDS = 3
 _TURN_S = 1e-4
+# Of the interval at which answers leave; the rest is for small steps, which cost more a call, and for the turns of others.
+_SHARE_OF_RELEASE = 0.25
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per
     affordable = settings.max_images
     if settings.max_model_calls is not None:
         affordable = min(affordable, settings.max_model_calls // defended.calls_at_most)
-    fitting = math.floor(settings.deadline_s / per_image)
+    seconds, limit, name = settings.deadline_s, "the deadline is", "HAUBERK_DEADLINE_S"
+    if settings.release_s is not None:
+        seconds, limit, name = _SHARE_OF_RELEASE * settings.release_s, "a quarter of HAUBERK_RELEASE_S is", "HAUBERK_RELEASE_S"
+    fitting = math.floor(seconds / per_image)
     if fitting >= affordable:
         return affordable
     worst = f"an image can take {defended.calls_at_most} model calls of {seconds_per_call * 1000:.2g} ms"
@@ -65,9 +70,10 @@ def fitting_images(settings: Settings, defended: DefendedClassifier, seconds_per
         images = "1 image" if settings.max_images == 1 else f"{settings.max_images} images"
         wanted = 1 if settings.max_images_is_default else settings.max_images
         fewer = f"lower HAUBERK_MAX_IMAGES to {fitting} or " if fitting >= 1 else ""
+        least = math.ceil(wanted * per_image) if settings.release_s is None else wanted * per_image / _SHARE_OF_RELEASE
         raise InvalidInput(
-            f"{worst}, so {images} can take {settings.max_images * per_image:.2g} s and the deadline is {settings.deadline_s:g} s; "
-            f"{fewer}raise HAUBERK_DEADLINE_S to {math.ceil(wanted * per_image)} or more"
+            f"{worst}, so {images} can take {settings.max_images * per_image:.2g} s and {limit} {seconds:g} s; "
+            f"{fewer}raise {name} to {least:g} or more"
         )
     logger.warning("%s, so that a request may hold %d images, not %d", worst, fitting, settings.max_images)
     return fitting

@@ -47,7 +47,7 @@ class OpenInference:
     async def infer(self, exchange: Exchange) -> None:
         """POST .../infer."""
         serving = self._serving
-        serving.admitting()  # before the body is read
+        serving.admitting(exchange)  # before the body is read
         length = dict(exchange.scope["headers"]).get(HEADER_LENGTH)
         inference = await serving.read(exchange, lambda body: open_inference.read(body, length, serving.tensors))
         decisions = await serving.decide(exchange, inference.images)

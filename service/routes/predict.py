@@ -51,7 +51,7 @@ class Predict:
 
     async def _predict(self, exchange: Exchange, read: Callable[[bytes], Images], work: int = 0) -> None:
         serving = self._serving
-        serving.admitting()  # before the body is read
+        serving.admitting(exchange)  # before the body is read
         images = await serving.read(exchange, read, work)
         decisions = await serving.decide(exchange, images)
         await exchange.respond(200, JSON, serving.writer.answer(exchange.request_id, decisions))

@@ -85,6 +85,30 @@ def test_who_joins_a_batch_at_work_gets_what_it_gets_alone_and_so_does_who_was_t
     assert sorted(seen) == list(range(len(pictures)))
 
 
+@given(data=st.data(), stack=defended(), pictures=images(SHAPE))
+def test_whose_turn_comes_when_changes_no_answer_and_a_turn_costs_what_was_said(
+    data: st.DataObject, stack: DefendedClassifier, pictures: Images
+) -> None:
+    together = stack.classify(pictures)
+    at = data.draw(cut(len(pictures)))
+    batch = stack.begin(pictures[:at])
+    stack.join(batch, pictures[at:])
+    stack.advance(batch, np.empty(0, np.int64))  # whoever has just joined takes part
+    seen, total = set(range(len(pictures))) - set(stack.costs(batch)[0].tolist()), 0
+    while batch.pending:
+        numbers, calls = stack.costs(batch)
+        assert not seen & set(numbers.tolist())
+        chosen = shuffled(len(numbers), data.draw(seeds))[: data.draw(st.integers(1, len(numbers)))]
+        total += int(calls[chosen].sum())
+        wave = stack.advance(batch, numbers[chosen])
+        if wave is not None:
+            assert_same(wave[1], rows_of(together, wave[0]))
+            assert set(wave[0].tolist()) <= set(numbers[chosen].tolist())
+            seen |= set(wave[0].tolist())
+    assert seen == set(range(len(pictures)))
+    assert total <= together.trace.model_calls
+
+
 @given(stack=defended(), pictures=images(SHAPE))
 def test_waves_decide_every_image_once_and_as_classify_does(stack: DefendedClassifier, pictures: Images) -> None:
     together = stack.classify(pictures)

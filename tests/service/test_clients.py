@@ -97,12 +97,17 @@ def test_where_keys_are_asked_for_only_who_has_one_is_answered(new_server: Calla
 
 
 def test_without_keys_a_budget_is_per_address_and_refused_images_are_paid_for(new_server: Callable[..., Any]) -> None:
-    server = new_server(HAUBERK_IMAGES_PER_MINUTE="11")
+    server = new_server(HAUBERK_IMAGES_PER_MINUTE="11", HAUBERK_RELEASE_S="0.5")
     assert server.ask([[[9.0]]]).status_code == 422
     assert server.ask(IMAGES).status_code == server.ask(IMAGES).status_code == 200
     problem(server.ask(IMAGES), 429, "budget_spent")
     problem(server.send(b"{"), 429, "budget_spent")
     assert httpx.get(f"{server.url}/readyz").status_code == 200
+    server.stop()
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if '"event":"request"' in line]
+    answered = [line["duration_s"] for line in lines if line["status"] == 200 and line["images"]]
+    assert len(answered) == 2
+    assert min(answered) >= 0.49  # by its schedule, however little there was to decide
 
 
 def test_a_file_of_clients_that_cannot_be_ends_the_start_with_one_line(new_server: Callable[..., Any], tmp_path: Path) -> None:

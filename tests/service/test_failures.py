@@ -151,6 +151,19 @@ def test_a_full_queue_turns_requests_away_at_once_and_loses_none_it_took(slow: S
     assert moved(slow, before) == {ANSWERED: 0, ABSTAINED: len(answered) * IMAGES, FAILURES: 0, BATCHES: len(answered)}
 
 
+def test_who_fills_the_queue_is_turned_away_and_another_address_is_not(slow: Server, triggered: Any, digits: Any) -> None:
+    bodies = [every_way(triggered[IMAGES * i : IMAGES * (i + 1)])[1] for i in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        flood = [pool.submit(send, slow, body, f"hostile-{i}") for i, body in enumerate(bodies)]
+        other = httpx.HTTPTransport(local_address="127.0.0.2")
+        with httpx.Client(base_url=slow.url, transport=other, timeout=30) as honest:
+            wait(lambda: any(each.done() and each.result().status_code == 503 for each in flood))
+            statuses = [honest.post("/predict", json={"images": [digits[0][i].tolist()]}).status_code for i in range(5)]
+        assert statuses == [200] * 5
+    ends = [each.result() for each in flood]
+    assert {response.status_code for response in ends} == {200, 503}
+
+
 def test_a_passed_deadline_is_504_and_work_that_nobody_waits_for_is_not_done(impatient: Server, triggered: Any) -> None:
     ways = every_way(triggered[:IMAGES])[:3]
     alone_s = min(send(impatient, way, "alone").elapsed.total_seconds() for way in ways)

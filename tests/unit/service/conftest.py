@@ -61,7 +61,10 @@ class Stepwise:
         first = batch[-1][1] if batch else 0
         batch.append((first, first + len(images), iter(self._waves(images))))
 
-    def advance(self, batch: list[tuple[int, int, Iterator[Wave]]]) -> Wave:
+    def costs(self, batch: object) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def advance(self, batch: list[tuple[int, int, Iterator[Wave]]], turn: NDArray[np.int64] | None = None) -> Wave:
         for first, _, waves in batch:
             wave = next(waves, None)
             if wave is not None:

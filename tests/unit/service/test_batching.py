@@ -134,7 +134,7 @@ def test_a_batch_holds_no_more_images_than_it_may_and_no_request_is_split(waves:
     async def scenario(batcher: Batcher[Any]) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
-        rest = [asyncio.create_task(batcher.classify(images(*[0.2] * 3))) for _ in range(4)]
+        rest = [asyncio.create_task(batcher.classify(images(0.2, 0.21, 0.22))) for _ in range(4)]
         await asyncio.sleep(0.01)
         gate.open.set()
         await asyncio.gather(first, *rest)
@@ -187,7 +187,11 @@ class Tenths:
     def join(self, running: list[Any], batch: Images) -> None:
         running += [[len(running) + i, mean, 0] for i, mean, _ in self.begin(batch)]
 
-    def advance(self, running: list[Any]) -> Any:
+    def costs(self, running: list[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        undecided = [i for i, mean, taken in running if taken < round(mean * 10)]
+        return np.array(undecided, np.int64), np.ones(len(undecided), np.int64)
+
+    def advance(self, running: list[Any], turn: NDArray[np.int64] | None = None) -> Any:
         self.entered.set()
         assert self.go_on.wait(10)
         for image in running:
@@ -219,12 +223,12 @@ def test_images_in_doubt_leave_no_more_room_than_there_is() -> None:
     path, recorder = Tenths(), Recorder()
 
     async def scenario(batcher: Batcher[Any]) -> None:
-        slow = asyncio.create_task(batcher.classify(images(0.5, 0.5, 0.1)))
+        slow = asyncio.create_task(batcher.classify(images(0.5, 0.51, 0.1)))
         await until(path.entered)
-        rest = [asyncio.create_task(batcher.classify(images(0.3, 0.3))) for _ in range(2)]
+        rest = [asyncio.create_task(batcher.classify(images(0.3, 0.31))) for _ in range(2)]
         await asyncio.sleep(0.01)
         path.go_on.set()
-        for request, means in ((slow, [0.5, 0.5, 0.1]), *((each, [0.3, 0.3]) for each in rest)):
+        for request, means in ((slow, [0.5, 0.51, 0.1]), *((each, [0.3, 0.31]) for each in rest)):
             assert mean_of(await request) == means
 
     run(scenario, None, recorder, path=path, batch_images=4)
@@ -236,7 +240,7 @@ def test_what_nobody_waits_for_any_more_is_not_done_to_its_end() -> None:
     steps = [0]
 
     class Endless(Tenths):
-        def advance(self, running: list[Any]) -> None:
+        def advance(self, running: list[Any], turn: NDArray[np.int64] | None = None) -> None:
             steps[0] += 1
             time.sleep(0.001)
 
@@ -329,7 +333,7 @@ def test_a_full_queue_refuses_at_once_and_takes_work_again_later(waves: Any) -> 
     async def scenario(batcher: Batcher[Any]) -> None:
         first = asyncio.create_task(batcher.classify(images(0.1)))
         await until(gate.entered)
-        waiting = [asyncio.create_task(batcher.classify(images(0.2, 0.2))) for _ in range(2)]
+        waiting = [asyncio.create_task(batcher.classify(images(0.2, 0.21))) for _ in range(2)]
         await asyncio.sleep(0.01)
         assert batcher.waiting == 4
         with pytest.raises(QueueFull):

@@ -7,14 +7,19 @@ import math
 import threading
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
+from defences.defended_classifier import Decisions
 from models.bundle import Bundle
+from service.batching import Batcher
 from service.edge.accounts import Account
-from service.edge.exchange import Bounds, Exchange
+from service.edge.exchange import Bounds, Exchange, Source
 from service.errors import WrongDocument
+from service.release import Schedule
 from service.serving import is_loopback
+from tests.unit.service.conftest import FakeWaves, Stepwise
 from tests.unit.service.served import IMAGE, Ask, run, serving
 
 
@@ -111,3 +116,72 @@ def test_a_client_with_many_long_bodies_that_take_forever_holds_up_no_other(bund
 
     run(made, scenario)
     assert read == ["modest", *["greedy"] * 5]
+
+
+async def never(*_: Any) -> Any:
+    await asyncio.sleep(60)
+
+
+class Audit:
+    """Remembers how many images each request was told of, and its stages."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, list[bool], list[str]]] = []
+
+    def decided(self, source: Source, images: Any, decisions: Decisions) -> None:
+        stages = [interval.stage for interval in decisions.trace.intervals]
+        self.told.append((len(images), decisions.abstained.tolist(), stages))
+
+
+def test_an_image_repeated_in_a_request_is_decided_once_and_answered_counted_and_recorded_as_asked(bundle: Bundle) -> None:
+    made, audit, waves = serving(bundle), Audit(), FakeWaves(refuse_above=0.9)
+    made.audit = audit  # type: ignore[assignment]
+    other = [[1, 1, 1], [1, 1, 1]]
+
+    async def scenario(ask: Ask) -> Any:
+        return await ask("/predict", orjson.dumps({"images": [other, IMAGE, other, IMAGE]}))
+
+    status, _, body = run(made, scenario, waves)
+    assert status == 200
+    assert [each["abstained"] for each in orjson.loads(body)["predictions"]] == [True, False, True, False]
+    assert waves.batches == [2]
+    assert audit.told == [(4, [True, False, True, False], [])]
+    counted = made.metrics.exposition().decode()
+    assert 'hauberk_predictions_total{outcome="abstained"} 2.0' in counted
+    assert 'hauberk_predictions_total{outcome="answered"} 2.0' in counted
+    assert 'hauberk_abstentions_total{defence="strip",mode="enforce"} 2.0' in counted
+    assert "hauberk_strip_overlays_count 4.0" in counted
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_spans_say_how_long_the_stages_took_only_where_no_schedule_hides_it(bundle: Bundle, waves: Any, scheduled: bool) -> None:
+    made = serving(bundle)
+    seen: list[Any] = []
+
+    async def scenario(ask: Ask) -> Any:
+        made.batcher = Batcher(Stepwise(waves), made.metrics, traced=True)
+        made.schedule = Schedule(0.02, images=4) if scheduled else None
+        exchange = Exchange({"headers": (), "path": "/predict"}, never, never, Bounds())
+        await made.decide(exchange, np.full((1, 2, 3, 1), 0.1, np.float32))
+        seen.extend(interval.stage for interval in exchange.intervals)
+
+    run(made, scenario)
+    assert seen == ([] if scheduled else ["queue"])
+
+
+def test_answers_and_failures_of_decisions_leave_by_the_schedule_and_refusals_before_them_do_not(bundle: Bundle) -> None:
+    made = serving(bundle)
+    kept: list[int] = []
+
+    class Noting(Schedule):
+        async def keep(self, account: Any, images: int, work: Any) -> Any:
+            kept.append(images)
+            return await super().keep(account, images, work)
+
+    async def scenario(ask: Ask) -> Any:
+        made.schedule = Noting(0.01, images=4)
+        bodies = [orjson.dumps({"images": [IMAGE] * 2}), b"{", orjson.dumps({"images": [IMAGE] * 5})]
+        return [(await ask("/predict", body))[0] for body in bodies]
+
+    assert run(made, scenario, FakeWaves()) == [200, 400, 422]
+    assert kept == [2]

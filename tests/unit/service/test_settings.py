@@ -69,6 +69,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "HAUBERK_BATCH_IMAGES": "16",
             "HAUBERK_QUEUE_IMAGES": "32",
             "HAUBERK_DEADLINE_S": "2.5",
+            "HAUBERK_RELEASE_S": "0.05",
             "HAUBERK_THREADS": "3",
             "HAUBERK_ACCESS_LOG": "off",
             "HAUBERK_AUDIT_FILE": "/var/log/hauberk/audit.jsonl",
@@ -95,6 +96,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         batch_images=16,
         queue_images=32,
         deadline_s=2.5,
+        release_s=0.05,
         threads=3,
         access_log=False,
         audit_file=Path("/var/log/hauberk/audit.jsonl"),
@@ -164,6 +166,10 @@ def test_a_value_that_cannot_be_is_refused_and_named(name: str, value: str) -> N
 @pytest.mark.parametrize("name", ["HAUBERK_BATCH_IMAGES", "HAUBERK_QUEUE_IMAGES"])
 def test_the_largest_request_fits_in_a_batch_and_in_the_queue(name: str) -> None:
     assert f"expected {name} to be at least HAUBERK_MAX_IMAGES, got 10 and 64" == refused({name: "10"})
+
+
+def test_answers_leave_before_their_deadline() -> None:
+    assert "at most HAUBERK_DEADLINE_S, got 3 and 2" in refused({"HAUBERK_RELEASE_S": "3", "HAUBERK_DEADLINE_S": "2"})
 
 
 def test_a_secret_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Bench:
             "/slow": replace(predict, endpoint=self._later),
         }
         watcher = self.watcher
-        self.site = Site(routes=routes, observer=watcher, log=watcher.log, full=lambda: self.full, bounds=Bounds(**bounds))
+        self.site = Site(routes=routes, observer=watcher, log=watcher.log, full=lambda _: self.full, bounds=Bounds(**bounds))
         slot = Slot()
         slot.install(self.site)
         self.config = uvicorn.Config(Edge(_nothing, slot=slot), log_config=None, lifespan="off")

@@ -50,6 +50,12 @@ def test_who_asked_for_more_than_fits_is_told_what_would() -> None:
         fitting_images(settings, defended(), 0.01)
 
 
+def test_where_answers_leave_by_a_schedule_the_worst_case_fits_a_quarter_of_its_interval() -> None:
+    assert fitting_images(read_settings({"HAUBERK_RELEASE_S": "0.4"}), defended(), 0.001) == 10
+    with pytest.raises(InvalidInput, match=r"a quarter of HAUBERK_RELEASE_S is 0.1 s; lower .* to 10 or raise HAUBERK_RELEASE_S"):
+        fitting_images(read_settings({"HAUBERK_RELEASE_S": "0.4", "HAUBERK_MAX_IMAGES": "11"}), defended(), 0.001)
+
+
 def test_a_request_may_hold_what_the_budget_of_model_calls_pays_for() -> None:
     assert fitting_images(read_settings({"HAUBERK_MAX_MODEL_CALLS": "109"}), defended(), 0.001) == 10
     assert fitting_images(read_settings({"HAUBERK_MAX_MODEL_CALLS": "100000"}), defended(), 0.001) == 64

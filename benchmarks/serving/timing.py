@@ -1,0 +1,206 @@
+"""python -m benchmarks timing: what the time of an answer tells of the number of overlays, without a release schedule and with one.
+
+An attacker asks about images of two kinds in random order, one request after the other over one connection on an idle machine, and
+guesses the kind from the time of the answer: the AUC of a single query, .5 for a guess. The kinds are digits by the overlays that STRIP
+takes for them under the benchmark's secret.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness import requests as wire
+from benchmarks.harness.cells import LoadCell, Loader
+from benchmarks.harness.peers import table
+from benchmarks.harness.raw_http import RawConnection
+from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
+from benchmarks.harness.wanted import Wanted, wanted_table
+from benchmarks.serving.service_tables import AT
+from evaluation.statistics.roc import IntervalEstimate, auroc
+from models.datasets import MNIST, load_dataset
+
+QUERIES, CELL_S = 300, 30.0
+_KEYS = {"HAUBERK_SECRET": "a secret of the benchmark"}
+_OFF = "none"
+_INTERVALS_S = (0.1, 0.6)
+_AUC_AT_MOST = 0.55
+_IMAGES, _TIMEOUT_S = 6000, 30.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of two numbers of overlays? `copies` of one image a request, or as many `different` ones, or requests `together`."""
+
+    few: int
+    many: int
+    copies: int = 1
+    different: int = 1
+    together: int = 1
+
+    def __str__(self) -> str:
+        extra = [
+            (self.copies, f", {self.copies} copies a request"),
+            (self.different, f", {self.different} different images a request"),
+            (self.together, f", the last of {self.together} requests at once"),
+        ]
+        return f"{self.few} or {self.many}" + "".join(text for count, text in extra if count > 1)
+
+
+QUESTIONS = (
+    Question(2, 96),
+    Question(2, 4),
+    Question(2, 96, copies=4),
+    Question(2, 96, copies=32),
+    Question(2, 4, copies=32),
+    Question(2, 96, different=4),
+    Question(2, 96, together=8),
+)
+
+
+def overlays_of(images: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How many overlays STRIP takes for each, in a gateway with this benchmark's secret."""
+    from defences.assembly import assemble
+    from models.bundle import read_bundle, standard_bundle_directory
+    from models.engines.keras import KerasClassifier
+
+    bundle = read_bundle(standard_bundle_directory())
+    defended = assemble(bundle, KerasClassifier.from_bundle(bundle), secret=_KEYS["HAUBERK_SECRET"].encode(), modes={}, threads=1)
+    (strip,) = defended.classify(images).trace.detections
+    return strip.calls
+
+
+def pools() -> dict[int, NDArray[np.uint8]]:
+    """Digits by their number of overlays."""
+    digits = load_dataset(MNIST, split="test").take(slice(0, _IMAGES)).images
+    overlays = overlays_of(digits)
+    return {number: wire.to_bytes(digits[overlays == number]) for number in np.unique(overlays).tolist()}
+
+
+def ask(port: int, question: Question, kinds: Mapping[int, NDArray[np.uint8]], queries: int) -> IntervalEstimate | None:
+    """The AUC over so many queries of each kind; None when the gateway takes no request of that size."""
+    rng = np.random.default_rng(0)
+    times: dict[int, list[float]] = {question.few: [], question.many: []}
+    order = rng.permutation(np.repeat([question.few, question.many], queries)).tolist()
+    connections = [RawConnection(port, timeout_s=_TIMEOUT_S) for _ in range(question.together)]
+    with ExitStack() as stack:
+        for connection in connections:
+            stack.enter_context(closing(connection))
+        for kind in order:
+            pool = kinds[kind]
+            picked = [pool[rng.choice(len(pool), question.different, replace=False)] for _ in connections]
+            requests = [_request(np.repeat(images, question.copies, axis=0)) for images in picked]
+            began = time.perf_counter()
+            for connection, request in zip(connections, requests, strict=True):
+                connection.send(request)
+            statuses = [_status(connection) for connection in connections]
+            times[kind].append(time.perf_counter() - began)
+            if set(statuses) != {200}:
+                return None
+    return auroc(np.array(times[question.few]), np.array(times[question.many]))
+
+
+def _request(images: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, images, allow_pickle=False)
+    return wire.http_request("/predict/npy", "application/x-npy", file.getvalue())
+
+
+def _status(connection: RawConnection) -> int:
+    answer = connection.answer(b"POST", within_s=_TIMEOUT_S)
+    return 0 if answer is None else answer.status
+
+
+@dataclass(frozen=True)
+class TimeTold:
+    """What times tell in answer to a question: without a schedule, and with the shortest one that takes requests of its size."""
+
+    question: Question
+    free: IntervalEstimate | None
+    scheduled: IntervalEstimate | None
+    interval: str
+
+
+def _answer(question: Question, servers: Sequence[Server], kinds: Mapping[int, NDArray[np.uint8]], queries: int) -> TimeTold:
+    free, scheduled, interval = ask(servers[0].port, question, kinds, queries), None, ""
+    for server in servers[1:]:
+        scheduled, interval = ask(server.port, question, kinds, queries), server.contender.name
+        if scheduled is not None:
+            break
+    return TimeTold(question, free, scheduled, interval)
+
+
+def section(queries: int = QUERIES, cell_s: float = CELL_S) -> str:
+    """The page's section."""
+    kinds = pools()
+    names = [_OFF, *(f"{seconds:g} s" for seconds in _INTERVALS_S)]
+    settings = [{}, *({"HAUBERK_RELEASE_S": f"{seconds:g}"} for seconds in _INTERVALS_S)]
+    requests = [wire.as_json(image) for image in kinds[2][..., 0]]
+    with TemporaryDirectory() as name, ExitStack() as stack:
+        loader = Loader(Path(name), cell_s)
+        servers = [
+            stack.enter_context(serving(Contender(each, GATEWAY, _KEYS | own), Path(name) / str(number), requests[0]))
+            for number, (each, own) in enumerate(zip(names, settings, strict=True))
+        ]
+        answers = [_answer(question, servers, kinds, queries) for question in QUESTIONS]
+        file = loader.prepare(requests)
+        costs = {clients: loader.alternate(servers, file, clients=clients) for clients in (1, AT)}
+    names = [server.contender.name for server in servers]
+    return text(answers, {clients: dict(zip(names, cells, strict=True)) for clients, cells in costs.items()}, queries, cell_s)
+
+
+def text(answers: Sequence[TimeTold], costs: Mapping[int, Mapping[str, LoadCell]], queries: int, cell_s: float) -> str:
+    """The section, from what times tell, and from cells by clients and schedule."""
+    wanted = [
+        Wanted(f"AUC of {each.question}, schedule of {each.interval}", _AUC_AT_MOST, max(auc.value, 1 - auc.value), at_most=True)
+        for each in answers
+        if (auc := each.scheduled) is not None
+    ]
+    told = [
+        [str(each.question), *("too large" if auc is None else str(auc) for auc in (each.free, each.scheduled)), each.interval]
+        for each in answers
+    ]
+    costly = [[name, *(cost for cells in costs.values() for cost in _cost(cells[name]))] for name in costs[1]]
+    header = [
+        f"{what}, {clients} client{'s' * (clients > 1)}" for clients in costs for what in ("requests/s", "p50 ms", "p99 ms")
+    ]
+    return "\n".join(
+        [
+            "## Times of answers",
+            "",
+            "`python -m benchmarks timing`: which of two numbers of overlays an image takes, told from the time of one answer: AUC "
+            f"(95 % interval), {queries} queries of each kind over one connection, every defence on; then the cost of the schedule, one "
+            f"image a request, {cell_s:g} s a cell in alternating rounds.",
+            "",
+            wanted_table(wanted),
+            table(("overlays", "without a schedule", "with one", "of"), told),
+            "",
+            table(("schedule", *header), costly),
+        ]
+    )
+
+
+def _cost(cell: LoadCell) -> tuple[str, str, str]:
+    return f"{cell.rate:,.0f}", f"{cell.percentile_ms(50):.1f}", f"{cell.percentile_ms(99):.1f}"
+
+
+def main() -> None:
+    """Print the section; docs/benchmarks.md is written by `python -m benchmarks` only."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=QUERIES, help="of each kind, default %(default)s")
+    parser.add_argument("--cell-seconds", type=float, default=CELL_S, help="seconds of a cell, default %(default)s")
+    given = parser.parse_args()
+    print(section(given.queries, given.cell_seconds))
+
+
+if __name__ == "__main__":
+    main()
