@@ -22,7 +22,7 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
 import bentoml
 
-from models.bundle import read_bundle
+from models.bundle import EXAMPLE
 from models.errors import InvalidInput
 from models.version import __version__
 from service.bentoml_hooks import check_connections, running_server, serve_with, worker_count
@@ -33,6 +33,7 @@ from service.edge.site import Site, Slot
 from service.formats.answers import Answer
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
+from service.lifecycle.one_bundle import read_bundle_to_serve
 from service.observing import audit_and_spans as telemetry
 from service.observing import logs, metrics_directory
 from service.settings import make_paths_absolute, read_settings
@@ -79,7 +80,7 @@ class Gateway:
         make_paths_absolute()
         try:
             settings = read_settings()
-            read_bundle(settings.bundle)
+            read_bundle_to_serve(settings)
             telemetry.check(settings)
         except InvalidInput as mistake:
             print(f"hauberk: {mistake}", file=sys.stderr)
@@ -93,7 +94,7 @@ class Gateway:
             self.alone = worker_count(SERVICE.name) == 1
             metrics_directory.choose(alone=self.alone)
             self.settings = read_settings()
-            self.bundle = read_bundle(self.settings.bundle)
+            self.bundle = read_bundle_to_serve(self.settings)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
             self.site = self._site(self._routes(), full=lambda: self.serving.full)
@@ -235,12 +236,12 @@ class Gateway:
 
 def announce(gateway: Any, warm: Warm) -> None:
     """Print the banner to stdout."""
-    example = gateway.bundle.directory / "example.json"
+    bundle = gateway.bundle
     text = banner(
-        gateway.bundle,
+        bundle,
         warm.defended,
         SERVICE.url or "",
-        example=example if example.is_file() else None,
+        example=bundle.directory / EXAMPLE if bundle.holds(EXAMPLE) else None,
         asks_for_key=gateway.settings.clients is not None,
     )
     print(text, flush=True)

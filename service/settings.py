@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
+from models.files import read_file
 from models.machine import processors
 from service.edge.accounts import Client, read_clients
 
@@ -34,8 +35,10 @@ _QUEUE_IMAGES, _QUEUE_BYTES, _BYTES_PER_FLOAT = 1024, 256 << 20, 4
 # BentoML kills a worker thirty seconds after it told it to end.
 _DRAIN_AT_MOST_S = 20.0
 _SECRET_BYTES = range(16, 65)
+_SECRET_FILE_BYTES = 1 << 12
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = re.compile(r"(\d{1,18}) ?([KMG]iB)?")  # more digits are no size, and int() refuses thousands of them
+_DIGEST = re.compile("[0-9a-f]{64}")
 # Kubernetes puts these into every pod beside a Service that is called hauberk.
 _KUBERNETES = re.compile(r"HAUBERK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
@@ -93,6 +96,12 @@ def _drain(name: str, text: str) -> float:
     if seconds > _DRAIN_AT_MOST_S:
         raise InvalidInput(f"expected {name} to be {_DRAIN_AT_MOST_S:g} at most, got {seconds:g}")
     return seconds
+
+
+def _sha256(name: str, text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        raise InvalidInput(f"expected {name} to be 64 lower-case hex digits, got {text!r}")
+    return text
 
 
 def _port(name: str, text: str) -> int:
@@ -155,6 +164,13 @@ class Settings:
         default_bundle_directory,
         "directory of the bundle to serve",
         shown="the MNIST bundle that ships with the project",
+    )
+    bundle_sha256: str | None = _set_by(
+        "BUNDLE_SHA256",
+        _sha256,
+        None,
+        "digest the bundle has to have, as the start's banner shows it; a worker that takes another's place serves that one only",
+        shown="that of the bundle found at the start",
     )
     secret: bytes = field(repr=False)
     secret_is_random: bool = False
@@ -283,7 +299,8 @@ _SECRETS = (
 )
 _SET: Mapping[str, Setting] = {each.name: each.metadata["setting"] for each in fields(Settings) if "setting" in each.metadata}
 
-SETTINGS = (_SET["bundle"], *_SECRETS, *(setting for name, setting in _SET.items() if name != "bundle"))
+_BUNDLE = ("bundle", "bundle_sha256")
+SETTINGS = (*(_SET[name] for name in _BUNDLE), *_SECRETS, *(setting for name, setting in _SET.items() if name not in _BUNDLE))
 """Every variable, in the order of the documentation."""
 
 
@@ -331,7 +348,7 @@ def _secret(given: Mapping[str, str]) -> bytes | None:
     if "HAUBERK_SECRET_FILE" in given:
         path = Path(given["HAUBERK_SECRET_FILE"])
         try:
-            secret = path.read_bytes().rstrip(b"\r\n")
+            secret = read_file(path, at_most=_SECRET_FILE_BYTES).rstrip(b"\r\n")
         except OSError as failure:
             raise InvalidInput(f"HAUBERK_SECRET_FILE {path} cannot be read: {failure.strerror}") from failure
     elif "HAUBERK_SECRET" in given:

@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from models.files import read_file
 from service.errors import Forbidden, OverBudget, Unauthorised
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _BEARER = re.compile(rb"[Bb]earer +([!-~]{1,512})")
 _MEMBERS = {"key_sha256", "images_per_minute", "enabled"}
 _ADDRESSES_AT_MOST = 1 << 16
+_FILE_BYTES = 16 << 20
 _IPV6_PREFIX = 64
 
 
@@ -48,7 +50,7 @@ class Client:
 def read_clients(path: Path) -> tuple[Client, ...]:
     """The clients in a file. Raises: InvalidInput, one sentence."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_file(path, at_most=_FILE_BYTES).decode("utf-8"))
     except OSError as failure:
         raise InvalidInput(f"HAUBERK_CLIENTS_FILE {path} cannot be read: {failure.strerror}") from failure
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as failure:

@@ -18,6 +18,7 @@ import orjson
 
 from defences.defence import Stage
 from defences.table import of_stage
+from models.bundle import EXAMPLE
 from service.edge.exchange import Exchange
 from service.edge.site import Route
 from service.formats.answers import JSON
@@ -25,7 +26,6 @@ from service.serving import Serving
 
 FILES = Path(__file__).parent / "console_page"
 PAGE = "page.html"
-EXAMPLE = "example.json"
 # The names of classes beyond it are in /docs.json; the page calls them by number.
 LABELS_AT_MOST = 1000
 MEDIA_TYPES = {
@@ -68,8 +68,7 @@ class Console:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._files = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES}
-        example = serving.bundle.directory / EXAMPLE
-        self._files |= {EXAMPLE: example.read_bytes()} if example.is_file() else {}
+        self._files |= {EXAMPLE: serving.bundle.read(EXAMPLE)} if serving.bundle.holds(EXAMPLE) else {}
 
     def routes(self) -> dict[str, Route]:
         """The paths. Metrics know all the parts under one name."""

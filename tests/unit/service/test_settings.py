@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     settings = read_settings(
         {
             "HAUBERK_BUNDLE": "/models/fashion",
+            "HAUBERK_BUNDLE_SHA256": "0123456789abcdef" * 4,
             "HAUBERK_SECRET": KEY,
             "HAUBERK_MODES": "strip=monitor, reverse_sigmoid=off",
             "HAUBERK_MAX_IMAGES": "8",
@@ -80,6 +82,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     )
     assert settings == Settings(
         bundle=Path("/models/fashion"),
+        bundle_sha256="0123456789abcdef" * 4,
         secret=KEY.encode(),
         modes={"strip": "monitor", "reverse_sigmoid": "off"},
         max_images=8,
@@ -146,6 +149,7 @@ def test_what_kubernetes_says_about_a_service_called_hauberk_is_no_setting(name:
         ("HAUBERK_DRAIN_S", "21"),
         ("HAUBERK_DRAIN_S", "-1"),
         ("HAUBERK_METRICS_PORT", "65536"),
+        ("HAUBERK_BUNDLE_SHA256", "0123"),
         ("HAUBERK_IMAGES_PER_MINUTE", "0"),
         ("HAUBERK_MAX_MODEL_CALLS", "few"),
         ("HAUBERK_HELD_BYTES", "1e9"),
@@ -208,3 +212,10 @@ def test_the_queue_and_the_bodies_held_follow_the_input_shape() -> None:
     assert settings.held_at_most((224, 224, 3)) == 512 << 20
     given = read_settings({"HAUBERK_QUEUE_IMAGES": "100", "HAUBERK_HELD_BYTES": "1000"})
     assert (given.queue_at_most((28, 28, 1)), given.held_at_most((28, 28, 1))) == (100, 1000)
+
+
+@pytest.mark.parametrize("name", ["HAUBERK_SECRET_FILE", "HAUBERK_CLIENTS_FILE"])
+def test_what_is_no_file_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe"), (tmp_path, "a directory"), (Path("/dev/zero"), "a device")):
+        assert refused({name: str(path)}) == f"{name} {path} cannot be read: it is {kind}, expected a file"
