@@ -8,6 +8,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── MalformedInference     400    the body is no inference request (Open Inference Protocol v2), or its sizes do not add up
 ├── Unauthorised           401    no key, or one that belongs to no client
 ├── Forbidden              403    the key is switched off
+├── CrossSite              403    sent by a page of another site, or to a name that is none of this server's
 ├── NotFound               404    no such path
 ├── MethodNotAllowed       405    the path exists, the method does not
 ├── SlowHead               408    the head of a request did not arrive in time
@@ -146,6 +147,13 @@ class Forbidden(Problem):
 
     status, code = 403, "forbidden"
     detail = "This key is switched off; ask the operator of this server."
+
+
+class CrossSite(Problem):
+    """Sent by a page of another site, or to a name that is none of this server's."""
+
+    status, code = 403, "cross_site"
+    detail = "This comes from a page of another site, or its Host is no name of this server (HAUBERK_HOSTS)."
 
 
 class NotFound(Problem):

@@ -29,6 +29,7 @@ from service.bentoml_hooks import check_connections, running_server, serve_with,
 from service.edge.accounts import Clients
 from service.edge.exchange import Bounds, Source
 from service.edge.middleware import Edge
+from service.edge.origins import Hosts, is_loopback
 from service.edge.site import Site, Slot
 from service.formats.answers import Answer
 from service.lifecycle.banner import banner
@@ -36,7 +37,7 @@ from service.lifecycle.drain import drain_on_sigterm
 from service.lifecycle.one_bundle import read_bundle_to_serve
 from service.observing import audit_and_spans as telemetry
 from service.observing import logs, metrics_directory
-from service.settings import make_paths_absolute, read_settings
+from service.settings import METRICS_PORT, make_paths_absolute, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -118,6 +119,7 @@ class Gateway:
             audit=self.telemetry.audit,
             spans=self.telemetry.tracer,
             bounds=Bounds(settings.deadline_s, settings.held_at_most(self.bundle.input_shape)),
+            hosts=self.serving.hosts,
             full=full,
         )
 
@@ -142,9 +144,12 @@ class Gateway:
         from service.observing.metrics_port import MetricsPort
         from service.routes.paths import private_routes
 
-        site = self._site(private_routes(self.serving))
+        settings = self.settings
+        host = settings.metrics_host or _address()
+        hosts = Hosts.of(host, settings.hosts if is_loopback(host) else ())  # else it is scraped by any address
+        site = self._site(private_routes(self.serving, hosts))
         try:
-            return MetricsPort(site, self.settings.metrics_host or _address(), self.settings.metrics_port)
+            return MetricsPort(site, host, settings.metrics_port or METRICS_PORT)
         except InvalidInput as mistake:
             _give_up(str(mistake))
             return None
@@ -181,7 +186,7 @@ class Gateway:
 
     def _serving(self) -> Serving:
         from service.observing.metrics import Metrics, new_registry
-        from service.serving import Serving, is_loopback
+        from service.serving import Serving
 
         build = (__version__, self.bundle.name, self.bundle.version)
         metrics = Metrics(new_registry(), labels=self.bundle.labels, build=build)
@@ -192,7 +197,8 @@ class Gateway:
             metrics=metrics,
             software=__version__,
             images_at_most=self.settings.max_images,
-            listens_on_loopback=is_loopback(_host()),
+            listens_on_loopback=is_loopback(_host()) and self.settings.metrics_port is None,
+            hosts=Hosts.of(_host(), self.settings.hosts),
             modes=self.settings.modes,
             audit=self.telemetry.audit,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from models.bundle import Bundle
 from models.classifier import Images
 from service.batching import Batcher
 from service.edge.exchange import Exchange
+from service.edge.origins import Hosts
 from service.errors import NotReady, Problem, QueueFull, Stopping
 from service.formats.answers import AnswerWriter
 from service.formats.arrays import Tensors
@@ -37,7 +37,9 @@ class Serving:
         bundle: what is served.
         metrics, software: the counters, and the version of this software.
         images_at_most: per request.
-        listens_on_loopback: whether only this machine can connect; `/metrics` is not for others, histograms are an oracle.
+        listens_on_loopback: whether only this machine can connect, and metrics have no port of their own; `/metrics` is not for
+            others, histograms are an oracle.
+        hosts: the names in Host by which this machine, and browsers, ask.
         modes: those that replace the bundle's, by defence.
         audit: is told of decisions.
 
@@ -50,6 +52,7 @@ class Serving:
     software: str
     images_at_most: int
     listens_on_loopback: bool
+    hosts: Hosts = field(default_factory=Hosts)
     modes: Mapping[str, str] = field(default_factory=dict)
     audit: AuditLog | None = None
     batcher: Batcher[Any] | None = None
@@ -91,7 +94,7 @@ class Serving:
 
     def shows_metrics(self, exchange: Exchange) -> bool:
         """Whether this client may see `/metrics`."""
-        return self.listens_on_loopback and is_loopback((exchange.scope.get("server") or ("",))[0])
+        return self.listens_on_loopback and self.hosts.from_here(exchange.scope)
 
     @property
     def state(self) -> str:
@@ -147,11 +150,3 @@ class Serving:
 
     def _images_in(self, size: int) -> int:
         return max(1, min(self.images_at_most, size // (_BYTES_PER_NUMBER * math.prod(self.bundle.input_shape))))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is an address of this machine only; a name, which could be anything, is not."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from defences.defended_classifier import Mode
 
 PREFIX = "HAUBERK_"
+METRICS_PORT = 9464
 # The longest double as text, its comma and a space; brackets and the rest fit in the slack.
 _BYTES_PER_NUMBER, _BODY_SLACK = 26, 1 << 14
 _BODY_AT_MOST_BY_DEFAULT = 64 << 20
@@ -38,6 +39,7 @@ _SECRET_BYTES = range(16, 65)
 _SECRET_FILE_BYTES = 1 << 12
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = re.compile(r"(\d{1,18}) ?([KMG]iB)?")  # more digits are no size, and int() refuses thousands of them
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Kubernetes puts these into every pod beside a Service that is called hauberk.
 _KUBERNETES = re.compile(r"HAUBERK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -102,6 +104,14 @@ def _sha256(name: str, text: str) -> str:
     if not _DIGEST.fullmatch(text):
         raise InvalidInput(f"expected {name} to be 64 lower-case hex digits, got {text!r}")
     return text
+
+
+def _hosts(name: str, text: str) -> tuple[str, ...]:
+    names = tuple(each.strip() for each in text.split(","))
+    wrong = next((each for each in names if not _HOST_NAME.fullmatch(each)), None)
+    if wrong is not None:
+        raise InvalidInput(f"expected {name} to be names without a port, such as gateway.example.com,gw, got {wrong!r}")
+    return names
 
 
 def _port(name: str, text: str) -> int:
@@ -236,8 +246,19 @@ class Settings:
     metrics_host: str = _set_by(
         "METRICS_HOST", _text, "", "where the port for metrics listens", shown="the address it listens on"
     )
-    metrics_port: int = _set_by(
-        "METRICS_PORT", _port, 9464, "port for metrics; open only when the service listens on more than loopback"
+    metrics_port: int | None = _set_by(
+        "METRICS_PORT",
+        _port,
+        None,
+        "port for metrics; open when the service listens on more than loopback, or when you set it: then the other port has none",
+        shown=str(METRICS_PORT),
+    )
+    hosts: tuple[str, ...] = _set_by(
+        "HOSTS",
+        _hosts,
+        (),
+        "names by which browsers may reach the service, beside its own: `gateway.example.com,gw`, see [Console](#console)",
+        shown="on loopback `localhost` and its address, else any",
     )
     threads: int = _set_by(
         "THREADS",

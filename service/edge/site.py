@@ -14,6 +14,7 @@ from typing import Any
 from service.edge.accounts import Clients
 from service.edge.exchange import CLIENT_LEFT, UNKNOWN, Bounds, Exchange, Source
 from service.edge.observers import RefusalObserver, RequestObserver, Spans
+from service.edge.origins import Hosts
 from service.errors import (
     BodyTooLarge,
     MethodNotAllowed,
@@ -51,6 +52,7 @@ class Site:
         observer, audit, spans: see there. log: is given the fields of the access log's line.
         clients: those that may ask for predictions, and their budgets.
         bounds: of every request.
+        hosts: the names by which pages in browsers may send images.
         full: whether there is no room for another prediction; then requests for one are refused before they are read.
     """
 
@@ -61,6 +63,7 @@ class Site:
     audit: RefusalObserver | None = None
     spans: Spans | None = None
     bounds: Bounds = field(default_factory=Bounds)
+    hosts: Hosts = field(default_factory=Hosts)
     full: Callable[[], bool] = lambda: False
 
     def note_refused(self, problem: Problem, request_id: bytes) -> None:
@@ -122,6 +125,7 @@ class Site:
         if exchange.scope["method"] not in route.methods:
             raise MethodNotAllowed(", ".join(sorted(route.methods)))
         if route.reads:
+            self.hosts.check_browser(exchange.scope)
             if exchange.media_type and exchange.media_type not in route.reads:
                 raise UnsupportedMediaType(b", ".join(sorted(route.reads)).decode())
             if exchange.encoding not in (b"", b"identity"):

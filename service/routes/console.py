@@ -82,6 +82,7 @@ class Console:
 
     async def index(self, exchange: Exchange) -> None:
         """GET /: the page, or the JSON that fills it."""
+        self._serving.hosts.check_host(exchange.scope)
         accept = b",".join(value for name, value in exchange.scope["headers"] if name == b"accept")
         if prefers_html(accept):
             await exchange.respond(200, MEDIA_TYPES[".html"], self._files[PAGE], (*_FILE_HEADERS, _VARY))
@@ -90,6 +91,7 @@ class Console:
             await exchange.respond(200, JSON, orjson.dumps(self.facts(on_loopback)), (*_HEADERS, _VARY))
 
     async def _part(self, name: str, exchange: Exchange) -> None:
+        self._serving.hosts.check_host(exchange.scope)
         await exchange.respond(200, MEDIA_TYPES[Path(name).suffix], self._files[name], _FILE_HEADERS)
 
     def facts(self, shows_metrics: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from models.bundle import Bundle
 from service.errors import (
     PLACES_AT_MOST,
+    Forbidden,
     MalformedInference,
     MalformedJson,
     MalformedNpy,
@@ -48,7 +49,7 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
             **_open_inference(bundle),
             "/livez": {"get": _text("Whether the process answers.", "health")},
             "/readyz": {"get": _text("Whether the classifier is warm and takes work.", "health", 503)},
-            "/metrics": {"get": _text("Prometheus metrics, for this machine only.", "metrics", 404)},
+            "/metrics": {"get": _text("Prometheus metrics, for programs on this machine only.", "metrics", 404)},
             "/docs.json": {"get": _json("This document.", "documentation")},
             "/schema.json": {"get": _json("BentoML's description of the service, for its clients.", "documentation")},
             "/": {"get": _index()},
@@ -73,6 +74,7 @@ def _index() -> Document:
         "What is served, which defences are on, and where to read on; to a browser, a page that shows it.", "documentation"
     )
     found["responses"]["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
+    found["responses"] |= _refusals(403, but=frozenset((Forbidden,)))
     return found
 
 

@@ -181,7 +181,12 @@ def test_a_worker_that_is_ended_alone_is_replaced_by_one_that_listens_and_serves
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(backdoored.directory, copy)
-    server = new_server(HAUBERK_BUNDLE=str(copy))
+    port = free_port()
+    server = new_server(HAUBERK_BUNDLE=str(copy), HAUBERK_METRICS_PORT=str(port))
+    assert httpx.get(f"{server.url}/metrics").status_code == 404  # a port of their own was asked for, on loopback
+    assert b"hauberk_build_info" in httpx.get(f"http://127.0.0.1:{port}/metrics").content
+    rebound = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"host": f"evil.example:{port}"})
+    assert (rebound.status_code, rebound.json()["code"]) == (403, "cross_site")
     first = worker_of(server)
     os.kill(first, signal.SIGTERM)
     give_up = time.monotonic() + 60

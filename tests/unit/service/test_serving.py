@@ -13,8 +13,8 @@ import pytest
 from models.bundle import Bundle
 from service.edge.accounts import Account
 from service.edge.exchange import Bounds, Exchange
+from service.edge.origins import is_loopback
 from service.errors import WrongDocument
-from service.serving import is_loopback
 from tests.unit.service.served import IMAGE, Ask, run, serving
 
 
