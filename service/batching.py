@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -97,6 +98,7 @@ class Batcher(Generic[_Batch]):
         self._ended = False
         # Each has one writer, the event loop and the worker: no lock is needed.
         self._submitted, self._taken = 0, 0
+        self._waits_since = self._stepped = time.monotonic()
         self._stopping = self._told_of_observer = False
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name="hauberk-worker", daemon=True)
@@ -112,6 +114,15 @@ class Batcher(Generic[_Batch]):
         """Whether not even one image more may wait."""
         return self.waiting >= self._queue_images
 
+    @property
+    def stalled_s(self) -> float:
+        """For how long the worker has taken no step although there is work; without end when its thread is no more."""
+        if not self._worker.is_alive():
+            return 0.0 if self._stopping else math.inf
+        if not self.waiting and not self._jobs:
+            return 0.0
+        return time.monotonic() - max(self._waits_since, self._stepped)
+
     async def classify(self, images: Images) -> Decisions:
         """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
 
@@ -123,6 +134,8 @@ class Batcher(Generic[_Batch]):
             raise QueueFull
         job = (_TracedJob if self._traced else _Job)(images, self._loop.create_future())
         timer = self._loop.call_later(self._deadline_s, _refuse, job, DeadlineExceeded())
+        if not self.waiting:
+            self._waits_since = time.monotonic()
         self._submitted += len(images)
         self._queue.put(job)
         try:
@@ -139,6 +152,7 @@ class Batcher(Generic[_Batch]):
 
     def _work(self) -> None:
         while True:
+            self._stepped = time.monotonic()
             self._jobs = [job for job in self._jobs if job.undecided]
             if all(job.future.done() for job in self._jobs):  # every request in it has ended
                 self._jobs, self._batch = [], None

@@ -31,6 +31,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── NotReady               503    still starting
 ├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
 ├── TooManyConnections     503    more connections are open than the server takes
+├── Stalled                503    the worker has taken no step for a while although there is work, or has ended
 ├── Stopping               503    shutting down, no new work is taken
 └── DeadlineExceeded       504    not answered within the deadline
 
@@ -312,7 +313,7 @@ class InternalError(Problem):
     """A stage of the data path failed, or there is a mistake of ours."""
 
     status, code = 500, "internal_error"
-    detail = "The request failed inside the server; its log says why under this request id."
+    detail = "The request failed inside the server; its log says why, once for failures of a kind."
 
 
 class NotReady(Problem):
@@ -337,6 +338,14 @@ class TooManyConnections(Problem):
     status, code = 503, "too_many_connections"
     detail = "The server has as many connections as it takes; try again shortly."
     headers = ((b"retry-after", b"1"), (b"connection", b"close"))
+
+
+class Stalled(Problem):
+    """The worker has taken no step for a while although there is work, or has ended."""
+
+    status, code = 503, "stalled"
+    detail = "The part of this server that decides on images is stuck; try again later, another server may answer."
+    headers = ((b"retry-after", b"5"), (b"connection", b"close"))
 
 
 class Stopping(Problem):

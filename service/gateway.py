@@ -27,6 +27,7 @@ from models.errors import InvalidInput
 from models.version import __version__
 from service.bentoml_hooks import check_connections, running_server, serve_with, worker_count
 from service.edge.accounts import Clients
+from service.edge.client_file import ClientFile
 from service.edge.exchange import Bounds, Source
 from service.edge.middleware import Edge
 from service.edge.origins import Hosts, is_loopback
@@ -35,6 +36,7 @@ from service.formats.answers import Answer
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
 from service.lifecycle.one_bundle import read_bundle_to_serve
+from service.lifecycle.rounds import make_rounds
 from service.observing import audit_and_spans as telemetry
 from service.observing import logs, metrics_directory
 from service.settings import METRICS_PORT, make_paths_absolute, read_settings
@@ -91,7 +93,7 @@ class Gateway:
     def __init__(self) -> None:
         """Install the site: from now on every path answers, those that need the classifier with 503."""
         with _or_end_the_server():
-            logs.configure()
+            self.repeats = logs.configure()
             self.alone = worker_count(SERVICE.name) == 1
             metrics_directory.choose(alone=self.alone)
             self.settings = read_settings()
@@ -130,13 +132,20 @@ class Gateway:
 
         with _or_end_the_server():
             connection.Connection.site = self.site
-            self.watching = asyncio.create_task(connection.watch())
+            self.watching = asyncio.gather(connection.watch(), make_rounds(*self._looks()))
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
             server = running_server()
             if server is not None:
                 check_connections(server, connection.Connection)
                 drain_on_sigterm(server, self._drain, self.settings.drain_s, alone=self.alone)
+
+    def _looks(self) -> list[Callable[[], object]]:
+        """What is looked at once a second."""
+        looks: list[Callable[[], object]] = [self.repeats.tell, self.serving.look]
+        if self.settings.clients_file is not None:
+            looks.append(ClientFile(self.settings.clients_file, self.site.clients).look)
+        return looks
 
     def _metrics_port(self) -> MetricsPort | None:
         if self.serving.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
@@ -180,6 +189,7 @@ class Gateway:
         if self.metrics_port is not None:
             await self.metrics_port.close()
         self.watching.cancel()
+        self.repeats.tell(at_once=True)
         await self.telemetry.close(_HAND_ON_S)
         logger.info("stopped")
         self.access_log.flush()
@@ -218,6 +228,7 @@ class Gateway:
     def _open_for_work(self, warm: Warm) -> None:
         from service.batching import Batcher
         from service.lifecycle import startup
+        from service.observing.heartbeat import Heartbeat
 
         settings, serving = self.settings, self.serving
         batcher = Batcher(
@@ -233,7 +244,7 @@ class Gateway:
         serving.limit(warm.max_images)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
         startup.tune_the_interpreter()
-        serving.batcher = batcher
+        serving.batcher, serving.heartbeat = batcher, Heartbeat(lambda: batcher.stalled_s, settings.deadline_s)
         fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
         logger.info("ready", extra={"fields": fields})
         if settings.announce:

@@ -21,6 +21,7 @@ from service.formats.answers import AnswerWriter
 from service.formats.arrays import Tensors
 from service.formats.json_images import SHORT_BYTES, Admission
 from service.observing.audit_log import AuditLog
+from service.observing.heartbeat import Heartbeat
 from service.observing.metrics import Metrics
 from service.reader import Reader
 
@@ -43,8 +44,8 @@ class Serving:
         modes: those that replace the bundle's, by defence.
         audit: is told of decisions.
 
-    `batcher` is set when the classifier is warm; `draining` when this server should get no new clients, but still takes requests;
-    `stopping` when it takes none.
+    `batcher` and `heartbeat` are set when the classifier is warm; `draining` when this server should get no new clients, but still
+    takes requests; `stopping` when it takes none.
     """
 
     bundle: Bundle
@@ -56,6 +57,7 @@ class Serving:
     modes: Mapping[str, str] = field(default_factory=dict)
     audit: AuditLog | None = None
     batcher: Batcher[Any] | None = None
+    heartbeat: Heartbeat | None = None
     draining: bool = False
     stopping: bool = False
     _reader: Reader = field(init=False, repr=False, default_factory=Reader)
@@ -98,23 +100,37 @@ class Serving:
 
     @property
     def state(self) -> str:
-        """What `/readyz` would say: starting, ready or stopping."""
+        """What `/readyz` would say: starting, ready, stalled or stopping."""
         if self.stopping or self.draining:
             return "stopping"
+        if self.heartbeat is not None and self.heartbeat.stalled:
+            return "stalled"
         return "starting" if self.batcher is None else "ready"
 
     def ready(self) -> None:
-        """Raises: Stopping, NotReady; a draining server still takes requests (`accepting`), but is no longer ready."""
+        """Raises: Stopping, NotReady, Stalled; a draining server still takes requests (`accepting`), but is no longer ready."""
         if self.draining:
             raise Stopping
         self.accepting()
 
+    def look(self) -> None:
+        """See how the worker is; once a second."""
+        if self.heartbeat is not None:
+            self.heartbeat.look()
+
+    def alive(self) -> None:
+        """Raises: Stalled, when only a new process can help."""
+        if self.heartbeat is not None:
+            self.heartbeat.check_live()
+
     def accepting(self) -> Batcher[Any]:
-        """The batcher, while it takes work. Raises: Stopping, NotReady."""
+        """The batcher, while it takes work. Raises: Stopping, NotReady, Stalled."""
         if self.stopping:
             raise Stopping
         if self.batcher is None:
             raise NotReady
+        if self.heartbeat is not None:
+            self.heartbeat.check_ready()
         return self.batcher
 
     @property
@@ -125,7 +141,7 @@ class Serving:
     def admitting(self) -> None:
         """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
 
-        Raises: Stopping, NotReady, QueueFull.
+        Raises: Stopping, NotReady, Stalled, QueueFull.
         """
         if self.accepting().full:
             raise QueueFull

@@ -192,8 +192,12 @@ class Settings:
         shown="",
     )
     clients: tuple[Client, ...] | None = _set_by(
-        "CLIENTS_FILE", _clients, None, "file with the clients that may ask, see [Clients](#clients); everybody may without"
+        "CLIENTS_FILE",
+        _clients,
+        None,
+        "file with the clients that may ask, read again when it changes, see [Clients](#clients); everybody may without",
     )
+    clients_file: Path | None = None
     images_per_minute: int | None = _set_by(
         "IMAGES_PER_MINUTE",
         _whole,
@@ -337,6 +341,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         secret=secret or secrets.token_bytes(32),
         secret_is_random=secret is None,
         max_images_is_default="HAUBERK_MAX_IMAGES" not in given,
+        clients_file=Path(given["HAUBERK_CLIENTS_FILE"]) if "HAUBERK_CLIENTS_FILE" in given else None,
         **{name: setting.read(setting.name, given[setting.name]) for name, setting in _SET.items() if setting.name in given},
     )
     _check_together(settings)

@@ -108,6 +108,12 @@ class Account:
             raise OverBudget(math.ceil((missing + price) * 60 / self.per_minute))
         self.left -= images
 
+    def resize(self, per_minute: float) -> None:
+        """Change the budget; what was spent stays spent. One that had no limit begins full."""
+        now = self.clock()
+        left = math.inf if self.per_minute == math.inf else self.left + (now - self._at) * self.per_minute / 60
+        self.left, self.per_minute, self._at = min(left, per_minute), per_minute, now
+
     def give_back(self, images: int) -> None:
         """Return the images of a request that the server failed."""
         self.left += images
@@ -142,12 +148,22 @@ class Clients:
         self._by_key: Mapping[str, Account | None] | None = None
         self._by_address: OrderedDict[str, Account] = OrderedDict()
         if clients is not None:
-            self._by_key = {
-                client.key_sha256: Account(client.name, float(client.images_per_minute or self._common), clock)
-                if client.enabled
-                else None
-                for client in clients
-            }
+            self.replace(clients)
+
+    def replace(self, clients: Iterable[Client]) -> None:
+        """From now on only these may ask; of those that were there before, each keeps what is left of its budget."""
+        before = {account.name: account for account in (self._by_key or {}).values() if account is not None}
+        self._by_key = {client.key_sha256: self._account_of(client, before.get(client.name)) for client in clients}
+
+    def _account_of(self, client: Client, before: Account | None) -> Account | None:
+        if not client.enabled:
+            return None
+        budget = float(client.images_per_minute or self._common)
+        if before is None:
+            return Account(client.name, budget, self._clock)
+        if before.per_minute != budget:
+            before.resize(budget)
+        return before
 
     def account(self, authorization: bytes, address: str) -> Account:
         """Whose request this is, with at least one image left. Raises: Unauthorised, Forbidden, OverBudget."""

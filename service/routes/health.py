@@ -42,7 +42,8 @@ class Health:
         return {"/livez": Route(self.livez, logged=False), "/readyz": Route(self.readyz, logged=False)}
 
     async def livez(self, exchange: Exchange) -> None:
-        """GET /livez: the process answers."""
+        """GET /livez: the process answers, and its worker is not stuck for good."""
+        self._serving.alive()
         await exchange.respond(200, TEXT, b"alive\n")
 
     async def readyz(self, exchange: Exchange) -> None:

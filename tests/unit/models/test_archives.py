@@ -64,7 +64,7 @@ def test_a_small_archive_that_would_unpack_to_much_is_refused_before_it_is_unpac
 
 def test_many_members_are_counted_together() -> None:
     with pytest.raises(OutOfBounds, match="would unpack"):
-        read_arrays(archived(**{f"a{i}": array((1000,), bytes(1000)) for i in range(12)}), room=SMALL)
+        read_arrays(archived(zipfile.ZIP_DEFLATED, **{f"a{i}": array((1000,), bytes(1000)) for i in range(12)}), room=SMALL)
 
 
 def test_a_large_archive_that_hardly_compresses_is_read() -> None:

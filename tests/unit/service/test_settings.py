@@ -89,6 +89,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         max_images=8,
         max_images_is_default=False,
         clients=(Client("ward", "0" * 64),),
+        clients_file=clients,
         images_per_minute=600,
         max_model_calls=800,
         max_body_bytes=1000,

@@ -10,7 +10,7 @@ from service.edge.middleware import Edge
 from service.edge.origins import Hosts
 from service.edge.site import Route, Site
 from service.errors import CrossSite
-from tests.unit.service.edge.asking import JSON, POST, Reply, ask, echo, serving
+from tests.unit.service.edge.asking import JSON, Reply, ask, echo, serving
 
 LOCAL, PUBLIC = Hosts.of("127.0.0.1"), Hosts.of("")
 HERE = (b"host", b"127.0.0.1:3000")
@@ -87,7 +87,7 @@ def test_another_client_another_server_and_http_1_0_are_not_from_here() -> None:
 
 @pytest.fixture
 def local() -> Edge:
-    return serving(Site(routes={"/echo": Route(echo, **POST)}, hosts=LOCAL))
+    return serving(Site(routes={"/echo": Route(echo, frozenset(("POST",)), frozenset((b"application/json",)), 10)}, hosts=LOCAL))
 
 
 def posted(edge: Edge, *headers: tuple[bytes, bytes]) -> Reply:
@@ -112,7 +112,11 @@ def test_the_page_of_this_server_may_send_images(local: Edge) -> None:
 @pytest.mark.parametrize("header", FOREIGN)
 def test_a_page_of_another_site_may_not(local: Edge, header: tuple[bytes, bytes]) -> None:
     posted(local, HERE, header).problem(403, "cross_site")
-    posted(serving(Site(routes={"/echo": Route(echo, **POST)}, hosts=PUBLIC)), HERE, header).problem(403, "cross_site")
+    posted(
+        serving(Site(routes={"/echo": Route(echo, frozenset(("POST",)), frozenset((b"application/json",)), 10)}, hosts=PUBLIC)),
+        HERE,
+        header,
+    ).problem(403, "cross_site")
 
 
 def test_a_page_whose_name_was_made_to_lead_here_may_not(local: Edge) -> None:
