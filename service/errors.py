@@ -313,7 +313,7 @@ class InternalError(Problem):
     """A stage of the data path failed, or there is a mistake of ours."""
 
     status, code = 500, "internal_error"
-    detail = "The request failed inside the server; its log says why, once for failures of a kind."
+    detail = "The request failed inside the server; its log says why."
 
 
 class NotReady(Problem):

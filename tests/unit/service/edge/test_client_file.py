@@ -70,12 +70,12 @@ def test_a_key_that_is_removed_or_switched_off_is_refused_and_a_new_one_taken(cl
 
 
 def test_who_stays_keeps_what_is_left_of_the_budget_under_a_new_key_too(clients: Clients, change: Watch) -> None:
-    assert asked(clients, "ward", 9) is None
+    assert asked(clients, "ward", 7) is None
     change(entry("ward", "images_per_minute = 10") + entry("new"))
-    assert asked(clients, "ward", 2) is OverBudget
+    assert asked(clients, "ward", 4) is OverBudget  # which costs one
     other = hashlib.sha256(b"key-of-other").hexdigest()
     change(f'[clients.ward]\nkey_sha256 = "{other}"\nimages_per_minute = 10\n')
-    assert [asked(clients, "ward"), asked(clients, "other", 2), asked(clients, "other")] == [Unauthorised, OverBudget, None]
+    assert [asked(clients, "ward"), asked(clients, "other", 3), asked(clients, "other")] == [Unauthorised, OverBudget, None]
 
 
 def test_another_budget_holds_at_once_and_what_was_spent_stays_spent(clients: Clients, change: Watch) -> None:

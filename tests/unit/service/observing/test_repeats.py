@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.observing.logs import JsonFormatter
-from service.observing.repeats import INTERVAL_S, Repeats
+from service.observing.repeats import INTERVAL_S, SHORT_AT_MOST, Repeats
 
 NAME = "tests.repeats"
 
@@ -63,9 +63,11 @@ def fail(log: Log, number: int, depth: int = 30) -> None:
 def test_of_many_requests_that_fail_alike_the_first_is_told_in_full_and_the_others_are_counted(log: Log) -> None:
     for number in range(1000):
         fail(log, number)
-    (first,) = log.lines()
+    first, *short = log.lines()
     assert (first["event"], first["request_id"]) == ("a request failed", "0")
     assert "RuntimeError: bad image 0" in first["exception"]
+    assert [line["request_id"] for line in short] == [str(number) for number in range(1, SHORT_AT_MOST + 1)]
+    assert all("exception" not in line and line["raised"].startswith("ValueError of RuntimeError at ") for line in short)
     for _ in range(3):
         log.now += INTERVAL_S / 3
         log.repeats.tell()
@@ -77,7 +79,7 @@ def test_of_many_requests_that_fail_alike_the_first_is_told_in_full_and_the_othe
         "within_s": 60,
         "request_id": "999",
     }
-    assert "RuntimeError at " in counted["raised"]
+    assert counted["raised"] == short[0]["raised"]
     assert "exception" not in counted
     assert log.bytes < 20_000  # 6.5 KB a request before
 
@@ -110,12 +112,19 @@ def test_other_failures_other_texts_and_what_is_no_warning_are_told(log: Log) ->
 
 
 def test_texts_that_differ_by_numbers_only_are_one(log: Log) -> None:
-    for number in range(10):
+    for number in range(100):
         log.logger.warning("a step of %d requests failed", number)
-    assert len(log.lines()) == 1
+    assert len(log.lines()) == 1 + SHORT_AT_MOST
     log.repeats.tell(at_once=True)
     (counted,) = log.lines()
-    assert (counted["event"], counted["repeated"]) == ("a step of 9 requests failed", 9)
+    assert (counted["event"], counted["repeated"]) == ("a step of 99 requests failed", 99)
+
+
+def test_a_few_that_were_told_one_by_one_are_not_counted_again(log: Log) -> None:
+    for number in range(3):
+        fail(log, number)
+    log.repeats.tell(at_once=True)
+    assert [line["request_id"] for line in log.lines()] == ["0", "1", "2"]
 
 
 def test_kinds_are_bounded(log: Log) -> None:
