@@ -224,7 +224,7 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
             raise InvalidBundle(
                 f"expected {directory / str(name)}, which {path} lists, but it does not exist; copy the whole bundle"
             )
-    return hashlib.sha256(text).hexdigest(), card
+    return hashlib.sha256(text).hexdigest(), {**card, "files": digests}
 
 
 def _read_settings(path: Path, content: bytes) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def test_what_is_no_card_is_refused(bundle: Bundle, content: str) -> None:
     refused(bundle.directory, "card.json")
 
 
+def test_a_card_that_lists_its_files_as_pairs_is_read_as_one_that_names_them(bundle: Bundle) -> None:
+    card = dict(bundle.card, files=list(bundle.card["files"].items()))
+    (bundle.directory / "card.json").write_text(json.dumps(card))
+    assert read_bundle(bundle.directory).card["files"] == bundle.card["files"]
+
+
 def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "to be a bundle's card")
     refused(tmp_path / "none", "which does not exist; hauberk calibrate writes one")
