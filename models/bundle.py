@@ -5,30 +5,53 @@
     calibration.npz   arrays measured on clean data, such as STRIP's overlays, clean scores and threshold
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
-The digest of a bundle is the sha256 of card.json, which covers the rest. Nothing in it is ever unpickled.
+The digest of a bundle is the sha256 of card.json, which covers the rest. The bytes that are hashed are the bytes that are used: a file
+that is changed after the bundle was read is refused when it is read again. Nothing in it is ever unpickled, no file may be longer than
+`BYTES_AT_MOST`, and no archive may unpack to more than `models.archives.FOR_BUNDLES`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
+import os
+import shutil
+import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from models.archives import FOR_BUNDLES, OutOfBounds, read_arrays
 from models.errors import InvalidBundle
+from models.files import open_file, read_file
 
 FORMAT = 1
 SETTINGS, CARD, CALIBRATION, MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras"
+EXAMPLE = "example.json"
+BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30}
+"""Of each file of a bundle; of one that is not named here, `OTHERS_AT_MOST`."""
+OTHERS_AT_MOST = 64 << 20
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _REQUIRED = (SETTINGS, MODEL, CALIBRATION)
+_COPIED_AT_ONCE = 1 << 20
 _SIZE = Annotated[int, Field(ge=1)]
+_NUMBERS_PER_IMAGE = 1 << 26
+
+
+def _bounded(shape: list[int]) -> list[int]:
+    if math.prod(shape) > _NUMBERS_PER_IMAGE:
+        raise ValueError(f"expected at most {_NUMBERS_PER_IMAGE} numbers an image, got {math.prod(shape)}")
+    return shape
 
 
 class _Strict(BaseModel):
@@ -39,7 +62,7 @@ class _ClassifierSettings(_Strict):
     file: Literal["model.keras"]
     outputs: Literal["probabilities", "logits"]
     input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
-    input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3)]
+    input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3), AfterValidator(_bounded)]
     labels: Annotated[list[str], Field(min_length=2)]
 
 
@@ -91,6 +114,25 @@ class Bundle:
     def labels(self) -> tuple[str, ...]:
         return tuple(self.settings["classifier"]["labels"])
 
+    def holds(self, name: str) -> bool:
+        """Whether the card lists a file of this name."""
+        return name in self.card.get("files", ())
+
+    def read(self, name: str) -> bytes:
+        """The content of a file that the card lists. Raises: InvalidBundle: it is not the file that the card was written for."""
+        return _verified(self.directory, name, self.card["files"][name])
+
+    @contextmanager
+    def copied(self, name: str) -> Iterator[Path]:
+        """A copy, in a directory of its own that only this user may enter, of a file that the card lists; removed at the end.
+
+        For what can only be read by path: what is hashed is the copy. Raises: InvalidBundle, as `read`, or where there is no room.
+        """
+        with _private_directory() as private:
+            _copy(self.directory / name, private / name)
+            _check(self.directory / name, _sha256(private / name), self.card["files"][name])
+            yield private / name
+
 
 def default_bundle_directory() -> Path:
     """The directory of the default bundle: an adversarially trained MNIST classifier, shipped with the project."""
@@ -102,21 +144,28 @@ def standard_bundle_directory() -> Path:
     return default_bundle_directory().with_name("mnist-standard")
 
 
-def read_bundle(directory: Path) -> Bundle:
-    """Read a bundle and verify its digests and settings. Raises: InvalidBundle: missing, altered or invalid files."""
+def read_bundle(directory: Path, *, digest: str | None = None) -> Bundle:
+    """Read a bundle and verify its digests and settings.
+
+    Args:
+        digest: the one that it has to have; any when not given.
+
+    Raises: InvalidBundle: missing, altered, invalid or too large files, or another bundle.
+    """
     if not directory.is_dir():
         what = "is no directory" if directory.exists() else "does not exist"
         raise InvalidBundle(f"expected a bundle directory, got {directory}, which {what}; hauberk calibrate writes one")
-    digest, card = _read_card(directory)
-    settings = _read_settings(directory / SETTINGS)
-    try:
-        with (directory / CALIBRATION).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            calibration = {name: archive[name] for name in archive.files}
-    except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
+    found, card = _read_card(directory)
+    if digest is not None and found != digest:
         raise InvalidBundle(
-            f"{directory / CALIBRATION} cannot be read as an .npz archive; run hauberk calibrate again"
-        ) from failure
-    return Bundle(directory, digest, settings, calibration, card)
+            f"expected the bundle in {directory} to have sha256 {digest[:12]}..., got {found[:12]}...; a server serves the bundle "
+            "that it was started with, start it again to serve another"
+        )
+    digests = card["files"]
+    for name in digests.keys() - {SETTINGS, CALIBRATION}:
+        _check(directory / name, _sha256(directory / name), digests[name])
+    settings = _read_settings(directory / SETTINGS, _verified(directory, SETTINGS, digests[SETTINGS]))
+    return Bundle(directory, found, settings, _read_calibration(directory, digests[CALIBRATION]), card)
 
 
 def write_bundle(
@@ -133,7 +182,7 @@ def write_bundle(
         settings: content of hauberk.toml, as nested dicts and lists.
         calibration: arrays for calibration.npz.
         card: content of card.json beside the digests.
-        example: a valid request body, written to example.json.
+        example: a valid request body, written to `EXAMPLE`.
 
     Raises: InvalidBundle: no model, or settings that `read_bundle` does not accept.
     """
@@ -141,8 +190,8 @@ def write_bundle(
     np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
     names = [*_REQUIRED]
     if example is not None:
-        (directory / "example.json").write_text(json.dumps(example))
-        names.append("example.json")
+        (directory / EXAMPLE).write_text(json.dumps(example))
+        names.append(EXAMPLE)
     digests = {name: _sha256(directory / name) for name in names}
     (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
     return read_bundle(directory)
@@ -159,7 +208,7 @@ def record(bundle: Bundle, name: str, found: Any) -> Bundle:
 def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
     path = directory / CARD
     try:
-        text = path.read_bytes()
+        text = read_file(path, at_most=BYTES_AT_MOST[CARD])
         card = json.loads(text)
         digests = dict(card["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as failure:
@@ -169,24 +218,19 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
     for name in _REQUIRED:
         if name not in digests:
             raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
-    present = {file.name for file in directory.iterdir() if file.is_file()}
-    for name, expected in digests.items():
-        file = directory / str(name)
+    present = {file.name for file in directory.iterdir()}
+    for name in digests:
         if name not in present:  # a path out of the directory is not present either
-            raise InvalidBundle(f"expected {file}, which {path} lists, but it does not exist; copy the whole bundle")
-        found = _sha256(file)
-        if found != expected:
             raise InvalidBundle(
-                f"{file} is not the file {path} was written for: expected sha256 {str(expected)[:12]}..., got {found[:12]}...; "
-                "copy the bundle again, or run hauberk calibrate"
+                f"expected {directory / str(name)}, which {path} lists, but it does not exist; copy the whole bundle"
             )
-    return hashlib.sha256(text).hexdigest(), card
+    return hashlib.sha256(text).hexdigest(), {**card, "files": digests}
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as failure:
+        settings = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as failure:
         raise InvalidBundle(f"{path} cannot be read as TOML: {failure}") from failure
     if settings.get("format") != FORMAT:
         raise InvalidBundle(
@@ -200,9 +244,85 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise InvalidBundle(f"{path}: {place}: {first['msg']}; run hauberk calibrate again") from failure
 
 
+def _read_calibration(directory: Path, expected: str) -> dict[str, NDArray[Any]]:
+    path = directory / CALIBRATION
+    content = _verified(directory, CALIBRATION, expected)
+    try:
+        return read_arrays(io.BytesIO(content), room=FOR_BUNDLES)
+    except OutOfBounds as failure:
+        raise InvalidBundle(f"{path} {failure}; run hauberk calibrate again") from failure
+    except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
+        raise InvalidBundle(f"{path} cannot be read as an .npz archive; run hauberk calibrate again") from failure
+
+
+def _verified(directory: Path, name: str, expected: str) -> bytes:
+    """The content of a file that has this sha256."""
+    path = directory / name
+    with _opened(path) as file:
+        content = file.read(_bytes_at_most(path) + 1)
+    _check(path, hashlib.sha256(content).hexdigest(), expected)
+    return content
+
+
+def _copy(path: Path, to: Path) -> None:
+    with _opened(path) as file:
+        try:
+            with to.open("xb") as copy:
+                shutil.copyfileobj(file, copy, _COPIED_AT_ONCE)
+        except OSError as failure:
+            raise InvalidBundle(
+                f"{path} cannot be copied to {to.parent} ({_reason(failure)}); make room, or set TMPDIR to a directory with room"
+            ) from failure
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise InvalidBundle(
+            f"{path} is not the file {path.with_name(CARD)} was written for: expected sha256 {str(expected)[:12]}..., "
+            f"got {found[:12]}...; copy the bundle again, or run hauberk calibrate"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A file of a bundle, open. Raises: InvalidBundle: no file, or one that is too long."""
+    most = _bytes_at_most(path)
+    try:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise InvalidBundle(f"expected {path} to have {most} bytes at most, got {size}; run hauberk calibrate again")
+            yield file
+    except OSError as failure:
+        raise InvalidBundle(f"{path} cannot be read ({_reason(failure)}); copy the bundle again") from failure
+
+
+def _bytes_at_most(path: Path) -> int:
+    return BYTES_AT_MOST.get(path.name, OTHERS_AT_MOST)
+
+
+@contextmanager
+def _private_directory() -> Iterator[Path]:
+    try:
+        made = tempfile.mkdtemp(prefix="hauberk-")
+    except OSError as failure:
+        raise InvalidBundle(
+            f"a model is loaded from a private copy, and there is no place for one ({_reason(failure)}); set TMPDIR to a directory "
+            "with room"
+        ) from failure
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _reason(failure: OSError) -> str:
+    return (failure.strerror or str(failure)).lower()
 
 
 def _toml(settings: Mapping[str, Any]) -> str:

@@ -11,9 +11,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.archives import FOR_DATA, OutOfBounds, array_names, read_arrays
 from models.classifier import Images, has_channels_first
 from models.errors import InvalidInput
 from models.file_kinds import kind_of
+from models.files import NotAFile, open_file
 
 Split = Literal["train", "test"]
 
@@ -59,12 +61,7 @@ def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
 
     Raises: InvalidInput: no such file, not an npz, arrays missing, wrong type, shape, length or range.
     """
-    arrays = _read(path)
-    names = ("images", "labels") if "images" in arrays else (f"x_{split}", f"y_{split}")
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise InvalidInput(f"expected {path.name} to hold images and labels (or x_{split}, y_{split}), got {sorted(arrays)}")
-    images, labels = (arrays[name] for name in names)
+    images, labels = _read(path, split)
     labels = _labels(labels, path)
     images = _images(images, path)
     if len(images) != len(labels):
@@ -77,7 +74,7 @@ def load_dataset(path: Path, *, split: Split = "train") -> Dataset:
 def has_halves(path: Path) -> bool:
     """Whether a data file holds a training and a test half (x_train, x_test, ...); not one with images and labels only."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile):  # a directory of arrays, or no file of data at all
         return False
@@ -104,18 +101,30 @@ def as_images(pictures: NDArray[np.uint8]) -> Images:
     return scaled[..., None] if scaled.ndim == 3 else scaled
 
 
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
-    if not path.is_file():
-        what = f"is {kind_of(path)}" if path.exists() else "does not exist"
-        raise InvalidInput(f"expected a data file, got {path}, which {what}")
+def _read(path: Path, split: Split) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """The images and labels of a file, as they are stored; its other arrays are not read."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with open_file(path) as file:
+            held = array_names(file)
+            names = ("images", "labels") if "images" in held else (f"x_{split}", f"y_{split}")
+            arrays = read_arrays(file, room=FOR_DATA, only=names)
+    except FileNotFoundError as failure:
+        raise InvalidInput(f"expected a data file, got {path}, which does not exist") from failure
+    except NotAFile as failure:
+        what = f", which is {kind_of(path)}" if path.is_dir() else f": {failure.strerror}"
+        raise InvalidInput(f"expected a data file, got {path}{what}") from failure
+    except OutOfBounds as failure:
+        raise InvalidInput(
+            f"{path.name} {failure}; a larger data set is read from a directory with images.npy and labels.npy"
+        ) from failure
     except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
         kind = "an archive of Python objects, which are never loaded" if "Object arrays" in str(failure) else kind_of(path)
         raise InvalidInput(
             f"expected an .npz archive of plain arrays, but {path.name} cannot be read as one{kind and f': it is {kind}'}"
         ) from failure
+    if len(arrays) < len(names):
+        raise InvalidInput(f"expected {path.name} to hold images and labels (or x_{split}, y_{split}), got {sorted(held)}")
+    return arrays[names[0]], arrays[names[1]]
 
 
 def _labels(labels: NDArray[np.generic], path: Path) -> NDArray[np.int64]:

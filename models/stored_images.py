@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.archives import FOR_DATA, array_names, check_archive, read_arrays
 from models.classifier import Images, Labels
 from models.datasets import Dataset, Split, check_channels_last, load_dataset
 from models.errors import InvalidInput
+from models.files import open_file
 
 IN_MEMORY_AT_MOST = 1 << 28
 """Bytes of stored images up to which an .npz is read into memory."""
@@ -90,10 +92,7 @@ def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = 
     if not images.exists():
         _unpack(path, f"{member}.npy", images)
     labels_name = "labels" if member == "images" else f"y_{split}"
-    with np.load(path, allow_pickle=False) as archive:
-        if labels_name not in archive.files:
-            raise InvalidInput(f"expected {path.name} to hold {member} and {labels_name}, got {sorted(archive.files)}")
-        return _checked(_mapped(images), archive[labels_name], path.name)
+    return _checked(_mapped(images), _labels_in(path, member, labels_name), path.name)
 
 
 def refused_when_full(directory: Path, write: Callable[[], None]) -> None:
@@ -110,13 +109,26 @@ def refused_when_full(directory: Path, write: Callable[[], None]) -> None:
 def _large_member(path: Path, split: Split) -> tuple[str, int] | None:
     """Name and CRC-32 of an .npz's array of images that is too large to read; None for smaller ones and for invalid files."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            check_archive(archive, path.stat().st_size, FOR_DATA)
             members = {info.filename: info for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, zipfile.BadZipFile):
         return None
     name = "images" if "images.npy" in members else f"x_{split}"
     info = members.get(f"{name}.npy")
     return (name, info.CRC) if info is not None and info.file_size > IN_MEMORY_AT_MOST else None
+
+
+def _labels_in(path: Path, member: str, name: str) -> NDArray[np.generic]:
+    """The labels beside a large member."""
+    try:
+        with open_file(path) as file:
+            held, arrays = array_names(file), read_arrays(file, room=FOR_DATA, only=(name,))
+    except Exception as failure:  # damaged archives raise a dozen kinds of exceptions
+        raise InvalidInput(f"expected an .npz archive of plain arrays, but {path.name} is damaged") from failure
+    if not arrays:
+        raise InvalidInput(f"expected {path.name} to hold {member} and {name}, got {sorted(held)}")
+    return arrays[name]
 
 
 def _unpack(path: Path, member: str, to: Path) -> None:

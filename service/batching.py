@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -108,6 +109,7 @@ class Batcher(Generic[_Batch]):
         self._joined = 0  # images, in the batch's life
         self._parts: list[JobPart] = []  # that have rows in the batch, in their order
         self._turns = Turns()
+        self._waits_since = self._stepped = time.monotonic()
         self._stopping = self._told_of_observer = False
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name="hauberk-worker", daemon=True)
@@ -122,6 +124,15 @@ class Batcher(Generic[_Batch]):
         """Whether not even one image more of this account may wait; without an account, whether somebody would be turned away."""
         return self._lines.full(account)
 
+    @property
+    def stalled_s(self) -> float:
+        """For how long the worker has taken no step although there is work; without end when its thread is no more."""
+        if not self._worker.is_alive():
+            return 0.0 if self._stopping else math.inf
+        if not self.waiting and not self._parts:
+            return 0.0
+        return time.monotonic() - max(self._waits_since, self._stepped)
+
     async def classify(self, images: Images, account: Hashable = None) -> Decisions:
         """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
 
@@ -133,6 +144,8 @@ class Batcher(Generic[_Batch]):
         job = (TracedJob if self._traced else Job)(images, self._loop.create_future())
         if job.count > self._batch_images:
             raise ValueError(f"expected at most {self._batch_images} images a request, got {job.count}")
+        if not self.waiting:
+            self._waits_since = time.monotonic()
         line, pushed_out = self._lines.add(account, job)
         for each in pushed_out:
             _refuse(each, QueueFull())
@@ -153,6 +166,7 @@ class Batcher(Generic[_Batch]):
 
     def _work(self) -> None:
         while True:
+            self._stepped = time.monotonic()
             self._settle()
             lines = self._lines.wait(block=not self._parts)
             if lines is None:
@@ -233,6 +247,7 @@ class Batcher(Generic[_Batch]):
             self._path.join(self._batch, images)
 
     def _advance(self, batch: _Batch, parts: list[JobPart], turn: NDArray[np.int64] | None = None) -> None:
+        self._stepped = time.monotonic()
         wave = self._path.advance(batch) if turn is None else self._path.advance(batch, turn)
         if wave is not None:
             numbers, decisions = wave

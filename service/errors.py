@@ -8,6 +8,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── MalformedInference     400    the body is no inference request (Open Inference Protocol v2), or its sizes do not add up
 ├── Unauthorised           401    no key, or one that belongs to no client
 ├── Forbidden              403    the key is switched off
+├── CrossSite              403    sent by a page of another site, or to a name that is none of this server's
 ├── NotFound               404    no such path
 ├── MethodNotAllowed       405    the path exists, the method does not
 ├── SlowHead               408    the head of a request did not arrive in time
@@ -31,6 +32,7 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── NotReady               503    still starting
 ├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
 ├── TooManyConnections     503    more connections are open than the server takes, or serves of one address, and none is idle
+├── Stalled                503    the worker has taken no step for a while although there is work, or has ended
 ├── Stopping               503    shutting down, no new work is taken
 ├── DeadlineExceeded       504    not answered within the deadline
 └── UnsupportedVersion     505    the request line names another version than HTTP/1.0 and HTTP/1.1
@@ -148,6 +150,13 @@ class Forbidden(Problem):
 
     status, code = 403, "forbidden"
     detail = "This key is switched off; ask the operator of this server."
+
+
+class CrossSite(Problem):
+    """Sent by a page of another site, or to a name that is none of this server's."""
+
+    status, code = 403, "cross_site"
+    detail = "This comes from a page of another site, or its Host is no name of this server (HAUBERK_HOSTS)."
 
 
 class NotFound(Problem):
@@ -306,7 +315,7 @@ class InternalError(Problem):
     """A stage of the data path failed, or there is a mistake of ours."""
 
     status, code = 500, "internal_error"
-    detail = "The request failed inside the server; its log says why under this request id."
+    detail = "The request failed inside the server; its log says why."
 
 
 class UnsupportedCoding(Problem):
@@ -339,6 +348,14 @@ class TooManyConnections(Problem):
     status, code = 503, "too_many_connections"
     detail = "The server has as many connections as it takes, or serves of one address; try again shortly."
     headers = ((b"retry-after", b"1"), (b"connection", b"close"))
+
+
+class Stalled(Problem):
+    """The worker has taken no step for a while although there is work, or has ended."""
+
+    status, code = 503, "stalled"
+    detail = "The part of this server that decides on images is stuck; try again later, another server may answer."
+    headers = ((b"retry-after", b"5"), (b"connection", b"close"))
 
 
 class Stopping(Problem):

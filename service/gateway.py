@@ -22,22 +22,26 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
 import bentoml
 
-from models.bundle import read_bundle
+from models.bundle import EXAMPLE
 from models.errors import InvalidInput
 from models.version import __version__
 from service.bentoml_hooks import check_connections, running_server, serve_with, trust_no_proxy, worker_count
 from service.edge.accounts import Clients
 from service.edge.addresses import Proxies
 from service.edge.bodies import Bodies
+from service.edge.client_file import ClientFile
 from service.edge.exchange import Bounds, Source
 from service.edge.middleware import Edge
+from service.edge.origins import Hosts, is_loopback
 from service.edge.site import Site, Slot
 from service.formats.answers import Answer
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
+from service.lifecycle.one_bundle import read_bundle_to_serve
+from service.lifecycle.rounds import make_rounds
 from service.observing import audit_and_spans as telemetry
 from service.observing import logs, metrics_directory
-from service.settings import make_paths_absolute, read_settings
+from service.settings import METRICS_PORT, make_paths_absolute, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -83,7 +87,7 @@ class Gateway:
         make_paths_absolute()
         try:
             settings = read_settings()
-            read_bundle(settings.bundle)
+            read_bundle_to_serve(settings)
             telemetry.check(settings)
         except InvalidInput as mistake:
             print(f"hauberk: {mistake}", file=sys.stderr)
@@ -93,11 +97,11 @@ class Gateway:
     def __init__(self) -> None:
         """Install the site: from now on every path answers, those that need the classifier with 503."""
         with _or_end_the_server():
-            logs.configure()
+            self.repeats = logs.configure()
             self.alone = worker_count(SERVICE.name) == 1
             metrics_directory.choose(alone=self.alone)
             self.settings = read_settings()
-            self.bundle = read_bundle(self.settings.bundle)
+            self.bundle = read_bundle_to_serve(self.settings)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
             self.site = self._site(self._routes(), full=self.serving.full)
@@ -126,6 +130,7 @@ class Gateway:
                 connections_per_address=settings.connections_per_address,
             ),
             proxies=Proxies(settings.trusted_proxies),
+            hosts=self.serving.hosts,
             full=full,
         )
 
@@ -136,7 +141,7 @@ class Gateway:
 
         with _or_end_the_server():
             connection.Connection.site = self.site
-            self.watching = asyncio.create_task(connection.watch())
+            self.watching = asyncio.gather(connection.watch(), make_rounds(*self._looks()))
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
             server = running_server()
@@ -144,15 +149,25 @@ class Gateway:
                 check_connections(server, connection.Connection)
                 drain_on_sigterm(server, self._drain, self.settings.drain_s, alone=self.alone)
 
+    def _looks(self) -> list[Callable[[], object]]:
+        """What is looked at once a second."""
+        looks: list[Callable[[], object]] = [self.repeats.tell, self.serving.look]
+        if self.settings.clients_file is not None:
+            looks.append(ClientFile(self.settings.clients_file, self.site.clients).look)
+        return looks
+
     def _metrics_port(self) -> MetricsPort | None:
         if self.serving.listens_on_loopback or bentoml.server_context.worker_index not in (None, 1):
             return None  # the first worker answers for all of them
         from service.observing.metrics_port import MetricsPort
         from service.routes.paths import private_routes
 
-        site = self._site(private_routes(self.serving))
+        settings = self.settings
+        host = settings.metrics_host or _address()
+        hosts = Hosts.of(host, settings.hosts if is_loopback(host) else ())  # else it is scraped by any address
+        site = self._site(private_routes(self.serving, hosts))
         try:
-            return MetricsPort(site, self.settings.metrics_host or _address(), self.settings.metrics_port)
+            return MetricsPort(site, host, settings.metrics_port or METRICS_PORT)
         except InvalidInput as mistake:
             _give_up(str(mistake))
             return None
@@ -183,13 +198,14 @@ class Gateway:
         if self.metrics_port is not None:
             await self.metrics_port.close()
         self.watching.cancel()
+        self.repeats.tell(at_once=True)
         await self.telemetry.close(_HAND_ON_S)
         logger.info("stopped")
         self.access_log.flush()
 
     def _serving(self) -> Serving:
         from service.observing.metrics import Metrics, new_registry
-        from service.serving import Serving, is_loopback
+        from service.serving import Serving
 
         build = (__version__, self.bundle.name, self.bundle.version)
         metrics = Metrics(new_registry(), labels=self.bundle.labels, build=build)
@@ -200,7 +216,8 @@ class Gateway:
             metrics=metrics,
             software=__version__,
             images_at_most=self.settings.max_images,
-            listens_on_loopback=is_loopback(_host()),
+            listens_on_loopback=is_loopback(_host()) and self.settings.metrics_port is None,
+            hosts=Hosts.of(_host(), self.settings.hosts),
             modes=self.settings.modes,
             audit=self.telemetry.audit,
         )
@@ -220,6 +237,7 @@ class Gateway:
     def _open_for_work(self, warm: Warm) -> None:
         from service.batching import Batcher
         from service.lifecycle import startup
+        from service.observing.heartbeat import Heartbeat
         from service.release import Schedule
 
         settings, serving = self.settings, self.serving
@@ -238,7 +256,7 @@ class Gateway:
             serving.schedule = Schedule(settings.release_s, images=warm.max_images, deadline_s=settings.deadline_s)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
         startup.tune_the_interpreter()
-        serving.batcher = batcher
+        serving.batcher, serving.heartbeat = batcher, Heartbeat(lambda: batcher.stalled_s, settings.deadline_s)
         fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
         logger.info("ready", extra={"fields": fields})
         if settings.announce:
@@ -247,12 +265,12 @@ class Gateway:
 
 def announce(gateway: Any, warm: Warm) -> None:
     """Print the banner to stdout."""
-    example = gateway.bundle.directory / "example.json"
+    bundle = gateway.bundle
     text = banner(
-        gateway.bundle,
+        bundle,
         warm.defended,
         SERVICE.url or "",
-        example=example if example.is_file() else None,
+        example=bundle.directory / EXAMPLE if bundle.holds(EXAMPLE) else None,
         asks_for_key=gateway.settings.clients is not None,
     )
     print(text, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ from models.classifier import Images
 from service.batching import Batcher
 from service.edge.accounts import Account
 from service.edge.exchange import Exchange
+from service.edge.origins import Hosts
 from service.errors import NotReady, Problem, QueueFull, Stopping
 from service.formats.answers import AnswerWriter
 from service.formats.arrays import Tensors
 from service.formats.json_images import SHORT_BYTES, Admission
 from service.observing.audit_log import AuditLog
+from service.observing.heartbeat import Heartbeat
 from service.observing.metrics import Metrics
 from service.reader import Reader
 from service.release import Schedule
@@ -39,12 +40,14 @@ class Serving:
         bundle: what is served.
         metrics, software: the counters, and the version of this software.
         images_at_most: per request.
-        listens_on_loopback: whether only this machine can connect; `/metrics` is not for others, histograms are an oracle.
+        listens_on_loopback: whether only this machine can connect, and metrics have no port of their own; `/metrics` is not for
+            others, histograms are an oracle.
+        hosts: the names in Host by which this machine, and browsers, ask.
         modes: those that replace the bundle's, by defence.
         audit: is told of decisions.
 
-    `batcher` is set when the classifier is warm, and `schedule` when answers leave by one; `draining` when this server should get no new
-    clients, but still takes requests; `stopping` when it takes none.
+    `batcher` and `heartbeat` are set when the classifier is warm, and `schedule` when answers leave by one; `draining` when this server
+    should get no new clients, but still takes requests; `stopping` when it takes none.
     """
 
     bundle: Bundle
@@ -52,10 +55,12 @@ class Serving:
     software: str
     images_at_most: int
     listens_on_loopback: bool
+    hosts: Hosts = field(default_factory=Hosts)
     modes: Mapping[str, str] = field(default_factory=dict)
     audit: AuditLog | None = None
     batcher: Batcher[Any] | None = None
     schedule: Schedule | None = None
+    heartbeat: Heartbeat | None = None
     draining: bool = False
     stopping: bool = False
     _reader: Reader = field(init=False, repr=False, default_factory=Reader)
@@ -101,27 +106,41 @@ class Serving:
 
     def shows_metrics(self, exchange: Exchange) -> bool:
         """Whether this client may see `/metrics`."""
-        return self.listens_on_loopback and is_loopback((exchange.scope.get("server") or ("",))[0])
+        return self.listens_on_loopback and self.hosts.from_here(exchange.scope)
 
     @property
     def state(self) -> str:
-        """What `/readyz` would say: starting, ready or stopping."""
+        """What `/readyz` would say: starting, ready, stalled or stopping."""
         if self.stopping or self.draining:
             return "stopping"
+        if self.heartbeat is not None and self.heartbeat.stalled:
+            return "stalled"
         return "starting" if self.batcher is None else "ready"
 
     def ready(self) -> None:
-        """Raises: Stopping, NotReady; a draining server still takes requests (`accepting`), but is no longer ready."""
+        """Raises: Stopping, NotReady, Stalled; a draining server still takes requests (`accepting`), but is no longer ready."""
         if self.draining:
             raise Stopping
         self.accepting()
 
+    def look(self) -> None:
+        """See how the worker is; once a second."""
+        if self.heartbeat is not None:
+            self.heartbeat.look()
+
+    def alive(self) -> None:
+        """Raises: Stalled, when only a new process can help."""
+        if self.heartbeat is not None:
+            self.heartbeat.check_live()
+
     def accepting(self) -> Batcher[Any]:
-        """The batcher, while it takes work. Raises: Stopping, NotReady."""
+        """The batcher, while it takes work. Raises: Stopping, NotReady, Stalled."""
         if self.stopping:
             raise Stopping
         if self.batcher is None:
             raise NotReady
+        if self.heartbeat is not None:
+            self.heartbeat.check_ready()
         return self.batcher
 
     def full(self, account: Account | None = None) -> bool:
@@ -131,7 +150,7 @@ class Serving:
     def admitting(self, exchange: Exchange) -> None:
         """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
 
-        Raises: Stopping, NotReady, QueueFull.
+        Raises: Stopping, NotReady, Stalled, QueueFull.
         """
         if self.accepting().full(exchange.account):
             raise QueueFull
@@ -156,11 +175,3 @@ class Serving:
 
     def _images_in(self, size: int) -> int:
         return max(1, min(self.images_at_most, size // (_BYTES_PER_NUMBER * math.prod(self.bundle.input_shape))))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is an address of this machine only; a name, which could be anything, is not."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
 from models.errors import InvalidInput
+from models.files import read_file
 from models.machine import processors
 from service.edge.accounts import Client, read_clients
 from service.edge.addresses import Network, read_networks
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from defences.defended_classifier import Mode
 
 PREFIX = "HAUBERK_"
+METRICS_PORT = 9464
 # The longest double as text, its comma and a space; brackets and the rest fit in the slack.
 _BYTES_PER_NUMBER, _BODY_SLACK = 26, 1 << 14
 _BODY_AT_MOST_BY_DEFAULT = 64 << 20
@@ -35,8 +37,11 @@ _QUEUE_IMAGES, _QUEUE_BYTES, _BYTES_PER_FLOAT = 1024, 256 << 20, 4
 # BentoML kills a worker thirty seconds after it told it to end.
 _DRAIN_AT_MOST_S = 20.0
 _SECRET_BYTES = range(16, 65)
+_SECRET_FILE_BYTES = 1 << 12
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = re.compile(r"(\d{1,18}) ?([KMG]iB)?")  # more digits are no size, and int() refuses thousands of them
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]")
+_DIGEST = re.compile("[0-9a-f]{64}")
 # Kubernetes puts these into every pod beside a Service that is called hauberk.
 _KUBERNETES = re.compile(r"HAUBERK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
@@ -94,6 +99,20 @@ def _drain(name: str, text: str) -> float:
     if seconds > _DRAIN_AT_MOST_S:
         raise InvalidInput(f"expected {name} to be {_DRAIN_AT_MOST_S:g} at most, got {seconds:g}")
     return seconds
+
+
+def _sha256(name: str, text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        raise InvalidInput(f"expected {name} to be 64 lower-case hex digits, got {text!r}")
+    return text
+
+
+def _hosts(name: str, text: str) -> tuple[str, ...]:
+    names = tuple(each.strip() for each in text.split(","))
+    wrong = next((each for each in names if not _HOST_NAME.fullmatch(each)), None)
+    if wrong is not None:
+        raise InvalidInput(f"expected {name} to be names without a port, such as gateway.example.com,gw, got {wrong!r}")
+    return names
 
 
 def _port(name: str, text: str) -> int:
@@ -157,6 +176,13 @@ class Settings:
         "directory of the bundle to serve",
         shown="the MNIST bundle that ships with the project",
     )
+    bundle_sha256: str | None = _set_by(
+        "BUNDLE_SHA256",
+        _sha256,
+        None,
+        "digest the bundle has to have, as the start's banner shows it; a worker that takes another's place serves that one only",
+        shown="that of the bundle found at the start",
+    )
     secret: bytes = field(repr=False)
     secret_is_random: bool = False
     modes: Mapping[str, Mode] = _set_by(
@@ -167,8 +193,12 @@ class Settings:
         shown="",
     )
     clients: tuple[Client, ...] | None = _set_by(
-        "CLIENTS_FILE", _clients, None, "file with the clients that may ask, see [Clients](#clients); everybody may without"
+        "CLIENTS_FILE",
+        _clients,
+        None,
+        "file with the clients that may ask, read again when it changes, see [Clients](#clients); everybody may without",
     )
+    clients_file: Path | None = None
     images_per_minute: int | None = _set_by(
         "IMAGES_PER_MINUTE",
         _whole,
@@ -247,8 +277,19 @@ class Settings:
     metrics_host: str = _set_by(
         "METRICS_HOST", _text, "", "where the port for metrics listens", shown="the address it listens on"
     )
-    metrics_port: int = _set_by(
-        "METRICS_PORT", _port, 9464, "port for metrics; open only when the service listens on more than loopback"
+    metrics_port: int | None = _set_by(
+        "METRICS_PORT",
+        _port,
+        None,
+        "port for metrics; open when the service listens on more than loopback, or when you set it: then the other port has none",
+        shown=str(METRICS_PORT),
+    )
+    hosts: tuple[str, ...] = _set_by(
+        "HOSTS",
+        _hosts,
+        (),
+        "names by which browsers may reach the service, beside its own: `gateway.example.com,gw`, see [Console](#console)",
+        shown="on loopback `localhost` and its address, else any",
     )
     threads: int = _set_by(
         "THREADS",
@@ -310,7 +351,8 @@ _SECRETS = (
 )
 _SET: Mapping[str, Setting] = {each.name: each.metadata["setting"] for each in fields(Settings) if "setting" in each.metadata}
 
-SETTINGS = (_SET["bundle"], *_SECRETS, *(setting for name, setting in _SET.items() if name != "bundle"))
+_BUNDLE = ("bundle", "bundle_sha256")
+SETTINGS = (*(_SET[name] for name in _BUNDLE), *_SECRETS, *(setting for name, setting in _SET.items() if name not in _BUNDLE))
 """Every variable, in the order of the documentation."""
 
 
@@ -326,6 +368,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         secret=secret or secrets.token_bytes(32),
         secret_is_random=secret is None,
         max_images_is_default="HAUBERK_MAX_IMAGES" not in given,
+        clients_file=Path(given["HAUBERK_CLIENTS_FILE"]) if "HAUBERK_CLIENTS_FILE" in given else None,
         **{name: setting.read(setting.name, given[setting.name]) for name, setting in _SET.items() if setting.name in given},
     )
     _check_together(settings)
@@ -362,7 +405,7 @@ def _secret(given: Mapping[str, str]) -> bytes | None:
     if "HAUBERK_SECRET_FILE" in given:
         path = Path(given["HAUBERK_SECRET_FILE"])
         try:
-            secret = path.read_bytes().rstrip(b"\r\n")
+            secret = read_file(path, at_most=_SECRET_FILE_BYTES).rstrip(b"\r\n")
         except OSError as failure:
             raise InvalidInput(f"HAUBERK_SECRET_FILE {path} cannot be read: {failure.strerror}") from failure
     elif "HAUBERK_SECRET" in given:

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import orjson
 
-from benchmarks.fuzzing.hostile_requests import Attempt, attempt
+from benchmarks.fuzzing.hostile_requests import FOREIGN_PAGE, Attempt, attempt
 from benchmarks.fuzzing.valid_requests import WireRequest, valid_requests
 from benchmarks.harness.peers import machine, table
 from benchmarks.harness.raw_http import Cut, RawAnswer, RawConnection
@@ -240,6 +240,8 @@ class Fuzzer:
     def _check(self, tried: Attempt, answer: RawAnswer) -> None:
         self.report.note(tried.kind, answer.status)
         what = complaint(answer)
+        if tried.kind == FOREIGN_PAGE and answer.status == 200:
+            what = "a page of another site, or a proxy, was answered"
         if what is not None:
             self._find(tried, what)
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 
 from benchmarks.fuzzing.valid_requests import Header, WireRequest
 
+FOREIGN_PAGE = "foreign page"
+"""The kind of requests of which none may be answered with 200."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -297,6 +300,29 @@ def _doubled_headers(rng: random.Random, request: WireRequest) -> WireRequest:
     return replace(request, headers=request.headers + tuple(rng.choices(_HEADERS, k=2)) + request.headers)
 
 
+def _foreign_page(rng: random.Random, request: WireRequest) -> WireRequest:
+    """Images from a page of another site, or a look at the metrics through a proxy or from such a page; none may get a 200."""
+    page = rng.choice(_FOREIGN_PAGES)
+    if request.method != b"POST":
+        return replace(request, target=b"/metrics", headers=(*request.headers, rng.choice((page, *_FORWARDED))))
+    headers = [*request.headers, page, *rng.choices(_FORWARDED, k=rng.randint(0, 2))]
+    rng.shuffle(headers)
+    return replace(request, headers=tuple(headers))
+
+
+_FOREIGN_PAGES: tuple[Header, ...] = (
+    *(
+        (b"Origin", value)
+        for value in (b"http://evil.example", b"null", b"http://127.0.0.1.evil.example", b"", b"\xff", b"file://")
+    ),
+    *((b"Sec-Fetch-Site", value) for value in (b"cross-site", b"same-site", b"", b"same-origin, cross-site", b"\xff")),
+)
+_FORWARDED: tuple[Header, ...] = (
+    *((b"X-Forwarded-For", b"127.0.0.1"), (b"Forwarded", b"for=127.0.0.1;host=localhost"), (b"Via", b"1.1 proxy")),
+    *((b"X-Forwarded-Host", b"localhost"), (b"X-Real-IP", b"\xff"), (b"X-Envoy-Internal", b"true")),
+)
+
+
 def _chunked(rng: random.Random, request: WireRequest) -> WireRequest:
     """A valid request: the same body in chunks of random sizes."""
     at = 0
@@ -408,6 +434,7 @@ _HEAD: dict[str, Callable[[random.Random, WireRequest], WireRequest]] = {
     "other headers": _other_headers,
     "headers removed": _fewer_headers,
     "headers doubled": _doubled_headers,
+    FOREIGN_PAGE: _foreign_page,
     "chunked": _chunked,
     "upgrade": _upgraded,
 }

@@ -12,6 +12,7 @@ from models.accuracy import READ_AT_MOST, best_reading, drawn, judge_answers
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
+from models.files import NotAFile, read_file
 
 OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
 
@@ -20,6 +21,7 @@ _LOOKED_AT = 512
 # Another input range that scores this much better is what the classifier was trained with.
 _CLEARLY_BETTER = 0.1
 _SUM_TOLERANCE = 1e-2
+_LABELS_BYTES = 16 << 20
 
 
 def open_classifier(
@@ -46,7 +48,9 @@ def _names(labels: str | None) -> list[str] | None:
     if labels is None:
         return None
     try:
-        names = Path(labels).read_text(encoding="utf-8").splitlines()
+        names = read_file(Path(labels), at_most=_LABELS_BYTES).decode("utf-8").splitlines()
+    except NotAFile as failure:
+        raise InvalidInput(f"expected --labels to be names or a text file, got {labels!r}: {failure.strerror}") from failure
     except OSError:  # no such file, or the names of a hundred classes, which are too long for one
         names = labels.split(",")
     except UnicodeDecodeError as failure:

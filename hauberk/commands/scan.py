@@ -33,9 +33,11 @@ from hauberk.commands.options import (
     progress_bar,
 )
 from models.accuracy import drawn
+from models.archives import read_array
 from models.datasets import Split
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
+from models.files import open_file
 from models.machine import processors
 from models.stored_images import StoredImages, open_images
 
@@ -126,10 +128,11 @@ def _layer(text: str | None) -> str | int | None:
 
 def _truth(path: Path, samples: int) -> NDArray[np.bool_]:
     try:
-        truth = np.load(path, allow_pickle=False)
+        with open_file(path) as file:
+            truth = read_array(file)
     except (OSError, ValueError, EOFError) as failure:
         raise InvalidInput(f"expected --truth to be a .npy of plain booleans, but {path} cannot be read as one") from failure
-    if not isinstance(truth, np.ndarray) or truth.shape != (samples,) or truth.dtype.kind not in "biu":
+    if truth.shape != (samples,) or truth.dtype.kind not in "biu":
         raise InvalidInput(f"expected one boolean for each of {samples} samples in {path.name}")
     return truth.astype(bool)
 

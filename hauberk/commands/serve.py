@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from defences.assembly import check
-from models.bundle import read_bundle
 from models.errors import InvalidInput
+from service.lifecycle.directories import make_home
+from service.lifecycle.one_bundle import read_bundle_to_serve
 from service.observing import audit_and_spans as telemetry
 from service.settings import read_settings
 
@@ -41,8 +42,9 @@ def serve(
         os.environ.setdefault("HAUBERK_DRAIN_S", "0")  # no load balancer has to notice the drain first
     address = _address(host)
     settings = read_settings()
-    check(read_bundle(settings.bundle), modes=settings.modes)
+    check(read_bundle_to_serve(settings), modes=settings.modes)
     telemetry.check(settings)
+    make_home()
     _check_free(address, host, port)
     print(f"starting Hauberk with {settings.bundle}, this takes a few seconds", file=sys.stderr, flush=True)
     # Replaced, not spawned: signals and the exit code are the server's own. -P: the working directory is not searched for modules.

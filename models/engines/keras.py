@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import textwrap
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from models.archives import FOR_BUNDLES, OutOfBounds, check_file
 from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities, has_channels_first
 from models.engines.keras_activations import KerasActivations
 from models.engines.keras_gradients import KerasGradients
 from models.errors import InvalidInput
 from models.file_kinds import KERAS_MODEL, kind_of, own_code
+from models.files import open_file
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -136,14 +139,15 @@ class KerasClassifier:
         """The classifier of a bundle."""
         settings = bundle.settings["classifier"]
         low, high = settings["input_range"]
-        return cls.load(
-            bundle.directory / settings["file"],
-            threads=threads,
-            labels=bundle.labels,
-            input_shape=bundle.input_shape,
-            input_range=(low, high),
-            outputs=settings["outputs"],
-        )
+        with bundle.copied(settings["file"]) as path:  # what is loaded is what was hashed
+            return cls.load(
+                path,
+                threads=threads,
+                labels=bundle.labels,
+                input_shape=bundle.input_shape,
+                input_range=(low, high),
+                outputs=settings["outputs"],
+            )
 
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]."""
@@ -209,6 +213,7 @@ def load_model(path: Path, *, threads: int | None = None) -> Any:
     if kind != KERAS_MODEL:
         what = kind or "no model file that is known"
         raise InvalidInput(f"expected a Keras model that loads in safe mode, but {path.name} does not: it is {what}{again}")
+    _check_unpacked(path)
     import_tensorflow(threads)
     import keras
 
@@ -220,6 +225,17 @@ def load_model(path: Path, *, threads: int | None = None) -> Any:
         if own:
             reason = f"it needs code ({', '.join(own)}), which is never run from a file; build it from Keras's own layers only"
         raise InvalidInput(f"expected a Keras model that loads in safe mode, but {path.name} does not: {reason}") from failure
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a small file that would unpack to a large model. Raises: InvalidInput."""
+    try:
+        with open_file(path) as file:
+            check_file(file, FOR_BUNDLES)
+    except OutOfBounds as failure:
+        raise InvalidInput(f"{path.name} {failure}; save the model again with model.save('name.keras')") from failure
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return  # it is no archive of Keras, which says so itself
 
 
 def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.archives import FOR_BUNDLES, read_arrays
 from models.datasets import Dataset
 from models.errors import InvalidInput
+from models.files import open_file
 
 _FORMAT = 1
 
@@ -84,9 +86,9 @@ class TrainingState:
         if not path.exists():
             return
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                said = json.loads(str(archive["said"]))
-                arrays = {name: archive[name] for name in archive.files}
+            with open_file(path) as file:
+                arrays = read_arrays(file, room=FOR_BUNDLES)
+            said = json.loads(str(arrays["said"]))
             epochs = [Epoch(**epoch) for epoch in said["epochs"]]
             found, best = str(said["fingerprint"]), int(said["best"])
         except Exception as failure:  # damaged archives raise a dozen kinds of exceptions

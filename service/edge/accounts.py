@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from models.files import read_file
 from service.edge.addresses import household
 from service.errors import Forbidden, OverBudget, Unauthorised
 
@@ -33,6 +34,7 @@ _BEARER = re.compile(rb"[Bb]earer +([!-~]{1,512})")
 _MEMBERS = {"key_sha256", "images_per_minute", "enabled"}
 # A household is a short text: with its account it takes less than 300 bytes, so all of them together less than 20 MiB.
 _ADDRESSES_AT_MOST = 1 << 16
+_FILE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Client:
 def read_clients(path: Path) -> tuple[Client, ...]:
     """The clients in a file. Raises: InvalidInput, one sentence."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_file(path, at_most=_FILE_BYTES).decode("utf-8"))
     except OSError as failure:
         raise InvalidInput(f"HAUBERK_CLIENTS_FILE {path} cannot be read: {failure.strerror}") from failure
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as failure:
@@ -107,6 +109,12 @@ class Account:
             raise OverBudget(math.ceil((missing + price) * 60 / self.per_minute))
         self.left -= images
 
+    def resize(self, per_minute: float) -> None:
+        """Change the budget; what was spent stays spent. One that had no limit begins full."""
+        now = self.clock()
+        left = math.inf if self.per_minute == math.inf else self.left + (now - self._at) * self.per_minute / 60
+        self.left, self.per_minute, self._at = min(left, per_minute), per_minute, now
+
     def give_back(self, images: int) -> None:
         """Return the images of a request that the server failed."""
         self.left += images
@@ -141,12 +149,22 @@ class Clients:
         self._by_key: Mapping[str, Account | None] | None = None
         self._by_address: OrderedDict[str, Account] = OrderedDict()
         if clients is not None:
-            self._by_key = {
-                client.key_sha256: Account(client.name, float(client.images_per_minute or self._common), clock)
-                if client.enabled
-                else None
-                for client in clients
-            }
+            self.replace(clients)
+
+    def replace(self, clients: Iterable[Client]) -> None:
+        """From now on only these may ask; of those that were there before, each keeps what is left of its budget."""
+        before = {account.name: account for account in (self._by_key or {}).values() if account is not None}
+        self._by_key = {client.key_sha256: self._account_of(client, before.get(client.name)) for client in clients}
+
+    def _account_of(self, client: Client, before: Account | None) -> Account | None:
+        if not client.enabled:
+            return None
+        budget = float(client.images_per_minute or self._common)
+        if before is None:
+            return Account(client.name, budget, self._clock)
+        if before.per_minute != budget:
+            before.resize(budget)
+        return before
 
     def account(self, authorization: bytes, address: str) -> Account:
         """Whose request this is, with at least one image left. Raises: Unauthorised, Forbidden, OverBudget."""

@@ -16,6 +16,7 @@ from service.edge.addresses import Proxies
 from service.edge.exchange import CLIENT_LEFT, UNKNOWN, Bounds, Exchange, Source
 from service.edge.framing import declared_length
 from service.edge.observers import RefusalObserver, RequestObserver, Spans
+from service.edge.origins import Hosts
 from service.errors import (
     BodyTooLarge,
     MethodNotAllowed,
@@ -54,6 +55,7 @@ class Site:
         clients: those that may ask for predictions, and their budgets.
         bounds: of every request.
         proxies: those that stand in front, and whose word on a request's address is taken.
+        hosts: the names by which pages in browsers may send images.
         full: whether there is no room for another prediction for an account, or, without one, for the account that has most; then
             requests for one are refused before they are read.
     """
@@ -66,6 +68,7 @@ class Site:
     spans: Spans | None = None
     bounds: Bounds = field(default_factory=Bounds)
     proxies: Proxies = field(default_factory=Proxies)
+    hosts: Hosts = field(default_factory=Hosts)
     full: Callable[[Account | None], bool] = lambda _: False
 
     def note_refused(self, problem: Problem, request_id: bytes) -> None:
@@ -127,6 +130,7 @@ class Site:
         if exchange.scope["method"] not in route.methods:
             raise MethodNotAllowed(", ".join(sorted(route.methods)))
         if route.reads:
+            self.hosts.check_browser(exchange.scope)
             if exchange.media_type and exchange.media_type not in route.reads:
                 raise UnsupportedMediaType(b", ".join(sorted(route.reads)).decode())
             if exchange.encoding not in (b"", b"identity"):

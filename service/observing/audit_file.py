@@ -3,7 +3,7 @@
     audit.jsonl -> audit.jsonl.1 -> audit.jsonl.2 -> ... -> gone
 
 A file that somebody else renamed (logrotate, without copytruncate) is left to them and a new one begun under the name. A device, a
-pipe or a symbolic link (/dev/stdout is all three) is written to, never rotated.
+pipe or a symbolic link (/dev/stdout is all three) is written to, never rotated. A pipe that nobody reads is refused at the start.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class AuditFile:
 
     def _open(self) -> None:
         new = not self._path.exists()
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+        self._file = _opened(self._path)
         try:
             if new:
                 os.fchmod(self._file, self._mode)
@@ -140,6 +140,19 @@ class AuditFile:
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
+
+
+def _opened(path: Path) -> int:
+    """Open without waiting: a pipe waits for somebody who reads it."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        file = os.open(path, flags, _OWNER_ONLY)
+    except OSError as failure:
+        if failure.errno == errno.ENXIO:
+            raise OSError(failure.errno, "it is a pipe that nobody reads, or a socket") from failure
+        raise
+    os.set_blocking(file, True)
+    return file
 
 
 class Unwritten(OSError):

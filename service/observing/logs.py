@@ -17,9 +17,11 @@ from typing import Any
 import orjson
 
 from service.bentoml_hooks import LOGGERS
+from service.observing.repeats import Repeats
 
 _FLUSH_AFTER_S = 0.1
 _FLUSH_AT_LINES = 256
+_EVENT_AT_MOST, _EXCEPTION_AT_MOST = 2_000, 16_000
 
 
 def line(level: str, event: str, **fields: Any) -> bytes:
@@ -34,18 +36,24 @@ class JsonFormatter(logging.Formatter):
         document: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": _shortened(record.getMessage(), _EVENT_AT_MOST),
             "logger": record.name,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            document["exception"] = self.formatException(record.exc_info)
+            document["exception"] = _shortened(self.formatException(record.exc_info), _EXCEPTION_AT_MOST)
         return orjson.dumps(document, default=str).decode()
 
 
-def configure() -> None:
-    """Send the log records of this process, BentoML's and uvicorn's included, to stderr as JSON."""
-    handler = logging.StreamHandler(sys.stderr)
+def _shortened(text: str, most: int) -> str:
+    """The text, or its beginning and its end, where a traceback says what was raised."""
+    return text if len(text) <= most else f"{text[: most // 2]} [...] {text[-most // 2 :]}"
+
+
+def configure() -> Repeats:
+    """Send the log records of this process, BentoML's and uvicorn's included, to stderr as JSON; what repeats is counted."""
+    handler, repeats = logging.StreamHandler(sys.stderr), Repeats()
+    handler.addFilter(repeats)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -59,6 +67,7 @@ def configure() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("service").setLevel(logging.INFO)
     logging.captureWarnings(True)
+    return repeats
 
 
 class AccessLog:

@@ -18,6 +18,7 @@ import orjson
 
 from defences.defence import Stage
 from defences.table import of_stage
+from models.bundle import EXAMPLE
 from service.edge.exchange import Exchange
 from service.edge.site import Route
 from service.formats.answers import JSON
@@ -25,7 +26,6 @@ from service.serving import Serving
 
 FILES = Path(__file__).parent / "console_page"
 PAGE = "page.html"
-EXAMPLE = "example.json"
 # The names of classes beyond it are in /docs.json; the page calls them by number.
 LABELS_AT_MOST = 1000
 MEDIA_TYPES = {
@@ -68,8 +68,7 @@ class Console:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._files = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES}
-        example = serving.bundle.directory / EXAMPLE
-        self._files |= {EXAMPLE: example.read_bytes()} if example.is_file() else {}
+        self._files |= {EXAMPLE: serving.bundle.read(EXAMPLE)} if serving.bundle.holds(EXAMPLE) else {}
 
     def routes(self) -> dict[str, Route]:
         """The paths. Metrics know all the parts under one name."""
@@ -83,6 +82,7 @@ class Console:
 
     async def index(self, exchange: Exchange) -> None:
         """GET /: the page, or the JSON that fills it."""
+        self._serving.hosts.check_host(exchange.scope)
         accept = b",".join(value for name, value in exchange.scope["headers"] if name == b"accept")
         if prefers_html(accept):
             await exchange.respond(200, MEDIA_TYPES[".html"], self._files[PAGE], (*_FILE_HEADERS, _VARY))
@@ -91,6 +91,7 @@ class Console:
             await exchange.respond(200, JSON, orjson.dumps(self.facts(on_loopback)), (*_HEADERS, _VARY))
 
     async def _part(self, name: str, exchange: Exchange) -> None:
+        self._serving.hosts.check_host(exchange.scope)
         await exchange.respond(200, MEDIA_TYPES[Path(name).suffix], self._files[name], _FILE_HEADERS)
 
     def facts(self, shows_metrics: bool) -> dict[str, Any]:

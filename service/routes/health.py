@@ -7,6 +7,7 @@ import asyncio
 import orjson
 
 from service.edge.exchange import Exchange
+from service.edge.origins import Hosts
 from service.edge.site import Route
 from service.errors import NotFound
 from service.formats.answers import JSON
@@ -22,10 +23,11 @@ class Health:
 
     Args:
         serving: the bundle, its state and its metrics.
+        private_hosts: the names by which browsers may reach the port for metrics.
     """
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, serving: Serving, private_hosts: Hosts = Hosts()) -> None:  # noqa: B008  # a frozen value
+        self._serving, self._private_hosts = serving, private_hosts
         self._docs: dict[int, bytes] = {}  # made once: a small request must not cost as much as the document
 
     def routes(self) -> dict[str, Route]:
@@ -40,7 +42,8 @@ class Health:
         return {"/livez": Route(self.livez, logged=False), "/readyz": Route(self.readyz, logged=False)}
 
     async def livez(self, exchange: Exchange) -> None:
-        """GET /livez: the process answers."""
+        """GET /livez: the process answers, and its worker is not stuck for good."""
+        self._serving.alive()
         await exchange.respond(200, TEXT, b"alive\n")
 
     async def readyz(self, exchange: Exchange) -> None:
@@ -52,10 +55,15 @@ class Health:
         """GET /metrics on the main port, from this machine only."""
         if not self._serving.shows_metrics(exchange):
             raise NotFound
-        await self.metrics_alone(exchange)
+        await self._send_metrics(exchange)
 
     async def metrics_alone(self, exchange: Exchange) -> None:
-        """GET /metrics on a port of its own."""
+        """GET /metrics on a port of its own, not for pages of other sites."""
+        self._private_hosts.check_browser(exchange.scope)
+        self._private_hosts.check_host(exchange.scope)
+        await self._send_metrics(exchange)
+
+    async def _send_metrics(self, exchange: Exchange) -> None:
         text = await asyncio.get_running_loop().run_in_executor(None, self._serving.metrics.exposition)
         await exchange.respond(200, METRICS, text)
 

@@ -60,7 +60,8 @@ class OpenInference:
         await _say(exchange, {"name": "hauberk", "version": self._serving.software, "extensions": ["binary_tensor_data"]})
 
     async def live(self, exchange: Exchange) -> None:
-        """GET /v2/health/live: the process answers."""
+        """GET /v2/health/live: as `/livez`."""
+        self._serving.alive()
         await _say(exchange, {"live": True})
 
     async def ready(self, exchange: Exchange) -> None:

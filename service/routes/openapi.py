@@ -8,6 +8,7 @@ from typing import Any
 from models.bundle import Bundle
 from service.errors import (
     PLACES_AT_MOST,
+    Forbidden,
     MalformedInference,
     MalformedJson,
     MalformedNpy,
@@ -46,9 +47,9 @@ def document(bundle: Bundle, images_at_most: int, software: str) -> Document:
             "/predict/npy": {"post": _predict("predict_npy", {"application/x-npy": "NpyFile"}, MalformedNpy, WrongDatatype)},
             "/predict/image": {"post": _predict("predict_image", _PICTURES, MalformedPicture, WrongMode)},
             **_open_inference(bundle),
-            "/livez": {"get": _text("Whether the process answers.", "health")},
+            "/livez": {"get": _text("Whether the process answers, and its worker is not stuck for good.", "health", 503)},
             "/readyz": {"get": _text("Whether the classifier is warm and takes work.", "health", 503)},
-            "/metrics": {"get": _text("Prometheus metrics, for this machine only.", "metrics", 404)},
+            "/metrics": {"get": _text("Prometheus metrics, for programs on this machine only.", "metrics", 404)},
             "/docs.json": {"get": _json("This document.", "documentation")},
             "/schema.json": {"get": _json("BentoML's description of the service, for its clients.", "documentation")},
             "/": {"get": _index()},
@@ -73,6 +74,7 @@ def _index() -> Document:
         "What is served, which defences are on, and where to read on; to a browser, a page that shows it.", "documentation"
     )
     found["responses"]["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
+    found["responses"] |= _refusals(403, but=frozenset((Forbidden,)))
     return found
 
 
@@ -199,7 +201,7 @@ def _open_inference(bundle: Bundle) -> Document:
     model, version = path_of("model", bundle.name), path_of("version", bundle.version)
     paths: Document = {
         "/v2": {"get": _json("What this server is, by the Open Inference Protocol v2.", tag)},
-        "/v2/health/live": {"get": _json("Whether the process answers.", tag)},
+        "/v2/health/live": {"get": _inference_get("Whether the process answers, and its worker is not stuck for good.", 503)},
         "/v2/health/ready": {"get": _inference_get("Whether the classifier is warm and takes work.", 503)},
     }
     for path, parameters in (("/v2/models/{model}", [model]), ("/v2/models/{model}/versions/{version}", [model, version])):

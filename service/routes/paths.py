@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.edge.middleware import pass_on
+from service.edge.origins import Hosts
 from service.edge.site import Route
 from service.routes.console import Console
 from service.routes.health import Health
@@ -22,6 +23,6 @@ def public_routes(serving: Serving, body_at_most: int) -> dict[str, Route]:
     }
 
 
-def private_routes(serving: Serving) -> dict[str, Route]:
-    """The paths of the port for metrics."""
-    return Health(serving).private_routes()
+def private_routes(serving: Serving, hosts: Hosts) -> dict[str, Route]:
+    """The paths of the port for metrics, which browsers may reach by these names."""
+    return Health(serving, hosts).private_routes()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ import numpy as np
 import pytest
 
 IMAGES = np.zeros((5, 28, 28)).tolist()
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
 
 
 def problem(response: httpx.Response, status: int, code: str) -> None:
@@ -94,6 +102,14 @@ def test_where_keys_are_asked_for_only_who_has_one_is_answered(new_server: Calla
     assert "ward" not in text
     assert "key-of" not in server.log.read_text()
     assert '"client":"lab"' in server.log.read_text()
+
+    before = clients_file.read_text()
+    clients_file.write_text("[clients")
+    wait_for(lambda: "the clients stay as they were: " in server.log.read_text())
+    assert server.ask(IMAGES, authorization="Bearer key-of-lab").status_code == 200
+    clients_file.write_text(before.replace("[clients.lab]", "[clients.lab]\nenabled = false"))
+    wait_for(lambda: server.ask(IMAGES, authorization="Bearer key-of-lab").status_code == 403)  # without a restart
+    assert "clients read again" in server.log.read_text()
 
 
 def test_without_keys_a_budget_is_per_address_and_refused_images_are_paid_for(new_server: Callable[..., Any]) -> None:

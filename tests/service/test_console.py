@@ -19,9 +19,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, expect
 
 from attacks.backdoors.triggers import CornerPattern
-from models.bundle import Bundle, write_bundle
+from models.bundle import EXAMPLE, Bundle, write_bundle
 from service.errors import MEDIA_TYPE, NotReady, Problem, Stopping
-from service.routes.console import EXAMPLE, FILES, MEDIA_TYPES, PAGE
+from service.routes.console import FILES, MEDIA_TYPES, PAGE
 from tests.browser import chromium, faint_texts, overflow
 
 HTML = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.readiness import free_port
+from models.bundle import read_bundle, record
 
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
 BODY = json.dumps({"images": np.zeros((1, 28, 28)).tolist()}).encode()
@@ -175,8 +176,17 @@ def test_a_second_sigterm_ends_the_pause(new_server: Any) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_worker_that_is_ended_alone_is_replaced_by_one_that_listens(new_server: Any) -> None:
-    server = new_server()
+def test_a_worker_that_is_ended_alone_is_replaced_by_one_that_listens_and_serves_the_same_bundle_or_none(
+    new_server: Any, backdoored: Any, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(backdoored.directory, copy)
+    port = free_port()
+    server = new_server(HAUBERK_BUNDLE=str(copy), HAUBERK_METRICS_PORT=str(port))
+    assert httpx.get(f"{server.url}/metrics").status_code == 404  # a port of their own was asked for, on loopback
+    assert b"hauberk_build_info" in httpx.get(f"http://127.0.0.1:{port}/metrics").content
+    rebound = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"host": f"evil.example:{port}"})
+    assert (rebound.status_code, rebound.json()["code"]) == (403, "cross_site")
     first = worker_of(server)
     os.kill(first, signal.SIGTERM)
     give_up = time.monotonic() + 60
@@ -186,6 +196,10 @@ def test_a_worker_that_is_ended_alone_is_replaced_by_one_that_listens(new_server
                 break
         time.sleep(0.2)
     assert server.send(BODY).status_code == 200
+    started_with = read_bundle(copy)
+    record(started_with, "remark", "a whole and valid bundle, but not the one that was started with")
+    os.kill(worker_of(server), signal.SIGKILL)
+    assert f"to have sha256 {started_with.version}" in last_words(server)
 
 
 def test_beyond_loopback_metrics_have_their_own_port_and_outlive_the_pause(new_server: Any) -> None:

@@ -22,6 +22,30 @@ def test_every_path_answers_with_a_request_id_and_head_is_get_without_a_body(ser
     assert httpx.post(server.url + path).status_code == 405
 
 
+def test_metrics_and_the_console_are_not_for_pages_of_other_sites_nor_for_other_machines(server: Any) -> None:
+    here, evil = f"127.0.0.1:{server.port}", f"evil.example:{server.port}"
+    for headers in ({}, {"host": f"localhost:{server.port}"}, {"origin": server.url, "sec-fetch-site": "same-origin"}):
+        assert "hauberk_build_info" in httpx.get(f"{server.url}/metrics", headers=headers).text
+    foreign: tuple[dict[str, str], ...] = (
+        {"host": evil},
+        {"host": evil, "origin": f"http://{evil}"},
+        {"origin": f"http://{evil}"},
+        {"sec-fetch-site": "cross-site"},
+    )
+    for headers in (*foreign, {"x-forwarded-for": "127.0.0.1"}, {"via": "1.1 proxy"}, {"forwarded": "for=127.0.0.1"}):
+        refusal = httpx.get(f"{server.url}/metrics", headers=headers)
+        assert (refusal.status_code, refusal.json()["code"]) == (404, "not_found"), headers
+    for line in (b"GET /metrics HTTP/1.0\r\nHost: " + here.encode(), b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1"):
+        assert server.send_raw(line + b"\r\n\r\n").status == 404
+    for path in ("/", "/console/main.js", "/console/example.json"):
+        assert httpx.get(server.url + path).status_code == 200
+        assert httpx.get(server.url + path, headers={"host": evil}).json()["code"] == "cross_site"
+    for headers in foreign[1:]:
+        for path in ("/predict", "/predict/npy", "/predict/image"):
+            assert httpx.post(server.url + path, headers=headers).json()["code"] == "cross_site"
+        assert httpx.post(f"{server.url}/v2/models/backdoored/infer", headers=headers).status_code == 403
+
+
 CLIENT = """
 import json, sys
 import bentoml

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,12 @@ def test_what_is_no_card_is_refused(bundle: Bundle, content: str) -> None:
     refused(bundle.directory, "card.json")
 
 
+def test_a_card_that_lists_its_files_as_pairs_is_read_as_one_that_names_them(bundle: Bundle) -> None:
+    card = dict(bundle.card, files=list(bundle.card["files"].items()))
+    (bundle.directory / "card.json").write_text(json.dumps(card))
+    assert read_bundle(bundle.directory).card["files"] == bundle.card["files"]
+
+
 def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "to be a bundle's card")
     refused(tmp_path / "none", "which does not exist; hauberk calibrate writes one")
@@ -172,3 +181,65 @@ def test_pickled_arrays_in_a_calibration_are_refused(bundle: Bundle, tmp_path: P
     np.savez(path, strip_threshold=objects)
     bundles.replace_file(bundle.directory, "calibration.npz", path.read_bytes())
     refused(bundle.directory, "calibration.npz cannot be read")
+
+
+def test_a_small_calibration_that_would_take_gigabytes_is_refused_before_it_does(bundle: Bundle, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", strip_threshold=np.zeros(40 << 20))
+    assert (tmp_path / "bomb.npz").stat().st_size < 1 << 20
+    bundles.replace_file(bundle.directory, "calibration.npz", (tmp_path / "bomb.npz").read_bytes())
+    refused(bundle.directory, r"calibration\.npz would unpack to 320\.0 MiB, expected 256\.0 MiB at most")
+
+
+@pytest.mark.parametrize("name", ["hauberk.toml", "card.json", "example.json"])
+def test_a_file_that_is_too_long_is_refused_before_it_is_read(bundle: Bundle, name: str) -> None:
+    bundles.replace_file(bundle.directory, "example.json", b"{}")
+    with (bundle.directory / name).open("r+b") as file:
+        file.truncate(1 << 40)
+    refused(bundle.directory, re.escape(name))
+
+
+@pytest.mark.parametrize("name", [*FILES, "card.json"])
+def test_what_is_no_file_is_named_and_not_waited_for(bundle: Bundle, name: str) -> None:
+    (bundle.directory / name).unlink()
+    os.mkfifo(bundle.directory / name)
+    refused(bundle.directory, re.escape(name))
+
+
+def test_images_of_more_numbers_than_can_be_served_are_refused(bundle: Bundle) -> None:
+    text = (bundle.directory / "hauberk.toml").read_text().replace("[5, 7, 3]", "[60000, 60000, 3]")
+    bundles.replace_file(bundle.directory, "hauberk.toml", text.encode())
+    refused(bundle.directory, r"classifier\.input_shape: .*expected at most 67108864 numbers an image, got 10800000000")
+
+
+def test_a_bundle_that_has_to_have_a_digest_and_has_another_is_refused(bundle: Bundle) -> None:
+    assert read_bundle(bundle.directory, digest=bundle.digest).digest == bundle.digest
+    bundles.replace_file(bundle.directory, "model.keras", b"another model")
+    with pytest.raises(InvalidBundle, match=f"to have sha256 {bundle.version}.*; a server serves the bundle that it was started"):
+        read_bundle(bundle.directory, digest=bundle.digest)
+
+
+def test_a_file_that_was_swapped_after_the_bundle_was_read_is_refused_when_it_is_used(bundle: Bundle) -> None:
+    bundles.replace_file(bundle.directory, "example.json", b"{}")
+    read = read_bundle(bundle.directory)
+    assert (read.holds("example.json"), read.read("example.json")) == (True, b"{}")
+    for name, content in (("example.json", b"[]"), ("model.keras", b"another model")):
+        bundles.replace_file(bundle.directory, name, content)
+        with pytest.raises(InvalidBundle, match=f"{re.escape(name)} is not the file"):
+            read.read(name)
+        with pytest.raises(InvalidBundle, match=f"{re.escape(name)} is not the file"), read.copied(name):
+            pass
+
+
+def test_a_copy_is_what_was_hashed_whatever_happens_to_the_file_and_is_removed(bundle: Bundle) -> None:
+    before = (bundle.directory / "model.keras").read_bytes()
+    with bundle.copied("model.keras") as path:
+        (bundle.directory / "model.keras").write_bytes(b"another model")
+        assert (path.read_bytes(), path.suffix) == (before, ".keras")
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not path.parent.exists()
+
+
+def test_where_no_copy_can_be_made_one_sentence_says_what_to_set(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(bundle.directory / "none"))
+    with pytest.raises(InvalidBundle, match="set TMPDIR to a directory with room"), bundle.copied("model.keras"):
+        pass

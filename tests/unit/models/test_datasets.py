@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,26 @@ def test_a_damaged_archive_is_refused_whichever_byte_is_wrong(tmp_path: Path) ->
 def test_a_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="does not exist"):
         load_dataset(tmp_path / "none.npz")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path, kind in ((tmp_path / "pipe.npz", "a named pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(InvalidInput, match=f"it is {kind}, expected a file"):
+            load_dataset(path)
+
+
+def test_a_small_file_that_would_take_gigabytes_is_refused_before_it_does(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("images", "labels"):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                for _ in range(600):
+                    member.write(bytes(1 << 20))
+    with pytest.raises(InvalidInput, match=r"data\.npz would unpack to 1,200\.0 MiB, expected 1,024\.0 MiB at most"):
+        load_dataset(path)
+
+
+def test_arrays_that_nobody_asked_for_are_not_read(tmp_path: Path) -> None:
+    notes: Any = np.array([{"written by": "hand"}], object)
+    assert len(load_dataset(written(tmp_path, images=GREY, labels=LABELS, notes=notes))) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,20 @@ def test_a_directory_without_the_arrays_and_floats_out_of_range_are_refused(tmp_
     stored = open_images(_directory(tmp_path / "data", IMAGES.astype(np.float32)))
     with pytest.raises(InvalidInput, match=r"within 0\.\.1"):
         stored.images(slice(0, 2))
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InvalidInput, match="it is a named pipe, expected a file"):
+        open_images(tmp_path / "pipe.npz", unpack_to=tmp_path / "work")
+
+
+@pytest.mark.parametrize("labels", ["missing", "damaged"])
+def test_a_large_archive_whose_labels_are_missing_or_damaged_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str
+) -> None:
+    monkeypatch.setattr(stored_images, "IN_MEMORY_AT_MOST", 100)
+    held: dict[str, Any] = {"images": IMAGES} | ({"labels": np.array([{}], object)} if labels == "damaged" else {})
+    np.savez(tmp_path / "data.npz", **held)
+    with pytest.raises(InvalidInput, match="hold images and labels" if labels == "missing" else "damaged"):
+        open_images(tmp_path / "data.npz", unpack_to=tmp_path / "work")

@@ -12,6 +12,7 @@ from models.bundle import Bundle
 from service.batching import Batcher
 from service.edge.exchange import Bounds
 from service.edge.middleware import Edge
+from service.edge.origins import Hosts
 from service.edge.site import Site, Slot
 from service.observing.metrics import Metrics
 from service.routes.paths import public_routes
@@ -19,23 +20,24 @@ from service.serving import Serving
 from tests.unit.service.conftest import Stepwise
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, dict[bytes, bytes], bytes]]]
+LOCAL = ((b"host", b"127.0.0.1:3000"),)
 IMAGE = [[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
 
 
 def serving(bundle: Bundle, *, listens_on_loopback: bool = True) -> Serving:
     build = ("1.0", bundle.name, bundle.version)
     metrics = Metrics(CollectorRegistry(), labels=bundle.labels, build=build)
-    return Serving(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=listens_on_loopback)
+    return Serving(bundle, metrics, "1.0", images_at_most=4, listens_on_loopback=listens_on_loopback, hosts=Hosts.of("127.0.0.1"))
 
 
-def run(made: Serving, scenario: Callable[[Ask], Awaitable[Any]], waves: Any = None) -> Any:
+def run(made: Serving, scenario: Callable[[Ask], Awaitable[Any]], waves: Any = None, routes: Any = None) -> Any:
     """Serve it and run a scenario against them; without `waves` the classifier is still loading."""
     slot = Slot()
-    slot.install(Site(routes=public_routes(made, 10_000), observer=made.metrics, bounds=Bounds(body_timeout_s=1.0)))
+    slot.install(Site(routes=routes or public_routes(made, 10_000), observer=made.metrics, bounds=Bounds(body_timeout_s=1.0)))
     edge = Edge(None, slot=slot)  # type: ignore[arg-type]
 
     async def ask(
-        path: str, body: bytes | None = None, server: str = "127.0.0.1", headers: Any = ()
+        path: str, body: bytes | None = None, server: str = "127.0.0.1", headers: Any = LOCAL
     ) -> tuple[int, dict[bytes, bytes], bytes]:
         sent: list[Any] = []
         parts = [{"type": "http.request", "body": body or b""}]

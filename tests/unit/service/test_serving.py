@@ -16,9 +16,9 @@ from models.bundle import Bundle
 from service.batching import Batcher
 from service.edge.accounts import Account
 from service.edge.exchange import Bounds, Exchange, Source
+from service.edge.origins import is_loopback
 from service.errors import WrongDocument
 from service.release import Schedule
-from service.serving import is_loopback
 from tests.unit.service.conftest import FakeWaves, Stepwise
 from tests.unit.service.served import IMAGE, Ask, run, serving
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     settings = read_settings(
         {
             "HAUBERK_BUNDLE": "/models/fashion",
+            "HAUBERK_BUNDLE_SHA256": "0123456789abcdef" * 4,
             "HAUBERK_SECRET": KEY,
             "HAUBERK_MODES": "strip=monitor, reverse_sigmoid=off",
             "HAUBERK_MAX_IMAGES": "8",
@@ -66,6 +68,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "HAUBERK_DRAIN_S": "0",
             "HAUBERK_METRICS_HOST": "10.0.0.1",
             "HAUBERK_METRICS_PORT": "9100",
+            "HAUBERK_HOSTS": "gateway.example.com, [2001:db8::1]",
             "HAUBERK_BATCH_IMAGES": "16",
             "HAUBERK_QUEUE_IMAGES": "32",
             "HAUBERK_DEADLINE_S": "2.5",
@@ -81,11 +84,13 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     )
     assert settings == Settings(
         bundle=Path("/models/fashion"),
+        bundle_sha256="0123456789abcdef" * 4,
         secret=KEY.encode(),
         modes={"strip": "monitor", "reverse_sigmoid": "off"},
         max_images=8,
         max_images_is_default=False,
         clients=(Client("ward", "0" * 64),),
+        clients_file=clients,
         images_per_minute=600,
         max_model_calls=800,
         max_body_bytes=1000,
@@ -93,6 +98,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         drain_s=0.0,
         metrics_host="10.0.0.1",
         metrics_port=9100,
+        hosts=("gateway.example.com", "[2001:db8::1]"),
         batch_images=16,
         queue_images=32,
         deadline_s=2.5,
@@ -148,6 +154,10 @@ def test_what_kubernetes_says_about_a_service_called_hauberk_is_no_setting(name:
         ("HAUBERK_DRAIN_S", "21"),
         ("HAUBERK_DRAIN_S", "-1"),
         ("HAUBERK_METRICS_PORT", "65536"),
+        ("HAUBERK_BUNDLE_SHA256", "0123"),
+        ("HAUBERK_HOSTS", "gateway:3000"),
+        ("HAUBERK_HOSTS", "http://gateway"),
+        ("HAUBERK_HOSTS", "a,,b"),
         ("HAUBERK_IMAGES_PER_MINUTE", "0"),
         ("HAUBERK_MAX_MODEL_CALLS", "few"),
         ("HAUBERK_HELD_BYTES", "1e9"),
@@ -214,3 +224,10 @@ def test_the_queue_and_the_bodies_held_follow_the_input_shape() -> None:
     assert settings.held_at_most((224, 224, 3)) == 512 << 20
     given = read_settings({"HAUBERK_QUEUE_IMAGES": "100", "HAUBERK_HELD_BYTES": "1000"})
     assert (given.queue_at_most((28, 28, 1)), given.held_at_most((28, 28, 1))) == (100, 1000)
+
+
+@pytest.mark.parametrize("name", ["HAUBERK_SECRET_FILE", "HAUBERK_CLIENTS_FILE"])
+def test_what_is_no_file_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe"), (tmp_path, "a directory"), (Path("/dev/zero"), "a device")):
+        assert refused({name: str(path)}) == f"{name} {path} cannot be read: it is {kind}, expected a file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hauberk.commands.classifier_options import open_classifier
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from tests.fakes import squares
 
 DATA = squares(100, seed=20)
@@ -49,3 +51,9 @@ def test_labels_may_come_from_a_file_with_one_a_line(keras_file: Path, tmp_path:
 def test_an_operator_may_insist_on_a_range(keras_file: Path) -> None:
     assert opened(keras_file, input_range="0,255").input_range == (0.0, 255.0)
     assert opened(keras_file, input_range="-1, 1").input_range == (-1.0, 1.0)
+
+
+def test_labels_in_what_is_no_file_are_refused_and_not_waited_for(keras_file: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match=r"expected --labels to be names or a text file, .* it is a named pipe"):
+        opened(keras_file, labels=str(tmp_path / "pipe"))

@@ -365,3 +365,12 @@ def test_a_model_with_code_in_it_is_refused_although_it_could_be_loaded(keras: A
     keras.models.load_model(path, safe_mode=False)
     with pytest.raises(InvalidInput, match=r"loads in safe mode, but lambda\.keras does not: it needs code \(a Lambda layer\)"):
         load_model(path)
+
+
+def test_a_small_model_file_that_would_unpack_to_gigabytes_is_refused_before_keras_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(300 << 20))
+    with pytest.raises(InvalidInput, match=r"bomb\.keras would unpack to 300\.0 MiB, expected 256\.0 MiB at most"):
+        load_model(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import stat
 from collections.abc import Iterator
@@ -111,6 +112,20 @@ def test_a_place_where_nothing_can_be_written_is_refused_with_one_sentence(tmp_p
     for path in (tmp_path, tmp_path / "missing" / "audit.jsonl"):
         with pytest.raises(InvalidInput, match=r"HAUBERK_AUDIT_FILE .+ cannot be written \(.+\); name another file, or none"):
             check(path)
+
+
+def test_a_pipe_is_written_to_where_somebody_reads_it_and_not_waited_for_where_nobody_does(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InvalidInput, match=r"pipe cannot be written \(it is a pipe that nobody reads, or a socket\)"):
+        check(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = opened(path, bytes_at_most=1)
+    file.write(LINES[:3])
+    file.close()
+    assert os.read(reader, 1000) == b"".join(LINES[:3])
+    os.close(reader)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_device_is_written_to_and_not_rotated(tmp_path: Path) -> None:

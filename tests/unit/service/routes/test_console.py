@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from defences.table import DEFENCES
-from models.bundle import Bundle
+from models.bundle import EXAMPLE, Bundle
 from service.observing.metrics import Metrics
-from service.routes.console import EXAMPLE, FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
+from service.routes.console import FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Console, prefers_html
 from service.serving import Serving
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -88,8 +89,10 @@ def test_metrics_are_linked_only_where_they_are_served(bundle: Bundle) -> None:
 def test_an_example_is_linked_where_the_bundle_has_one(bundle: Bundle, tmp_path: Path) -> None:
     bundle = dataclasses.replace(bundle, directory=tmp_path)
     assert "example" not in console(bundle).facts(False)["links"]
-    (bundle.directory / EXAMPLE).write_text('{"images": []}')
-    made = console(bundle)
+    content = b'{"images": []}'
+    (bundle.directory / EXAMPLE).write_bytes(content)
+    assert "example" not in console(bundle).facts(False)["links"]  # the card does not list it
+    made = console(dataclasses.replace(bundle, card={"files": {EXAMPLE: hashlib.sha256(content).hexdigest()}}))
     assert made.routes().keys() >= {made.facts(False)["links"]["example"]}
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle
+from service.edge.origins import Hosts
 from service.routes.openapi import document
-from tests.unit.service.served import Ask, run, serving
+from service.routes.paths import private_routes
+from tests.unit.service.served import LOCAL, Ask, run, serving
 
 
 def test_while_the_classifier_loads_the_process_is_alive_and_not_ready(bundle: Bundle) -> None:
@@ -49,6 +51,45 @@ def test_metrics_are_for_this_machine_only(bundle: Bundle, listens_on_loopback: 
     assert (b"hauberk_build_info" in body) == (status == 200)
     if status == 200:
         assert headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"host", b"evil.example:3000"),
+        (b"origin", b"http://evil.example"),
+        (b"sec-fetch-site", b"cross-site"),
+        (b"x-forwarded-for", b"127.0.0.1"),
+    ],
+)
+def test_metrics_are_neither_for_pages_of_other_sites_nor_forwarded_and_not_linked_for_them(
+    bundle: Bundle, header: tuple[bytes, bytes]
+) -> None:
+    async def scenario(ask: Ask) -> Any:
+        headers = [*(each for each in LOCAL if each[0] != header[0]), header]
+        return [await ask("/metrics", headers=headers), await ask("/", headers=headers)]
+
+    (status, _, body), (_, _, index) = run(serving(bundle), scenario)
+    assert (status, json.loads(body)["code"]) == (404, "not_found")
+    assert b"/metrics" not in index
+
+
+def test_metrics_on_a_port_of_their_own_are_not_for_pages_of_other_sites(bundle: Bundle) -> None:
+    def scenario_with(*headers: tuple[bytes, bytes]) -> Any:
+        async def scenario(ask: Ask) -> Any:
+            return await ask("/metrics", headers=headers)
+
+        return scenario
+
+    made = serving(bundle, listens_on_loopback=False)
+    for hosts, headers, expected in (
+        (Hosts.of("127.0.0.1"), [(b"host", b"127.0.0.1:9464")], 200),
+        (Hosts.of("127.0.0.1"), [(b"host", b"evil.example:9464")], 403),
+        (Hosts.of("127.0.0.1", ("metrics.example",)), [(b"host", b"metrics.example"), (b"x-forwarded-for", b"10.0.0.1")], 200),
+        (Hosts.of("10.0.0.7"), [(b"host", b"10.0.0.7:9464")], 200),
+        (Hosts.of("10.0.0.7"), [(b"host", b"10.0.0.7:9464"), (b"origin", b"http://evil.example")], 403),
+    ):
+        assert run(made, scenario_with(*headers), routes=private_routes(made, hosts))[0] == expected, headers
 
 
 def test_the_index_and_the_documentation_name_the_model(bundle: Bundle) -> None:
