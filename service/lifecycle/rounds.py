@@ -22,4 +22,4 @@ async def make_rounds(*looks: Callable[[], object]) -> None:
                 if inspect.isawaitable(found):
                     await found
             except Exception:
-                logger.exception("a look failed")
+                logger.exception("a check that is made every second failed")

@@ -33,4 +33,4 @@ def test_a_look_that_fails_neither_ends_the_rounds_nor_keeps_the_others_from_the
     with caplog.at_level(logging.ERROR):
         asyncio.run(main())
     assert seen[:6] == ["fails", "waits"] * 3
-    assert "a look failed" in caplog.text
+    assert "a check that is made every second failed" in caplog.text
