@@ -2,7 +2,8 @@
 
 A per-image key is BLAKE2b(secret, image rounded to uint8) (RFC 7693), 64 bits of it. The same image gets the same answer on every
 replica that shares the secret, so that retries cannot average the noise away and an audit can replay a decision. An attacker without
-the secret does not know which pixels are dropped or which overlays come first.
+the secret does not know which pixels are dropped or which overlays come first. But one pixel changed by 1/255 makes another image with
+another key: a decision has to hold under as many keys as an attacker has tries (`docs/decisions/0014-early-exits.md`).
 """
 
 from __future__ import annotations

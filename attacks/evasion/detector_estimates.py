@@ -17,7 +17,7 @@ from defences.detectors.binary_activation_detector import BinaryActivationDetect
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
-from defences.keyed import Keys, keyed_permutations
+from defences.keyed import Keys
 from models.classifier import DifferentiableClassifier, Images
 
 
@@ -44,7 +44,7 @@ def strip_estimate(
     """STRIP: mean entropy in bits under the first overlays, minus the boundary for that many. Cost: `overlays` passes per image."""
     stage = max(0, int(np.searchsorted(strip.stages, overlays, side="right")) - 1)
     seen = strip.stages[stage]
-    probes = strip.superimpose(images, keyed_permutations(keys, len(strip.overlays))[:, :seen])
+    probes = strip.superimpose(images, strip.orders(keys)[:, :seen])
     anything = np.zeros(len(probes), np.int64)
     bits, _, gradient = classifier.loss_gradient(probes, anything, entropy_bits)
     # Clipped pixels do not change with the image.

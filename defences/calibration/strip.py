@@ -1,9 +1,9 @@
-"""Fit STRIP to a classifier on clean data: overlay, stages and slack on one part of it, the threshold on the other."""
+"""Fit STRIP to a classifier on clean data: overlay, order, stages and slack on one part of it, the threshold on the other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -13,45 +13,46 @@ from defences.calibration.conformal import conformal_rank
 from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.strip import Blend, Strip, entropy_bits
-from defences.keyed import keyed_permutations, random_keys
+from defences.keyed import random_keys
 from models.classifier import Classifier, Images
 from models.progress import PartOf
 
 OVERLAYS_AT_MOST = 96
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
-# Where a first decision may fall; the later stages double until the bank is used up.
-_FIRST_STAGES = (2, 3, 4)
-# Standard errors above the threshold at which the mean of a stage passes an image.
-_SLACK_ERRORS = (1.0, 1.5, 2.0, 3.0)
-# Mean overlays allowed for a clean image: at 8 of 96 a defended prediction takes nine model calls.
-_MEAN_OVERLAYS_AT_MOST = 8.0
-# Share of lowest scores on which early exits are judged where too few images are refused.
-_TAIL = 0.05
+_FIRST_STAGE, _GROWTH = 3, 1.7
+# Mean overlays allowed for a clean image.
+_MEAN_OVERLAYS_AT_MOST = 32.0
+# Share of lowest scores that stand for suspects, but no fewer images than that.
+_TAIL, _TAIL_AT_LEAST = 0.1, 20
+# Where a suspect's mean entropy lies, as a share of the threshold, and in how many of its orders it may leave early: a change of the
+# image draws another order, and of 64 tries not one should succeed with a probability of 98 %.
+_NEAR = 0.9
+_LEAVES_AT_MOST = 0.02 / 64
+_ORDERS = 4000
+# How fast the slack falls with the number of overlays, in powers of the standard error.
+_POWERS = (1.0, 1.25, 1.5, 1.75, 2.0)
 # At such a threshold lie the clean images of an overconfident classifier.
 _SEPARATES_BITS = 1e-4
 
 
 @dataclass(frozen=True)
 class OverlayTrial:
-    """One way to overlay with one schedule of stages, measured on clean images.
+    """One way to overlay, measured on clean images.
 
     Attributes:
         threshold_bits: the rate-quantile of the full mean entropy.
         mean_overlays: of a clean image at that threshold.
-        let_go: the share of the lowest twentieth that early exits would pass.
     """
 
     blend: Blend
     weight: float
-    stages: tuple[int, ...] = ()
-    slack_errors: float = 0.0
-    threshold_bits: float = 0.0
-    mean_overlays: float = 0.0
-    let_go: float = 0.0
+    stages: tuple[int, ...]
+    threshold_bits: float
+    mean_overlays: float
 
 
 def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
-    """Choose overlay, weight, stages and slack on one part of the data, and score the other.
+    """Choose overlay, weight, order, stages and slack on one part of the data, and score the other.
 
     Cost: up to 96 model calls per image of the first part for each overlay tried; most held images leave early.
     """
@@ -70,7 +71,7 @@ def _chosen(
     for number, (blend, weight) in enumerate(_OVERLAYS):
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend)
         done = PartOf(terms.progress, "overlays", number, len(_OVERLAYS))
-        drafts += _drafts(strip, _entropies(strip, classifier, choosing, rng, done), terms.rate)
+        drafts.append(_draft(strip, _entropies(strip, classifier, choosing, done), terms.rate, rng))
     best = _best(drafts)
     held = parts.holding.images
     rank = conformal_rank(len(held), terms.rate, terms.confidence)
@@ -80,89 +81,111 @@ def _chosen(
 
 @dataclass(frozen=True)
 class _Draft:
-    """A way to overlay and a schedule of stages, with the entropies [n, N] it was measured on; the threshold is still open."""
+    """A way to overlay with all but the threshold, and the entropies [n, N] it was measured on, in the order that each image sees."""
 
     strip: Strip
     entropies: NDArray[np.float64]
     trial: OverlayTrial
 
-    def means(self) -> NDArray[np.float64]:
-        seen = np.asarray(self.strip.stages)
-        means: NDArray[np.float64] = np.cumsum(self.entropies, axis=1)[:, seen - 1] / seen
-        return means
-
     def scores(self) -> NDArray[np.float64]:
         """The staged statistic max_j (mean_{n_j} - slack_j)."""
-        scores: NDArray[np.float64] = np.max(self.means() - np.asarray(self.strip.slack), axis=1)
+        scores: NDArray[np.float64] = np.max(_means(self.entropies, self.strip.stages) - np.asarray(self.strip.slack), axis=1)
         return scores
 
     def mean_overlays(self, threshold: float) -> float:
-        leaves = self.means() > replace(self.strip, threshold=threshold).boundaries()
+        """Of these images at this threshold."""
+        leaves = _means(self.entropies, self.strip.stages) > replace(self.strip, threshold=threshold).boundaries()
         leaves[:, -1] = True
         return float(np.asarray(self.strip.stages)[leaves.argmax(axis=1)].mean())
 
 
-def _drafts(strip: Strip, entropies: NDArray[np.float64], rate: float) -> list[_Draft]:
-    """Every schedule for one way to overlay.
+def _draft(strip: Strip, entropies: NDArray[np.float64], rate: float, rng: np.random.Generator) -> _Draft:
+    """Order, stages and slack for one way to overlay, by the entropy [n, N] of every image under every overlay.
 
-    The slack is a multiple of the standard error of a mean of n_j overlays drawn without replacement from N, with the spread that
-    the entropies of low-scoring images have: those are the ones that must not leave by accident.
+    Of the slacks that let hardly any suspect leave, it is the one with which clean images see the fewest overlays.
+    """
+    threshold = float(np.quantile(entropies.mean(axis=1), rate, method="lower"))
+    ranked = _most_telling_first(entropies, _suspects(entropies, threshold))
+    suspects = _suspects(entropies, _NEAR * threshold)[:, ranked]
+    stages = _stages(len(ranked))
+    strip = replace(strip, overlays=strip.overlays[ranked], front=len(ranked) // 2, stages=stages, slack=(0.0,) * len(stages))
+    orders = strip.orders(random_keys(len(entropies), rng))
+    entropies = np.take_along_axis(entropies[:, ranked], orders, axis=1)
+    trial = OverlayTrial(strip.blend, strip.weight, stages, threshold, 0.0)
+    found = []
+    for slack in _slacks(strip, suspects, threshold, rng):
+        draft = _Draft(replace(strip, slack=slack), entropies, trial)
+        found.append(replace(draft, trial=replace(trial, mean_overlays=draft.mean_overlays(threshold))))
+    return min(found, key=lambda draft: draft.trial.mean_overlays)
+
+
+def _suspects(entropies: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+    """The entropies of the images with the lowest means, scaled to this one.
+
+    Without a backdoor to measure, they have to stand for triggered images.
     """
     means = entropies.mean(axis=1)
-    threshold = float(np.quantile(means, rate, method="lower"))
-    tail = float(np.quantile(means, _TAIL))
-    refused = means <= tail
-    spread = float(entropies[refused].std(axis=1).mean())
-    drafts = []
-    for first in _FIRST_STAGES:
-        stages = _doubling(first, entropies.shape[1])
-        for errors in _SLACK_ERRORS:
-            slack = tuple(errors * spread * math.sqrt(1 / n - 1 / stages[-1]) for n in stages)
-            draft = _Draft(replace(strip, stages=stages, slack=slack), entropies, OverlayTrial(strip.blend, strip.weight))
-            let_go = 1 - float((draft.scores()[refused] <= tail).mean())
-            trial = replace(
-                draft.trial,
-                stages=stages,
-                slack_errors=errors,
-                threshold_bits=threshold,
-                mean_overlays=draft.mean_overlays(threshold),
-                let_go=let_go,
-            )
-            drafts.append(replace(draft, trial=trial))
-    return drafts
+    lowest = np.argsort(means, kind="stable")[: max(_TAIL_AT_LEAST, int(_TAIL * len(means)))]
+    suspects: NDArray[np.float64] = entropies[lowest] * (mean / np.maximum(means[lowest, None], np.finfo(float).tiny))
+    return suspects
+
+
+def _most_telling_first(entropies: NDArray[np.float64], suspects: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The overlays, those first under which the entropy of clean images is furthest above that of suspects, in its deviations there."""
+    away = entropies.mean(axis=0) - suspects.mean(axis=0)
+    return np.argsort(-away / np.maximum(suspects.std(axis=0), np.finfo(float).tiny), kind="stable")
+
+
+def _slacks(
+    strip: Strip, suspects: NDArray[np.float64], threshold: float, rng: np.random.Generator
+) -> Iterator[tuple[float, ...]]:
+    """Slack of several shapes with which suspects, whose mean is below the threshold, leave early in `_LEAVES_AT_MOST` of their orders.
+
+    Overlays are drawn without replacement: the standard error of a mean of n among N is proportional to sqrt(1/n - 1/N).
+    """
+    early = strip.stages[:-1]
+    above = np.concatenate([_means(each[strip.orders(random_keys(_ORDERS, rng))], early) for each in suspects]) - threshold
+    error = np.sqrt(1 / np.asarray(early) - 1 / strip.stages[-1])
+    for power in _POWERS:
+        shape = error**power
+        size = max(0.0, float(np.quantile((above / shape).max(axis=1), 1 - _LEAVES_AT_MOST)))
+        yield (*(size * shape).tolist(), 0.0)
+
+
+def _means(entropies: NDArray[np.float64], stages: tuple[int, ...]) -> NDArray[np.float64]:
+    """The mean entropy [n, J] after each stage of images that see overlays in this order [n, N]."""
+    seen = np.asarray(stages)
+    means: NDArray[np.float64] = np.cumsum(entropies, axis=1)[:, seen - 1] / seen
+    return means
 
 
 def _best(drafts: Sequence[_Draft]) -> _Draft:
-    """The draft of the highest threshold, less the share that its early exits pass, among those within the budget of overlays.
-
-    A perfect backdoor scores 0, so a high threshold separates it best.
-    """
+    """The draft of the highest threshold among those within the budget of overlays: a perfect backdoor scores 0."""
     affordable = [draft for draft in drafts if draft.trial.mean_overlays <= _MEAN_OVERLAYS_AT_MOST]
     if not affordable:
         return min(drafts, key=lambda draft: draft.trial.mean_overlays)
-    return max(affordable, key=lambda draft: draft.trial.threshold_bits * (1 - draft.trial.let_go))
+    return max(affordable, key=lambda draft: draft.trial.threshold_bits)
 
 
-def _doubling(first: int, count: int) -> tuple[int, ...]:
-    stages = [first]
-    while stages[-1] * 3 <= count:
-        stages.append(stages[-1] * 2)
+def _stages(count: int) -> tuple[int, ...]:
+    """Each more than the one before by the same factor, up to all overlays."""
+    stages = [_FIRST_STAGE]
+    while math.ceil(_GROWTH * stages[-1]) < 0.8 * count:
+        stages.append(math.ceil(_GROWTH * stages[-1]))
     return (*stages, count)
 
 
-def _entropies(
-    strip: Strip, classifier: Classifier, images: Images, rng: np.random.Generator, progress: Callable[[int, int], None]
-) -> NDArray[np.float64]:
-    """The entropy of every image under every overlay, in an order of the image's own: [n, N]."""
-    result = np.empty((len(images), len(strip.overlays)))
-    at_once = max(1, rows_per_forward(images) // len(strip.overlays))
+def _entropies(strip: Strip, classifier: Classifier, images: Images, progress: Callable[[int, int], None]) -> NDArray[np.float64]:
+    """The entropy of every image under every overlay: [n, N]."""
+    overlays = len(strip.overlays)
+    result = np.empty((len(images), overlays))
+    at_once = max(1, rows_per_forward(images) // overlays)
     for start in range(0, len(images), at_once):
         progress(start, len(images))
         block = images[start : start + at_once]
-        order = keyed_permutations(random_keys(len(block), rng), len(strip.overlays))
-        result[start : start + at_once] = entropy_bits(classifier.predict(strip.superimpose(block, order))).reshape(
-            len(block), -1
-        )
+        order = np.tile(np.arange(overlays, dtype=np.int32), (len(block), 1))
+        probes = strip.superimpose(block, order)
+        result[start : start + at_once] = entropy_bits(classifier.predict(probes)).reshape(len(block), -1)
     progress(len(images), len(images))
     return result
 
@@ -183,7 +206,7 @@ class _Race:
     @classmethod
     def drawn(cls, strip: Strip, classifier: Classifier, images: Images, rng: np.random.Generator) -> _Race:
         """With an order of its own for each image."""
-        return cls(strip, classifier, images, keyed_permutations(random_keys(len(images), rng), len(strip.overlays)))
+        return cls(strip, classifier, images, strip.orders(random_keys(len(images), rng)))
 
     def scores(self, rank: int, progress: Callable[[int, int], None]) -> NDArray[np.float64]:
         """The staged statistic of every image: exact up to the `rank`-th smallest, a lower bound for those above it.

@@ -125,6 +125,46 @@ def test_early_exits_only_ever_let_images_go(threshold: float, slack: float) -> 
     assert (refused(staged, trojaned(), images) <= refused(full, trojaned(), images)).all()
 
 
+def nearly_trojaned() -> FakeClassifier:
+    """As `trojaned`, but overlays that are bright beside the corner hide the trigger."""
+    clean = linear(SHAPE, 5, sharpness=1.5)
+
+    def answer(images: Images) -> NDArray[np.float32]:
+        logits = np.log(clean.answer(images).astype(np.float64) + 1e-30)
+        logits[(images[:, 0, 0, 0] > 0.3) & (images[:, 0, 1, 0] < 0.9), 0] += 20.0
+        return softmax(logits)
+
+    return FakeClassifier(answer, SHAPE, 5)
+
+
+def with_three_pixels_changed(images: Images, rng: np.random.Generator) -> Images:
+    """By 1/255, neither the corner nor its row."""
+    changed = images.reshape(len(images), -1).copy()
+    for row in changed:
+        at = rng.choice(np.arange(SHAPE[1], row.size), 3, replace=False)
+        row[at] += np.where(row[at] < 0.5, 1, -1) / np.float32(255)
+    return changed.reshape(images.shape)
+
+
+def test_of_the_images_that_all_overlays_refuse_next_to_none_passes_in_64_tries_with_three_pixels_changed() -> None:
+    classifier, rng = nearly_trojaned(), np.random.default_rng(9)
+    clean = pictures(3000, 5, lit=False)
+    data = Dataset(clean[:1500], classifier.predict(clean[:1500]).argmax(axis=1))
+    terms = Terms(rate=0.05)
+    (choice,) = conclude([fit_strip(classifier, split(data, rate=0.05, confidence=None, seed=0), terms)], terms)
+    staged = choice.detector
+    assert isinstance(staged, Strip)
+    # An image closer to the threshold than that may cross it by its three pixels.
+    full = replace(staged, threshold=0.9 * staged.threshold, stages=(len(staged.overlays),), slack=(0.0,))
+    for kind, images in (("triggered", pictures(150, 6, lit=True)), ("clean", clean[1500:])):
+        suspects = images[refused(full, classifier, images)]
+        assert len(suspects) >= 25, kind
+        passed = np.zeros(len(suspects), bool)
+        for _ in range(64):
+            passed |= ~refused(staged, classifier, with_three_pixels_changed(suspects, rng))
+        assert passed.mean() <= 0.02, kind
+
+
 def test_calibrated_early_exits_let_go_of_next_to_no_trigger_and_cost_a_fraction() -> None:
     classifier = trojaned()
     clean = pictures(1200, 5, lit=False)

@@ -172,7 +172,7 @@ def test_overlays_come_from_the_images_to_choose_on_and_never_from_those_held() 
     parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
     _, strip = calibrated(classifier, parts, rate=0.05)
     pictures = np.rint(parts.choosing.images * 255).astype(np.uint8)
-    np.testing.assert_array_equal(strip.overlays, pictures[: len(strip.overlays)])
+    assert {overlay.tobytes() for overlay in strip.overlays} == {picture.tobytes() for picture in pictures[: len(strip.overlays)]}
 
 
 def test_the_same_seed_calibrates_the_same_and_another_one_otherwise() -> None:
@@ -181,7 +181,7 @@ def test_the_same_seed_calibrates_the_same_and_another_one_otherwise() -> None:
     first, again, other = (calibrated(classifier, parts, rate=0.05, seed=seed)[0] for seed in (0, 0, 1))
     assert first.threshold == again.threshold
     np.testing.assert_array_equal(first.fitted.holding, again.fitted.holding)
-    assert first.threshold != other.threshold
+    assert (first.fitted.holding != other.fitted.holding).any()
 
 
 def brute_force(strip: Strip, classifier: Classifier, images: Images, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -39,6 +39,9 @@ def flat(n: int, bits: float) -> Probabilities:
         ({"slack": (np.nan, 0.0)}, "expected one slack >= 0 per stage"),
         ({"slack": (0.1, 0.1)}, "the last 0"),
         ({"blend": "subtract"}, 'expected blend "add" or "mix"'),
+        ({"front": 4}, "expected front, a number of overlays below 4, got 4"),
+        ({"front": -1}, "expected front"),
+        ({"front": 2.0}, "expected front"),
         ({"weight": 0.0}, "expected weight > 0"),
         ({"weight": np.nan}, "expected weight > 0"),
         ({"weight": np.inf}, "expected weight > 0"),
@@ -104,6 +107,19 @@ def test_images_see_the_overlays_in_orders_of_their_own() -> None:
     strip = Strip(**GOOD | {"overlays": np.rint(noise(30, SHAPE, 0) * 255).astype(np.uint8), "stages": (2, 30)})
     probes = strip.begin(np.zeros((5, *SHAPE), np.float32), np.arange(5, dtype=np.uint64)).probe()
     assert len({pair.tobytes() for pair in probes.reshape(5, 2, -1)}) == 5
+
+
+def test_every_image_sees_the_front_overlays_first_and_both_parts_in_an_order_of_its_own() -> None:
+    overlays = np.rint(noise(9, SHAPE, 0) * 255).astype(np.uint8)
+    strip = Strip(**GOOD | {"overlays": overlays, "stages": (2, 9), "front": 4})
+    orders = strip.orders(np.arange(4000, dtype=np.uint64))
+    assert (np.sort(orders[:, :4], axis=1) == np.arange(4)).all()
+    assert (np.sort(orders[:, 4:], axis=1) == np.arange(4, 9)).all()
+    # Every place is equally likely, and the second part does not follow from the first.
+    assert abs(np.bincount(orders[:, 0], minlength=4) - 1000).max() < 150
+    assert abs(np.bincount(orders[:, 4] - 4, minlength=5) - 800).max() < 150
+    together = np.bincount(orders[:, 0] * 5 + orders[:, 4] - 4, minlength=20)
+    assert abs(together - 200).max() < 80
 
 
 def test_a_stage_of_large_images_is_probed_in_turns_and_decides_alike() -> None:
