@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
+from attacks.evasion.vanished import vanished_gradients
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import OutputsOption, open_classifier
 from hauberk.commands.options import (
@@ -132,6 +134,10 @@ def _hardened(
             on_epoch=_print_epoch,
         )
     print(f"taken: epoch {hardened.best.number} of {len(hardened.epochs)}")
+    judged = validation or kept.take(slice(0, _VALIDATION_AT_MOST))
+    nothing = vanished_gradients(hardened.classifier, judged.images, judged.labels)
+    if nothing is not None:
+        print(f"hauberk: the figures under attack prove nothing: {nothing}", file=sys.stderr)
     return hardened.classifier
 
 
