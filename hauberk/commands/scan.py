@@ -39,6 +39,7 @@ from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.files import open_file
 from models.machine import processors
+from models.printable import printable
 from models.stored_images import StoredImages, open_images
 
 METHODS = (ActivationClustering.name, SpectralSignatures.name)
@@ -152,19 +153,22 @@ def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: 
 
 def _summarise(report: ScanReport, out: Path) -> None:
     if report.accuracy is not None and report.accuracy.reason:
-        print(f"warning: {report.accuracy.reason}")
+        print(printable(f"warning: {report.accuracy.reason}"))
     for method in report.methods:
         for one in method.classes:
             if one.verdict == "poison":
                 flagged = sum(cluster.size for cluster in one.clusters if cluster.poison)
-                print(f"{method.method}: class {one.name}: {flagged:,} of {one.samples:,} samples are poison: {one.reason}")
+                said = f"class {one.name}: {flagged:,} of {one.samples:,} samples are poison: {one.reason}"
+                print(printable(f"{method.method}: {said}"))
     if report.verdict == "clean":
         print(f"no poison found in {report.data['samples']:,} samples of {report.data['classes']} classes")
     else:
-        print(f"poison in class {', '.join(report.poisoned_classes)}: {report.suspicious_samples:,} suspicious samples")
+        print(
+            printable(f"poison in class {', '.join(report.poisoned_classes)}: {report.suspicious_samples:,} suspicious samples")
+        )
     if report.confusion is not None:
         tpr, fpr = report.confusion.tpr, report.confusion.fpr
         parts = [f"{100 * tpr:.2f} % of the poison found"] if tpr is not None else []
         parts += [f"{100 * fpr:.2f} % of the clean samples flagged"] if fpr is not None else []
         print(f"against the truth: {', '.join(parts)}")
-    print(f"written to {out / 'report.html'}, report.json and is_clean.npy beside it")
+    print(printable(f"written to {out / 'report.html'}, report.json and is_clean.npy beside it"))

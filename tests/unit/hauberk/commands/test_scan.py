@@ -73,6 +73,18 @@ def test_poison_is_found_written_down_and_exit_code_3(hauberk: Command, poisoned
     assert [method.method for method in report.methods] == ["activation_clustering", "spectral_signatures"]
 
 
+def test_class_names_are_shown_and_not_obeyed(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngreen\x1b[2J\nblue\u202e\x9b1m\x1b[1A\n", encoding="utf-8")
+    ran = _scan(hauberk, poisoned_files, tmp_path, "--methods", "spectral_signatures", "--labels", names)
+    assert ran.code == 3, ran
+    assert "poison in class blue\\u202e\\x9b1m\\x1b[1A" in ran.output
+    report, page = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.json", "report.html"))
+    for text in (ran.output, report, page):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert json.loads(report)["poisoned_classes"] == ["blue\u202e\x9b1m\x1b[1A"]
+
+
 def test_the_page_loads_nothing_and_shows_the_clusters(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
     _scan(hauberk, poisoned_files, tmp_path, "--methods", "activation_clustering")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
