@@ -42,7 +42,7 @@ IMAGES_AT_LEAST = 20
 # For the thief, the transfer attacker and the poisoned copies, beside the images attacked and held back.
 OTHERS_AT_LEAST = 600
 _CURVE_OVER_RADIUS = 5 / 3
-_ONLY_SHOWN = ("report", "page", "plots")
+_ONLY_SHOWN = ("report", "page", "plots", "verdict")
 GREY_RADII, COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
 _CALIBRATE_AGAIN = "calibrate again with hauberk calibrate --input-range"
 _LAYERS = ("attacks", "defences", "evaluation", "models")
