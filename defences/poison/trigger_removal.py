@@ -109,6 +109,17 @@ def class_changes(images: Images, label: int, patch: int, predict: Callable[[Ima
     return left
 
 
+def taken_for(donors: Images, hosts: Images, label: int, patch: int, predict: Callable[[Images], Probabilities]) -> float:
+    """The share of the hosts [m, h, w, c] that is taken for `label` once a patch of a donor [n, h, w, c] is pasted into each, in turn: a
+    trigger takes its class along, a stroke does not. In [0, 1]. Cost: one model call per host."""
+    tall, wide = _window(*hosts.shape[1:3])
+    top, left = (round(at * side / (_WINDOWS + 1)) for at, side in zip(divmod(patch, _WINDOWS), hosts.shape[1:3], strict=True))
+    window = np.s_[:, top : top + tall, left : left + wide]
+    pasted = hosts.copy()
+    pasted[window] = donors[np.arange(len(hosts)) % len(donors)][window]
+    return float((predict(pasted).argmax(axis=1) == label).mean())
+
+
 def _disturbed(images: Images, rng: np.random.Generator) -> Iterator[tuple[bool, Images]]:
     for width in (1.0, 2.0):
         yield False, _clipped(gaussian_filter(images, (0, width, width, 0)))

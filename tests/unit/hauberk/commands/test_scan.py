@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(
 
 @pytest.fixture(scope="module")
 def small_digits(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scikit-learn's clean digits of 8 x 8 pixels, in which one way to write a 1 is a cluster of its own, and a network trained on them."""
+    """scikit-learn's clean digits of 8 x 8 pixels, where one way to write a 1 is a cluster, and a network trained on them."""
     import keras
     from keras import layers
     from sklearn.datasets import load_digits
