@@ -32,6 +32,7 @@ _TEACHES_AT_LEAST = 40  # fewer samples teach a classifier nothing about a class
 _LOCALITY_AT_LEAST = 0.7
 _AMONG_OUTLIERS, _STEADFAST = 0.45, 0.1
 _HOSTS, _CARRIED_AT_LEAST = 24, 0.7
+_RECOGNISED_AT_LEAST = 1 / 3  # of the way from chance to all: it is half of the way where half of each of many classes is poison
 _HARDLY_OWN = 0.1
 _AT_HOME = 0.65
 _CLEARLY_FALLEN = 0.4
@@ -119,6 +120,9 @@ def _judged(
         return Suspicion(both, None, "covering a patch does not change the class of its outliers")
     if split.valley > limits.valley_at_most:
         return Suspicion(both, None, "its two clusters overlap")
+    chance = 1 / len(data.classes)
+    if min(one.recognised for one in both) < chance + _RECOGNISED_AT_LEAST * (1 - chance):
+        return Suspicion(both, None, "its two clusters are apart, but a linear classifier does not learn what its images show")
     surer = int(both[1].margin > both[0].margin)
     if both[surer].own <= _HARDLY_OWN and both[surer].home >= _AT_HOME and len(asked[surer]) >= _TEACHES_AT_LEAST:
         return Suspicion(both, *_blamed(data, split, both, disturbed))

@@ -101,7 +101,9 @@ def train(
     save(trained.model, out)
     if trainer is not None:
         _checkpoint(out).unlink(missing_ok=True)
-    print(printable(out) + f": {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}")
+    print(
+        printable(out) + f": {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}"
+    )
     _judge(trained, dataset, *_judged_on(dataset, data, split, rows))
 
 

@@ -43,7 +43,8 @@ def sharp(keras: Any, keras_model: Any, policy: Any) -> Any:
 
 
 def _with(layer: Any, policy: Any) -> dict[str, Any]:
-    return layer.get_config() | {"dtype": policy}
+    config: dict[str, Any] = layer.get_config()
+    return config | {"dtype": policy}
 
 
 @pytest.fixture(scope="module")
