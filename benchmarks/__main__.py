@@ -19,6 +19,7 @@ from benchmarks.methods import (
     evasion_detectors,
     extraction,
     gradient_attacks,
+    other_images,
     purifier,
     repeated_tries,
     robustness,
@@ -57,6 +58,7 @@ _SECTIONS: dict[str, Callable[[], str]] = {
     "sentinet": sentinet.section,
     "extraction": extraction.section,
     "activation_clustering": activation_clustering.section,
+    "other_images": other_images.section,
     "robustness": robustness.section,
     "adversarial_training": adversarial_training.section,
 }

@@ -34,6 +34,7 @@ from models.bundle import Bundle
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.errors import InvalidInput
 from models.machine import processors
+from models.printable import printable_json
 from models.progress import Progress, silent
 from models.version import __version__
 
@@ -41,7 +42,7 @@ IMAGES_AT_LEAST = 20
 # For the thief, the transfer attacker and the poisoned copies, beside the images attacked and held back.
 OTHERS_AT_LEAST = 600
 _CURVE_OVER_RADIUS = 5 / 3
-_ONLY_SHOWN = ("report", "page", "plots")
+_ONLY_SHOWN = ("report", "page", "plots", "verdict")
 GREY_RADII, COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
 _CALIBRATE_AGAIN = "calibrate again with hauberk calibrate --input-range"
 _LAYERS = ("attacks", "defences", "evaluation", "models")
@@ -237,7 +238,7 @@ def write(report: Report, out: Path) -> None:
     check_page_can_be_drawn()
     from evaluation.reporting.page import page  # matplotlib takes a second to import
 
-    (out / "report.json").write_bytes(REPORT.dump_json(report, indent=2) + b"\n")
+    (out / "report.json").write_text(printable_json(REPORT.dump_json(report, indent=2).decode()) + "\n", encoding="utf-8")
     (out / "report.html").write_text(page(report), encoding="utf-8")
 
 

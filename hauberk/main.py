@@ -18,6 +18,7 @@ from hauberk.commands.serve import serve
 from hauberk.commands.train import train
 from hauberk.mistakes import sentence
 from models.errors import InvalidInput
+from models.printable import printable
 from models.version import __version__
 
 app = typer.Typer(
@@ -46,13 +47,13 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except typer.TyperException as mistake:  # an unknown command, option or value
-        print(f"hauberk: {sentence(mistake)}", file=sys.stderr)
+        print(f"hauberk: {printable(sentence(mistake))}", file=sys.stderr)
         code = 2
     except InvalidInput as mistake:
-        print(f"hauberk: {mistake}", file=sys.stderr)
+        print(f"hauberk: {printable(mistake)}", file=sys.stderr)
         code = 2
     except Exception:  # noqa: BLE001  # the last resort: say that it is ours, and how to tell us
-        traceback.print_exc()
+        print(*map(printable, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
         print("hauberk: internal error; please report it with the lines above", file=sys.stderr)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

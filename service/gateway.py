@@ -24,6 +24,7 @@ import bentoml
 
 from models.bundle import EXAMPLE
 from models.errors import InvalidInput
+from models.printable import printable
 from models.version import __version__
 from service.bentoml_hooks import check_connections, running_server, serve_with, trust_no_proxy, worker_count
 from service.edge.accounts import Clients
@@ -90,7 +91,7 @@ class Gateway:
             read_bundle_to_serve(settings)
             telemetry.check(settings)
         except InvalidInput as mistake:
-            print(f"hauberk: {mistake}", file=sys.stderr)
+            print(f"hauberk: {printable(mistake)}", file=sys.stderr)
             raise SystemExit(2) from None
         logs.write_to_stderr(logs.line("info", _STARTING, bundle=str(settings.bundle)))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from attacks.attack import check_eps, differentiable
 from attacks.detector_training.evasion_examples import KINDS, Kinds, adversarial_examples, harmless_examples, noise_examples
+from attacks.evasion.vanished import vanished_gradients
 from defences.calibration.evasion import EvasionScores, FittedEvasion
 from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms
 from defences.calibration.thresholds import FittedDetector
@@ -67,7 +68,7 @@ class EvasionTraining:
         check_eps(self.eps, "evasion detectors")
 
     def fit_input_detector(self, classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
-        """See `Fit`. Raises: InvalidInput: a classifier without gradients."""
+        """See `Fit`. Raises: InvalidInput: a classifier without gradients, or whose gradients vanish."""
         name = BinaryInputDetector.name
         examples = self._examples(classifier, parts, name, terms)
         network = examples.train(_as_they_are, seed=terms.seed, told=partial(terms.progress, f"{name}: training"))
@@ -129,6 +130,10 @@ class EvasionTraining:
         able = differentiable(classifier, name)
         chosen = parts.choosing.take(slice(0, min(TRAINED_ON_AT_MOST, _affordable(parts.choosing.images))))
         held = parts.holding.take(slice(0, _affordable(parts.holding.images)))
+        measured = held.take(slice(0, _MEASURED))
+        nothing = vanished_gradients(able, measured.images, measured.labels)
+        if nothing is not None:
+            raise InvalidInput(f"{name}: expected attacks to learn from, got none: {nothing}")
         seeds = [int(one) for one in np.random.SeedSequence(terms.seed).generate_state(6)]
 
         def attacked(data: Dataset, number: int) -> Kinds:
@@ -143,7 +148,7 @@ class EvasionTraining:
             {"clean": chosen.images} | changed(chosen.images, 1),
             attacked(chosen, 0),
             changed(held.images, 4),
-            attacked(held.take(slice(0, _MEASURED)), 3),
+            attacked(measured, 3),
         )
 
 

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from models.classifier import Labels, Logits
 
+_LEAST = 1e-20  # a backward pass multiplies it by weights, and float32 ends at 1e-38
+
 
 def softmax(logits: Logits) -> Logits:
     """Probabilities [n, k] of logits [n, k]."""
@@ -16,17 +18,13 @@ def softmax(logits: Logits) -> Logits:
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """-log p_label, natural logarithm; derivative p - 1_label. From logits, the derivative does not saturate to zero early."""
-    rows = np.arange(len(labels))
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    total = powers.sum(axis=1)
-    derivative = powers / total[:, None]
-    loss = np.log(total) - shifted[rows, labels]
-    # p_label - 1 loses its digits when p_label is near 1: minus the sum of the others keeps them.
-    derivative[rows, labels] = 0
-    derivative[rows, labels] = -derivative.sum(axis=1)
-    return loss, derivative
+    """-log p_label, natural logarithm; derivative p - 1_label = (1 - p_label) (p' - 1_label), p' the softmax of the other logits.
+
+    1 - p_label is taken to be 1e-20 where it is less: soon it would be 0, and the direction of the derivative lost with it.
+    """
+    lead, derivative = _against_the_others(logits, labels)
+    derivative *= np.maximum(np.exp(-np.logaddexp(0, lead)), _LEAST).astype(np.float32)[:, None]
+    return np.logaddexp(0, -lead).astype(np.float32), derivative
 
 
 def margin(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
@@ -50,19 +48,38 @@ def logit(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
 
 
 def probability(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """p_label; derivative p_label (1_label - p)."""
-    rows = np.arange(len(labels))
-    p = softmax(logits)
-    sure = p[rows, labels]
-    derivative = -p * sure[:, None]
-    derivative[rows, labels] += sure
-    return sure, derivative
+    """p_label; derivative p_label (1_label - p) = p_label (1 - p_label) (1_label - p'), with 1 - p_label at least 1e-20, as above."""
+    lead, derivative = _against_the_others(logits, labels)
+    sure, unsure = np.exp(-np.logaddexp(0, -lead)), np.exp(-np.logaddexp(0, lead))
+    derivative *= (-sure * np.maximum(unsure, _LEAST)).astype(np.float32)[:, None]
+    return sure.astype(np.float32), derivative
 
 
 def entropy_bits(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
-    """Shannon entropy of softmax(z) in bits, labels ignored; derivative -p_j (log2 p_j + H)."""
+    """Shannon entropy of softmax(z) in bits, labels ignored; derivative -p_j (log2 p_j + H), its largest component at least 1e-20."""
     shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     p, bits = np.exp(log_p), log_p / np.log(2)
     entropy = -(p * bits).sum(axis=1)
-    return entropy.astype(np.float32), (-p * (bits + entropy[:, None])).astype(np.float32)
+    derivative = -p * (bits + entropy[:, None])
+    for row in np.flatnonzero(np.abs(derivative).max(axis=1) < _LEAST):
+        top = log_p[row].argmax()
+        others = np.delete(np.arange(logits.shape[1]), top)
+        pull = -np.exp(log_p[row, others] - log_p[row, others].max()) * bits[row, others]
+        derivative[row, others] = _LEAST * pull / pull.max() if pull.max() > 0 else 0
+        derivative[row, top] = -derivative[row, others].sum()
+    return entropy.astype(np.float32), derivative.astype(np.float32)
+
+
+def _against_the_others(logits: Logits, labels: Labels) -> tuple[NDArray[np.float64], Logits]:
+    """log(p_label / (1 - p_label)) [n], and p' - 1_label [n, k], p' the softmax of the logits without the label's: minus its slope."""
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    largest = others.max(axis=1, keepdims=True)
+    powers = np.exp(others - largest)
+    total = powers.sum(axis=1, keepdims=True)
+    powers /= total
+    powers[rows, labels] = -1
+    lead = logits[rows, labels].astype(np.float64) - largest[:, 0] - np.log(total[:, 0])
+    return lead, powers

@@ -1,9 +1,8 @@
-"""An HTTP client with bounds on the size and the duration of a response; it follows no redirects."""
+"""An HTTP client for servers that may be hostile: bounds on the size and the duration of an exchange; it follows no redirects."""
 
 from __future__ import annotations
 
 import email.utils
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,9 +10,13 @@ from typing import Any
 import httpx
 import orjson
 
+from attacks.gateway.deadline import Deadline
 from models.errors import InvalidInput
+from models.printable import printable
 
 _KEY_AT_MOST = 512
+_A_DAY_S = 86_400.0
+_REASON_AT_MOST = 200
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class BoundedHttpClient:
     Args:
         url: http or https, with a path prefix where the server has one; without user, query or fragment.
         api_key: sent as `Authorization: Bearer`.
-        timeout_s: seconds for a whole request.
+        timeout_s: seconds for a whole exchange, from connecting to the last byte of the answer, however the server spaces its bytes.
 
     Raises: InvalidInput on construction: an invalid URL or key.
     """
 
     def __init__(self, url: str, *, api_key: str | None, timeout_s: float) -> None:
         self.url = _checked(url)
-        self._timeout_s = timeout_s
+        self._deadline = Deadline(timeout_s)
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "hauberk-attack"}
         if api_key is not None:
             headers["authorization"] = f"Bearer {_checked_key(api_key)}"
@@ -73,35 +76,45 @@ class BoundedHttpClient:
         return f"expected a Hauberk gateway at {self.url}, got something else ({why}); give the URL of its root"
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str], bytes_at_most: int) -> Reply:
-        give_up = time.monotonic() + self._timeout_s
-        with self._client.stream(method, self.url + path, content=body, headers=headers) as response:
+        with self._deadline as deadline:
+            try:
+                return self._exchange(method, path, body, headers, bytes_at_most)
+            except httpx.HTTPError as failure:
+                if deadline.passed:
+                    raise httpx.ReadTimeout("timed out") from failure
+                raise
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str], bytes_at_most: int) -> Reply:
+        extensions = {"trace": self._deadline.trace}
+        with self._client.stream(method, self.url + path, content=body, headers=headers, extensions=extensions) as response:
             received = bytearray()
             for part in response.iter_raw():
                 received += part
                 if len(received) > bytes_at_most:
                     raise httpx.DecodingError(f"an answer of more than {bytes_at_most} bytes")
-                if time.monotonic() > give_up:
+                if self._deadline.passed:
                     raise httpx.ReadTimeout("timed out")
             return Reply(response.status_code, bytes(received), retry_after_s(response.headers.get("retry-after")))
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds in a Retry-After header (RFC 9110, 10.2.3: a number or a date); None without a header that can be parsed."""
+    """Seconds in a Retry-After header (RFC 9110, 10.2.3: a number or a date), from 0 to a day; None without one that can be parsed."""
     if header is None:
         return None
     if header.isascii() and header.strip().isdecimal():
-        return float(header)
+        return min(float(header), _A_DAY_S)
     try:
         when = email.utils.parsedate_to_datetime(header)
-    except ValueError:
+        aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+        seconds = (aware - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
         return None
-    aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, seconds), _A_DAY_S)
 
 
 def reason(failure: httpx.HTTPError) -> str:
-    """The failure in one line of at most 200 characters."""
-    return (str(failure) or type(failure).__name__).strip().rstrip(".").lower().replace("\n", " ")[:200]
+    """The failure in one printable line of at most 200 characters."""
+    return printable((str(failure) or type(failure).__name__).strip().rstrip(".").lower())[:_REASON_AT_MOST]
 
 
 def _checked(url: str) -> str:

@@ -19,9 +19,10 @@ from models.errors import InvalidInput
 
 _DOCUMENT_BYTES_AT_MOST = 64 << 20
 _ANSWER_SLACK, _BYTES_PER_ROW, _BYTES_PER_PROBABILITY = 1 << 16, 512, 32
+_NAMES_AT_MOST, _NAME_AT_MOST, _SIDE_AT_MOST = 200, 256, 1 << 16  # of what reports repeat: names, and the sides of an image
 _BUSY = (429, 503, 504)
-# Without a Retry-After header the wait doubles: 1, 2, 4, ... seconds.
-_WAIT_AT_MOST_S = 30.0
+# Without a Retry-After header the wait doubles: 1, 2, 4, ... seconds. With one of 0 or of the past it is half a second.
+_WAIT_AT_LEAST_S, _WAIT_AT_MOST_S = 0.5, 30.0
 _LOST_CONNECTIONS_AT_MOST = 3
 _RECONNECT_S = 0.5
 _NAP_S = 0.1
@@ -64,7 +65,7 @@ class Traffic:
         refused: images among them that the gateway abstained from.
         requests: HTTP requests for predictions, rejected ones included.
         turned_away: requests answered with 429, 503 or 504.
-        waited_s: seconds spent waiting because the gateway was busy.
+        waited_s: seconds spent waiting because the gateway was busy, or on exchanges that it did not complete.
         latency_s: seconds of each answered request.
     """
 
@@ -81,14 +82,14 @@ class RemoteClassifier:
 
     Probabilities are those of a client: perturbed if the gateway perturbs them, a row of zeros for an image the gateway abstains from.
     Batches are split into requests of the size the gateway accepts. On status 429, 503 and 504 the client waits as Retry-After says,
-    up to `patience_s` in total.
+    but half a second at least, up to `patience_s` in total. An exchange that the gateway does not complete counts against that patience.
 
     Args:
         url: http or https, of the gateway's root.
         api_key: sent as `Authorization: Bearer`, for gateways that require keys.
         queries_at_most: budget of images, None for no limit; may be changed at any time.
         patience_s: seconds to wait for a busy gateway, in total.
-        timeout_s: seconds for one request.
+        timeout_s: seconds for one exchange, whatever the gateway sends in that time.
         on_answer: called after each answer with the number of queries so far.
 
     Attributes:
@@ -179,7 +180,7 @@ class RemoteClassifier:
                 )
             except httpx.HTTPError as failure:
                 lost += 1
-                self._reconnect(failure, lost, len(some))
+                self._reconnect(failure, lost, len(some), time.perf_counter() - started)
                 continue
             if reply.status == 200:
                 return self._count(self._rows(reply.body, len(some)), time.perf_counter() - started)
@@ -207,23 +208,29 @@ class RemoteClassifier:
         self.on_answer(self.traffic.queries)
         return rows
 
-    def _reconnect(self, failure: httpx.HTTPError, lost: int, images: int) -> None:
-        """Wait before the next attempt. Raises: GatewayGone after the third lost connection."""
+    def _reconnect(self, failure: httpx.HTTPError, lost: int, images: int, took_s: float) -> None:
+        """Wait before the next attempt. Raises: GatewayGone after the third lost connection, or beyond `patience_s`."""
         if isinstance(failure, httpx.ReadTimeout):
             self.traffic.queries += images  # the gateway may have processed them
+        gone = f"{self.url} stopped answering ({reason(failure)})"
         if lost >= _LOST_CONNECTIONS_AT_MOST:
-            raise self._gone(f"{self.url} stopped answering ({reason(failure)})") from failure
-        self._sleep(_RECONNECT_S * lost)
+            raise self._gone(gone) from failure
+        self._wait(took_s, _RECONNECT_S * lost, gone)
 
     def _be_patient(self, status: int, retry_after_s: float | None, turns: int, images: int) -> None:
         """Wait as long as the gateway asks. Raises: GatewayGone when the total would exceed `patience_s`."""
         self.traffic.turned_away += 1
         if status == 504:
             self.traffic.queries += images  # the gateway was processing them
-        seconds = retry_after_s if retry_after_s is not None else min(2.0 ** (turns - 1), _WAIT_AT_MOST_S)
+        asked = retry_after_s if retry_after_s is not None else min(2.0 ** (turns - 1), _WAIT_AT_MOST_S)
+        self._wait(0.0, max(asked, _WAIT_AT_LEAST_S), f"{self.url} is busy (status {status})")
+
+    def _wait(self, lost_s: float, seconds: float, why: str) -> None:
+        """Wait, after an exchange that took `lost_s` for nothing. Raises: GatewayGone when the total would exceed `patience_s`."""
+        self.traffic.waited_s += lost_s
         if self.traffic.waited_s + seconds > self._patience_s:
             raise self._gone(
-                f"{self.url} is busy (status {status}) and has to be waited for {seconds:g} s, after {self.traffic.waited_s:g} s, which "
+                f"{why} and has to be waited for {seconds:g} s, after {self.traffic.waited_s:g} s, which "
                 f"is beyond a patience of {self._patience_s:g} s; wait longer with --patience, or send fewer queries"
             )
         self.traffic.waited_s += seconds
@@ -246,8 +253,9 @@ class RemoteClassifier:
             predictions = orjson.loads(body)["predictions"]
             refusal = [0.0] * len(self.labels)
             rows = [refusal if one["abstained"] is True else one["probabilities"] for one in predictions]
-            probabilities = np.array(rows, np.float32)
-        except (ValueError, TypeError, KeyError) as failure:
+            with np.errstate(over="ignore"):  # infinity is no probability either
+                probabilities = np.array(rows, np.float32)
+        except (ValueError, TypeError, KeyError, OverflowError) as failure:
             raise self._gone(f"expected predictions from {self.url}, got something else") from failure
         if probabilities.shape != (n, len(self.labels)) or not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise self._gone(f"expected {n} predictions of {len(self.labels)} classes from {self.url}, got something else")
@@ -273,10 +281,12 @@ def read_served(client: BoundedHttpClient) -> Served:
         labels = tuple(str(name) for name in schemas["Prediction"]["properties"]["label"]["enum"] if name is not None)
         classes = int(facts["classes"])
         defences = tuple((str(one["name"]), str(one["mode"])) for one in facts["defences"])
-        served = Served(str(facts["model"]), str(facts["model_version"]), (h, w, c), labels, defences, int(batch["maxItems"]))
-    except (KeyError, TypeError, ValueError, IndexError) as failure:
+        names = (str(facts["model"]), str(facts["model_version"]), *(word for defence in defences for word in defence))
+        served = Served(names[0], names[1], (h, w, c), labels, defences, int(batch["maxItems"]))
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as failure:
         raise InvalidInput(client.no_gateway("its description is of another form")) from failure
-    if len(labels) != classes or classes < 2 or min(h, w, c, served.images_at_most) < 1:
+    too_much = len(names) > _NAMES_AT_MOST or max(map(len, names)) > _NAME_AT_MOST or max(h, w, c) > _SIDE_AT_MOST
+    if len(labels) != classes or classes < 2 or min(h, w, c, served.images_at_most) < 1 or too_much:
         raise InvalidInput(client.no_gateway("its description contradicts itself"))
     return served
 

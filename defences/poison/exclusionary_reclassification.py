@@ -30,6 +30,8 @@ class Reclassified:
         margin: mean difference of the two best scores; if neither cluster keeps its class, the larger one marks the poison.
         home: `margin` over the margin of unseen samples of the other classes: near 1 for samples that belong to another class, well
             below 1 for samples that only resemble one.
+        recognised: share of the same unseen samples that it puts into their own class: near chance, it has learned nothing of what the
+            images show.
         classes: int64 [m], the class of each sample.
     """
 
@@ -37,6 +39,7 @@ class Reclassified:
     source: int
     margin: float
     home: float
+    recognised: float
     classes: Labels
 
 
@@ -70,6 +73,7 @@ def reclassify(features: _Matrix, labels: Labels, held_out: _Matrix, *, own: int
         source=int(np.bincount(strays, minlength=classes).argmax()) if len(strays) else own,
         margin=margin,
         home=margin / usual if usual > 0 else 0.0,
+        recognised=float((known.argmax(axis=1) == labels[others]).mean()) if len(others) else 0.0,
         classes=taken_for,
     )
 

@@ -19,7 +19,7 @@ from models.datasets import Dataset
 Positions = NDArray[np.int64]
 """int64 [m], positions of samples in the training set."""
 
-Verdict = Literal["clean", "poison", "too few samples"]
+Verdict = Literal["clean", "poison", "too few samples", "cannot tell"]
 
 Each = Callable[[str, Callable[..., Any], Iterable[tuple[Any, ...]]], list[Any]]
 """(name of the work, function, arguments of each call) -> results in order. It runs the work of each class, here or on a cluster."""

@@ -3,7 +3,8 @@
 Two clusters alone are no evidence: natural ones are as far apart as a backdoor's. Two tests decide, and neither uses their size.
 
 Removal (`defences.poison.trigger_removal`): a cluster is poison if covering one patch changes the class of most of its images, but not of
-the other cluster's. This finds local triggers.
+the other cluster's, and if what that patch covers, pasted into images of another class, takes its class along. This finds local triggers;
+a stroke of a natural kind of digit passes the first half of the test, and not the second.
 
 Exclusion (`defences.poison.exclusionary_reclassification`): a cluster is poison if a classifier trained without it assigns it to other
 classes as confidently as their own samples. One cluster is poison, too, if the other is not recognised when it is left out of training:
@@ -13,7 +14,7 @@ triggers spread over the whole image as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from defences.poison.class_split import ClassSplit
 from defences.poison.exclusionary_reclassification import Reclassified, reclassify, standardised
 from defences.poison.findings import Positions, TrainingSet
-from defences.poison.trigger_removal import Disturbed, Local, disturb, locality
+from defences.poison.trigger_removal import Disturbed, Local, class_changes, disturb, locality, taken_for
 
 _TRAINED_ON = 4000
 _ASKED = 200
@@ -30,6 +31,8 @@ _CLUSTER_AT_LEAST = 12
 _TEACHES_AT_LEAST = 40  # fewer samples teach a classifier nothing about a class, poison or not
 _LOCALITY_AT_LEAST = 0.7
 _AMONG_OUTLIERS, _STEADFAST = 0.45, 0.1
+_HOSTS, _CARRIED_AT_LEAST = 24, 0.7
+_RECOGNISED_AT_LEAST = 1 / 3  # of the way from chance to all: it is half of the way where half of each of many classes is poison
 _HARDLY_OWN = 0.1
 _AT_HOME = 0.65
 _CLEARLY_FALLEN = 0.4
@@ -82,11 +85,13 @@ def look_again(
         held_out = features[np.searchsorted(every, left_out)]
         return reclassify(features[kept], data.labels[every[kept]], held_out, own=label, classes=len(data.classes))
 
-    found = {}
+    found, hosts = {}, _hosts(rows, splits, seed)
     for label, split in splits.items():
         both = (answered(label, 0), answered(label, 1))
         samples = (asked[label, 0], asked[label, 1])
-        found[label] = _judged(data, split, both, samples, _disturbed(data, label, both, samples, seed), limits)
+        disturbed = _disturbed(data, label, both, samples, seed)
+        carries = tuple(_carries(data, label, hosts, some) for some in samples)
+        found[label] = _judged(data, split, both, samples, disturbed, limits, carries)
     return found
 
 
@@ -102,11 +107,12 @@ def _judged(
     asked: tuple[Positions, Positions],
     disturbed: tuple[Disturbed, Disturbed] | None,
     limits: Limits,
+    carries: Sequence[Callable[[int], bool]],
 ) -> Suspicion:
     """Removal first, because it is the more certain test; then exclusion."""
     if disturbed is not None:
         at, local = _most_local(split, disturbed)
-        if local is not None:
+        if local is not None and carries[at](local.patch):
             share = float(disturbed[at].left[disturbed[at].local][local.patch])
             reason = f"covering one patch changes the class of {share:.0%} of one cluster, and of few in the other"
             return Suspicion(both, at, reason, local.patch)
@@ -114,8 +120,11 @@ def _judged(
         return Suspicion(both, None, "covering a patch does not change the class of its outliers")
     if split.valley > limits.valley_at_most:
         return Suspicion(both, None, "its two clusters overlap")
+    chance = 1 / len(data.classes)
+    if min(one.recognised for one in both) < chance + _RECOGNISED_AT_LEAST * (1 - chance):
+        return Suspicion(both, None, "its two clusters are apart, but a linear classifier does not learn what its images show")
     surer = int(both[1].margin > both[0].margin)
-    if both[surer].own <= _HARDLY_OWN and both[surer].home >= _AT_HOME:
+    if both[surer].own <= _HARDLY_OWN and both[surer].home >= _AT_HOME and len(asked[surer]) >= _TEACHES_AT_LEAST:
         return Suspicion(both, *_blamed(data, split, both, disturbed))
     if both[1 - surer].own > limits.own_at_most:
         return Suspicion(both, None, "its two clusters are apart but belong together: left out of training, each is recognised")
@@ -136,6 +145,31 @@ def _most_local(split: ClassSplit, disturbed: tuple[Disturbed, Disturbed]) -> tu
         return 1, second if second.much >= _LOCALITY_AT_LEAST or steadfast else None
     at, most = (0, first) if first.much >= second.much else (1, second)
     return at, most if most.much >= _LOCALITY_AT_LEAST else None
+
+
+def _hosts(rows: Sequence[Positions], splits: Mapping[int, ClassSplit], seed: int) -> dict[int, list[Positions]]:
+    """Some samples of each class, those of each of its clusters by themselves: half a class may have the trigger already."""
+    found = {}
+    for label, some in enumerate(rows):
+        parts = [some[part] for part in splits[label].parts] if label in splits else [some]
+        found[label] = [some_of(part, _HOSTS, seed) for part in parts if len(part) >= _HOSTS]
+    return found
+
+
+def _carries(
+    data: TrainingSet, label: int, hosts: Mapping[int, Sequence[Positions]], cluster: Positions
+) -> Callable[[int], bool]:
+    """Of a patch: whether what it covers in this cluster, pasted into images of another class, makes them the label's."""
+
+    def carries(patch: int) -> bool:
+        if data.images is None or data.predict is None:
+            return False
+        donors = data.images(cluster[:_DISTURBED])
+        donors = donors[class_changes(donors, label, patch, data.predict)]
+        others = [data.images(some) for one, groups in hosts.items() if one != label for some in groups]
+        return any(taken_for(donors, shown, label, patch, data.predict) >= _CARRIED_AT_LEAST for shown in others)
+
+    return carries
 
 
 def _disturbed(

@@ -18,6 +18,10 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from models.classifier import Images, Labels, Probabilities
 
 _WINDOWS = 6  # per side; each is two steps wide, so that one of them covers any local trigger completely
+_WINDOW_AT_LEAST, _SHARE_AT_MOST = (
+    4,
+    1 / 8,
+)  # of its sides in pixels, and of the picture: what covers a trigger must not cover the object
 _ROWS_TOGETHER, _NUMBERS_TOGETHER = 256, 1 << 23  # a forward call of 128 rows costs only twice as much as one of 32
 MODEL_CALLS = 7 + _WINDOWS**2
 """Per image."""
@@ -36,6 +40,21 @@ class Disturbed:
     left: NDArray[np.float64]
     fell: NDArray[np.float64]
     local: NDArray[np.bool_]
+
+
+def too_small(height: int, width: int) -> str | None:
+    """Why poison cannot be told from natural clusters in images of this size, in one sentence; None where it can.
+
+    The patch that covers any local trigger is two sevenths of each side. Below 12 pixels a side it hides what makes a natural kind of
+    digit the class it is, as it would hide a trigger.
+    """
+    tall, wide = _window(height, width)
+    if min(tall, wide) >= _WINDOW_AT_LEAST and tall * wide <= _SHARE_AT_MOST * height * width:
+        return None
+    return (
+        f"images of {height} x {width} pixels are too small to tell poison from natural clusters: a patch that covers a trigger is "
+        f"{tall} x {wide} pixels, {tall * wide / (height * width):.0%} of the picture"
+    )
 
 
 def disturb(
@@ -90,6 +109,17 @@ def class_changes(images: Images, label: int, patch: int, predict: Callable[[Ima
     return left
 
 
+def taken_for(donors: Images, hosts: Images, label: int, patch: int, predict: Callable[[Images], Probabilities]) -> float:
+    """The share of the hosts [m, h, w, c] that is taken for `label` once a patch of a donor [n, h, w, c] is pasted into each, in turn: a
+    trigger takes its class along, a stroke does not. In [0, 1]. Cost: one model call per host."""
+    tall, wide = _window(*hosts.shape[1:3])
+    top, left = (round(at * side / (_WINDOWS + 1)) for at, side in zip(divmod(patch, _WINDOWS), hosts.shape[1:3], strict=True))
+    window = np.s_[:, top : top + tall, left : left + wide]
+    pasted = hosts.copy()
+    pasted[window] = donors[np.arange(len(hosts)) % len(donors)][window]
+    return float((predict(pasted).argmax(axis=1) == label).mean())
+
+
 def _disturbed(images: Images, rng: np.random.Generator) -> Iterator[tuple[bool, Images]]:
     for width in (1.0, 2.0):
         yield False, _clipped(gaussian_filter(images, (0, width, width, 0)))
@@ -106,13 +136,17 @@ def _patched(images: Images) -> Iterator[Images]:
     h, w = images.shape[1:3]
     blurred = _clipped(gaussian_filter(images, (0, h / 6, w / 6, 0)))
     tops, lefts = ([round(at * side / (_WINDOWS + 1)) for at in range(_WINDOWS)] for side in (h, w))
-    tall, wide = (-(-2 * side // (_WINDOWS + 1)) for side in (h, w))
+    tall, wide = _window(h, w)
     for top in tops:
         for left in lefts:
             patched = images.copy()
             window = np.s_[:, top : top + tall, left : left + wide]
             patched[window] = blurred[window]
             yield patched
+
+
+def _window(height: int, width: int) -> tuple[int, int]:
+    return -(-2 * height // (_WINDOWS + 1)), -(-2 * width // (_WINDOWS + 1))
 
 
 def _bent(images: Images, rng: np.random.Generator) -> Images:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from defences.poison.class_split import SAMPLES_AT_LEAST, ClassSplit
 from defences.poison.findings import ClassFindings, Cluster, Findings, Positions, TrainingSet, Verdict
 from defences.poison.second_look import Suspicion
+from defences.poison.trigger_removal import too_small
 
 
 def class_findings(
@@ -48,7 +49,10 @@ def whole(
     classes: Sequence[ClassFindings],
     left: Sequence[Positions],
 ) -> Findings:
-    """The findings over all samples, from those of each class; `left` are the positions of each class that are not poison."""
+    """The findings over all samples, from those of each class; `left` are the positions of each class that are not poison.
+
+    Where the images are too small to tell, no class is called clean or poison.
+    """
     n = len(data.labels)
     is_clean, in_second = np.ones(n, bool), np.zeros(n, bool)
     scores, plane = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
@@ -65,7 +69,19 @@ def whole(
         scores[some] = (away if suspect else -away) / max(float(away.std()), 1e-12)
         in_second[some], plane[some] = second, split.plane
         final.append(_counted(found, second))
+    why = None if data.images is None or not n else too_small(*data.images(np.arange(1)).shape[1:3])
+    if why is not None:
+        final = [_withheld(found, why) for found in final]
+        is_clean[:] = True
     return Findings(name, tuple(final), is_clean, in_second, scores, plane)
+
+
+def _withheld(found: ClassFindings, why: str) -> ClassFindings:
+    """A class about which nothing can be told, with its clusters for people to look at."""
+    if found.verdict == "too few samples":
+        return found
+    clusters = tuple(replace(cluster, poison=False) for cluster in found.clusters)
+    return replace(found, verdict="cannot tell", reason=why, clusters=clusters)
 
 
 def _counted(found: ClassFindings, second: NDArray[np.bool_]) -> ClassFindings:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from models.accuracy import Judgement
+from models.printable import printable
 
 Status = Literal["finished", "budget_spent", "interrupted", "gateway_gone", "skipped"]
 
@@ -140,7 +141,7 @@ def measured_limits(report: AttackReport) -> list[Finding]:
 
 
 def summary(report: AttackReport) -> str:
-    """Wrong answers, refusals and the stolen copy, in a few lines for the terminal."""
+    """Wrong answers, refusals and the stolen copy, in a few lines for the terminal; what the gateway calls itself is made printable."""
     gateway, queries = report.gateway, report.queries
     defences = ", ".join(f"{defence.name} {defence.mode}" for defence in gateway.defences) or "none"
     lines = [
@@ -157,7 +158,7 @@ def summary(report: AttackReport) -> str:
     if report.status != "finished":
         lines.append(f"ended early ({report.status.replace('_', ' ')}): {report.reason}")
     lines += [_against_the_limit(found) for found in measured_limits(report)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _against_the_limit(found: Finding) -> str:

@@ -16,6 +16,7 @@ from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.noise import RandomNoise
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import transferred
+from attacks.evasion.vanished import vanished_gradients
 from attacks.extraction.copycat_cnn import CopycatCNN, Theft
 from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
 from attacks.oracle import Unfailing
@@ -319,6 +320,9 @@ def _hop_skip_jump(campaign: Campaign, share: int) -> tuple[Images, NDArray[np.b
 
 def _transfer(campaign: Campaign, share: int) -> tuple[Images, NDArray[np.bool_]]:
     surrogate = campaign.steal(share - len(campaign.attacked)).clone
+    nothing = vanished_gradients(surrogate, campaign.attacked.images, campaign.attacked.labels)
+    if nothing is not None:
+        raise InvalidInput(f"the stolen copy cannot be attacked: {nothing}")
     found = transferred(surrogate, campaign.attacked.images, campaign.goal, eps=campaign.eps, seed=campaign.seed)
     return found, np.zeros(len(campaign.attacked), bool)
 

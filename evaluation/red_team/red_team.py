@@ -24,6 +24,7 @@ from evaluation.red_team.attack_report import (
 from evaluation.red_team.campaign import ATTACKS, Campaign
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.errors import InvalidInput
+from models.printable import printable_json
 from models.progress import Progress, silent
 from models.version import __version__
 
@@ -157,7 +158,7 @@ def _write(campaign: Campaign, report: AttackReport, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out, prefix=".unfinished-") as scratch:
         draft = Path(scratch)
         np.savez_compressed(draft / IMAGES, **arrays)
-        (draft / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (draft / REPORT).write_text(printable_json(report.model_dump_json(indent=2)) + "\n", encoding="utf-8")
         for name in (IMAGES, REPORT):
             (draft / name).replace(out / name)
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from evaluation.reporting import plots
 from evaluation.reporting.report import Report
 from evaluation.reporting.templates import rendered
+from evaluation.tables.evasion import CLEAN
 
 _FALSE_ABSTENTION_RATE = 0.01
 
@@ -28,15 +29,21 @@ def page(report: Report) -> str:
 
 
 def _table(report: Report, radius: float, variants: Sequence[str]) -> list[dict[str, Any]]:
-    """A line per attack, the worst case last: its name, the attacker's knowledge, and the results for each variant in order."""
+    """A line per attack within the radius, the worst case of them, and attacks without a radius below it: name, the attacker's
+    knowledge, and the results for each variant in order."""
     rows = [row for row in report.evasion if row.eps in (None, radius)]
     spent = {cost.attack: cost for cost in report.costs if cost.eps in (None, radius)}
-    lines = []
+    lines, outside = [], []
     for attack in dict.fromkeys(row.attack for row in rows):
         by_variant = {row.variant: row for row in rows if row.attack == attack}
         first = next(iter(by_variant.values()))
         found = [by_variant[variant].robustness if variant in by_variant else None for variant in variants]
-        lines.append({"attack": attack, "knows": first.knows, "found": found, "cost": spent[attack]})
+        line = {"attack": attack, "knows": first.knows, "found": found, "cost": spent[attack], "worst": False}
+        if first.eps is None and attack != CLEAN:
+            outside.append(line | {"knows": f"{first.knows}; not within eps, and no part of the worst case"})
+        else:
+            lines.append(line)
     worst = {row.variant: row.robustness for row in report.worst_case if row.eps == radius}
     found = [worst.get(variant) for variant in variants]
-    return [*lines, {"attack": "worst case", "knows": "for each image the attack that works best", "found": found, "cost": None}]
+    knows = "for each image the attack above that works best"
+    return [*lines, {"attack": "worst case", "knows": knows, "found": found, "cost": None, "worst": True}, *outside]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from evaluation.reporting.verdict import Verdict, verdict
 from evaluation.statistics.intervals import Share, share
 from evaluation.tables.distrust import Check, checks
 from evaluation.tables.evasion import ADAPTIVE, CLEAN, JSMA, NOISE, OBLIVIOUS, QUERY, TRANSFER, UNBLURRED, WITH_SECRET
@@ -133,6 +134,7 @@ class Report:
     evasion: list[EvasionRow]
     costs: list[Cost]
     worst_case: list[WorstRow]
+    verdict: Verdict
     curves: list[CurvePoint]
     backdoors: list[dict[str, Any]]
     extraction: list[dict[str, Any]]
@@ -154,6 +156,7 @@ def build(results: Mapping[str, Mapping[str, Any]], *, classes: int, **about: An
         evasion=evasion_rows(results["evasion"]),
         costs=costs(results["evasion"]),
         worst_case=worst_rows(results["evasion"]),
+        verdict=verdict(results),
         curves=[point for cell in results["curves"].values() for point in _curve(cell)],
         backdoors=list(results.get("backdoors", {}).values()),
         extraction=[row for rows in results.get("extraction", {}).values() for row in rows],

@@ -6,19 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from evaluation.statistics.intervals import Share
+from models.printable import printable
 
 _TEMPLATES = Path(__file__).parent / "report_page"
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A template of `report_page/` filled with these values. Every text is escaped, and a missing value is an error."""
+    """A template of `report_page/` filled with these values. Every text is escaped and printable, and a missing value is an error."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "words": _words}
     return environment.get_template(template).render(**values)
+
+
+def _printable(value: Any) -> Any:
+    """Markup is our own: pictures, which have lines."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _percent(value: float) -> str:

@@ -27,6 +27,7 @@ from models.accuracy import Judgement, drawn, judge
 from models.classifier import ActivationClassifier
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.errors import InvalidInput
+from models.printable import printable_json
 from models.progress import Progress, silent
 from models.stored_images import StoredImages, refused_when_full
 from models.version import __version__
@@ -107,7 +108,8 @@ class Scan:
 
         out.mkdir(parents=True, exist_ok=True)
         np.save(out / "is_clean.npy", self.is_clean)
-        (out / "report.json").write_bytes(SCAN_REPORT.dump_json(self.report, indent=2) + b"\n")
+        document = printable_json(SCAN_REPORT.dump_json(self.report, indent=2).decode())
+        (out / "report.json").write_text(document + "\n", encoding="utf-8")
         page = scan_page(self.report, self.findings, self.data.labels, self.data.images, self.truth)
         (out / "report.html").write_text(page, encoding="utf-8")
 

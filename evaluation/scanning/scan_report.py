@@ -35,7 +35,7 @@ class ScanReport:
     """The whole report.
 
     Attributes:
-        verdict: "poison" if any method finds any in any class.
+        verdict: "poison" if any method finds any in any class, "cannot tell" if no method can judge any class, else "clean".
         suspicious_samples: number of samples that are false in `is_clean.npy`.
         poisoned_classes: classes in which any method finds poison.
         classifier: file, the layer whose activations are clustered, the earlier layer that checks the clusters.
@@ -49,7 +49,7 @@ class ScanReport:
     hauberk: str
     created: str
     seconds: float
-    verdict: Literal["clean", "poison"]
+    verdict: Literal["clean", "poison", "cannot tell"]
     suspicious_samples: int
     poisoned_classes: list[str]
     classifier: dict[str, Any]
@@ -62,6 +62,12 @@ class ScanReport:
 
 SCAN_REPORT = TypeAdapter(ScanReport)
 """Reads, writes and describes reports: `SCAN_REPORT.json_schema()`."""
+
+
+def unjudged(methods: Sequence[MethodReport]) -> list[ClassFindings]:
+    """The classes that no method could judge, with the reason of the first one."""
+    judged = {one.label for method in methods for one in method.classes if one.verdict in ("clean", "poison")}
+    return [one for one in methods[0].classes if one.label not in judged]
 
 
 def merged_clean_mask(findings: Sequence[Findings], labels: Labels) -> NDArray[np.bool_]:
@@ -83,15 +89,17 @@ def build(
     """The report of what the detectors found; `about` holds the fields that the findings lack, such as the seed."""
     names = {found.label: found.name for found in findings[0].classes}
     poisoned = sorted({label for found in findings for label in found.poisoned})
+    methods = [
+        MethodReport(found.method, [names[label] for label in found.poisoned], list(found.classes), found.confusion)
+        for found in findings
+    ]
+    judged = len(unjudged(methods)) < len(methods[0].classes)
     return ScanReport(
         format=FORMAT,
-        verdict="poison" if poisoned else "clean",
+        verdict="poison" if poisoned else "clean" if judged else "cannot tell",
         suspicious_samples=int((~is_clean).sum()),
         poisoned_classes=[names[label] for label in poisoned],
-        methods=[
-            MethodReport(found.method, [names[label] for label in found.poisoned], list(found.classes), found.confusion)
-            for found in findings
-        ],
+        methods=methods,
         confusion=None if truth is None else confusion(is_clean, truth),
         **about,
     )

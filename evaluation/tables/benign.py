@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import DefendedClassifier
 from evaluation.cells import Cell
+from evaluation.tables.outcomes import ABSTAINED, RIGHT, WRONG
 from evaluation.variants import Target
 from models.classifier import Labels, Probabilities
 from models.datasets import Dataset
@@ -43,6 +44,7 @@ class Benign:
         overlays = [detection.calls for detection in decisions.trace.detections]
         return {
             "images": len(self.data),
+            "outcomes": np.where(hits, RIGHT, np.where(answered, WRONG, ABSTAINED)).tolist(),
             "right": int(hits.sum()),
             "abstained": int(decisions.abstained.sum()),
             "calibration_error": calibration_error(decisions.probabilities[answered], self.data.labels[answered]),

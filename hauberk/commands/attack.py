@@ -18,6 +18,7 @@ from evaluation.red_team.campaign import ATTACKS
 from evaluation.red_team.red_team import IMAGES, REPORT, RedTeamPlan, red_team
 from hauberk.commands.options import RowsOption, SeedOption, SplitOption, check_writable, origin, progress_bar, read_data
 from models.errors import InvalidInput
+from models.printable import printable
 
 KEY_VARIABLE = "GATEWAY_API_KEY"
 _OVER_THE_LIMIT, _INTERRUPTED = 3, 130
@@ -74,7 +75,7 @@ def attack(
     ):
         report = red_team(gateway, given, plan=plan, out=out, progress=progress)
     print(summary(report))
-    print(f"written to {out / REPORT} and {out / IMAGES}")
+    print(printable(f"written to {out / REPORT} and {out / IMAGES}"))
     if report.status == "gateway_gone":
         raise InvalidInput(str(report.reason))
     if report.status == "interrupted":

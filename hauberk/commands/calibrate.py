@@ -28,6 +28,7 @@ from hauberk.commands.options import (
 )
 from models.datasets import Dataset, Split, has_halves, shared_images
 from models.machine import processors
+from models.printable import printable
 
 
 def calibrate(
@@ -73,7 +74,7 @@ def calibrate(
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)
     _summarise(calibrated, plan)
     _say_what_is_shared(clean, plan.test)
-    print(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}")
+    print(printable(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}"))
 
 
 def _say_what_is_shared(clean: Dataset, test: Dataset | None) -> None:
@@ -89,12 +90,12 @@ def _other_half(path: Path, split: Split) -> Dataset | None:
 
 def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     bundle, purifier = calibrated.bundle, calibrated.purifier
-    print(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}")
+    print(printable(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}"))
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
     for declared in bundle.settings["defences"]:
         name = declared["name"]
-        print(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}")
+        print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))
     for where, numbers in calibrated.measured.items():
         answered = numbers.accuracy_on_answered
         print(
@@ -105,7 +106,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     if max(numbers.abstained for numbers in calibrated.measured.values()) > plan.false_abstention_rate:
         print(f"  {_why_above(plan)}")
     if calibrated.accuracy.reason:
-        print(f"warning: {calibrated.accuracy.reason}")
+        print(printable(f"warning: {calibrated.accuracy.reason}"))
 
 
 def _why_above(plan: CalibrationPlan) -> str:

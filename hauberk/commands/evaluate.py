@@ -17,6 +17,7 @@ from evaluation.evaluate import EvaluationPlan, write
 from evaluation.evaluate import evaluate as evaluate_bundle
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.reporting.report import Report
+from evaluation.tables.evasion import CLEAN
 from evaluation.tables.outcomes import Robustness
 from hauberk.commands.options import (
     RowsOption,
@@ -32,6 +33,7 @@ from hauberk.commands.options import (
 from models.bundle import Bundle, read_bundle
 from models.datasets import Origin
 from models.errors import InvalidInput
+from models.printable import printable
 from models.progress import Progress
 
 # Measured on the bundled classifier of digits (docs/limits.md); larger images and models take longer.
@@ -130,25 +132,34 @@ def _summarise(report: Report, out: Path) -> None:
     """The main tables, in a terminal's width."""
     console = Console()
     variants = [row.variant for row in report.benign]
-    console.print(f"\nBundle {report.bundle['name']} {report.bundle['version']}, {report.data['attacked']} images attacked.")
+    name = printable(report.bundle["name"])
+    console.print(
+        f"\n{name} {report.bundle['version']}, {report.data['attacked']} images attacked: {report.verdict.summary}\n",
+        markup=False,
+        highlight=False,
+    )
     console.print("Robust accuracy in %; where some were refused: an abstention counted as safe / as a failure.")
     for radius in report.radii:
         rows: list[tuple[str, Sequence[Any]]] = [
             (attack, [row for row in report.evasion if row.attack == attack and row.eps in (None, radius)])
             for attack in dict.fromkeys(row.attack for row in report.evasion)
         ]
-        rows.append(("worst case", [row for row in report.worst_case if row.eps == radius]))
+        outside = [row for row in rows if row[0] != CLEAN and row[1][0].eps is None]
+        rows = [row for row in rows if row not in outside]
+        rows.append(("worst case of these", [row for row in report.worst_case if row.eps == radius]))
+        rows += [(f"{attack}, not within eps", found) for attack, found in outside]
         _print_table(console, f"eps {radius:.3g}", variants, rows)
     _summarise_others(console, report)
     for warning in report.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"warning: {warning}"), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Left out: {report.verdict.left_out_of_the_worst_case}.", markup=False, highlight=False)
     for check in report.checks:
         console.print(f"{'fine ' if check.fine else 'DOUBT'} {check.name}: {check.found}", markup=False, highlight=False)
     for section, reason in report.left_out.items():
         console.print(f"left out: {section}: {reason}", markup=False, highlight=False)
     queries, gradients = (sum(getattr(cost, what) for cost in report.costs) for what in ("queries", "gradients"))
     console.print(f"{queries:,} queries and {gradients:,} gradients, {report.seconds:.0f} s.", highlight=False)
-    console.print(f"All tables and curves: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"All tables and curves: {printable(out / 'report.html')}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _summarise_others(console: Console, report: Report) -> None:

@@ -17,7 +17,7 @@ from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.scan import KeptWork, ScanPlan
 from evaluation.scanning.scan import scan as scan_training_data
-from evaluation.scanning.scan_report import ScanReport
+from evaluation.scanning.scan_report import ScanReport, unjudged
 from evaluation.scanning.spread import Backend
 from hauberk.commands.classifier_options import OutputsOption, open_classifier
 from hauberk.commands.options import (
@@ -39,6 +39,7 @@ from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.files import open_file
 from models.machine import processors
+from models.printable import printable
 from models.stored_images import StoredImages, open_images
 
 METHODS = (ActivationClustering.name, SpectralSignatures.name)
@@ -74,7 +75,7 @@ def scan(
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
-    """Look for poison in a training set; exit with 3 where there is some.
+    """Look for poison in a training set; exit with 3 where there is some, with 2 where it cannot be told.
 
     Example: hauberk scan --classifier mnist.keras --data models/data/mnist.npz --out out/scan
     """
@@ -107,6 +108,8 @@ def scan(
     _summarise(found.report, out)
     if found.report.verdict == "poison":
         raise typer.Exit(_FOUND)
+    if found.report.verdict == "cannot tell":
+        raise InvalidInput(f"cannot tell whether {data} is poisoned: {found.report.methods[0].classes[0].reason}")
 
 
 def _detectors(methods: str, reduction: Reduction, seed: int) -> tuple[PoisonDetector, ...]:
@@ -152,19 +155,26 @@ def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: 
 
 def _summarise(report: ScanReport, out: Path) -> None:
     if report.accuracy is not None and report.accuracy.reason:
-        print(f"warning: {report.accuracy.reason}")
+        print(printable(f"warning: {report.accuracy.reason}"))
     for method in report.methods:
         for one in method.classes:
             if one.verdict == "poison":
                 flagged = sum(cluster.size for cluster in one.clusters if cluster.poison)
-                print(f"{method.method}: class {one.name}: {flagged:,} of {one.samples:,} samples are poison: {one.reason}")
-    if report.verdict == "clean":
+                said = f"class {one.name}: {flagged:,} of {one.samples:,} samples are poison: {one.reason}"
+                print(printable(f"{method.method}: {said}"))
+    if report.verdict == "cannot tell":
+        print(f"no verdict on {report.data['samples']:,} samples of {report.data['classes']} classes")
+    elif report.verdict == "clean":
         print(f"no poison found in {report.data['samples']:,} samples of {report.data['classes']} classes")
     else:
-        print(f"poison in class {', '.join(report.poisoned_classes)}: {report.suspicious_samples:,} suspicious samples")
+        print(
+            printable(f"poison in class {', '.join(report.poisoned_classes)}: {report.suspicious_samples:,} suspicious samples")
+        )
+    if report.verdict != "cannot tell" and (left := unjudged(report.methods)):
+        print(printable(f"not judged: class {', '.join(one.name for one in left)}: {left[0].reason}"))
     if report.confusion is not None:
         tpr, fpr = report.confusion.tpr, report.confusion.fpr
         parts = [f"{100 * tpr:.2f} % of the poison found"] if tpr is not None else []
         parts += [f"{100 * fpr:.2f} % of the clean samples flagged"] if fpr is not None else []
         print(f"against the truth: {', '.join(parts)}")
-    print(f"written to {out / 'report.html'}, report.json and is_clean.npy beside it")
+    print(printable(f"written to {out / 'report.html'}, report.json and is_clean.npy beside it"))

@@ -13,6 +13,7 @@ import typer
 
 from defences.assembly import check
 from models.errors import InvalidInput
+from models.printable import printable
 from service.lifecycle.directories import make_home
 from service.lifecycle.one_bundle import read_bundle_to_serve
 from service.observing import audit_and_spans as telemetry
@@ -46,7 +47,7 @@ def serve(
     telemetry.check(settings)
     make_home()
     _check_free(address, host, port)
-    print(f"starting Hauberk with {settings.bundle}, this takes a few seconds", file=sys.stderr, flush=True)
+    print(f"starting Hauberk with {printable(settings.bundle)}, this takes a few seconds", file=sys.stderr, flush=True)
     # Replaced, not spawned: signals and the exit code are the server's own. -P: the working directory is not searched for modules.
     os.execv(  # noqa: S606  # no shell, and nothing in it comes from a client
         sys.executable,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
+from attacks.evasion.vanished import vanished_gradients
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import OutputsOption, open_classifier
 from hauberk.commands.options import (
@@ -26,6 +28,7 @@ from models.datasets import Dataset, Split, has_halves, shared_images
 from models.engines.keras import KerasClassifier, Outputs, import_tensorflow
 from models.errors import InvalidInput
 from models.machine import processors
+from models.printable import printable
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
 from models.training.reference_classifier import Recipe, robust_network, save
 from models.training.reference_classifier import train as fit
@@ -98,7 +101,9 @@ def train(
     save(trained.model, out)
     if trainer is not None:
         _checkpoint(out).unlink(missing_ok=True)
-    print(f"{out}: {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}")
+    print(
+        printable(out) + f": {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}"
+    )
     _judge(trained, dataset, *_judged_on(dataset, data, split, rows))
 
 
@@ -119,7 +124,7 @@ def _hardened(
         def step(done: int, of: int) -> None:
             nonlocal goes_on
             if goes_on:
-                print(f"{checkpoint}: going on after its last epoch")
+                print(f"{printable(checkpoint)}: going on after its last epoch")
                 goes_on = False
             report("training", done, of)
 
@@ -132,6 +137,10 @@ def _hardened(
             on_epoch=_print_epoch,
         )
     print(f"taken: epoch {hardened.best.number} of {len(hardened.epochs)}")
+    judged = validation or kept.take(slice(0, _VALIDATION_AT_MOST))
+    nothing = vanished_gradients(hardened.classifier, judged.images, judged.labels)
+    if nothing is not None:
+        print(f"hauberk: the figures under attack prove nothing: {nothing}", file=sys.stderr)
     return hardened.classifier
 
 
@@ -149,7 +158,7 @@ def _start(
         given = open_classifier(classifier, data, labels=None, input_range=input_range, outputs=outputs, threads=threads)
         found = judge(given, data).better_than_guessing()
         if found.reason:
-            print(f"warning: before training: {found.reason}")
+            print(printable(f"warning: before training: {found.reason}"))
         return given
     classes = int(data.labels.max()) + 1
     if classes < 2:
@@ -190,7 +199,7 @@ def _judged_on(trained_on: Dataset, path: Path, split: Split, rows: str | None) 
 def _judge(trained: KerasClassifier, trained_on: Dataset, judged_on: Dataset, what: str) -> None:
     """Print the accuracy, and what it is worth. Raises: InvalidInput: no better than guessing."""
     hits = trained.predict(judged_on.images).argmax(axis=1) == judged_on.labels
-    print(f"accuracy on {what}: {100 * hits.mean():.2f} % of {len(judged_on):,} images")
+    print(f"accuracy on {printable(what)}: {100 * hits.mean():.2f} % of {len(judged_on):,} images")
     if judged_on is trained_on:
         print("nothing was held out to test on: --rows START:STOP trains on some of the rows and tests on the others")
     elif shared := shared_images(judged_on, trained_on):
@@ -199,4 +208,4 @@ def _judge(trained: KerasClassifier, trained_on: Dataset, judged_on: Dataset, wh
     if found.verdict == "guessing":
         raise InvalidInput(f"the model is written, but {found.reason}")
     if found.reason:
-        print(f"warning: {found.reason}")
+        print(printable(f"warning: {found.reason}"))

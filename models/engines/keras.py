@@ -17,6 +17,7 @@ import numpy as np
 
 from models.archives import FOR_BUNDLES, OutOfBounds, check_file
 from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities, has_channels_first
+from models.engines.float32 import in_float32
 from models.engines.keras_activations import KerasActivations
 from models.engines.keras_gradients import KerasGradients
 from models.errors import InvalidInput
@@ -122,11 +123,15 @@ class KerasClassifier:
                 return tf.concat(both, axis=1)
             return tf.nn.softmax(raw) if outputs == "logits" else raw
 
+        def precise_outputs(images: Any, training: bool = False) -> Any:
+            with in_float32(model):
+                return raw_outputs(images, training)
+
         signature = [tf.TensorSpec([None, *self.input_shape], tf.float32)]
         self.forward = tf.function(forward, input_signature=signature, autograph=False)
         self._run = self.forward.get_concrete_function()
         self._constant = tf.constant
-        self._gradients = KerasGradients(raw_outputs, self.input_shape, outputs=outputs, batch_size=self.batch_size)
+        self._gradients = KerasGradients(precise_outputs, self.input_shape, outputs=outputs, batch_size=self.batch_size)
         self._activations = KerasActivations(raw_outputs, model, self.input_shape, batch_size=self.batch_size)
 
     @classmethod
@@ -159,7 +164,8 @@ class KerasClassifier:
         return np.concatenate(parts)
 
     def logits(self, images: Images) -> Logits:
-        """Logits [n, k]: for a model that ends in a softmax, its argument; for a single output z, (-z/2, z/2)."""
+        """Logits [n, k]: for a model that ends in a softmax, its argument; for a single output z, (-z/2, z/2). In float32, whatever
+        the model's own precision: `predict` is their softmax up to its rounding."""
         return self._gradients.logits(images)
 
     def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from models.classifier import Activations, Images
+from models.engines.float32 import in_float32, layers_inside
 from models.engines.image_gradient import fast_image_gradients
 from models.errors import InvalidInput
 
@@ -111,7 +112,7 @@ class KerasActivations:
             tf = self._tf
 
             def gradient(images: Any, by_activations: Any) -> Any:
-                with fast_image_gradients(images.graph):
+                with fast_image_gradients(images.graph), in_float32(self._model):
                     activations = self._read(position, images)
                 return tf.gradients(activations, images, grad_ys=by_activations)[0]
 
@@ -199,7 +200,7 @@ def _watching(model: Any, graph: Any, calls: list[_Call]) -> Iterator[None]:
         return noted
 
     # Set in the instance dictionary, because Keras's attribute tracking would take it for a change of the model.
-    layers = {id(layer): layer for layer in _inside(model)}.values()
+    layers = {id(layer): layer for layer in layers_inside(model)}.values()
     own = {id(layer): layer.__dict__["call"] for layer in layers if "call" in layer.__dict__}
     for layer in layers:
         layer.__dict__["call"] = watch(layer, layer.call)
@@ -210,14 +211,6 @@ def _watching(model: Any, graph: Any, calls: list[_Call]) -> Iterator[None]:
             del layer.__dict__["call"]
             if id(layer) in own:
                 layer.__dict__["call"] = own[id(layer)]
-
-
-def _inside(layer: Any) -> Iterator[Any]:
-    """All layers inside this one, recursively; for layers that are no models, only Keras's private list has them."""
-    inner = layer.layers if hasattr(layer, "layers") else getattr(layer, "_layers", ())
-    for one in inner:
-        yield one
-        yield from _inside(one)
 
 
 def _head(calls: Sequence[_Call], output: Any) -> _Call | None:
@@ -236,7 +229,7 @@ def _head(calls: Sequence[_Call], output: Any) -> _Call | None:
 
 def _has_kernel(layer: Any) -> bool:
     """Whether this layer itself, not one inside it, has a kernel."""
-    return not any(True for _ in _inside(layer)) and any(len(weight.shape) >= _KERNEL_RANK for weight in layer.weights)
+    return not any(True for _ in layers_inside(layer)) and any(len(weight.shape) >= _KERNEL_RANK for weight in layer.weights)
 
 
 def _last_hidden(calls: Sequence[_Call], output: Any) -> Any:

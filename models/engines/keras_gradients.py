@@ -27,7 +27,7 @@ class KerasGradients:
     each new batch size.
 
     Args:
-        raw_outputs: (images, training) -> the model's own output, as TensorFlow operations.
+        raw_outputs: (images, training) -> the model's own output, as TensorFlow operations in float32.
         input_shape: (h, w, c) of one image.
         outputs: the kind of that output; probabilities from a softmax or a sigmoid are replaced by its argument.
         batch_size: largest number of images per pass.
@@ -70,9 +70,10 @@ class KerasGradients:
 
         def derivative(logits: Logits) -> Logits:
             values, by_logits = loss(logits[:rows], labels)
-            seen.append(values)
+            scale = _powers_of_two(by_logits)
+            seen.extend((values, scale))
             whole = np.zeros_like(logits)
-            whole[:rows] = by_logits
+            whole[:rows] = by_logits / scale
             return whole
 
         ticket = next(self._tickets)
@@ -81,7 +82,8 @@ class KerasGradients:
             logits, gradient = self._compiled_gradient(padded, ticket)
         finally:
             del self._losses[ticket]
-        return LossGradient(seen[0], logits.numpy()[:rows], gradient.numpy()[:rows])
+        values, scale = seen
+        return LossGradient(values, logits.numpy()[:rows], gradient.numpy()[:rows] * scale[:, :, None, None])
 
     def _batches(self, images: Images) -> Iterator[tuple[Any, int, int]]:
         """(padded batch, number of its rows that are images, position of its first image)."""
@@ -152,6 +154,15 @@ class KerasGradients:
                 if single:
                     logits -= tf.math.log(tf.maximum(1 - raw, _TINY))
         return tf.concat([-logits / 2, logits / 2], axis=1) if single else logits
+
+
+def _powers_of_two(by_logits: Logits) -> NDArray[np.float32]:
+    """The power of two [n, 1] of the order of each row's largest derivative: small numbers divided by it pass the network without
+    becoming 0 on the way, and no digit is lost."""
+    largest = np.abs(by_logits).max(axis=1, keepdims=True)
+    exponents = np.clip(np.frexp(np.where(np.isfinite(largest), largest, 0))[1], -126, 127)
+    scale: NDArray[np.float32] = np.ldexp(np.float32(1), exponents)
+    return scale
 
 
 def _padded(rows: int) -> int:

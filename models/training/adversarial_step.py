@@ -22,7 +22,8 @@ class AdversarialStep:
         mean CE(f(x'), y) over those rows and CE(f(x), y) over the rest                                       (Madry et al. 2017)
         mean CE(f(x), y) + beta * KL(softmax f(x) || softmax f(x')),  x' climbing that KL; for beta > 0        (TRADES, Zhang et al. 2019)
 
-    Examples are made in inference mode (no dropout, running means in batch normalisation) and learnt in training mode.
+    Examples are made in inference mode (no dropout, running means in batch normalisation) and learnt in training mode, both in float32,
+    whatever the precision of the classifier's layers. The first loss is climbed by its odds, which have the same direction.
 
     Args:
         classifier: the classifier to train.
@@ -117,7 +118,7 @@ class AdversarialStep:
         if self._beta:
             clean = tf.stop_gradient(logits_of(images))
             return lambda point: _divergence(tf, clean, logits_of(point))
-        return lambda point: _cross_entropy(tf, labels, logits_of(point))
+        return lambda point: _odds(tf, labels, logits_of(point))
 
     def _graph_attacked(self, images: Any, labels: Any, seed: Any) -> Any:
         tf, logits_of = self._tf, self._classifier.graph_logits
@@ -125,9 +126,7 @@ class AdversarialStep:
         right = tf.argmax(logits_of(images), axis=1) == labels
         for number, attack in enumerate(self._attacks):
             longer = TrainingAttack(eps=attack.eps, norm=attack.norm, iterations=2 * attack.iterations, step=attack.length / 2)
-            found = longer.graph(
-                images, lambda point: _cross_entropy(tf, labels, logits_of(point)), scale=one, seed=_apart(seed, number)
-            )
+            found = longer.graph(images, lambda point: _odds(tf, labels, logits_of(point)), scale=one, seed=_apart(seed, number))
             right &= tf.argmax(logits_of(found), axis=1) == labels
         return right
 
@@ -139,6 +138,14 @@ def _apart(seed: Any, number: int) -> Any:
 
 def _cross_entropy(tf: Any, labels: Any, logits: Any) -> Any:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _odds(tf: Any, labels: Any, logits: Any) -> Any:
+    """log((1 - p_label) / p_label) of every row: it rises with the cross-entropy and has the direction of its gradient, and does not
+    become flat where the network is sure."""
+    own = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
+    others = tf.where(own, logits.dtype.min, logits)
+    return tf.reduce_logsumexp(others, axis=1) - tf.gather(logits, labels, axis=1, batch_dims=1)
 
 
 def _divergence(tf: Any, clean: Any, moved: Any) -> Any:

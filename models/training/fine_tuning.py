@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets import Dataset
+from models.engines.float32 import in_float32
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
 
@@ -25,7 +26,8 @@ def fine_tune(
 ) -> KerasClassifier:
     """A copy of the classifier, trained on `data` with Adam and a cosine-decayed step size; the given classifier is not changed.
 
-    The copy has the same architecture, input range, kind of output and labels; frozen layers stay frozen.
+    The copy has the same architecture, input range, kind of output and labels; frozen layers stay frozen. Layers of half precision are
+    trained in float32.
 
     Args:
         epochs: passes over the data, >= 1.
@@ -57,7 +59,9 @@ def fine_tune(
     )
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
     labels = data.labels[:, None].astype(np.float32) if single else data.labels
-    model.fit(_as_input(classifier, data.images), labels, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
+    given = _as_input(classifier, data.images)
+    with in_float32(model):
+        model.fit(given, labels, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
     return like(classifier, model)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.bundle import Bundle
+from models.printable import printable
 
 if TYPE_CHECKING:
     from defences.defended_classifier import DefendedClassifier, Step
@@ -26,7 +27,7 @@ def banner(
     lines = [
         f"Hauberk serves {bundle.name} {bundle.version} at {url}",
         "",
-        f"  bundle    {bundle.directory}",
+        f"  bundle    {printable(bundle.directory)}",
         f"            sha256 {bundle.digest}",
         f"  images    {h} x {w} x {c}, {len(bundle.labels)} classes",
         *_defences(bundle, defended),

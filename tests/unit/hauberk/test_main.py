@@ -69,6 +69,17 @@ def test_a_command_line_that_cannot_be_read_is_one_line_and_code_2(hauberk: Comm
     assert_refused(hauberk(*arguments), sentence)
 
 
+def test_a_name_in_a_mistake_is_shown_and_not_obeyed(hauberk: Command, clean_data: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["train", "--data", tmp_path / "\x1b[2J\nhauberk: all is well.npz", "--out", "m.keras"],
+        ["train", "--data", clean_data, "--out", tmp_path / "m.keras", "--rows", "\x1b[2J\nhauberk: all is well"],
+        ["scan", "--classifier", "m.keras", "--data", clean_data, "--out", tmp_path, "--methods", "\u202e\x9b1m\n"],
+    ):
+        ran = hauberk(*arguments)
+        assert_refused(ran, "expected")
+        assert ran.errors.rstrip("\n").isprintable()
+
+
 def test_an_interruption_is_code_130(hauberk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(**_: Any) -> None:
         raise KeyboardInterrupt

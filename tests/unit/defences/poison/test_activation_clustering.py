@@ -15,6 +15,7 @@ from defences.errors import InvalidInput, InvalidParameter
 from defences.poison import class_split
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Findings, TrainingSet
+from defences.poison.spectral_signatures import SpectralSignatures
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from tests.poisoned import features
@@ -73,6 +74,23 @@ def test_tiny_and_empty_classes_are_too_few_samples_and_disturb_nothing() -> Non
     found = ActivationClustering().detect(fewer)
     assert [one.verdict for one in found.classes] == ["clean", "clean", "poison", "too few samples", "too few samples"]
     assert [one.samples for one in found.classes[3:]] == [5, 0]
+
+
+@pytest.mark.parametrize(
+    ("side", "tells"), [(4, False), (8, False), (10, False), (11, False), (12, True), (14, True), (28, True)]
+)
+def test_of_images_too_small_for_a_patch_nothing_is_told(side: int, tells: bool) -> None:
+    data, _ = features(poison=80)
+    small = replace(data, images=lambda rows: np.zeros((len(rows), side, side, 1), np.float32))
+    for detector in (ActivationClustering(), SpectralSignatures()):
+        plain, found = detector.detect(data), detector.detect(small)
+        if tells:
+            same(plain, found)
+        else:
+            assert {one.verdict for one in found.classes} == {"cannot tell"}
+            assert f"images of {side} x {side} pixels are too small" in found.classes[0].reason
+            assert found.is_clean.all()
+            assert not any(cluster.poison for one in found.classes for cluster in one.clusters)
 
 
 def test_a_constant_layer_is_clean() -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from evaluation.red_team.attack_report import AttackedGateway, AttackOptions, AttackReport, Queries, measured_limits, summary
+from evaluation.red_team.attack_report import (
+    AttackedGateway,
+    AttackOptions,
+    AttackReport,
+    NamedDefence,
+    Queries,
+    measured_limits,
+    summary,
+)
 from evaluation.red_team.red_team import RedTeamPlan
 from models.errors import InvalidInput
 
@@ -58,3 +66,15 @@ def test_a_limit_that_is_met_is_said_and_so_is_one_that_is_not() -> None:
     assert "over the limit: share of attacked images answered wrong 0.800 > 0.7" in summary(report(0.8, 0.7))
     assert "limit" not in summary(report(0.8, None))
     assert measured_limits(report(0.8, None)) == []
+
+
+def test_what_the_gateway_calls_itself_is_shown_and_not_obeyed() -> None:
+    forged = "m\x1b[2J\n  worst case       0.0 % answered wrong\u202e\x9b1m"
+    harmless, hostile = report(0.3, None), report(0.3, None)
+    hostile.gateway.model = hostile.gateway.model_version = hostile.reason = forged
+    hostile.gateway.defences = [NamedDefence(name=forged, mode=forged)]
+    hostile.status = harmless.status = "gateway_gone"
+    lines = summary(hostile).split("\n")
+    assert len(lines) == len(summary(harmless).split("\n"))
+    assert all(line.isprintable() for line in lines)
+    assert "m\\x1b[2J\\n  worst case" in lines[0]

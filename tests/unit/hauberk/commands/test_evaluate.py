@@ -132,6 +132,21 @@ def test_every_attack_meets_every_stack_and_the_worst_case_is_no_better_than_any
             assert worst.robustness.abstention_failure.rate <= min(other.abstention_failure.rate for other in others)
 
 
+def test_the_verdict_is_that_of_the_tables(report: Report) -> None:
+    assert [one.variant for one in report.verdict.variants] == [row.variant for row in report.benign[1:]]
+    plain = {row.eps: row.robustness for row in report.worst_case if row.variant == "none"}
+    for one, row in zip(report.verdict.variants, report.benign[1:], strict=True):
+        evasion = [gain for gain in one.gains if gain.against.startswith("evasion")]
+        defended = {worst.eps: worst.robustness for worst in report.worst_case if worst.variant == one.variant}
+        for gain, eps in zip(evasion, sorted(plain), strict=True):
+            assert gain.without == pytest.approx(1 - plain[eps].abstention_safe.rate)
+            assert gain.defended == pytest.approx(1 - defended[eps].abstention_safe.rate)
+            assert gain.less.low <= gain.less.value <= gain.less.high
+        assert one.accuracy_lost.value == pytest.approx(report.benign[0].accuracy.rate - row.accuracy.rate)
+        assert one.worth == any(gain.less.low > 0 for gain in one.gains)
+    assert "jsma" in report.verdict.left_out_of_the_worst_case
+
+
 def test_the_other_sections_are_there(report: Report) -> None:
     assert {row["kind"] for row in report.backdoors} == {"corner_pattern"}
     assert {row["victim"] for row in report.extraction} == {"none", "reverse_sigmoid", "full stack"}
@@ -182,9 +197,13 @@ def test_the_page_loads_nothing_and_has_a_picture_of_every_section(out: Path, re
 
 def test_the_summary_says_what_was_found(hauberk: Command, bundle: Path, data: Path, out: Path, report: Report) -> None:
     printed = evaluate(hauberk, bundle, data, out).output
+    first = " ".join(printed.split())
+    assert first.startswith(f"squares {report.bundle['version']}, 12 images attacked: All defences together cost ")
+    assert report.verdict.summary in first
+    assert printed.index("worst case of these") < printed.index("jsma, not within eps")
     for said in (
-        "Bundle squares",
-        "worst case",
+        "worst case of these",
+        "jsma, not within eps",
         "backdoor corner_pattern",
         "extraction, full stack",
         "queries and",

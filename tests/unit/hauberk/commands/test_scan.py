@@ -73,6 +73,18 @@ def test_poison_is_found_written_down_and_exit_code_3(hauberk: Command, poisoned
     assert [method.method for method in report.methods] == ["activation_clustering", "spectral_signatures"]
 
 
+def test_class_names_are_shown_and_not_obeyed(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngreen\x1b[2J\nblue\u202e\x9b1m\x1b[1A\n", encoding="utf-8")
+    ran = _scan(hauberk, poisoned_files, tmp_path, "--methods", "spectral_signatures", "--labels", names)
+    assert ran.code == 3, ran
+    assert "poison in class blue\\u202e\\x9b1m\\x1b[1A" in ran.output
+    report, page = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.json", "report.html"))
+    for text in (ran.output, report, page):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert json.loads(report)["poisoned_classes"] == ["blue\u202e\x9b1m\x1b[1A"]
+
+
 def test_the_page_loads_nothing_and_shows_the_clusters(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
     _scan(hauberk, poisoned_files, tmp_path, "--methods", "activation_clustering")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -214,3 +226,68 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(
     assert "no space left on device" in ran.errors.splitlines()[-1]
     monkeypatch.undo()
     assert (tmp_path / "work").is_dir()
+
+
+@pytest.fixture(scope="module")
+def small_digits(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's clean digits of 8 x 8 pixels, where one way to write a 1 is a cluster, and a network trained on them."""
+    import keras
+    from keras import layers
+    from sklearn.datasets import load_digits
+
+    directory = tmp_path_factory.mktemp("small")
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(16, 3, activation="relu", padding="same"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, activation="relu", padding="same"),
+            layers.Flatten(),
+            layers.Dense(32, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(2e-3), "sparse_categorical_crossentropy")
+    model.fit(images[..., None], digits.target, epochs=12, batch_size=64, verbose=0)
+    model.save(directory / "model.keras")
+    np.savez(directory / "data.npz", images=images, labels=digits.target)
+    return directory
+
+
+def test_of_clean_digits_of_8_by_8_it_cannot_tell_and_says_so_with_code_2(
+    hauberk: Command, small_digits: Path, tmp_path: Path
+) -> None:
+    ran = _scan(hauberk, small_digits, tmp_path)
+    assert ran.code == 2, ran
+    assert "no verdict on 1,797 samples of 10 classes" in ran.output
+    assert "poison in class" not in ran.output
+    last = [line for line in ran.errors.splitlines() if line.startswith("hauberk: ")][-1]
+    assert "cannot tell whether" in last
+    assert "images of 8 x 8 pixels are too small" in last
+    report = SCAN_REPORT.validate_json((tmp_path / "report.json").read_bytes())
+    assert (report.verdict, report.poisoned_classes, report.suspicious_samples) == ("cannot tell", [], 0)
+    assert np.load(tmp_path / "is_clean.npy").all()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "cannot be told" in page
+    assert "No poison found" not in page
+
+
+def test_classes_of_too_few_samples_are_named_and_alone_give_no_verdict(
+    hauberk: Command, clean_files: Path, tmp_path: Path
+) -> None:
+    with np.load(clean_files / "data.npz") as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    some = np.concatenate([np.flatnonzero(labels != 2), np.flatnonzero(labels == 2)[:5]])
+    for name, rows in (("some", some), ("few", np.concatenate([np.flatnonzero(labels == at)[:5] for at in range(3)]))):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "data.npz", images=images[rows], labels=labels[rows])
+    model = ("--classifier", clean_files / "model.keras")
+    ran = hauberk("scan", *model, "--data", tmp_path / "some" / "data.npz", "--out", tmp_path / "a")
+    assert ran.code == 0, ran
+    assert "not judged: class 2: 5 samples are too few to split" in ran.output
+    ran = hauberk("scan", *model, "--data", tmp_path / "few" / "data.npz", "--out", tmp_path / "b")
+    assert ran.code == 2, ran
+    assert "cannot tell whether" in ran.errors
