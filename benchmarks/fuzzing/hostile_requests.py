@@ -395,17 +395,24 @@ def _two_readings(rng: random.Random, request: WireRequest) -> bytes:
     """What RFC 9112 lets a server refuse because another could read it in another way."""
     zeros = b"0" * rng.choice((1, 20, 5000))
     length = (b"Content-Length", zeros + b"%d" % len(request.body))
-    codings = (b"gzip, chunked", b"chunked, gzip", b"identity", b"chunked, chunked", b"xchunked", b" Chunked")
+    before = (b"gzip, chunked", b"deflate, chunked", b"br, gzip, chunked", b"identity, chunked")
+    codings = (b"chunked, gzip", b"identity", b"chunked, chunked", b"xchunked", b" Chunked")
     wires = (
         request.wire().replace(_HOST_LINE, b"", 1),
         request.wire().replace(_HOST_LINE, _HOST_LINE + rng.choice((b"Host: 127.0.0.1", b"Host: other", b"host:")) + b"\r\n", 1),
         request.wire().replace(_HOST_LINE, rng.choice((b"Host: a b", b"Host: a, b", b"Host: \xff", b"Host: a/b")) + b"\r\n", 1),
         request.wire().replace(b"HTTP/1.1", rng.choice((b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1.0")), 1),
         replace(request, headers=(*request.headers, length)).wire(),
-        replace(_chunked(rng, request), headers=(*request.headers, (b"Transfer-Encoding", rng.choice(codings)))).wire(),
+        _coded(rng, request, before),
+        _coded(rng, request, codings),
         _chunked(rng, request).wire().replace(b"HTTP/1.1", b"HTTP/1.0", 1),
     )
     return rng.choice(wires)
+
+
+def _coded(rng: random.Random, request: WireRequest, codings: Sequence[bytes]) -> bytes:
+    """A chunked request that names another coding."""
+    return _chunked(rng, request).wire().replace(b"Transfer-Encoding: chunked", b"Transfer-Encoding: " + rng.choice(codings), 1)
 
 
 def _garbage(rng: random.Random, request: WireRequest) -> bytes:
