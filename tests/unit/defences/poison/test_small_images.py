@@ -22,7 +22,8 @@ from models.engines.keras import KerasClassifier
 def resized(images: Images, side: int, how: Image.Resampling) -> Images:
     """Grey images [n, h, w] in [0, 1] at another size."""
     pictures = (Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((side, side), how) for image in images)
-    return np.stack([np.asarray(picture, np.float32) / 255 for picture in pictures])[..., None]
+    found: Images = np.stack([np.asarray(picture, np.float32) / np.float32(255) for picture in pictures])[..., None]
+    return found
 
 
 def scikit_digits(side: int, seed: int) -> Dataset:
