@@ -1,6 +1,7 @@
 """report.json: all measurements in one document; the classes below are its schema.
 
-Two runs with the same bundle, data, seed, budget and number of threads differ only in `created`, `seconds` and `latency`.
+Two runs with the same bundle, data, seed, budget and number of threads differ only in `created`, `seconds`, `latency` and the
+milliseconds of `verdict`.
 """
 
 from __future__ import annotations

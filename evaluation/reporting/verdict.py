@@ -178,7 +178,7 @@ def _summary(found: Sequence[Worth]) -> str:
     kept = "; ".join(f"{one.variant} ({', '.join(_targets(one))})" for one in alone if one.worth)
     rest = ", ".join(one.variant for one in alone if not one.worth)
     worth = f"Worth considering here, alone: {kept}." if kept else "No defence alone gained anything measurable here."
-    return f"All defences together cost {cost}. They gain: {gains}. {worth}" + (
+    return f"All defences together cost {cost}. What they gain: {gains}. {worth}" + (
         f" No gain measured: {rest}." if kept and rest else ""
     )
 
