@@ -57,13 +57,13 @@ class Question:
 
 
 QUESTIONS = (
-    Question(2, 96),
-    Question(2, 4),
-    Question(2, 96, copies=4),
-    Question(2, 96, copies=32),
-    Question(2, 4, copies=32),
-    Question(2, 96, different=4),
-    Question(2, 96, together=8),
+    Question(3, 96),
+    Question(3, 6),
+    Question(3, 96, copies=4),
+    Question(3, 96, copies=32),
+    Question(3, 6, copies=32),
+    Question(3, 96, different=4),
+    Question(3, 96, together=8),
 )
 
 
@@ -144,7 +144,7 @@ def section(queries: int = QUERIES, cell_s: float = CELL_S) -> str:
     kinds = pools()
     names = [_OFF, *(f"{seconds:g} s" for seconds in _INTERVALS_S)]
     settings = [{}, *({"HAUBERK_RELEASE_S": f"{seconds:g}"} for seconds in _INTERVALS_S)]
-    requests = [wire.as_json(image) for image in kinds[2][..., 0]]
+    requests = [wire.as_json(image) for image in kinds[QUESTIONS[0].few][..., 0]]
     with TemporaryDirectory() as name, ExitStack() as stack:
         loader = Loader(Path(name), cell_s)
         servers = [
