@@ -41,10 +41,7 @@ def _exported(path: Path, content: bytes, threads: int | None) -> Imported:
             program = torch.export.load(BytesIO(content))
             module = program.module()
         except Exception as failure:  # what its reader raises for a graph that contradicts itself is of any kind
-            raise InvalidInput(
-                f"expected a program of torch.export, but PyTorch {torch.__version__} cannot load {path.name}: {reason_of(failure)}; save "
-                "it again with this version"
-            ) from failure
+            raise _unloaded(torch, "a program of torch.export", path.name, failure) from failure
         model = _converted(torch, path.name, program)
     parameters = sum(int(weight.numel()) for weight in program.parameters())
     return Imported(what="a program of torch.export", model=model, predict_source=_pass(torch, module), parameters=parameters)
@@ -56,13 +53,16 @@ def _scripted(path: Path, content: bytes, threads: int | None, image_shape: tupl
         try:
             module = torch.jit.load(BytesIO(content), map_location="cpu").eval()
         except Exception as failure:
-            raise InvalidInput(
-                f"expected a TorchScript program, but PyTorch {torch.__version__} cannot load {path.name}: {reason_of(failure)}; save it "
-                "again with this version"
-            ) from failure
+            raise _unloaded(torch, "a TorchScript program", path.name, failure) from failure
         model = _converted(torch, path.name, module, _example(torch, module, path.name, image_shape))
     parameters = sum(int(weight.numel()) for weight in module.parameters())
     return Imported(what="a TorchScript program", model=model, predict_source=_pass(torch, module), parameters=parameters)
+
+
+def _unloaded(torch: Any, what: str, name: str, failure: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"expected {what}, but PyTorch {torch.__version__} cannot load {name}: {reason_of(failure)}; save it again with this version"
+    )
 
 
 def _torch(what: str, threads: int | None) -> Any:
@@ -97,7 +97,7 @@ def _example(torch: Any, module: Any, name: str, image_shape: tuple[int, int, in
         try:
             with torch.no_grad():
                 outputs = module(images)
-        except Exception as failure:  # PyTorch's own, of several kinds
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as failure:
             reasons.append(reason_of(failure))
             continue
         first = outputs[0] if isinstance(outputs, tuple | list) else outputs
