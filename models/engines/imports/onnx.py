@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.engines.imports.foreign import Imported, RawOutputs, reason_of
 from models.engines.onnx_file import BYTES_AT_MOST, read_model
-from models.engines.onnx_graph import check_model, image_input
+from models.engines.onnx_checks import check_model, image_input
 from models.errors import InvalidInput
 
 if TYPE_CHECKING:
