@@ -35,10 +35,18 @@ def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | 
     model = keras_model(path, threads=threads)
     what = "a Keras model" if kind_of(path) == KERAS_MODEL else "a Keras model in HDF5"
 
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(model(inputs, training=False))
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return tuple(map(np.asarray, keras_outputs(model(inputs, training=False))))
 
     return Imported(what=what, keras=model, predict_source=predict, parameters=int(model.count_params()))
+
+
+def keras_outputs(returned: Any) -> list[Any]:
+    """The tensors that a Keras model returned, in whatever structure."""
+    import keras
+
+    found: list[Any] = keras.tree.flatten(returned)
+    return found
 
 
 def keras_model(path: Path, *, threads: int | None = None) -> Any:

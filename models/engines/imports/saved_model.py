@@ -48,8 +48,8 @@ def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | 
     except Exception as failure:  # graphs that contradict themselves raise a dozen kinds of exceptions
         raise _unreadable(path, failure) from failure
 
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(function(tf.constant(inputs))[0])
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return tuple(np.asarray(output) for output in function(tf.constant(inputs)))
 
     parameters = sum(int(np.prod(variable.shape)) for variable in variables.values())
     model = _named(graph_of(function), list(signature.outputs))

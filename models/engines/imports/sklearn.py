@@ -42,8 +42,8 @@ def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | 
     estimator = _estimator(path)
     model = _converted(estimator, path.name)
 
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(estimator.predict_proba(inputs.reshape(len(inputs), -1)))
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return (np.asarray(estimator.predict_proba(inputs.reshape(len(inputs), -1))),)
 
     return Imported(
         what="a scikit-learn model",

@@ -77,13 +77,20 @@ def _torch(what: str, threads: int | None) -> Any:
 
 
 def _pass(torch: Any, module: Any) -> Any:
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         with torch.no_grad():
             outputs = module(torch.from_numpy(np.ascontiguousarray(inputs)))
-        first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        return np.asarray(first.detach().numpy())
+        return tuple(output.detach().numpy() for output in _tensors(outputs))
 
     return predict
+
+
+def _tensors(outputs: Any) -> list[Any]:
+    """The tensors that a program returned, in the order in which its graph returns them."""
+    from torch.utils import _pytree
+
+    found: list[Any] = _pytree.tree_leaves(outputs)
+    return found
 
 
 def _example(torch: Any, module: Any, name: str, image_shape: tuple[int, int, int] | None) -> Any:
@@ -100,7 +107,7 @@ def _example(torch: Any, module: Any, name: str, image_shape: tuple[int, int, in
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as failure:
             reasons.append(reason_of(failure))
             continue
-        first = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        first = _tensors(outputs)[0]
         if getattr(first, "ndim", 0) == 2 and len(first) == _ROWS_TRIED:
             return images
         reasons.append(f"it returns {list(getattr(first, 'shape', []))} for {_ROWS_TRIED} images")
