@@ -23,7 +23,7 @@ _SUM_TOLERANCE = 1e-2
 # Another reading is proposed where the classifier is right on fewer, and where it gains this much, more than by chance.
 _GOOD_ENOUGH = 0.98
 _BETTER_BY = 0.02
-_BY_CHANCE = 1e-3
+_BY_CHANCE = 1e-2
 _LABELS_SHOWN = 10
 
 
