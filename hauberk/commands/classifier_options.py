@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ _SUM_TOLERANCE = 1e-2
 # Another reading is proposed where the classifier is right on fewer, and where it gains this much, more than by chance.
 _GOOD_ENOUGH = 0.98
 _BETTER_BY = 0.02
-_BY_CHANCE = 1e-2
+_BY_CHANCE = 3e-3
 _LABELS_SHOWN = 10
 
 
-def open_classifier(path: Path, data: Dataset, *, declared: Declaration, threads: int) -> KerasClassifier:
+def open_classifier(
+    path: Path, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+) -> KerasClassifier:
     """The classifier in `path`, fitted to the images of `data`.
+
+    Args:
+        names: of the classes, where nothing is said: those of a folder of pictures.
 
     Raises: InvalidInput, one sentence; where another reading of the images fits better and nothing was said against it, the sentence
     has the options that say it.
@@ -37,7 +43,7 @@ def open_classifier(path: Path, data: Dataset, *, declared: Declaration, threads
     h, w, c = data.images.shape[1:]
     options: dict[str, Any] = {
         "input_shape": (h, w, c),
-        "labels": declared.names(),
+        "labels": declared.names() or names,
         "output": declared.output,
         "preparation": _preparation(model, c, declared),
     }

@@ -70,7 +70,7 @@ def found(network: Classifier, data: Dataset, true: Preparation, given: Preparat
     classifier = Behind(network, true, given)
     right = classifier.predict(data.images).argmax(axis=1) == data.labels
     better = proposal(classifier, data, right)
-    if better is None or not is_better(better.right, better.declared_right, by=0.02, chance=1e-2):
+    if better is None or not is_better(better.right, better.declared_right, by=0.02, chance=3e-3):
         return float(right.mean()), None
     return float(right.mean()), better
 
