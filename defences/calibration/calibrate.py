@@ -26,6 +26,7 @@ from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundl
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.engines.conversion import Conversion, convert
+from models.engines.imports.classifier import ForeignClassifier
 from models.engines.keras import KerasClassifier
 from models.machine import processors
 from models.progress import Progress, silent
@@ -142,7 +143,7 @@ DEFAULT_PLAN = CalibrationPlan()
 
 
 def calibrate(
-    classifier: KerasClassifier,
+    classifier: KerasClassifier | ForeignClassifier,
     clean: Dataset,
     *,
     out: Path,
@@ -166,11 +167,17 @@ def calibrate(
     accuracy = judge(classifier, clean).better_than_guessing()
     purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
     detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
-    conversion = convert(classifier, clean.images, threads=threads)
+    conversion = _conversion(classifier, clean, threads)
     fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
+
+
+def _conversion(classifier: KerasClassifier | ForeignClassifier, clean: Dataset, threads: int) -> Conversion:
+    if isinstance(classifier, KerasClassifier):
+        return convert(classifier, clean.images, threads=threads)
+    return classifier.conversion(clean.images)
 
 
 def fit_detectors(
@@ -199,7 +206,7 @@ def check_target(out: Path) -> None:
 class _Fitted:
     """Everything a bundle is written from."""
 
-    classifier: KerasClassifier
+    classifier: KerasClassifier | ForeignClassifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
@@ -215,7 +222,7 @@ class _Fitted:
             "name": self.name,
             "classifier": {
                 "engine": self.conversion.engine,
-                "file": MODEL,
+                **({"file": MODEL} if isinstance(self.classifier, KerasClassifier) else {}),
                 "outputs": self.classifier.outputs,
                 **self.classifier.preparation.settings(),
                 "input_shape": list(self.classifier.input_shape),
@@ -236,7 +243,7 @@ class _Fitted:
             "input_shape": list(self.classifier.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
-            "parameters": self.classifier.model.count_params(),
+            "parameters": _parameters(self.classifier),
             "engine": self.conversion.card(),
             "calibration": self.provenance,
             "accuracy": asdict(self.accuracy),
@@ -251,13 +258,18 @@ class _Fitted:
         }
 
 
+def _parameters(classifier: KerasClassifier | ForeignClassifier) -> int:
+    return int(classifier.model.count_params() if isinstance(classifier, KerasClassifier) else classifier.parameters)
+
+
 def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: int) -> tuple[Bundle, dict[str, Measured]]:
     """Write beside the target, read back, measure, and only then move into place: a half-written bundle is never seen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
-        save(fitted.classifier.model, draft / MODEL)
+        if isinstance(fitted.classifier, KerasClassifier):
+            save(fitted.classifier.model, draft / MODEL)
         if fitted.conversion.model is not None:
             (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
         settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)

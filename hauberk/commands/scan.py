@@ -19,7 +19,7 @@ from evaluation.scanning.scan import KeptWork, ScanPlan
 from evaluation.scanning.scan import scan as scan_training_data
 from evaluation.scanning.scan_report import ScanReport, unjudged
 from evaluation.scanning.spread import Backend
-from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.classifier_options import AnyClassifier, how_it_reads, open_classifier
 from hauberk.commands.data import AsPictures, class_names, open_data, origin, sample_names, stamp
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
@@ -43,7 +43,6 @@ from hauberk.commands.options import (
 )
 from models.accuracy import drawn
 from models.archives import read_array
-from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.files import open_file
 from models.machine import processors
@@ -175,18 +174,26 @@ def _truth(path: Path, samples: int) -> NDArray[np.bool_]:
     return truth.astype(bool)
 
 
-def _kept(
-    out: Path, classifier: Path, data: Path, stored: StoredImages, model: KerasClassifier, declared: Declaration
-) -> KeptWork:
+def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: AnyClassifier, declared: Declaration) -> KeptWork:
     """Where finished work is kept; another model, data file or row range has a place of its own."""
     plan = {
-        "model": hashlib.sha256(classifier.read_bytes()).hexdigest(),
+        "model": _digest(classifier),
         "data": stamp(data),
         "labels": hashlib.sha256(stored.labels.tobytes()).hexdigest(),
         "first": hashlib.sha256(stored.images(slice(0, 8)).tobytes()).hexdigest(),
         "read_as": [model.preparation.settings(), model.outputs, declared.output],
     }
     return KeptWork(out / "work", plan)
+
+
+def _digest(classifier: Path) -> str:
+    """Of a file, or of all files in a directory."""
+    digest = hashlib.sha256()
+    for file in sorted(classifier.rglob("*")) if classifier.is_dir() else [classifier]:
+        if file.is_file():
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _summarise(report: ScanReport, out: Path) -> None:

@@ -186,6 +186,11 @@ def _start(
     """The classifier to harden. Raises: InvalidInput: one that is no better than guessing on the data."""
     if classifier is not None:
         given = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
+        if not isinstance(given, KerasClassifier):
+            raise InvalidInput(
+                f"expected a Keras model to train, got {given.source.what}, which cannot be trained here; leave --classifier out to "
+                "train a new network"
+            )
         found = judge(given, data).better_than_guessing()
         print(how_it_reads(given))
         if found.reason:
