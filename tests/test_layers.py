@@ -31,6 +31,7 @@ OURS = {*ALLOWED, "benchmarks", "tests"}
 MAY_IMPORT = {
     "models": "",
     "models.engines": "models",
+    "models.pictures": "models",
     "models.training": "models models.engines",
     #
     "defences": "",

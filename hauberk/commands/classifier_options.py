@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _SUM_TOLERANCE = 1e-2
 # Another reading is proposed where the classifier is right on fewer, and where it gains this much, more than by chance.
 _GOOD_ENOUGH = 0.98
 _BETTER_BY = 0.02
-_BY_CHANCE = 1e-2
+_BY_CHANCE = 3e-3
 _LABELS_SHOWN = 10
 
 
@@ -33,17 +34,23 @@ AnyClassifier = KerasClassifier | ForeignClassifier
 """A Keras model, or the graph of one from another framework."""
 
 
-def open_classifier(path: Path, data: Dataset, *, declared: Declaration, threads: int) -> AnyClassifier:
+def open_classifier(
+    path: Path, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+) -> AnyClassifier:
     """The classifier in `path`, fitted to the images of `data`.
+
+    Args:
+        names: of the classes, where nothing is said: those of a folder of pictures.
 
     Raises: InvalidInput, one sentence; where another reading of the images fits better and nothing was said against it, the sentence
     has the options that say it.
     """
     h, w, c = data.images.shape[1:]
     source = imported(path, threads=threads, image_shape=(h, w, c))
+    labels = _labels(declared, source, names)
     look = data.take(drawn(len(data)))
-    raw = _classifier(source, path, (h, w, c), declared, "probabilities", threads)
-    classifier = _classifier(source, path, (h, w, c), declared, _outputs(raw, look, declared.outputs), threads)
+    raw = _classifier(source, path, (h, w, c), declared, labels, "probabilities", threads)
+    classifier = _classifier(source, path, (h, w, c), declared, labels, _outputs(raw, look, declared.outputs), threads)
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
@@ -55,17 +62,42 @@ def open_classifier(path: Path, data: Dataset, *, declared: Declaration, threads
 
 def how_it_reads(classifier: AnyClassifier) -> str:
     """What was said or taken for granted about the model, for a line in the terminal."""
-    labels = ", ".join(classifier.labels[:_LABELS_SHOWN]) + (", ..." if len(classifier.labels) > _LABELS_SHOWN else "")
-    return printable(f"the model is given {in_words(classifier.preparation)} and returns {classifier.outputs} of {labels}")
+    given, returned = in_words(classifier.preparation), f"{classifier.outputs} of {_few(classifier.labels)}"
+    return printable(f"the model is given {given} and returns {returned}")
+
+
+def _labels(declared: Declaration, source: Imported, folders: Sequence[str] | None) -> Sequence[str] | None:
+    """The class names: those that were said, those in the file, or those of a folder of pictures.
+
+    Raises: InvalidInput: the file and the folder name other classes, or in another order, and nobody says which is right.
+    """
+    said_names = declared.names()
+    if said_names is not None or source.labels is None or folders is None or tuple(folders) == source.labels:
+        return said_names or (folders if source.labels is None else None)  # without one, those of the file are taken
+    same = sorted(folders) == sorted(source.labels)
+    what = f"say --labels={','.join(source.labels)}" if same else "say --labels, in the order of the model's outputs"
+    raise InvalidInput(
+        f"the model's file names its classes {_few(source.labels)}, and the folders of the pictures are {_few(folders)}; {what}"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LABELS_SHOWN]) + (", ..." if len(names) > _LABELS_SHOWN else "")
 
 
 def _classifier(
-    source: Imported, path: Path, shape: tuple[int, int, int], declared: Declaration, outputs: Outputs, threads: int
+    source: Imported,
+    path: Path,
+    shape: tuple[int, int, int],
+    declared: Declaration,
+    labels: Sequence[str] | None,
+    outputs: Outputs,
+    threads: int,
 ) -> AnyClassifier:
     """The model as what was said about it makes it."""
     options: dict[str, Any] = {
         "input_shape": shape,
-        "labels": declared.names(),
+        "labels": labels,
         "output": declared.output,
         "preparation": _preparation(source, path, shape[2], declared),
         "outputs": outputs,
