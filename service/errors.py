@@ -45,6 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -77,25 +78,36 @@ class Problem(HauberkError):
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The members of the problem document."""
-        document: dict[str, Any] = {
-            "type": f"urn:hauberk:problem:{self.code}",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-            "request_id": request_id,
-        }
+        document = {**_members(self.status, self.code, self.detail), "request_id": request_id}
         if self.places:
             document["errors"] = [{"pointer": place.pointer, "detail": place.detail} for place in self.places]
         return document
 
     def body(self, request_id: str) -> bytes:
-        """The problem document as it goes out."""
-        return orjson.dumps(self.document(request_id))
+        """The problem document as it goes out. Under overload most answers are refusals: without places it is not built each time."""
+        if self.places:
+            return orjson.dumps(self.document(request_id))
+        return b'%b,"request_id":%b}' % (_beginning(self.status, self.code, self.detail), orjson.dumps(request_id))
 
     def short_body(self) -> bytes:
         """The same as the Open Inference Protocol v2 says it."""
         return orjson.dumps({"error": self.detail})
+
+
+def _members(status: int, code: str, detail: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:hauberk:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+
+
+@lru_cache(maxsize=128)
+def _beginning(status: int, code: str, detail: str) -> bytes:
+    """The document up to the brace that ends it."""
+    return orjson.dumps(_members(status, code, detail))[:-1]
 
 
 class MalformedHttp(Problem):

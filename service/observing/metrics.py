@@ -176,6 +176,10 @@ class Metrics:
         answered.inc()
         self._routes[route].observe(seconds)
 
+    def turned_away(self, status: int, times: int) -> None:
+        """So many connections are closed before there is a request."""
+        self._requests.labels(OTHER, str(status)).inc(times)
+
     def rejected(self, code: str) -> None:
         """A problem of this code is answered; counted when it is about the input."""
         if code in self._rejected:
