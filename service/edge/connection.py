@@ -25,7 +25,7 @@ from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
 from service.edge import framing
 from service.edge.addresses import household
 from service.edge.asgi import Scope
-from service.edge.crowd import Crowd, Place
+from service.edge.crowd import Crowd, Seat
 from service.edge.exchange import CLOSE, mint
 from service.edge.outlet import Outlet
 from service.edge.site import Site
@@ -97,8 +97,8 @@ class Connection(HttpToolsProtocol):
         host = str(peer[0]) if isinstance(peer, tuple) else ""
         address = None if host in self.site.proxies else household(host) or None  # a socket of Unix has no address
         share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
-        place = self.crowd.join(self, address, now, share=share, full=len(self._made_of[1].connections) >= self.most)
-        if place is Place.NONE and not self.crowd.tells(now):
+        seat = self.crowd.join(self, address, now, share=share, full=len(self._made_of[1].connections) >= self.most)
+        if seat is Seat.NONE and not self.crowd.tells(now):
             transport.abort()
             return
         self._make()
@@ -106,9 +106,9 @@ class Connection(HttpToolsProtocol):
         self.outlet = Outlet(transport, self._listens)
         super().connection_made(cast("asyncio.Transport", self.outlet))
         self.open.add(self)
-        if place is Place.NONE:
+        if seat is Seat.NONE:
             self._refuse(TooManyConnections())
-        elif place is Place.WAITS:
+        elif seat is Seat.WAITS:
             self._queues = True
             self.loop.call_soon(self._pause)  # uvloop begins to read after it said that the connection is made
 

@@ -36,7 +36,7 @@ class Guest(Protocol):
         """It has waited in vain: refuse it."""
 
 
-class Place(Enum):
+class Seat(Enum):
     """What a newcomer gets: it is served, waits unread, or there is no room even for that."""
 
     SERVED, WAITS, NONE = range(3)
@@ -63,18 +63,18 @@ class Crowd:
         self._told, self._told_since = 0, 0.0
         self.untold = 0
 
-    def join(self, guest: Guest, address: str | None, now: float, *, share: int, full: bool) -> Place:
+    def join(self, guest: Guest, address: str | None, now: float, *, share: int, full: bool) -> Seat:
         """Serve a newcomer or let it wait: then it must not be read until it is served."""
         own = self._of.get(address)
         if full and not self._make_room(own if address is not None else None):
-            return Place.NONE
+            return Seat.NONE
         if own is None:
             own = self._of[address] = _Address()
         if address is not None and len(own.served) >= share:
             own.waiting[guest] = now
-            return Place.WAITS
+            return Seat.WAITS
         own.served[guest] = None
-        return Place.SERVED
+        return Seat.SERVED
 
     def tells(self, now: float) -> bool:
         """Whether a newcomer that there is no room for is told so; else it counts as untold."""

@@ -106,7 +106,8 @@ class Metrics:
         rejected = Counter(
             "hauberk_rejected_inputs", "Requests whose head or body was turned away.", ("reason",), registry=registry
         )
-        self._rejected = {p.code: rejected.labels(p.code) for p in every_problem() if p.status in _INPUT_STATUSES}
+        about_input = (p.code for p in every_problem() if p.status in _INPUT_STATUSES or p.about_transport)
+        self._rejected = {code: rejected.labels(code) for code in about_input}
 
     def _images_metrics(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         outcomes = Counter("hauberk_predictions", "Images decided on.", ("outcome",), registry=registry)
