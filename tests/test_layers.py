@@ -24,7 +24,7 @@ ALLOWED = {
     "attacks": {"models", "defences", "attacks"},
     "evaluation": {"models", "defences", "attacks", "evaluation"},
     "loadtest": {"loadtest"},
-    "deploy": {"deploy"},
+    "deploy": {"deploy", "service"},
 }
 OURS = {*ALLOWED, "benchmarks", "tests"}
 
