@@ -1,4 +1,4 @@
-"""A model server to test against: the Open Inference Protocol in JSON and in bytes, TensorFlow Serving's REST interface, and their faults.
+"""A model server to test against: the Open Inference Protocol in JSON and in bytes, TensorFlow Serving's REST interface, and faults.
 
 It is written from the protocols' texts and shares no code with the client. It can die, with every connection it has, and come back at the
 same port. What is wrong with it is a `fault`, which may be changed at any time.

@@ -22,6 +22,7 @@ from models.engines.remote.tensors import (
     DATATYPES,
     Described,
     TensorSpec,
+    answer_at_most,
     check_name,
     check_version,
     listed,
