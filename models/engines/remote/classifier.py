@@ -42,12 +42,14 @@ class RemoteClassifier:
         address: where. options: how it is called.
         input_shape: (h, w, c) of one image.
         labels: the class names; ("0", "1", ...) when not given.
-        preparation, outputs: how the model wants its images, and what it returns.
+        preparation, outputs: how the model wants its images, and what it returns; None where that is not known yet: `predict` returns
+            it as it is then.
         output: the name of the output, where it has several.
         version: that every answer has to name; that of the first answer when none.
         observer: is told of calls.
 
     Attributes:
+        flat_input: whether the model takes a vector, which does not say in which layout.
         described: the model's metadata. taken, given: its input, and the output that is read.
         binary: whether tensors are sent as bytes; they are where the server was seen to take them, and JSON else.
         circuit: opens when calls fail; while it is open none are made.
@@ -64,7 +66,7 @@ class RemoteClassifier:
         input_shape: tuple[int, int, int],
         labels: Sequence[str] | None = None,
         preparation: Preparation = Preparation(),  # noqa: B008  # a frozen value
-        outputs: Outputs = "probabilities",
+        outputs: Outputs | None = "probabilities",
         output: str | None = None,
         version: str | None = None,
         observer: RemoteObserver | None = None,
@@ -73,7 +75,7 @@ class RemoteClassifier:
         self.preparation, self.outputs, self.output = preparation, outputs, output
         self._options, self._observer = options, observer or Unobserved()
         self._calls = Calls(address, options, self._observer)
-        self._dialect = (OpenInference if address.protocol == "v2" else TensorflowServing)(self._calls)
+        self._dialect = dialect_of(self._calls)
         self._dialect.version = version
         self.circuit = Circuit(self._observer)
         self._columns, self._rows_per_call = 0, 1  # none known yet
@@ -95,6 +97,10 @@ class RemoteClassifier:
     def version(self) -> str:
         """The version that answers, "" where the server does not say."""
         return self._dialect.version or ""
+
+    @property
+    def flat_input(self) -> bool:
+        return len(self._row_shape) == 1
 
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]; one call, or more where a call would be too large.
@@ -203,6 +209,8 @@ class RemoteClassifier:
             return _of_logits(scores)
         if self._columns == 1:
             scores = np.concatenate([1 - scores, scores], axis=1)
+        if self.outputs is None:
+            return scores.astype(np.float32)
         wrong = (
             (scores < -_SUM_TOLERANCE)
             | (scores > 1 + _SUM_TOLERANCE)
@@ -213,9 +221,23 @@ class RemoteClassifier:
         return scores.astype(np.float32)
 
 
+def dialect_of(calls: Calls) -> OpenInference | TensorflowServing:
+    """The protocol that the address names."""
+    return OpenInference(calls) if calls.address.protocol == "v2" else TensorflowServing(calls)
+
+
 def _of_logits(scores: NDArray[np.float64]) -> Probabilities:
     """The softmax of k columns; of one, z, sigmoid(-z) and sigmoid(z)."""
     both = np.concatenate([-scores / 2, scores / 2], axis=1) if scores.shape[1] == 1 else scores
     powers = np.exp(both - both.max(axis=1, keepdims=True))
     rows: Probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return rows
+
+
+def metadata_of(address: RemoteAddress, options: RemoteOptions) -> Described:
+    """What a server says of its model, before anything is known of how it wants its images. Raises: RemoteFailure."""
+    calls = Calls(address, options, Unobserved())
+    try:
+        return dialect_of(calls).describe(until=time.monotonic() + options.timeout_s)
+    finally:
+        calls.close()
