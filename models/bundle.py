@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -214,9 +214,15 @@ def write_bundle(
     if example is not None:
         (directory / EXAMPLE).write_text(json.dumps(example))
         names.append(EXAMPLE)
-    digests = {name: _sha256(directory / name) for name in names}
-    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
-    return read_bundle(directory)
+    return _write_card(directory, card, names)
+
+
+def replaced(directory: Path, *, settings: Mapping[str, Any], card: Mapping[str, Any]) -> Bundle:
+    """Write other settings and another card into a bundle and read it back; a model beside them is taken in. Raises: InvalidBundle."""
+    _, before = _read_card(directory)
+    (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
+    models = (name for name in MODEL_OF.values() if (directory / name).exists())
+    return _write_card(directory, card, dict.fromkeys((*before["files"], *models)))
 
 
 def record(bundle: Bundle, name: str, found: Any) -> Bundle:
@@ -225,6 +231,12 @@ def record(bundle: Bundle, name: str, found: Any) -> Bundle:
     files = card.pop("files")
     (bundle.directory / CARD).write_text(json.dumps({**card, name: found, "files": files}, indent=2) + "\n")
     return read_bundle(bundle.directory)
+
+
+def _write_card(directory: Path, card: Mapping[str, Any], names: Iterable[str]) -> Bundle:
+    digests = {name: _sha256(directory / name) for name in names}
+    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
+    return read_bundle(directory)
 
 
 def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:

@@ -33,6 +33,9 @@ _NUMBERS_PER_FORWARD = 1 << 23
 _ROWS_PER_FORWARD = 256
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
 
+INSTALL = 'pip install "hauberk[tensorflow]"'
+"""What brings TensorFlow, as messages say it."""
+
 Outputs = Literal["probabilities", "logits"]
 
 
@@ -42,13 +45,23 @@ def import_tensorflow(threads: int | None = None) -> Any:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_greetings():
-        import tensorflow as tf
+        tf = _tensorflow()
 
         if threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.constant(0)  # starts the runtime, which looks for accelerators and says so
     return tf
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ModuleNotFoundError as failure:
+        if failure.name != "tensorflow":
+            raise  # it is there, and lacks something
+        raise InvalidInput(f"a Keras model needs TensorFlow, which is not installed: {INSTALL}") from failure
+    return tensorflow
 
 
 @contextmanager
