@@ -27,15 +27,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.archives import FOR_BUNDLES, OutOfBounds, read_arrays
-from models.errors import InvalidBundle
+from models.errors import InvalidBundle, InvalidInput
 from models.files import open_file, read_file
+from models.preparation import Preparation
 
 FORMAT = 1
 SETTINGS, CARD, CALIBRATION, MODEL, ONNX_MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras", "model.onnx"
@@ -69,9 +70,24 @@ class _ClassifierSettings(_Strict):
     file: Literal["model.keras"] | None = None
     remote: Annotated[str, Field(min_length=1, max_length=1024)] | None = None  # an address, see `models.engines.remote`
     outputs: Literal["probabilities", "logits"]
-    input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    input_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    mean: Annotated[list[float], Field(min_length=1)] | None = None
+    std: Annotated[list[float], Field(min_length=1)] | None = None
+    layout: Literal["nhwc", "nchw"] | None = None
+    channels: Literal["rgb", "bgr"] | None = None
+    input_dtype: Literal["float32", "uint8"] | None = None
+    output: str | None = None
     input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3), AfterValidator(_bounded)]
     labels: Annotated[list[str], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _can_be_prepared(self) -> Self:
+        h, w, c = self.input_shape
+        try:
+            Preparation.from_settings(self.model_dump()).check((h, w, c))
+        except InvalidInput as failure:
+            raise ValueError(str(failure)) from failure
+        return self
 
 
 class _DefenceSettings(BaseModel):
