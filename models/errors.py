@@ -39,3 +39,10 @@ class RemoteBadAnswer(RemoteFailure):
 
 class RemoteIsAnother(RemoteFailure):
     """The model server serves another model than the one the defences were calibrated for."""
+
+
+def remote_cause(failure: BaseException | None) -> RemoteFailure | None:
+    """The failure of a model server that led to this one, however many stages it went through; None when it was something else."""
+    while failure is not None and not isinstance(failure, RemoteFailure):
+        failure = failure.__cause__
+    return failure

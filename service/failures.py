@@ -6,15 +6,13 @@ nobody answers, or not in time, running each request again would only take as lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from models.errors import RemoteBadAnswer, RemoteFailure, RemoteTooSlow, RemoteUnreachable
+from models.errors import RemoteBadAnswer, RemoteTooSlow, RemoteUnreachable, remote_cause
 from service.errors import ClassifierFailed, ClassifierTooSlow, ClassifierUnavailable, InternalError, Problem
 
 
 def problem_of(failure: BaseException) -> Problem:
     """The problem that requests end with when a step raised this."""
-    remote = _remote(failure)
+    remote = remote_cause(failure)
     if isinstance(remote, RemoteUnreachable):
         problem: Problem = ClassifierUnavailable(remote.retry_after_s)
     elif isinstance(remote, RemoteTooSlow):
@@ -27,25 +25,10 @@ def problem_of(failure: BaseException) -> Problem:
 
 def is_outage(failure: BaseException) -> bool:
     """Whether every request would fail alone as well, since the classifier's server is away, slow, or serves another model."""
-    remote = _remote(failure)
+    remote = remote_cause(failure)
     return remote is not None and not isinstance(remote, RemoteBadAnswer)
-
-
-def is_remote(failure: BaseException) -> bool:
-    """Whether it is the classifier's server that failed."""
-    return _remote(failure) is not None
 
 
 def said(failure: BaseException) -> str:
     """What the classifier's server did, or what was raised."""
-    return str(_remote(failure) or failure)
-
-
-def _remote(failure: BaseException | None) -> RemoteFailure | None:
-    return next((one for one in _causes(failure) if isinstance(one, RemoteFailure)), None)
-
-
-def _causes(failure: BaseException | None) -> Iterator[BaseException]:
-    while failure is not None:
-        yield failure
-        failure = failure.__cause__
+    return str(remote_cause(failure) or failure)

@@ -23,7 +23,7 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 import bentoml
 
 from models.bundle import EXAMPLE
-from models.errors import InvalidInput
+from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
 from service.bentoml_hooks import check_connections, running_server, serve_with, trust_no_proxy, worker_count
@@ -35,7 +35,6 @@ from service.edge.exchange import Bounds, Source
 from service.edge.middleware import Edge
 from service.edge.origins import Hosts, is_loopback
 from service.edge.site import Site, Slot
-from service.failures import is_remote, said
 from service.formats.answers import Answer
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
@@ -323,8 +322,9 @@ def _give_up_after(failure: Exception) -> None:
     if isinstance(failure, InvalidInput):
         _give_up(str(failure))
         return
-    if is_remote(failure):
-        _give_up(f"the start failed: {said(failure)}")
+    remote = remote_cause(failure)
+    if remote is not None:
+        _give_up(f"the start failed: {remote}")
         return
     logger.error("the start failed", exc_info=failure)
     _give_up("the start failed, see above")

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "service.serving": "service.errors service.batching service.reader service.release service.formats service.edge service.observing",
     "service.routes": "service.errors service.formats service.edge service.observing service.serving",
     "service.lifecycle": "service.settings service.bentoml_hooks",
-    "service.gateway": "service.settings service.failures service.batching service.release service.edge service.observing "
+    "service.gateway": "service.settings service.batching service.release service.edge service.observing "
     "service.serving service.formats service.routes service.lifecycle service.bentoml_hooks",
     #
     "attacks": "",

@@ -11,9 +11,13 @@ from hauberk.commands.declaration import Declaration
 from models.accuracy import drawn, judge_answers, read_otherwise
 from models.classifier import Labels
 from models.datasets import Dataset
+from models.engines.kept import KeptClassifier
 from models.engines.keras import KerasClassifier, load_model
 from models.engines.keras_input import layout_of, own_shape, takes_bytes
-from models.errors import InvalidInput
+from models.engines.remote.address import RemoteAddress, is_remote
+from models.engines.remote.classifier import RemoteClassifier, metadata_of
+from models.engines.remote.options import RemoteOptions
+from models.errors import InvalidInput, RemoteFailure
 from models.input_readings import in_words, said
 from models.preparation import InputType, Layout, Outputs, Preparation
 from models.printable import printable
@@ -27,12 +31,51 @@ _BY_CHANCE = 1e-3
 _LABELS_SHOWN = 10
 
 
+def open_servable(what: str, data: Dataset, *, declared: Declaration, threads: int) -> KeptClassifier:
+    """The classifier of a file, or on the model server at an address; see `open_classifier`."""
+    if is_remote(what):
+        return _open_remote(RemoteAddress.parse(what), data, declared)
+    return open_classifier(Path(what), data, declared=declared, threads=threads)
+
+
+def _open_remote(address: RemoteAddress, data: Dataset, declared: Declaration) -> RemoteClassifier:
+    """The classifier on a model server. Raises: InvalidInput, also where the server gives no usable answer."""
+    try:
+        with_options = RemoteOptions.for_commands()
+        taken = metadata_of(address, with_options).input(address)
+        h, w, c = data.images.shape[1:]
+        classifier = RemoteClassifier(
+            address,
+            with_options,
+            input_shape=(h, w, c),
+            labels=declared.names(),
+            preparation=declared.preparation(
+                channels=c,
+                layout=layout_of(tuple(None if size < 0 else size for size in taken.shape[1:])),
+                dtype="uint8" if taken.datatype == "UINT8" else "float32",
+            ),
+            outputs=None,
+            output=declared.output,
+        )
+        look = data.take(drawn(len(data)))
+        classifier.outputs = _outputs(classifier, look, declared.outputs)
+        _check_labels_and_reading(classifier, data, look, declared)
+    except RemoteFailure as failure:
+        raise InvalidInput(f"{failure}; is the model served there?") from failure
+    return classifier
+
+
 def open_classifier(path: Path, data: Dataset, *, declared: Declaration, threads: int) -> KerasClassifier:
     """The classifier in `path`, fitted to the images of `data`.
 
     Raises: InvalidInput, one sentence; where another reading of the images fits better and nothing was said against it, the sentence
     has the options that say it.
     """
+    if is_remote(str(path)):
+        raise InvalidInput(
+            f"expected the file of a model, got {path}: a model on a server shows no layers and no gradients; hauberk calibrate "
+            "takes one, and hauberk evaluate the bundle it writes"
+        )
     model = load_model(path, threads=threads)
     h, w, c = data.images.shape[1:]
     options: dict[str, Any] = {
@@ -44,16 +87,21 @@ def open_classifier(path: Path, data: Dataset, *, declared: Declaration, threads
     look = data.take(drawn(len(data)))
     raw = KerasClassifier(model, **options)
     classifier = KerasClassifier(model, outputs=_outputs(raw, look, declared.outputs), **options)
+    _check_labels_and_reading(classifier, data, look, declared)
+    return classifier
+
+
+def _check_labels_and_reading(classifier: KeptClassifier, data: Dataset, look: Dataset, declared: Declaration) -> None:
+    """Raises: InvalidInput."""
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
     answers = classifier.predict(look.images).argmax(axis=1)
     _check_reading(classifier, look, answers, declared)
-    return classifier
 
 
-def how_it_reads(classifier: KerasClassifier) -> str:
+def how_it_reads(classifier: KeptClassifier) -> str:
     """What was said or taken for granted about the model, for a line in the terminal."""
     labels = ", ".join(classifier.labels[:_LABELS_SHOWN]) + (", ..." if len(classifier.labels) > _LABELS_SHOWN else "")
     return printable(f"the model is given {in_words(classifier.preparation)} and returns {classifier.outputs} of {labels}")
@@ -67,7 +115,7 @@ def _preparation(model: Any, channels: int, declared: Declaration) -> Preparatio
     return declared.preparation(channels=channels, layout=layout, dtype=dtype)
 
 
-def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
+def _outputs(classifier: KeptClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
     """Whether the model ends in probabilities or logits, from what it says about some images."""
     raw = classifier.predict(look.images)
     if not np.isfinite(raw).all():
@@ -92,7 +140,7 @@ def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) 
     return "logits"
 
 
-def _check_reading(classifier: KerasClassifier, look: Dataset, answers: Labels, declared: Declaration) -> None:
+def _check_reading(classifier: KeptClassifier, look: Dataset, answers: Labels, declared: Declaration) -> None:
     """A classifier shown images in another way than it was trained on is wrong without a word: compare, and ask.
 
     Raises: InvalidInput: a reading that nothing speaks against fits better than the one taken for what was not said.
@@ -114,7 +162,7 @@ def _check_reading(classifier: KerasClassifier, look: Dataset, answers: Labels, 
     )
 
 
-def _insisting(classifier: KerasClassifier) -> str:
+def _insisting(classifier: KeptClassifier) -> str:
     """The options that say all that a reading may change, as it is."""
     preparation, (_, _, channels) = classifier.preparation, classifier.input_shape
     order = " --channels=rgb" if channels > 1 and preparation.channels == "rgb" else ""
