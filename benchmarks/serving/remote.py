@@ -6,6 +6,7 @@ left as it is on the page.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -78,13 +79,15 @@ class Outage:
         return float(answered.min() - self.back_s) if answered.size else float("nan")
 
 
-def section(cell_s: float = CELL_S) -> str:
-    """The page's section."""
+def section(cell_s: float = CELL_S) -> str | None:
+    """The page's section; None, with a line that says so, without MLServer."""
     interpreter = python()
     if interpreter is None:
-        raise SystemExit(
-            f"the section remote needs MLServer: expected {PYTHON} to name its Python; see benchmarks/serving/mlserver.py"
+        print(
+            f"remote: not measured, since {PYTHON} names no Python with MLServer; see benchmarks/serving/mlserver.py",
+            file=sys.stderr,
         )
+        return None
     with TemporaryDirectory() as name, ExitStack() as stack:
         directory, bundle = Path(name), read_bundle(standard_bundle_directory())
         loader = Loader(directory, cell_s, _ROUNDS)
