@@ -126,6 +126,10 @@ class ModelServer:
             self._server.cut()
             self._server = None
 
+    @property
+    def is_dead(self) -> bool:
+        return self._server is None
+
     def address(self, scheme: str = "v2", *, version: str | None = None) -> str:
         """Where it is served."""
         return f"{scheme}://127.0.0.1:{self.port}/{self.model.name}" + ("" if version is None else f"/versions/{version}")
