@@ -12,7 +12,7 @@ from importlib import import_module
 
 import typer
 
-from hauberk.mistakes import sentence
+from hauberk.mistakes import missing_extra, sentence
 from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
@@ -63,11 +63,14 @@ def main() -> None:
 
 
 def _failed(failure: Exception) -> int:
-    """Say what went wrong, and the exit code: a model server's fault is bad input, anything else is ours."""
+    """Say what ended a command, and its exit code: a model server's fault and a missing package are bad input, anything else is ours."""
     remote = remote_cause(failure)
+    missing = missing_extra(failure) if isinstance(failure, ModuleNotFoundError) else None
     if remote is not None:
-        print(f"hauberk: {printable(remote)}; try again when the model server answers", file=sys.stderr)
+        missing = f"{printable(remote)}; try again when the model server answers"
+    if missing is not None:
+        print(f"hauberk: {missing}", file=sys.stderr)
         return 2
-    print(*map(printable, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
+    print(*map(printable, "".join(traceback.format_exception(failure)).splitlines()), sep="\n", file=sys.stderr)
     print("hauberk: internal error; please report it with the lines above", file=sys.stderr)
     return 1
