@@ -32,6 +32,10 @@ USED_BY_OTHERS = {
 WITH_A_CEILING = {"bentoml", "uvicorn", "starlette", "opentelemetry-exporter-otlp-proto-http"}
 # Commands look for the extra before these are imported, or these do, and say what to install.
 MAY_IMPORT_AN_EXTRA = ("evaluation/reporting/", "evaluation/scanning/", "service/observing/tracing.py")
+# `hauberk.mistakes.missing_extra` says what to install for these, wherever a command comes upon them.
+SAID_BY_EVERY_COMMAND = {"tensorflow", "keras", "tf2onnx", "onnx", "skl2onnx", "skops", "torch"}
+# Where a server imports them: within functions, in what its bundle does not name.
+SERVER = ("service/", "models/engines/onnx.py", "models/engines/bundle_classifier.py", "models/bundle.py", "defences/detectors/", "defences/purifiers/")
 
 
 def _names(requirements: list[str]) -> set[str]:

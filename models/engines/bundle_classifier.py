@@ -26,9 +26,7 @@ def classifier_of(bundle: Bundle, *, threads: int | None = None) -> Classifier:
 def check_engine(bundle: Bundle) -> None:
     """Whether what computes a bundle's classifier is installed, without loading it. Raises: InvalidInput."""
     if bundle.engine == "keras" and not (find_spec("tensorflow") and find_spec("keras")):
-        raise InvalidInput(
-            f"bundle {bundle.name} is computed by TensorFlow, which is not installed: {INSTALL_TENSORFLOW}, or serve a bundle with a model.onnx"
-        )
+        raise InvalidInput(f"bundle {bundle.name} is computed by TensorFlow, which is not installed: {INSTALL_TENSORFLOW}")
 
 
 def keras_classifier_of(bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:
