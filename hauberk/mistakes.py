@@ -20,10 +20,10 @@ def sentence(mistake: typer.TyperException) -> str:
 
 # By the module that is imported; what is not here is a dependency that everybody has.
 _EXTRAS = {
-    **dict.fromkeys(("tensorflow", "keras", "tf2onnx"), "tensorflow"),
+    **dict.fromkeys(("tensorflow", "keras", "tf2onnx", "h5py"), "tensorflow"),
     **dict.fromkeys(("skl2onnx", "skops"), "sklearn-models"),
     "onnx": "onnx",
-    "torch": "torch",
+    **dict.fromkeys(("torch", "onnxscript"), "torch"),
 }
 
 
