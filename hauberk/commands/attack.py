@@ -27,10 +27,12 @@ from hauberk.commands.options import (
     progress_bar,
 )
 from models.errors import InvalidInput
+from models.files import read_file
 from models.printable import printable
 
 KEY_VARIABLE = "GATEWAY_API_KEY"
 _OVER_THE_LIMIT, _INTERRUPTED = 3, 130
+_KEY_BYTES = 1 << 12
 
 
 def attack(
@@ -109,7 +111,7 @@ def _key(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
-        return file.read_text(encoding="ascii").strip()
+        return read_file(file, at_most=_KEY_BYTES).decode("ascii").strip()
     except OSError as failure:
         raise InvalidInput(f"--api-key-file {file} cannot be read: {failure.strerror}") from failure
     except UnicodeDecodeError as failure:
