@@ -13,7 +13,6 @@ from defences.assembly import assemble
 from hauberk.commands.classifier_options import open_servable
 from hauberk.commands.declaration import Declaration
 from models.bundle import Bundle, read_bundle
-from models.classifier import Images
 from models.engines.bundle_classifier import classifier_of
 from models.engines.remote.classifier import RemoteClassifier
 from models.engines.remote.fingerprint import ANSWERS, PROBES
@@ -29,7 +28,7 @@ SHAPE = (16, 16, 3)
 WANTED = Preparation.of_range(-1, 1, layout="nchw", channels="bgr")
 
 
-def logits(images: Images) -> np.ndarray[Any, np.dtype[np.float64]]:
+def logits(images: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Of the colour that a square has; 16 pixels of 25 are enough."""
     brightest = np.sort(images.astype(np.float64).reshape(len(images), -1, 3), axis=1)[:, -16:]
     return np.asarray(30 * (brightest.mean(axis=1) - 0.5))
