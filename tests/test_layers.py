@@ -24,7 +24,7 @@ ALLOWED = {
     "attacks": {"models", "defences", "attacks"},
     "evaluation": {"models", "defences", "attacks", "evaluation"},
     "loadtest": {"loadtest"},
-    "deploy": {"deploy"},
+    "deploy": {"deploy", "service"},
 }
 OURS = {*ALLOWED, "benchmarks", "tests"}
 
@@ -32,6 +32,9 @@ MAY_IMPORT = {
     "models": "",
     "models.engines": "models models.engines.remote",
     "models.engines.remote": "models",
+    "models.engines.imports": "models models.engines",
+    "models.engines.kept": "models models.engines models.engines.imports models.engines.remote",
+    "models.pictures": "models",
     "models.training": "models models.engines",
     #
     "defences": "",

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from models.bundle import MODEL
 from models.classifier import Images
 from models.engines.conversion import Conversion, convert
+from models.engines.imports.classifier import ForeignClassifier
 from models.engines.keras import KerasClassifier
 from models.engines.remote.classifier import RemoteClassifier
 from models.engines.remote.fingerprint import PROBE_IMAGES, Fingerprint
 from models.engines.remote.opening import IDENTITY, identity
 
-KeptClassifier: TypeAlias = KerasClassifier | RemoteClassifier
+KeptClassifier: TypeAlias = KerasClassifier | ForeignClassifier | RemoteClassifier
 """One that a bundle can be written for."""
 
 
@@ -23,6 +24,8 @@ def converted(classifier: KeptClassifier, images: Images, *, threads: int) -> Co
     """The engine that will serve it, and the graph for it where there is one."""
     if isinstance(classifier, RemoteClassifier):
         return Conversion("remote", f"the model is served at {classifier.address}")
+    if isinstance(classifier, ForeignClassifier):
+        return classifier.conversion(images)
     return convert(classifier, images, threads=threads)
 
 
@@ -32,7 +35,7 @@ def declared(classifier: KeptClassifier) -> dict[str, Any]:
         where: dict[str, Any] = {"remote": str(classifier.address)}
         where |= {} if classifier.output is None else {"output": classifier.output}
     else:
-        where = {"file": MODEL}
+        where = {"file": MODEL} if isinstance(classifier, KerasClassifier) else {}
     return {**where, "outputs": classifier.outputs, **classifier.preparation.settings()}
 
 
@@ -40,6 +43,8 @@ def described(classifier: KeptClassifier) -> dict[str, Any]:
     """For the bundle's card."""
     if isinstance(classifier, RemoteClassifier):
         return {"parameters": None, IDENTITY: identity(classifier)}
+    if isinstance(classifier, ForeignClassifier):
+        return {"parameters": classifier.parameters}
     return {"parameters": classifier.model.count_params()}
 
 
