@@ -342,7 +342,6 @@ def test_an_outage_of_the_models_server_ends_every_request_of_the_step_without_a
     def away(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
         seen.append(len(batch))
         raise RemoteTooSlow("too slow")
-        yield
 
     gate, recorder = Gate(away), Recorder()
 
