@@ -25,6 +25,7 @@ from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
 from service.edge import framing
 from service.edge.addresses import household
 from service.edge.asgi import Scope
+from service.edge.bodies import Ahead
 from service.edge.crowd import Crowd, Seat
 from service.edge.exchange import CLOSE, mint
 from service.edge.outlet import Outlet
@@ -103,6 +104,7 @@ class Connection(HttpToolsProtocol):
             return
         self._make()
         self._address, self._waits_since, self._idle_since = address, now, now
+        self._ahead = Ahead(self.crowd.holder(address))
         self.outlet = Outlet(transport, self._listens)
         super().connection_made(cast("asyncio.Transport", self.outlet))
         self.open.add(self)
@@ -116,6 +118,7 @@ class Connection(HttpToolsProtocol):
         if self not in self.open:
             return  # it was closed before it was made
         self.open.discard(self)
+        self.site.bounds.bodies.let_go(self._ahead)
         self.crowd.leave(self, self._address)
         if self._turned_away is not None:
             self._turned_away.end_wait()
@@ -244,8 +247,16 @@ class Connection(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._turned_away is None:
             super().on_body(body)
+            if self.pipeline:
+                self._hold_ahead(len(body))
         elif self._body_bytes > self._turned_away.route.body_at_most:
             self.outlet.cut()
+
+    def _hold_ahead(self, size: int) -> None:
+        try:
+            self.site.bounds.bodies.hold(self._ahead, size)
+        except QueueFull as problem:
+            self._stop(problem)
 
     def on_message_complete(self) -> None:
         if self._turned_away is None:
@@ -297,6 +308,8 @@ class Connection(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         self.crowd.answered(self, self._address)
         super().on_response_complete()
+        if not self.pipeline:
+            self.site.bounds.bodies.let_go(self._ahead)
 
     def _stop(self, problem: Problem) -> None:
         """From within a callback of the parser, which ends up in `_parse`."""
