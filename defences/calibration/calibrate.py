@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defences.assembly import assemble
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
@@ -25,7 +26,8 @@ from models.accuracy import Judgement, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
-from models.engines.conversion import Conversion, convert
+from models.engines.conversion import Conversion
+from models.engines.kept import KeptClassifier, converted, declared, described, fingerprint
 from models.engines.keras import KerasClassifier
 from models.machine import processors
 from models.progress import Progress, silent
@@ -142,7 +144,7 @@ DEFAULT_PLAN = CalibrationPlan()
 
 
 def calibrate(
-    classifier: KerasClassifier,
+    classifier: KeptClassifier,
     clean: Dataset,
     *,
     out: Path,
@@ -166,8 +168,9 @@ def calibrate(
     accuracy = judge(classifier, clean).better_than_guessing()
     purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
     detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
-    conversion = convert(classifier, clean.images, threads=threads)
-    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
+    conversion = converted(classifier, clean.images, threads=threads)
+    arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
+    fitted = _Fitted(classifier, served_as, purifier, detectors, arrays, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
@@ -199,10 +202,11 @@ def check_target(out: Path) -> None:
 class _Fitted:
     """Everything a bundle is written from."""
 
-    classifier: KerasClassifier
+    classifier: KeptClassifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
+    arrays: dict[str, NDArray[Any]]
     provenance: dict[str, Any]
     accuracy: Judgement
     conversion: Conversion
@@ -215,9 +219,7 @@ class _Fitted:
             "name": self.name,
             "classifier": {
                 "engine": self.conversion.engine,
-                "file": MODEL,
-                "outputs": self.classifier.outputs,
-                **self.classifier.preparation.settings(),
+                **declared(self.classifier),
                 "input_shape": list(self.classifier.input_shape),
                 "labels": list(self.classifier.labels),
             },
@@ -236,7 +238,7 @@ class _Fitted:
             "input_shape": list(self.classifier.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
-            "parameters": self.classifier.model.count_params(),
+            **described(self.classifier),
             "engine": self.conversion.card(),
             "calibration": self.provenance,
             "accuracy": asdict(self.accuracy),
@@ -257,10 +259,8 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
-        save(fitted.classifier.model, draft / MODEL)
-        if fitted.conversion.model is not None:
-            (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
-        settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
+        _save_model(fitted.classifier, fitted.conversion, draft)
+        settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.classifier, secret=b"", threads=threads)
         measured = {where: measure(defended, fitted.classifier, data) for where, data in measure_on.items()}
@@ -270,6 +270,14 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
             shutil.rmtree(out)
         draft.replace(out)
     return read_bundle(out), measured
+
+
+def _save_model(classifier: KeptClassifier, conversion: Conversion, directory: Path) -> None:
+    """The files of the model; none of one that is on a server."""
+    if isinstance(classifier, KerasClassifier):
+        save(classifier.model, directory / MODEL)
+    if conversion.model is not None:
+        (directory / ONNX_MODEL).write_bytes(conversion.model)
 
 
 def measure(defended: DefendedClassifier, undefended: Classifier, data: Dataset) -> Measured:

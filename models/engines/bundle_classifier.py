@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from models.bundle import Bundle, Engine
 from models.classifier import Classifier
-from models.errors import InvalidInput
 
 if TYPE_CHECKING:
     from models.engines.keras import KerasClassifier
 
 
 def classifier_of(bundle: Bundle, *, threads: int | None = None) -> Classifier:
-    """The classifier of a bundle, in the engine that the bundle names. Raises: InvalidInput: the engine is not installed."""
+    """The classifier of a bundle, in the engine that the bundle names.
+
+    Raises: InvalidInput: the engine is not installed; the model server does not answer, or serves another model.
+    """
     return _OPENED[bundle.engine](bundle, threads)
 
 
@@ -36,7 +39,10 @@ def _keras(bundle: Bundle, threads: int | None) -> Classifier:
 
 
 def _remote(bundle: Bundle, threads: int | None) -> Classifier:
-    raise InvalidInput(f"the classifier of bundle {bundle.name} is on a server, which this version cannot ask")
+    from models.engines.remote.opening import open_remote
+    from models.engines.remote.options import RemoteOptions
+
+    return open_remote(bundle, RemoteOptions.for_commands(), address=os.environ.get("HAUBERK_REMOTE") or None)
 
 
 _OPENED: dict[Engine, Callable[[Bundle, int | None], Classifier]] = {"onnx": _onnx, "keras": _keras, "remote": _remote}
