@@ -86,7 +86,7 @@ class Connection(HttpToolsProtocol):
         self._address: str | None = None
         self._idle_since, self._queues = 0.0, False
         self._waits_since: float | None = None
-        self._in_head = False
+        self._in_head = self._stray = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
         self._problem: Problem | None = None
         self._turned_away: TurnedAway | None = None
@@ -165,7 +165,10 @@ class Connection(HttpToolsProtocol):
             self._refuse(HeadTooLarge())
             return
         self._unset_keepalive_if_required()
+        self._stray = True
         self._parse(data)
+        if self._stray and self._waits_since is None and self.idle_since is not None:
+            self._waits_since = self.loop.time()  # these bytes began and ended no request, and ended uvicorn's own timeout
 
     def _parse(self, data: bytes) -> None:
         """Let the parser call back. It takes no body after a request to change protocols: such a head is read again without it."""
@@ -210,7 +213,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_turned_away(self._turned_away)
             self._stop(QueueFull())
         super().on_message_begin()
-        self._waits_since, self._in_head = self.loop.time(), True
+        self._waits_since, self._in_head, self._stray = self.loop.time(), True, False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -259,6 +262,7 @@ class Connection(HttpToolsProtocol):
             self._stop(problem)
 
     def on_message_complete(self) -> None:
+        self._stray = False
         if self._turned_away is None:
             if not self.parser.should_upgrade():
                 self.cycle.more_body = False  # of a request that was answered before it came whole, too
@@ -362,7 +366,7 @@ class Connection(HttpToolsProtocol):
             self.outlet.cut()
 
     def _look_at_idling(self, now: float) -> None:
-        """Close it where uvicorn's timer is gone: after a refusal, and after bytes that began no request."""
+        """Close it after a refusal that no request has followed."""
         if self.timeout_keep_alive_task is None and self.idle_since is not None and now - self._idle_since > KEEP_ALIVE_S:
             self.outlet.cut()
 
