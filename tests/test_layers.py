@@ -32,6 +32,8 @@ MAY_IMPORT = {
     "models": "",
     "models.engines": "models models.engines.remote",
     "models.engines.remote": "models",
+    "models.engines.imports": "models models.engines",
+    "models.engines.kept": "models models.engines models.engines.imports models.engines.remote",
     "models.pictures": "models",
     "models.training": "models models.engines",
     #
