@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.calibration.conformal import conformal_rank
 from defences.calibration.early_exits import boundaries
 from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
@@ -21,7 +22,7 @@ _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add"
 # Overlays are the most telling of so many candidates, by so many images.
 _CANDIDATES_AT_MOST, _RATED_BY = 256, 128
 # How many overlays, and how many of them may hide a trigger before it is missed: the fewest that allow it.
-_COUNTS = (12, 16, 20, 24, 32)
+_COUNTS = (8, 10, 12, 16, 20, 24, 32)
 _SPARED = 2.0
 # Stages are some of these numbers of overlays: those at which at least this share of clean images leaves.
 _SEEN = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
@@ -30,8 +31,10 @@ _LEAVING_AT_LEAST = 0.02
 # tries not one should succeed with a probability of 98 %.
 LEAVES_AT_MOST = 0.02 / 64
 _SPENDING = (0.3, 0.5, 0.8)
+# Mean overlays that a clean image may cost for a higher threshold.
+_MEAN_OVERLAYS_AT_MOST = 4.5
 # How far the threshold may lie above the one found while choosing, in standard errors of the rank.
-_ABOVE = 3.0
+_ABOVE = 2.5
 # At such a threshold lie the clean images of an overconfident classifier.
 _SEPARATES = 1e-4
 
@@ -41,7 +44,7 @@ class OverlayTrial:
     """One way to overlay, measured on clean images.
 
     Attributes:
-        threshold: the rate-quantile of the mean change under all overlays.
+        threshold: the mean change under all overlays that as many images stay below as of the held ones may be refused.
         mean_overlays: of a clean image at that threshold.
     """
 
@@ -71,6 +74,8 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
     images = parts.choosing.images[count:]
     answers = _answers(classifier, images)
+    held = parts.holding.images
+    share = conformal_rank(len(held), terms.rate, terms.confidence) / len(held)
     drafts = []
     for number, (blend, weight) in enumerate(_OVERLAYS):
         done = PartOf(terms.progress, "overlays", number, len(_OVERLAYS))
@@ -79,9 +84,8 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
         )
         telling = _most_telling(strip, classifier, images[:_RATED_BY], answers[:_RATED_BY], done)
         changes = _changes(telling, classifier, images, answers, done)
-        drafts.append(_draft(telling, changes, terms.rate, rng))
+        drafts.append(_draft(telling, changes, share, rng))
     best = _best(drafts)
-    held = parts.holding.images
     keys = random_keys(len(held), rng)
     scores = _staged_scores(best.strip, classifier, held, best.strip.orders(keys), PartOf(terms.progress, "threshold", 0, 1))
     return _fitted(best, scores, tuple(draft.trial for draft in drafts))
@@ -107,21 +111,21 @@ class _Draft:
         return float(np.asarray(self.strip.stages)[leaves.argmax(axis=1)].mean())
 
 
-def _draft(strip: Strip, changes: NDArray[np.float64], rate: float, rng: np.random.Generator) -> _Draft:
+def _draft(strip: Strip, changes: NDArray[np.float64], share: float, rng: np.random.Generator) -> _Draft:
     """The fewest overlays that spare a trigger, by the change [n, N] of every image under every overlay, the most telling first."""
     counts = [count for count in _COUNTS if count <= len(strip.overlays)] or [len(strip.overlays)]
     for count in counts:
         first = replace(strip, overlays=strip.overlays[:count], stages=(count,))
-        draft = _staged(first, changes[:, :count], rate, rng)
+        draft = _staged(first, changes[:, :count], share, rng)
         if draft.trial.spared >= _SPARED:
             break
     return draft
 
 
-def _staged(strip: Strip, changes: NDArray[np.float64], rate: float, rng: np.random.Generator) -> _Draft:
+def _staged(strip: Strip, changes: NDArray[np.float64], share: float, rng: np.random.Generator) -> _Draft:
     """With the boundaries, of several ways to spend `LEAVES_AT_MOST`, with which clean images see the fewest overlays."""
     means = np.sort(changes.mean(axis=1))
-    expected = rate * len(means)
+    expected = share * len(means)
     threshold = float(means[int(expected)])
     ceiling = float(means[min(len(means) - 1, math.ceil(expected + _ABOVE * math.sqrt(expected)))])
     changes = np.take_along_axis(changes, strip.orders(random_keys(len(changes), rng)), axis=1)
@@ -182,11 +186,17 @@ def _scores(means: NDArray[np.float64], leaves: NDArray[np.bool_], ceiling: floa
 
 
 def _best(drafts: Sequence[_Draft]) -> _Draft:
-    """The cheapest draft for clean images of those that spare a trigger; where none does, the one that comes closest."""
+    """Of the drafts that spare a trigger and are affordable, the one of the highest threshold: a perfect backdoor scores 0.
+
+    Where none is affordable, the cheapest of those; where none spares a trigger, the one that comes closest.
+    """
     sparing = [draft for draft in drafts if draft.trial.spared >= _SPARED]
     if not sparing:
         return max(drafts, key=lambda draft: draft.trial.spared)
-    return min(sparing, key=lambda draft: draft.trial.mean_overlays)
+    affordable = [draft for draft in sparing if draft.trial.mean_overlays <= _MEAN_OVERLAYS_AT_MOST]
+    if not affordable:
+        return min(sparing, key=lambda draft: draft.trial.mean_overlays)
+    return max(affordable, key=lambda draft: draft.trial.threshold)
 
 
 def _answers(classifier: Classifier, images: Images) -> NDArray[np.int64]:
