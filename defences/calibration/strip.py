@@ -18,6 +18,7 @@ from defences.keyed import random_keys
 from models.classifier import Classifier, Images
 from models.progress import PartOf
 
+# In the order of preference: the paper's way first. It is also the one that leaves a bright trigger as it is.
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
 # Overlays are the most telling of so many candidates, by so many images.
 _CANDIDATES_AT_MOST, _RATED_BY = 256, 128
@@ -31,10 +32,10 @@ _LEAVING_AT_LEAST = 0.02
 # tries not one should succeed with a probability of 98 %.
 LEAVES_AT_MOST = 0.02 / 64
 _SPENDING = (0.3, 0.5, 0.8)
-# Mean overlays that a clean image may cost for a higher threshold.
-_MEAN_OVERLAYS_AT_MOST = 4.5
+# Mean overlays that a clean image may cost, where there is a choice.
+_MEAN_OVERLAYS_AT_MOST = 5.0
 # How far the threshold may lie above the one found while choosing, in standard errors of the rank.
-_ABOVE = 2.5
+_ABOVE = 2.0
 # At such a threshold lie the clean images of an overconfident classifier.
 _SEPARATES = 1e-4
 
@@ -186,17 +187,12 @@ def _scores(means: NDArray[np.float64], leaves: NDArray[np.bool_], ceiling: floa
 
 
 def _best(drafts: Sequence[_Draft]) -> _Draft:
-    """Of the drafts that spare a trigger and are affordable, the one of the highest threshold: a perfect backdoor scores 0.
-
-    Where none is affordable, the cheapest of those; where none spares a trigger, the one that comes closest.
-    """
+    """The first draft that spares a trigger and is affordable; else the cheapest that spares one, else the one that comes closest."""
     sparing = [draft for draft in drafts if draft.trial.spared >= _SPARED]
     if not sparing:
         return max(drafts, key=lambda draft: draft.trial.spared)
     affordable = [draft for draft in sparing if draft.trial.mean_overlays <= _MEAN_OVERLAYS_AT_MOST]
-    if not affordable:
-        return min(sparing, key=lambda draft: draft.trial.mean_overlays)
-    return max(affordable, key=lambda draft: draft.trial.threshold)
+    return affordable[0] if affordable else min(sparing, key=lambda draft: draft.trial.mean_overlays)
 
 
 def _answers(classifier: Classifier, images: Images) -> NDArray[np.int64]:
