@@ -17,7 +17,7 @@ from hauberk.commands.scan import scan
 from hauberk.commands.serve import serve
 from hauberk.commands.train import train
 from hauberk.mistakes import sentence
-from models.errors import InvalidInput
+from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
 
@@ -52,8 +52,17 @@ def main() -> None:
     except InvalidInput as mistake:
         print(f"hauberk: {printable(mistake)}", file=sys.stderr)
         code = 2
-    except Exception:  # noqa: BLE001  # the last resort: say that it is ours, and how to tell us
-        print(*map(printable, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
-        print("hauberk: internal error; please report it with the lines above", file=sys.stderr)
-        code = 1
+    except Exception as failure:  # noqa: BLE001  # the last resort: say that it is ours, and how to tell us
+        code = _failed(failure)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(failure: Exception) -> int:
+    """Say what went wrong, and the exit code: a model server's fault is bad input, anything else is ours."""
+    remote = remote_cause(failure)
+    if remote is not None:
+        print(f"hauberk: {printable(remote)}; try again when the model server answers", file=sys.stderr)
+        return 2
+    print(*map(printable, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
+    print("hauberk: internal error; please report it with the lines above", file=sys.stderr)
+    return 1

@@ -1,7 +1,9 @@
 """Bundles: directories with a classifier, its defences and their calibration, written by calibration and loaded by serving.
 
-    hauberk.toml      format = 1; the classifier's interface; the ordered defences with parameters and modes
-    model.keras       the classifier
+    hauberk.toml      format = 1; the classifier's interface and engine; the ordered defences with parameters and modes
+    model.onnx        the classifier as a graph from images to probabilities, see `models.engines.onnx_graph`; or none
+    model.keras       the classifier as a Keras model, which has gradients and layers; or none
+                      (with engine = "remote" the classifier is on a model server, and the bundle holds no model)
     calibration.npz   arrays measured on clean data, such as STRIP's overlays, clean scores and threshold
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
@@ -20,29 +22,34 @@ import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.archives import FOR_BUNDLES, OutOfBounds, read_arrays
-from models.errors import InvalidBundle
+from models.errors import InvalidBundle, InvalidInput
 from models.files import open_file, read_file
+from models.preparation import Preparation
 
 FORMAT = 1
-SETTINGS, CARD, CALIBRATION, MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras"
+SETTINGS, CARD, CALIBRATION, MODEL, ONNX_MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras", "model.onnx"
 EXAMPLE = "example.json"
-BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30}
+BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30, ONNX_MODEL: (1 << 31) - 1}
 """Of each file of a bundle; of one that is not named here, `OTHERS_AT_MOST`."""
 OTHERS_AT_MOST = 64 << 20
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_REQUIRED = (SETTINGS, MODEL, CALIBRATION)
+Engine = Literal["onnx", "keras", "remote"]
+"""What computes a bundle's classifier."""
+MODEL_OF: dict[Engine, str] = {"onnx": ONNX_MODEL, "keras": MODEL}
+"""The file that each engine loads; the remote one loads none."""
+_REQUIRED = (SETTINGS, CALIBRATION)
 _COPIED_AT_ONCE = 1 << 20
 _SIZE = Annotated[int, Field(ge=1)]
 _NUMBERS_PER_IMAGE = 1 << 26
@@ -59,11 +66,28 @@ class _Strict(BaseModel):
 
 
 class _ClassifierSettings(_Strict):
-    file: Literal["model.keras"]
+    engine: Engine = "keras"  # of bundles from before there was another
+    file: Literal["model.keras"] | None = None
+    remote: Annotated[str, Field(min_length=1, max_length=1024)] | None = None  # an address, see `models.engines.remote`
     outputs: Literal["probabilities", "logits"]
-    input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    input_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    mean: Annotated[list[float], Field(min_length=1)] | None = None
+    std: Annotated[list[float], Field(min_length=1)] | None = None
+    layout: Literal["nhwc", "nchw"] | None = None
+    channels: Literal["rgb", "bgr"] | None = None
+    input_dtype: Literal["float32", "uint8"] | None = None
+    output: str | None = None
     input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3), AfterValidator(_bounded)]
     labels: Annotated[list[str], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _can_be_prepared(self) -> Self:
+        h, w, c = self.input_shape
+        try:
+            Preparation.from_settings(self.model_dump()).check((h, w, c))
+        except InvalidInput as failure:
+            raise ValueError(str(failure)) from failure
+        return self
 
 
 class _DefenceSettings(BaseModel):
@@ -113,6 +137,12 @@ class Bundle:
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.settings["classifier"]["labels"])
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the classifier; bundles from before there was a choice say nothing, and have a Keras model."""
+        engine: Engine = self.settings["classifier"].get("engine", "keras")
+        return engine
 
     def holds(self, name: str) -> bool:
         """Whether the card lists a file of this name."""
@@ -165,7 +195,15 @@ def read_bundle(directory: Path, *, digest: str | None = None) -> Bundle:
     for name in digests.keys() - {SETTINGS, CALIBRATION}:
         _check(directory / name, _sha256(directory / name), digests[name])
     settings = _read_settings(directory / SETTINGS, _verified(directory, SETTINGS, digests[SETTINGS]))
-    return Bundle(directory, found, settings, _read_calibration(directory, digests[CALIBRATION]), card)
+    bundle = Bundle(directory, found, settings, _read_calibration(directory, digests[CALIBRATION]), card)
+    if bundle.engine in MODEL_OF:
+        _check_listed(directory / CARD, digests, MODEL_OF[bundle.engine])
+    if (bundle.engine == "remote") != ("remote" in settings["classifier"]):
+        raise InvalidBundle(
+            f'expected {directory / SETTINGS} to say where the classifier is served (remote) with engine = "remote", and only then; run '
+            "hauberk calibrate again"
+        )
+    return bundle
 
 
 def write_bundle(
@@ -188,13 +226,19 @@ def write_bundle(
     """
     (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
     np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
-    names = [*_REQUIRED]
+    names = [*_REQUIRED, *(name for name in MODEL_OF.values() if (directory / name).exists())]
     if example is not None:
         (directory / EXAMPLE).write_text(json.dumps(example))
         names.append(EXAMPLE)
-    digests = {name: _sha256(directory / name) for name in names}
-    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
-    return read_bundle(directory)
+    return _write_card(directory, card, names)
+
+
+def replaced(directory: Path, *, settings: Mapping[str, Any], card: Mapping[str, Any]) -> Bundle:
+    """Write other settings and another card into a bundle and read it back; a model beside them is taken in. Raises: InvalidBundle."""
+    _, before = _read_card(directory)
+    (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
+    models = (name for name in MODEL_OF.values() if (directory / name).exists())
+    return _write_card(directory, card, dict.fromkeys((*before["files"], *models)))
 
 
 def record(bundle: Bundle, name: str, found: Any) -> Bundle:
@@ -203,6 +247,12 @@ def record(bundle: Bundle, name: str, found: Any) -> Bundle:
     files = card.pop("files")
     (bundle.directory / CARD).write_text(json.dumps({**card, name: found, "files": files}, indent=2) + "\n")
     return read_bundle(bundle.directory)
+
+
+def _write_card(directory: Path, card: Mapping[str, Any], names: Iterable[str]) -> Bundle:
+    digests = {name: _sha256(directory / name) for name in names}
+    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
+    return read_bundle(directory)
 
 
 def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
@@ -216,8 +266,7 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
             f"expected {path} to be a bundle's card with a list of files; run hauberk calibrate again"
         ) from failure
     for name in _REQUIRED:
-        if name not in digests:
-            raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
+        _check_listed(path, digests, name)
     present = {file.name for file in directory.iterdir()}
     for name in digests:
         if name not in present:  # a path out of the directory is not present either
@@ -225,6 +274,11 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
                 f"expected {directory / str(name)}, which {path} lists, but it does not exist; copy the whole bundle"
             )
     return hashlib.sha256(text).hexdigest(), {**card, "files": digests}
+
+
+def _check_listed(path: Path, digests: Mapping[str, Any], name: str) -> None:
+    if name not in digests:
+        raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
 
 
 def _read_settings(path: Path, content: bytes) -> dict[str, Any]:
@@ -237,7 +291,7 @@ def _read_settings(path: Path, content: bytes) -> dict[str, Any]:
             f"expected {path} to begin with format = {FORMAT}, got {settings.get('format')!r}; run hauberk calibrate again"
         )
     try:
-        return _Settings.model_validate(settings).model_dump()
+        return _Settings.model_validate(settings).model_dump(exclude_unset=True)  # what is read is what was written
     except ValidationError as failure:
         first = failure.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defences.assembly import assemble
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
@@ -22,9 +23,11 @@ from defences.defended_classifier import DefendedClassifier
 from defences.errors import InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.accuracy import Judgement, judge
-from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
+from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
+from models.engines.conversion import Conversion
+from models.engines.kept import KeptClassifier, converted, declared, described, fingerprint
 from models.engines.keras import KerasClassifier
 from models.machine import processors
 from models.progress import Progress, silent
@@ -126,6 +129,7 @@ class Calibrated:
         purifier, detectors: what was chosen, and why.
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
         accuracy: whether the bare classifier is as right as the calibration images allow.
+        conversion: which engine serves the classifier, and why.
     """
 
     bundle: Bundle
@@ -133,13 +137,14 @@ class Calibrated:
     detectors: tuple[CalibratedDetector, ...]
     measured: dict[str, Measured]
     accuracy: Judgement
+    conversion: Conversion
 
 
 DEFAULT_PLAN = CalibrationPlan()
 
 
 def calibrate(
-    classifier: KerasClassifier,
+    classifier: KeptClassifier,
     clean: Dataset,
     *,
     out: Path,
@@ -163,10 +168,12 @@ def calibrate(
     accuracy = judge(classifier, clean).better_than_guessing()
     purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
     detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
-    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy)
+    conversion = converted(classifier, clean.images, threads=threads)
+    arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
+    fitted = _Fitted(classifier, served_as, purifier, detectors, arrays, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
 
 
 def fit_detectors(
@@ -195,24 +202,24 @@ def check_target(out: Path) -> None:
 class _Fitted:
     """Everything a bundle is written from."""
 
-    classifier: KerasClassifier
+    classifier: KeptClassifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
+    arrays: dict[str, NDArray[Any]]
     provenance: dict[str, Any]
     accuracy: Judgement
+    conversion: Conversion
 
     def settings(self) -> dict[str, Any]:
         """hauberk.toml."""
-        low, high = self.classifier.input_range
         purifier = self.purifier.purifier
         return {
             "format": FORMAT,
             "name": self.name,
             "classifier": {
-                "file": MODEL,
-                "outputs": self.classifier.outputs,
-                "input_range": [low, high],
+                "engine": self.conversion.engine,
+                **declared(self.classifier),
                 "input_shape": list(self.classifier.input_shape),
                 "labels": list(self.classifier.labels),
             },
@@ -231,7 +238,8 @@ class _Fitted:
             "input_shape": list(self.classifier.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
-            "parameters": self.classifier.model.count_params(),
+            **described(self.classifier),
+            "engine": self.conversion.card(),
             "calibration": self.provenance,
             "accuracy": asdict(self.accuracy),
             "purifier": {
@@ -251,8 +259,8 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
-        save(fitted.classifier.model, draft / MODEL)
-        settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
+        _save_model(fitted.classifier, fitted.conversion, draft)
+        settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.classifier, secret=b"", threads=threads)
         measured = {where: measure(defended, fitted.classifier, data) for where, data in measure_on.items()}
@@ -262,6 +270,14 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
             shutil.rmtree(out)
         draft.replace(out)
     return read_bundle(out), measured
+
+
+def _save_model(classifier: KeptClassifier, conversion: Conversion, directory: Path) -> None:
+    """The files of the model; none of one that is on a server."""
+    if isinstance(classifier, KerasClassifier):
+        save(classifier.model, directory / MODEL)
+    if conversion.model is not None:
+        (directory / ONNX_MODEL).write_bytes(conversion.model)
 
 
 def measure(defended: DefendedClassifier, undefended: Classifier, data: Dataset) -> Measured:

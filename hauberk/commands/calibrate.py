@@ -12,19 +12,27 @@ from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_ta
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
-from hauberk.commands.classifier_options import OutputsOption, open_classifier
+from hauberk.commands.classifier_options import how_it_reads, open_servable
+from hauberk.commands.data import AsPictures, class_names, origin, read_data, sha256_of
+from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
+    ChannelsOption,
+    ColoursOption,
     InputRangeOption,
     LabelsOption,
+    LayoutOption,
+    MeanOption,
+    OutputOption,
+    OutputsOption,
+    PresetOption,
+    ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
+    StdOption,
     ThreadsOption,
     check_writable,
-    origin,
     progress_bar,
-    read_data,
-    sha256_of,
 )
 from models.datasets import Dataset, Split, has_halves, shared_images
 from models.machine import processors
@@ -32,15 +40,28 @@ from models.printable import printable
 
 
 def calibrate(
-    classifier: Annotated[Path, typer.Option(help="A trained Keras classifier, NAME.keras.")],
-    data: Annotated[Path, typer.Option(help="Clean data it was not trained on, .npz; at least 300 images.")],
+    classifier: Annotated[
+        str,
+        typer.Option(help="A trained classifier: its file, or v2://HOST:PORT/NAME or tfs://HOST:PORT/NAME on a model server."),
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Clean data it was not trained on, .npz or pictures in a folder a class; at least 300.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the bundle to write.")],
     name: Annotated[str | None, typer.Option(help="Name of the served model; the directory's name when not given.")] = None,
     split: SplitOption = "train",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     labels: LabelsOption = None,
+    layout: LayoutOption = None,
     input_range: InputRangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    channels: ChannelsOption = None,
+    preset: PresetOption = None,
     outputs: OutputsOption = None,
+    output: OutputOption = None,
     detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(fittable())}.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
@@ -54,6 +75,17 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
+    declared = Declaration(
+        labels=labels,
+        layout=layout,
+        input_range=input_range,
+        mean=mean,
+        std=std,
+        channels=channels,
+        preset=preset,
+        outputs=outputs,
+        output=output,
+    )
     fits, used = chosen_fits(detectors), threads or processors()
     plan = CalibrationPlan(
         detectors=tuple(fits),
@@ -66,12 +98,13 @@ def calibrate(
     served_name(out, name)
     check_target(out)
     check_writable(out.parent)
-    clean = read_data(data, split, rows)
+    clean = read_data(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
-    model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
+    model = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)
+    print(how_it_reads(model))
     _summarise(calibrated, plan)
     _say_what_is_shared(clean, plan.test)
     print(printable(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}"))
@@ -93,6 +126,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     print(printable(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}"))
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
+    print(printable(f"  {'engine':<15}  {_engine(calibrated)}"))
     for declared in bundle.settings["defences"]:
         name = declared["name"]
         print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))
@@ -107,6 +141,19 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
         print(f"  {_why_above(plan)}")
     if calibrated.accuracy.reason:
         print(printable(f"warning: {calibrated.accuracy.reason}"))
+
+
+def _engine(calibrated: Calibrated) -> str:
+    """Which engine serves the classifier, and why: one line."""
+    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow", "remote": "model server"}
+    said = f"{served.get(conversion.engine, conversion.engine)}: {conversion.reason}"
+    agreement = conversion.agreement
+    if agreement is None:
+        return said
+    return (
+        f"{said}; on {agreement.images:,} images probabilities differ by {agreement.largest_difference:.1g} at most, "
+        f"{100 * agreement.same_labels:g} % of the labels agree"
+    )
 
 
 def _why_above(plan: CalibrationPlan) -> str:

@@ -1,79 +1,175 @@
-"""From --labels, --input-range and --outputs to a classifier that is known to read the data rightly."""
+"""From the file of a model and what the user says about it to a classifier that is known to read the data rightly."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
-from models.accuracy import READ_AT_MOST, best_reading, drawn, judge_answers
+from hauberk.commands.declaration import Declaration
+from models.accuracy import drawn, judge_answers, read_otherwise
+from models.classifier import Labels
 from models.datasets import Dataset
-from models.engines.keras import KerasClassifier, Outputs, load_model
-from models.errors import InvalidInput
-from models.files import NotAFile, read_file
+from models.engines.imports import Imported, imported
+from models.engines.imports.classifier import ForeignClassifier, proposed_input
+from models.engines.kept import KeptClassifier
+from models.engines.keras import KerasClassifier
+from models.engines.keras_input import layout_of, own_shape, takes_bytes
+from models.engines.remote.address import RemoteAddress, is_remote
+from models.engines.remote.classifier import RemoteClassifier, metadata_of
+from models.engines.remote.options import RemoteOptions
+from models.errors import InvalidInput, RemoteFailure
+from models.input_readings import in_words, said
+from models.preparation import InputType, Layout, Outputs, Preparation
+from models.printable import printable
+from models.proposals import is_better, proposal
 
-OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
-
-_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
-_LOOKED_AT = 512
-# Another input range that scores this much better is what the classifier was trained with.
-_CLEARLY_BETTER = 0.1
 _SUM_TOLERANCE = 1e-2
-_LABELS_BYTES = 16 << 20
+# Another reading is proposed where the classifier is right on fewer, and where it gains this much, more than by chance.
+_GOOD_ENOUGH = 0.98
+_BETTER_BY = 0.02
+_BY_CHANCE = 3e-3
+_LABELS_SHOWN = 10
+
+
+AnyClassifier = KerasClassifier | ForeignClassifier
+"""A Keras model, or the graph of one from another framework."""
+
+
+def open_servable(
+    what: str, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+) -> KeptClassifier:
+    """The classifier of a file, or on the model server at an address; see `open_classifier`."""
+    if is_remote(what):
+        return _open_remote(RemoteAddress.parse(what), data, declared, names)
+    return open_classifier(Path(what), data, declared=declared, names=names, threads=threads)
+
+
+def _open_remote(address: RemoteAddress, data: Dataset, declared: Declaration, names: Sequence[str] | None) -> RemoteClassifier:
+    """The classifier on a model server. Raises: InvalidInput, also where the server gives no usable answer."""
+    try:
+        with_options = RemoteOptions.for_commands()
+        taken = metadata_of(address, with_options).input(address)
+        h, w, c = data.images.shape[1:]
+        classifier = RemoteClassifier(
+            address,
+            with_options,
+            input_shape=(h, w, c),
+            labels=declared.names() or names,
+            preparation=declared.preparation(
+                channels=c,
+                layout=layout_of(tuple(None if size < 0 else size for size in taken.shape[1:])),
+                dtype="uint8" if taken.datatype == "UINT8" else "float32",
+            ),
+            outputs=None,
+            output=declared.output,
+        )
+        look = data.take(drawn(len(data)))
+        classifier.outputs = _outputs(classifier, look, declared.outputs)
+        _check_labels_and_reading(classifier, data, look, declared)
+    except RemoteFailure as failure:
+        raise InvalidInput(f"{failure}; is the model served there?") from failure
+    return classifier
 
 
 def open_classifier(
-    path: Path, data: Dataset, *, labels: str | None, input_range: str | None, outputs: Outputs | None, threads: int
-) -> KerasClassifier:
-    """The classifier in `path`, fitted to the images of `data`. Raises: InvalidInput, one sentence."""
-    model = load_model(path, threads=threads)
+    path: Path, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+) -> AnyClassifier:
+    """The classifier in `path`, fitted to the images of `data`.
+
+    Args:
+        names: of the classes, where nothing is said: those of a folder of pictures.
+
+    Raises: InvalidInput, one sentence; where another reading of the images fits better and nothing was said against it, the sentence
+    has the options that say it.
+    """
+    if is_remote(str(path)):
+        raise InvalidInput(
+            f"expected the file of a model, got {path}: a model on a server shows no layers and no gradients; hauberk calibrate "
+            "takes one, and hauberk evaluate the bundle it writes"
+        )
     h, w, c = data.images.shape[1:]
-    options: dict[str, Any] = {"input_shape": (h, w, c), "labels": _names(labels)}
-    given = _range(input_range)
-    look = data.take(drawn(len(data), at_most=_LOOKED_AT))
-    seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, outputs)
-    classifier = KerasClassifier(model, input_range=given or _RANGES[0], outputs=seen, **options)
+    source = imported(path, threads=threads, image_shape=(h, w, c))
+    labels = _labels(declared, source, names)
+    look = data.take(drawn(len(data)))
+    raw = _classifier(source, path, (h, w, c), declared, labels, "probabilities", threads)
+    classifier = _classifier(source, path, (h, w, c), declared, labels, _outputs(raw, look, declared.outputs), threads)
+    _check_labels_and_reading(classifier, data, look, declared)
+    return classifier
+
+
+def _check_labels_and_reading(classifier: KeptClassifier, data: Dataset, look: Dataset, declared: Declaration) -> None:
+    """Raises: InvalidInput."""
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
-    if given is None:
-        _check_range(classifier, look)
-    return classifier
+    answers = classifier.predict(look.images).argmax(axis=1)
+    _check_reading(classifier, look, answers, declared)
 
 
-def _names(labels: str | None) -> list[str] | None:
-    if labels is None:
-        return None
-    try:
-        names = read_file(Path(labels), at_most=_LABELS_BYTES).decode("utf-8").splitlines()
-    except NotAFile as failure:
-        raise InvalidInput(f"expected --labels to be names or a text file, got {labels!r}: {failure.strerror}") from failure
-    except OSError:  # no such file, or the names of a hundred classes, which are too long for one
-        names = labels.split(",")
-    except UnicodeDecodeError as failure:
-        raise InvalidInput(f"expected --labels to be names or a text file in UTF-8, got {labels!r}") from failure
-    names = [name.strip() for name in names if name.strip()]
-    if len(set(names)) != len(names):
-        raise InvalidInput(f"expected --labels to be different names, got {labels!r}")
-    return names
+def how_it_reads(classifier: KeptClassifier) -> str:
+    """What was said or taken for granted about the model, for a line in the terminal."""
+    given, returned = in_words(classifier.preparation), f"{classifier.outputs} of {_few(classifier.labels)}"
+    return printable(f"the model is given {given} and returns {returned}")
 
 
-def _range(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = 0.0
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise InvalidInput(f"expected --input-range LOW,HIGH such as 0,255, got {text!r}")
-    return low, high
+def _labels(declared: Declaration, source: Imported, folders: Sequence[str] | None) -> Sequence[str] | None:
+    """The class names: those that were said, those in the file, or those of a folder of pictures.
+
+    Raises: InvalidInput: the file and the folder name other classes, or in another order, and nobody says which is right.
+    """
+    said_names = declared.names()
+    if said_names is not None or source.labels is None or folders is None or tuple(folders) == source.labels:
+        return said_names or (folders if source.labels is None else None)  # without one, those of the file are taken
+    same = sorted(folders) == sorted(source.labels)
+    what = f"say --labels={','.join(source.labels)}" if same else "say --labels, in the order of the model's outputs"
+    raise InvalidInput(
+        f"the model's file names its classes {_few(source.labels)}, and the folders of the pictures are {_few(folders)}; {what}"
+    )
 
 
-def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LABELS_SHOWN]) + (", ..." if len(names) > _LABELS_SHOWN else "")
+
+
+def _classifier(
+    source: Imported,
+    path: Path,
+    shape: tuple[int, int, int],
+    declared: Declaration,
+    labels: Sequence[str] | None,
+    outputs: Outputs,
+    threads: int,
+) -> AnyClassifier:
+    """The model as what was said about it makes it."""
+    options: dict[str, Any] = {
+        "input_shape": shape,
+        "labels": labels,
+        "output": declared.output,
+        "preparation": _preparation(source, path, shape[2], declared),
+        "outputs": outputs,
+    }
+    if source.keras is not None:
+        return KerasClassifier(source.keras, **options)
+    return ForeignClassifier(source, name=path.name, threads=threads, **options)
+
+
+def _preparation(source: Imported, path: Path, channels: int, declared: Declaration) -> Preparation:
+    """What was said, beside what the model's own input says."""
+    layout, dtype = proposed_input(source, path.name) if source.keras is None else _of_keras(source.keras)
+    return declared.preparation(channels=channels, layout=layout, dtype=dtype)
+
+
+def _of_keras(model: Any) -> tuple[Layout, InputType]:
+    if not getattr(model, "inputs", None):
+        return "nhwc", "float32"
+    return layout_of(own_shape(model)), "uint8" if takes_bytes(model) else "float32"
+
+
+def _outputs(classifier: KeptClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
     """Whether the model ends in probabilities or logits, from what it says about some images."""
     raw = classifier.predict(look.images)
     if not np.isfinite(raw).all():
@@ -98,16 +194,31 @@ def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) 
     return "logits"
 
 
-def _check_range(classifier: KerasClassifier, look: Dataset) -> None:
-    """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
-    some = look.take(drawn(len(look), at_most=READ_AT_MOST))
-    plain = judge_answers(some.labels, classifier.predict(some.images).argmax(axis=1), len(classifier.labels))
-    reading, right = best_reading(classifier, some)
-    if reading.input_range not in _RANGES or right.mean() <= plain.rate + _CLEARLY_BETTER:
+def _check_reading(classifier: KeptClassifier, look: Dataset, answers: Labels, declared: Declaration) -> None:
+    """A classifier shown images in another way than it was trained on is wrong without a word: compare, and ask.
+
+    Raises: InvalidInput: a reading that nothing speaks against fits better than the one taken for what was not said.
+    """
+    plain = judge_answers(look.labels, answers, len(classifier.labels))
+    if plain.verdict == "too few images" or plain.rate >= _GOOD_ENOUGH:
         return
-    low, high = reading.input_range
-    insist = "" if plain.verdict == "guessing" else " (or =0,1 to insist)"  # it would be refused all the same
+    found = proposal(classifier, look, answers == look.labels, among=declared.allows)
+    if found is None or not is_better(found.right, found.declared_right, by=_BETTER_BY, chance=_BY_CHANCE, than=plain.guessing):
+        return
+    explained = judge_answers(look.labels, answers, len(classifier.labels), read=read_otherwise(found, "say"))
+    if explained.cause == "classes in another order":  # which explains more, and is said by whoever judges next
+        return
+    insist = "" if plain.verdict == "guessing" else f", or {_insisting(classifier)} to insist"  # a guess is refused all the same
     raise InvalidInput(
-        f"the classifier is right on {100 * plain.rate:.0f} % of the images in the range 0,1 but on {100 * right.mean():.0f} % in "
-        f"{low:g},{high:g}; say --input-range={low:g},{high:g}{insist}"
+        f"the classifier is right on {100 * found.declared_right.mean():.1f} % of {len(found.right):,} images when it is given "
+        f"{in_words(classifier.preparation)}, but on {100 * found.right.mean():.1f} % with {found.reading.name}; say "
+        f"{found.options}{found.others}{insist}"
     )
+
+
+def _insisting(classifier: KeptClassifier) -> str:
+    """The options that say all that a reading may change, as it is."""
+    preparation, (_, _, channels) = classifier.preparation, classifier.input_shape
+    order = " --channels=rgb" if channels > 1 and preparation.channels == "rgb" else ""
+    layout = " --layout=nhwc" if channels > 1 and classifier.flat_input and preparation.layout == "nhwc" else ""
+    return said(preparation) + order + layout

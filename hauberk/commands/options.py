@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.datasets import Dataset, Origin, Split, has_halves, load_dataset
+from models.datasets import Split
 from models.errors import InvalidInput
+from models.preparation import Channels, Layout, Outputs
 from models.progress import Progress as Report
 
 SEED_AT_MOST = 2**32 - 1
@@ -27,38 +27,31 @@ SeedOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")]
 LabelsOption = Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")]
-InputRangeOption = Annotated[
-    str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1.")
+LayoutOption = Annotated[
+    Layout | None,
+    typer.Option(help="Whether the model's input has its channels last (nhwc) or first; as its shape says when not given."),
 ]
-
-
-def read_data(path: Path, split: Split, rows: str | None) -> Dataset:
-    """The data in `path`, or its rows START:STOP."""
-    data = load_dataset(path, split=split)
-    return data if rows is None else data.take(chosen_rows(rows, len(data)))
-
-
-def origin(path: Path, split: Split, rows: str | None, samples: int) -> Origin:
-    """Where the data came from, as the reports say it: of a file without two halves, no half."""
-    return Origin(path.name, split if has_halves(path) else None, rows or f"0:{samples}")
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def chosen_rows(rows: str, samples: int) -> slice:
-    """The rows that --rows START:STOP chooses among so many samples. Raises: InvalidInput."""
-    start, separator, stop = rows.partition(":")
-    try:
-        chosen = slice(int(start or 0), int(stop or samples))
-    except ValueError:
-        chosen = slice(0, 0)
-    if not separator or not 0 <= chosen.start < chosen.stop <= samples:
-        raise InvalidInput(f"expected --rows START:STOP within 0:{samples}, got {rows!r}")
-    return chosen
+InputRangeOption = Annotated[
+    str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1 or any LOW,HIGH.")
+]
+MeanOption = Annotated[
+    str | None, typer.Option(help="Mean subtracted from images in 0..1: one value or one a channel, 0.485,0.456,0.406.")
+]
+StdOption = Annotated[str | None, typer.Option(help="Deviation by which the rest is divided: one value or one a channel.")]
+ChannelsOption = Annotated[Channels | None, typer.Option(help="Order of the colours at the model's input; rgb when not given.")]
+PresetOption = Annotated[
+    Literal["torch", "caffe", "tf"] | None,
+    typer.Option(help="A usual preparation: ImageNet's mean and deviation, its mean in bytes and BGR, or -1 to 1."),
+]
+OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
+ResizeOption = Annotated[
+    str | None, typer.Option(help="Of a folder of pictures: the size to bring all to, HEIGHTxWIDTH such as 32x32.")
+]
+ColoursOption = Annotated[
+    Literal["grey", "rgb"] | None,
+    typer.Option(help="Of a folder of pictures: one channel or three; grey where all are, when not given."),
+]
+OutputOption = Annotated[str | None, typer.Option(help="Name of the output to take, of a model with several.")]
 
 
 def check_writable(directory: Path) -> None:

@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, Interval, Trace
 from models.classifier import Images
+from models.errors import RemoteBadAnswer, RemoteTooSlow, RemoteUnreachable
 from service.batching import Batcher
-from service.errors import DeadlineExceeded, InternalError, QueueFull, Stopping
+from service.errors import (
+    ClassifierFailed,
+    ClassifierTooSlow,
+    ClassifierUnavailable,
+    DeadlineExceeded,
+    InternalError,
+    QueueFull,
+    Stopping,
+)
 from tests.unit.service.conftest import FakeWaves, Stepwise, Waves
 
 SHAPE = (2, 3, 1)
@@ -325,6 +334,76 @@ def test_a_data_path_that_breaks_its_promise_fails_the_request_and_hangs_nobody(
             await batcher.classify(images(0.1, 0.2, 0.3))
 
     run(scenario, broken)
+
+
+def test_an_outage_of_the_models_server_ends_every_request_of_the_step_without_another_call(caplog: Any) -> None:
+    seen: list[int] = []
+
+    def away(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
+        seen.append(len(batch))
+        raise RemoteTooSlow("too slow")
+        yield
+
+    gate, recorder = Gate(away), Recorder()
+
+    async def scenario(batcher: Batcher[Any]) -> list[Any]:
+        first = asyncio.create_task(batcher.classify(images(0.1)))
+        await until(gate.entered)
+        rest = [asyncio.create_task(batcher.classify(images(0.2, 0.3))) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    assert [type(each) for each in run(scenario, gate, recorder)] == [ClassifierTooSlow] * 6
+    assert seen == [1, 10]
+    assert [str(failure) for failure in recorder.failures] == ["too slow", "too slow"]
+    assert "5 requests end with classifier_too_slow: too slow" in caplog.text
+
+
+def test_a_bad_answer_fails_the_request_with_the_image_that_had_it_alone(waves: Any, caplog: Any) -> None:
+    def picky(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
+        if batch.max() > 0.7:
+            raise RemoteBadAnswer("NaN")
+        return waves(batch)  # type: ignore[no-any-return]
+
+    gate = Gate(picky)
+
+    async def scenario(batcher: Batcher[Any]) -> list[Any]:
+        first = asyncio.create_task(batcher.classify(images(0.1)))
+        await until(gate.entered)
+        rest = [asyncio.create_task(batcher.classify(images(mean))) for mean in (0.2, 0.8, 0.3)]
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    _, good, bad, other = run(scenario, gate)
+    assert (mean_of(good), mean_of(other)) == ([0.2], [0.3])
+    assert isinstance(bad, ClassifierFailed)
+    assert "1 requests end with classifier_failed: NaN" in caplog.text
+
+
+def test_an_outage_while_requests_are_run_one_by_one_ends_the_others_at_once(waves: Any) -> None:
+    calls: list[int] = []
+
+    def worse(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
+        calls.append(len(batch))
+        if len(calls) == 1:
+            return waves(batch)  # type: ignore[no-any-return]
+        raise RemoteBadAnswer("NaN") if len(calls) == 2 else RemoteUnreachable("gone")
+
+    gate = Gate(worse)
+
+    async def scenario(batcher: Batcher[Any]) -> list[Any]:
+        first = asyncio.create_task(batcher.classify(images(0.1)))
+        await until(gate.entered)
+        rest = [asyncio.create_task(batcher.classify(images(0.2))) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    found = run(scenario, gate)
+    assert [type(each) for each in found[1:]] == [ClassifierUnavailable] * 4
+    assert calls == [1, 4, 1]
 
 
 def test_a_full_queue_refuses_at_once_and_takes_work_again_later(waves: Any) -> None:

@@ -31,6 +31,10 @@ CONTRACT = {
     "hauberk_queue_depth": ("gauge", set()),
     "hauberk_requests_in_flight": ("gauge", set()),
     "hauberk_stage_failures": ("counter", {"stage"}),
+    "hauberk_remote_calls": ("counter", {"outcome"}),
+    "hauberk_remote_call_duration_seconds": ("histogram", set()),
+    "hauberk_remote_retries": ("counter", set()),
+    "hauberk_remote_circuit_open": ("gauge", set()),
     "hauberk_audit_lines": ("counter", set()),
     "hauberk_audit_lines_lost": ("counter", {"reason"}),
     "hauberk_start_time_seconds": ("gauge", set()),
@@ -136,6 +140,7 @@ def test_rejected_inputs_are_counted_by_the_codes_of_their_problems() -> None:
         made.rejected(problem.code)
     reasons = {dict(labels)["reason"] for name, labels in samples(made) if name == "hauberk_rejected_inputs_total"}
     assert {"malformed_json", "wrong_shape", "out_of_range", "body_too_large", "unsupported_media_type"} <= reasons
+    assert {"unsupported_transfer_coding", "unsupported_version", "slow_head"} <= reasons
     assert not {"not_found", "queue_full", "internal_error"} & reasons
 
 
