@@ -123,8 +123,8 @@ def test_a_bundle_from_before_there_was_a_choice_has_a_keras_model(tmp_path: Pat
 
 def test_both_engines_of_the_shipped_bundle_agree(digits: Dataset) -> None:
     bundle = read_bundle(default_bundle_directory())
-    found = [open_(bundle, threads=2).predict(digits.images) for open_ in (classifier_of, keras_classifier_of)]
-    np.testing.assert_allclose(*found, atol=1e-5)
+    served, source = classifier_of(bundle, threads=2), keras_classifier_of(bundle, threads=2)
+    np.testing.assert_allclose(served.predict(digits.images), source.predict(digits.images), atol=1e-5)
 
 
 # In a process of its own: this one has imported everything already. Numba takes SciPy along where it is installed; a server has none.
