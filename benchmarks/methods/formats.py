@@ -26,7 +26,7 @@ from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import import_tensorflow
 
-_SEED, _TRAINED_ON, _CALIBRATED_ON, _SHOWN = 0, 6000, 400, 1000
+_SEED, _TRAINED_ON, _CALIBRATED_ON, _SHOWN = 0, 6000, 300, 1000
 _EPOCHS, _AT_ONCE = 6, 20
 _OFF = "total_variation=off,strip=off,reverse_sigmoid=off"
 
@@ -62,8 +62,8 @@ def section() -> str:
     return (
         "## Formats\n\n"
         f"`python -m benchmarks.methods.formats`, seed {_SEED}: small networks for 32x32x3 trained in each framework on {_TRAINED_ON:,} "
-        f"coloured digits, saved, calibrated by `hauberk calibrate` on {_CALIBRATED_ON}, served, and asked over HTTP, defences off so that labels "
-        f"can be compared number for number.\n\n{table(header, rows)}"
+        f"coloured digits, saved, calibrated by `hauberk calibrate` on {_CALIBRATED_ON}, served, and asked over HTTP, with the defences off, "
+        f"which change answers.\n\n{table(header, rows)}"
     )
 
 
@@ -97,8 +97,13 @@ def _npy(images: Images) -> bytes:
 
 def _request(images: Images) -> bytes:
     body = _npy(images)
-    head = f"POST /predict/npy HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    lines = (
+        "POST /predict/npy HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/octet-stream",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _served(server: Server, images: Images, labels: tuple[str, ...]) -> NDArray[np.int64]:
@@ -140,8 +145,8 @@ def _of_keras(scratch: Path, data: Dataset, shown: Images) -> Iterator[Saved]:
 
 
 def _of_scikit_learn(scratch: Path, data: Dataset, shown: Images) -> Iterator[Saved]:
-    from skops.io import dump
     from sklearn.ensemble import ExtraTreesClassifier
+    from skops.io import dump
 
     forest = ExtraTreesClassifier(100, random_state=_SEED, n_jobs=2).fit(data.images.reshape(len(data), -1), data.labels)
     dump(forest, scratch / "forest.skops")
