@@ -62,8 +62,8 @@ def section() -> str:
     return (
         "## Formats\n\n"
         f"`python -m benchmarks.methods.formats`, seed {_SEED}: small networks for 32x32x3 trained in each framework on {_TRAINED_ON:,} "
-        f"coloured digits, saved, calibrated by `hauberk calibrate` on {_CALIBRATED_ON}, served, and asked over HTTP, with the defences off, "
-        f"which change answers.\n\n{table(header, rows)}"
+        f"coloured digits, saved, calibrated by `hauberk calibrate` on {_CALIBRATED_ON}, served, and asked over HTTP, "
+        f"with the defences, which change answers, off.\n\n{table(header, rows)}"
     )
 
 

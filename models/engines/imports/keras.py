@@ -119,7 +119,9 @@ def _check_datasets(file: Any, path: Path) -> None:
     file.visititems_links(links.__setitem__)
     for name, link in links.items():
         if isinstance(link, h5py.ExternalLink):
-            raise InvalidInput(f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again")
+            raise InvalidInput(
+                f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again"
+            )
     datasets = {name: file[name] for name, link in links.items() if isinstance(link, h5py.HardLink)}
     datasets = {name: held for name, held in datasets.items() if isinstance(held, h5py.Dataset)}
     for name, held in datasets.items():
@@ -127,7 +129,9 @@ def _check_datasets(file: Any, path: Path) -> None:
             raise InvalidInput(f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again")
     unpacked, packed = sum(held.nbytes for held in datasets.values()), path.stat().st_size
     if unpacked > FOR_BUNDLES.bytes_at_most(packed):
-        raise InvalidInput(f"{path.name} would unpack to {unpacked:,} bytes, more than a model of {packed:,} bytes holds; save it again")
+        raise InvalidInput(
+            f"{path.name} would unpack to {unpacked:,} bytes, more than a model of {packed:,} bytes holds; save it again"
+        )
 
 
 @contextmanager

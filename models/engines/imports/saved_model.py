@@ -139,7 +139,7 @@ def _rename_functions(graph: Any) -> None:
         for node in nodes:
             node.op = names.get(node.op, node.op)
             for attribute in node.attr.values():
-                for called in ([attribute.func] if attribute.HasField("func") else attribute.list.func):
+                for called in [attribute.func] if attribute.HasField("func") else attribute.list.func:
                     called.name = names.get(called.name, called.name)
 
 

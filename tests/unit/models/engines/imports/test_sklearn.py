@@ -34,7 +34,11 @@ def dumped(directory: Path, estimator: Any) -> Path:
 
 @pytest.mark.parametrize(
     "estimator",
-    [MLPClassifier((4,), max_iter=20, tol=10, random_state=0), CalibratedClassifierCV(LinearSVC(), cv=2), DecisionTreeClassifier()],
+    [
+        MLPClassifier((4,), max_iter=20, tol=10, random_state=0),
+        CalibratedClassifierCV(LinearSVC(), cv=2),
+        DecisionTreeClassifier(),
+    ],
     ids=["network", "calibrated", "tree"],
 )
 def test_estimators_beyond_those_that_skops_trusts_are_taken_where_they_are_plain(estimator: Any, tmp_path: Path) -> None:
