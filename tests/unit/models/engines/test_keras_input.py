@@ -38,7 +38,7 @@ def network(keras: Any, inputs: tuple[int, ...], *, dtype: str = "float32", firs
             layers.MaxPooling2D(**layout),
             layers.DepthwiseConv2D(3, padding="same", **layout),
             layers.BatchNormalization(axis=1 if first else -1),
-            layers.AveragePooling2D(**layout),
+            layers.AveragePooling2D(2, **layout),
             layers.GlobalMaxPooling2D(**layout),
             layers.Dense(3),
         ]
