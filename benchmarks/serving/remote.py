@@ -28,7 +28,7 @@ from benchmarks.serving.mlserver import MODEL, PYTHON, MlServer, mlserver, pytho
 from models.bundle import Bundle, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, load_dataset
 
-CELL_S, _ROUNDS = 60.0, 4
+CELL_S, _ROUNDS = 30.0, 4
 _IMAGES = 500
 _CLIENTS = (1, 16)
 DIRECT, OFF, ON, IN_PROCESS = (
