@@ -27,7 +27,7 @@ from benchmarks.methods import (
     strip,
     total_variation,
 )
-from benchmarks.serving import hostile_clients, operations, remote, scaling, service, timing, tracing
+from benchmarks.serving import engines, hostile_clients, operations, remote, scaling, service, timing, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -47,6 +47,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "remote": remote.section,
     "fuzz": fuzz.section,
     "timing": timing.section,
+    "engines": engines.section,
     "total_variation": total_variation.section,
     "strip": strip.section,
     "repeated_tries": repeated_tries.section,

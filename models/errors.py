@@ -13,6 +13,10 @@ class InvalidBundle(InvalidInput):
     """A bundle is missing, altered, incomplete or of another format."""
 
 
+INSTALL_TENSORFLOW = 'pip install "hauberk[tensorflow]"'
+"""What brings TensorFlow, as messages say it."""
+
+
 class RemoteFailure(HauberkError):
     """A model server gave no answer that can be used; the message says what was asked for and what came."""
 

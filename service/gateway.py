@@ -23,6 +23,7 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 import bentoml
 
 from models.bundle import EXAMPLE
+from models.engines.bundle_classifier import check_engine
 from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
@@ -90,7 +91,7 @@ class Gateway:
         make_paths_absolute()
         try:
             settings = read_settings()
-            read_bundle_to_serve(settings)
+            check_engine(read_bundle_to_serve(settings))
             telemetry.check(settings)
         except InvalidInput as mistake:
             print(f"hauberk: {printable(mistake)}", file=sys.stderr)

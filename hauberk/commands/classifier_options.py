@@ -208,11 +208,16 @@ def _check_reading(classifier: KeptClassifier, look: Dataset, answers: Labels, d
     explained = judge_answers(look.labels, answers, len(classifier.labels), read=read_otherwise(found, "say"))
     if explained.cause == "classes in another order":  # which explains more, and is said by whoever judges next
         return
+    order = ""
+    if (
+        plain.cause == "classes in another order"
+    ):  # red and blue exchanged, in the images or among the classes: both may explain it
+        order = f"; or else {plain.reason.split('; ', 1)[1]}"
     insist = "" if plain.verdict == "guessing" else f", or {_insisting(classifier)} to insist"  # a guess is refused all the same
     raise InvalidInput(
         f"the classifier is right on {100 * found.declared_right.mean():.1f} % of {len(found.right):,} images when it is given "
         f"{in_words(classifier.preparation)}, but on {100 * found.right.mean():.1f} % with {found.reading.name}; say "
-        f"{found.options}{found.others}{insist}"
+        f"{found.options}{found.others}{insist}{order}"
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from models.bundle import Bundle, Engine
 from models.classifier import Classifier
+from models.errors import INSTALL_TENSORFLOW, InvalidInput
 
 if TYPE_CHECKING:
     from models.engines.keras import KerasClassifier
@@ -19,6 +21,12 @@ def classifier_of(bundle: Bundle, *, threads: int | None = None) -> Classifier:
     Raises: InvalidInput: the engine is not installed; the model server does not answer, or serves another model.
     """
     return _OPENED[bundle.engine](bundle, threads)
+
+
+def check_engine(bundle: Bundle) -> None:
+    """Whether what computes a bundle's classifier is installed, without loading it. Raises: InvalidInput."""
+    if bundle.engine == "keras" and not (find_spec("tensorflow") and find_spec("keras")):
+        raise InvalidInput(f"bundle {bundle.name} is computed by TensorFlow, which is not installed: {INSTALL_TENSORFLOW}")
 
 
 def keras_classifier_of(bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:

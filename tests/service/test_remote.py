@@ -66,7 +66,7 @@ def pair(backdoored: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with served(Model(model.predict, SHAPE, name="digits")) as server:
         address = RemoteAddress.parse(server.address())
         classifier = RemoteClassifier(address, RemoteOptions(), input_shape=SHAPE)
-        overlays = backdoored.calibration["strip_overlays"].astype(np.float32) / 255
+        overlays = backdoored.calibration["strip_overlays"].astype(np.float32) / np.float32(255)
         fingerprint = Fingerprint.of(classifier.predict, overlays)
         remote = write_bundle(
             directory / "remote",
@@ -262,7 +262,7 @@ def test_a_start_waits_for_a_server_that_comes_later_at_the_address_of_the_deplo
     (tmp_path / "token").write_text("of the deployment\n".replace(" ", "-"))
     server = ModelServer(Model(pair.model.predict, SHAPE, name="digits-production"), token="of-the-deployment").start()  # noqa: S106
     server.die()
-    settings = {"HAUBERK_BUNDLE": str(pair.remote.directory), "HAUBERK_SECRET": key}
+    settings: dict[str, Any] = {"HAUBERK_BUNDLE": str(pair.remote.directory), "HAUBERK_SECRET": key}
     settings |= {"HAUBERK_REMOTE": server.address(), "HAUBERK_REMOTE_TOKEN_FILE": str(tmp_path / "token")}
     started = start(tmp_path / "gateway", **settings)
     try:
@@ -277,7 +277,7 @@ def test_a_start_waits_for_a_server_that_comes_later_at_the_address_of_the_deplo
 
 
 def test_a_start_does_not_wait_for_ever(pair: Pair, tmp_path: Path, key: str) -> None:
-    settings = {"HAUBERK_BUNDLE": str(pair.remote.directory), "HAUBERK_SECRET": key, "HAUBERK_REMOTE_WAIT_S": "1"}
+    settings: dict[str, Any] = {"HAUBERK_BUNDLE": str(pair.remote.directory), "HAUBERK_SECRET": key, "HAUBERK_REMOTE_WAIT_S": "1"}
     started = start(tmp_path, HAUBERK_REMOTE="v2://127.0.0.1:9/digits", **settings)
     try:
         started.process.wait(90)

@@ -10,6 +10,7 @@ import random
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -81,6 +82,7 @@ class Calls:
         self._sleep = sleep
         self._context = _context(options) if address.tls else None
         self._idle: list[Connection] = []
+        weakref.finalize(self, _close, self._idle)
         self._lock = threading.Lock()
         self._random = random.Random()  # noqa: S311  # it spreads retries, and keeps no secret
         lines = [f"host: {address.authority}", "accept-encoding: identity", f"user-agent: hauberk/{__version__}"]
@@ -91,9 +93,7 @@ class Calls:
     def close(self) -> None:
         """Close the connections that are kept."""
         with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+            _close(self._idle)
 
     def get(self, path: str, *, until: float, at_most: int, again: bool = True) -> Reply:
         """The answer with status 200 to a GET, after retries if it may be made `again`. Raises: RemoteFailure."""
@@ -183,6 +183,11 @@ class Calls:
             raise failure
         self._sleep(pause)
         self.observer.retried()
+
+
+def _close(connections: list[Connection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 def outcome_of(failure: RemoteFailure) -> str:
