@@ -80,9 +80,7 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
     drafts = []
     for number, (blend, weight) in enumerate(_OVERLAYS):
         done = PartOf(terms.progress, "overlays", number, len(_OVERLAYS))
-        strip = Strip(
-            overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend, statistic="change"
-        )
+        strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend, statistic="change")
         telling = _most_telling(strip, classifier, images[:_RATED_BY], answers[:_RATED_BY], done)
         changes = _changes(telling, classifier, images, answers, done)
         drafts.append(_draft(telling, changes, share, rng))

@@ -24,7 +24,29 @@ Statistic = Literal["change", "entropy"]
 
 # 64 MiB of float32: the last stage of a batch of large images would otherwise take gigabytes.
 _NUMBERS_PER_PROBE = 1 << 24
-_SCORE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
+_SCORE_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    3.0,
+    4.0,
+    6.0,
+    10.0,
+)
 _OVERLAY_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 

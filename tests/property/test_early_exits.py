@@ -18,7 +18,9 @@ ALPHA = 0.01
 LIMITS = st.floats(0.01, 0.6)
 
 
-def share_that_leaves(values: NDArray[np.float64], stages: tuple[int, ...], above: NDArray[np.float64], orders: int = 4000) -> float:
+def share_that_leaves(
+    values: NDArray[np.float64], stages: tuple[int, ...], above: NDArray[np.float64], orders: int = 4000
+) -> float:
     """By drawing orders: no part of the code under test."""
     drawn = np.random.default_rng(0).permuted(np.tile(values, (orders, 1)), axis=1)
     early = np.asarray(stages[:-1])
@@ -59,7 +61,9 @@ def test_a_smaller_share_takes_higher_boundaries_at_the_first_stage(threshold: f
     assert strict >= loose
 
 
-@pytest.mark.parametrize("image", [TwoHeights(6, 2, 2, 0.4), TwoHeights(6, 0, 3, 0.7), TwoHeights(6, 1, 0, 0.0), TwoHeights(6, 0, 6, 0.2)])
+@pytest.mark.parametrize(
+    "image", [TwoHeights(6, 2, 2, 0.4), TwoHeights(6, 0, 3, 0.7), TwoHeights(6, 1, 0, 0.0), TwoHeights(6, 0, 6, 0.2)]
+)
 def test_the_chance_to_leave_is_that_of_counting_all_orders(image: TwoHeights) -> None:
     stages, above = (1, 2, 4, 6), [0.65, 0.5, 0.3]
     orders = list(permutations(image.values()))
