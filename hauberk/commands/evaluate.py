@@ -20,6 +20,7 @@ from evaluation.reporting.report import Report
 from evaluation.tables.evasion import CLEAN
 from evaluation.tables.outcomes import Robustness
 from hauberk.commands.options import (
+    GradientsOption,
     RowsOption,
     SeedOption,
     SplitOption,
@@ -52,6 +53,7 @@ def evaluate(
     eps: Annotated[
         str | None, typer.Option(help="L-inf radii with commas between; 0.1,0.3 for grey and 2/255,8/255 for colour images.")
     ] = None,
+    gradients: GradientsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
@@ -69,6 +71,7 @@ def evaluate(
         radii=_radii(eps),
         seed=seed,
         threads=threads,
+        gradients=gradients,
         origin=came_from,
         warnings=_calibrated_on(read, data, came_from),
     )
@@ -155,8 +158,8 @@ def _summarise(report: Report, out: Path) -> None:
     console.print(f"Left out: {report.verdict.left_out_of_the_worst_case}.", markup=False, highlight=False)
     for check in report.checks:
         console.print(f"{'fine ' if check.fine else 'DOUBT'} {check.name}: {check.found}", markup=False, highlight=False)
-    for section, reason in report.left_out.items():
-        console.print(f"left out: {section}: {reason}", markup=False, highlight=False)
+    for reason, names in report.left_out_by_reason().items():
+        console.print(f"left out: {names}: {reason}", markup=False, highlight=False, soft_wrap=True)
     queries, gradients = (sum(getattr(cost, what) for cost in report.costs) for what in ("queries", "gradients"))
     console.print(f"{queries:,} queries and {gradients:,} gradients, {report.seconds:.0f} s.", highlight=False)
     console.print(f"All tables and curves: {printable(out / 'report.html')}", markup=False, highlight=False, soft_wrap=True)

@@ -40,6 +40,17 @@ def averaged(maps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return maps
 
 
+def spread(by_averaged: NDArray[np.float32], shape: tuple[int, int, int], side: int) -> NDArray[np.float32]:
+    """The adjoint of `averaged`: a gradient by the averages [n, ...] as one by the maps [n, *shape], shape (h, w, c)."""
+    for axis in (1, 2):
+        length = shape[axis - 1]
+        missing = -(-length // side) * side - length
+        square = (np.arange(length) + missing // 2) // side
+        weight = (1 / np.bincount(square)).astype(np.float32)[square]
+        by_averaged = by_averaged.take(square, axis=axis) * weight.reshape([-1 if at == axis else 1 for at in range(4)])
+    return by_averaged
+
+
 def flattened(outputs: NDArray[np.floating]) -> Activations:
     """Outputs of a layer [n, ...] as activations float32 [n, d]; feature maps [n, h, w, c] are averaged over squares first."""
     values = outputs.astype(np.float32, copy=False)
