@@ -22,9 +22,10 @@ from defences.defended_classifier import DefendedClassifier
 from defences.errors import InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.accuracy import Judgement, judge
-from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, Bundle, read_bundle, write_bundle
+from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
+from models.engines.conversion import Conversion, convert
 from models.engines.keras import KerasClassifier
 from models.machine import processors
 from models.progress import Progress, silent
@@ -126,6 +127,7 @@ class Calibrated:
         purifier, detectors: what was chosen, and why.
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
         accuracy: whether the bare classifier is as right as the calibration images allow.
+        conversion: which engine serves the classifier, and why.
     """
 
     bundle: Bundle
@@ -133,6 +135,7 @@ class Calibrated:
     detectors: tuple[CalibratedDetector, ...]
     measured: dict[str, Measured]
     accuracy: Judgement
+    conversion: Conversion
 
 
 DEFAULT_PLAN = CalibrationPlan()
@@ -163,10 +166,11 @@ def calibrate(
     accuracy = judge(classifier, clean).better_than_guessing()
     purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
     detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
-    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy)
+    conversion = convert(classifier, clean.images, threads=threads)
+    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
 
 
 def fit_detectors(
@@ -201,6 +205,7 @@ class _Fitted:
     detectors: tuple[CalibratedDetector, ...]
     provenance: dict[str, Any]
     accuracy: Judgement
+    conversion: Conversion
 
     def settings(self) -> dict[str, Any]:
         """hauberk.toml."""
@@ -210,6 +215,7 @@ class _Fitted:
             "format": FORMAT,
             "name": self.name,
             "classifier": {
+                "engine": self.conversion.engine,
                 "file": MODEL,
                 "outputs": self.classifier.outputs,
                 "input_range": [low, high],
@@ -232,6 +238,7 @@ class _Fitted:
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
             "parameters": self.classifier.model.count_params(),
+            "engine": self.conversion.card(),
             "calibration": self.provenance,
             "accuracy": asdict(self.accuracy),
             "purifier": {
@@ -252,6 +259,8 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
         draft = Path(scratch) / "bundle"
         draft.mkdir()
         save(fitted.classifier.model, draft / MODEL)
+        if fitted.conversion.model is not None:
+            (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
         settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.classifier, secret=b"", threads=threads)

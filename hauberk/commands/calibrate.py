@@ -93,6 +93,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     print(printable(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}"))
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
+    print(printable(f"  {'engine':<15}  {_engine(calibrated)}"))
     for declared in bundle.settings["defences"]:
         name = declared["name"]
         print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))
@@ -107,6 +108,19 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
         print(f"  {_why_above(plan)}")
     if calibrated.accuracy.reason:
         print(printable(f"warning: {calibrated.accuracy.reason}"))
+
+
+def _engine(calibrated: Calibrated) -> str:
+    """Which engine serves the classifier, and why: one line."""
+    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow"}
+    said = f"{served.get(conversion.engine, conversion.engine)}: {conversion.reason}"
+    agreement = conversion.agreement
+    if agreement is None:
+        return said
+    return (
+        f"{said}; on {agreement.images:,} images probabilities differ by {agreement.largest_difference:.1g} at most, "
+        f"{100 * agreement.same_labels:g} % of the labels agree"
+    )
 
 
 def _why_above(plan: CalibrationPlan) -> str:

@@ -15,6 +15,7 @@ from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier
 from models.bundle import Bundle
 from models.classifier import Classifier
+from models.engines.bundle_classifier import classifier_of
 from models.errors import InvalidInput
 from service.settings import Settings
 
@@ -36,13 +37,11 @@ class Warm:
 
 def load(settings: Settings, bundle: Bundle) -> Warm:
     """Load, assemble, measure, warm up: seconds of work, not for the event loop. Raises: InvalidInput, one sentence."""
-    from models.engines.keras import KerasClassifier  # TensorFlow comes with it
-
     if settings.secret_is_random:
         logger.warning(
             "no HAUBERK_SECRET_FILE is set: a random secret was drawn; answers change with a restart and between replicas"
         )
-    classifier = KerasClassifier.from_bundle(bundle, threads=settings.threads)
+    classifier = classifier_of(bundle, threads=settings.threads)
     defended = assemble(bundle, classifier, secret=settings.secret, modes=settings.modes, threads=settings.threads)
     max_images = fitting_images(settings, defended, _seconds_per_call(classifier, settings.batch_images))
     warm_up(defended, settings.batch_images)

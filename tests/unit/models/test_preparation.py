@@ -27,8 +27,10 @@ def test_a_range_says_what_black_and_white_are() -> None:
 
 
 @pytest.mark.parametrize("mode", sorted(PRESETS))
-def test_the_presets_are_those_of_keras(keras: Any, mode: str) -> None:
-    expected = keras.applications.imagenet_utils.preprocess_input(COLOUR * 255, data_format="channels_last", mode=mode)
+def test_the_presets_are_those_of_keras(keras_model: Any, mode: str) -> None:
+    from keras.applications.imagenet_utils import preprocess_input
+
+    expected = preprocess_input(COLOUR * 255, data_format="channels_last", mode=mode)
     np.testing.assert_allclose(PRESETS[mode].apply(COLOUR), expected, atol=2e-5)
 
 
