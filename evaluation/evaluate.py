@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,10 @@ from evaluation.untried import untried
 from evaluation.variants import Target, bundled_target, defended_target
 from models.accuracy import judge
 from models.bundle import MODEL, Bundle
-from models.classifier import Classifier, DifferentiableClassifier, Images
+from models.classifier import Images
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.engines.bundle_classifier import classifier_of, keras_classifier_of
-from models.engines.capabilities import Capabilities
-from models.engines.twin import twinned
-from models.engines.twin_file import opened_twin
+from models.engines.twins.twin_file import TwinGiven, with_gradients
 from models.errors import InvalidInput
 from models.machine import processors
 from models.printable import printable_json
@@ -178,7 +176,7 @@ class EvaluationPlan:
     radii: tuple[float, ...] | None = None
     seed: int = 0
     threads: int | None = None
-    gradients: Path | DifferentiableClassifier | None = None
+    gradients: TwinGiven | None = None
     origin: Origin = IN_MEMORY
     warnings: tuple[str, ...] = ()
 
@@ -283,38 +281,20 @@ def _evaluation(defended: Bundle | DefendedClassifier, data: Dataset, plan: Eval
 
 
 def _target(
-    defended: Bundle | DefendedClassifier, images: Images, given: Path | DifferentiableClassifier | None, *, secret: bytes, threads: int
+    defended: Bundle | DefendedClassifier, images: Images, given: TwinGiven | None, *, secret: bytes, threads: int
 ) -> Target:
-    """The target with whatever gradients there are: its own, those of the given twin, those of the Keras model in the bundle."""
-    bundle = defended if isinstance(defended, Bundle) else None
-    inside = defended.classifier if isinstance(defended, DefendedClassifier) else classifier_of(defended, threads=threads)
-    classifier = _with_gradients(inside, bundle, images, given, threads)
-    if bundle is not None:
-        target = bundled_target(bundle, classifier, secret=secret, threads=threads)
-    else:
+    """The target, with whatever gradients there are."""
+    if isinstance(defended, DefendedClassifier):
+        classifier = with_gradients(defended.classifier, images, given=given, threads=threads)
         target = defended_target(defended, classifier, secret=secret)
+    else:
+        own = partial(keras_classifier_of, defended, threads=threads) if defended.holds(MODEL) else None
+        classifier = with_gradients(classifier_of(defended, threads=threads), images, given=given, own=own, threads=threads)
+        target = bundled_target(defended, classifier, secret=secret, threads=threads)
     return target if given is None else replace(target, digest=f"{target.digest} {_digest_of(given)}")
 
 
-def _with_gradients(
-    classifier: Classifier, bundle: Bundle | None, images: Images, given: Path | DifferentiableClassifier | None, threads: int
-) -> Classifier:
-    able = isinstance(classifier, DifferentiableClassifier)
-    if given is not None and able:
-        raise InvalidInput(
-            f"expected a twin (--gradients) for a model without gradients, but this one is {Capabilities.of(classifier).engine}, which has "
-            "its own; leave it out"
-        )
-    if isinstance(given, Path):
-        return opened_twin(given, classifier, images, threads=threads)
-    if given is not None:
-        return twinned(classifier, given, images)
-    if not able and bundle is not None and bundle.holds(MODEL):
-        return twinned(classifier, keras_classifier_of(bundle, threads=threads), images, name=MODEL)
-    return classifier
-
-
-def _digest_of(twin: Path | DifferentiableClassifier) -> str:
+def _digest_of(twin: TwinGiven) -> str:
     """What results with this twin are kept under; those with one in memory are found anew."""
     return hashlib.sha256(twin.read_bytes()).hexdigest() if isinstance(twin, Path) else uuid.uuid4().hex
 

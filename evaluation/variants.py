@@ -11,7 +11,7 @@ from defences.defended_classifier import DefendedClassifier, Detector, Mode, Ste
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.bundle import Bundle
 from models.classifier import Classifier, DifferentiableClassifier
-from models.engines.capabilities import Capabilities, trainable
+from models.engines.twins.capabilities import Capabilities, trainable
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 

@@ -30,7 +30,9 @@ OURS = {*ALLOWED, "benchmarks", "tests"}
 
 MAY_IMPORT = {
     "models": "",
-    "models.engines": "models",
+    "models.engines": "models models.engines.reading",
+    "models.engines.reading": "models",
+    "models.engines.twins": "models models.engines models.engines.reading models.engines.imports",
     "models.training": "models models.engines",
     #
     "defences": "",

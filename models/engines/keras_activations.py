@@ -19,7 +19,7 @@ import numpy as np
 from models.classifier import Activations, Images
 from models.engines.float32 import in_float32, layers_inside
 from models.engines.image_gradient import fast_image_gradients
-from models.engines.layers import one_of, position, side_of_squares
+from models.engines.reading.layers import one_of, position, side_of_squares
 from models.errors import InvalidInput
 
 _MAP_RANK = 4  # [n, h, w, c]

@@ -39,7 +39,20 @@ _OF_MAPS = {
 _RELAYOUT = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast", "Dropout"}
 _NEW_SHAPE = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _FUNCTIONS = {
-    *("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "Mish", "Swish", "HardSwish", "HardSigmoid"),
+    *(
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "ThresholdedRelu",
+        "Elu",
+        "Celu",
+        "Selu",
+        "Gelu",
+        "Mish",
+        "Swish",
+        "HardSwish",
+        "HardSigmoid",
+    ),
     *("Sigmoid", "Tanh", "Softplus", "Softsign", "Clip"),
 }
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
@@ -91,12 +104,18 @@ class OnnxLayers:
         """Raises: InvalidInput: no such text."""
         try:
             read = json.loads(text)
-            tensors = {str(name): Tensor(tuple(map(int, shape)), bool(first)) for name, (first, *shape) in read["tensors"].items()}
+            tensors = {
+                str(name): Tensor(tuple(map(int, shape)), bool(first)) for name, (first, *shape) in read["tensors"].items()
+            }
             found = cls(tensors, tuple(map(str, read["names"])), read["hidden"], read["earlier"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
-            raise InvalidInput(f"expected the layers of the model under {METADATA!r} in its metadata, which cannot be read") from failure
+            raise InvalidInput(
+                f"expected the layers of the model under {METADATA!r} in its metadata, which cannot be read"
+            ) from failure
         if unknown := {*found.names, *filter(None, (found.hidden, found.earlier))} - tensors.keys():
-            raise InvalidInput(f"expected layers of the model under {METADATA!r} in its metadata, got {sorted(unknown)[0]}, which is none")
+            raise InvalidInput(
+                f"expected layers of the model under {METADATA!r} in its metadata, got {sorted(unknown)[0]}, which is none"
+            )
         return found
 
 
@@ -107,27 +126,15 @@ def layers_of(model: Any) -> OnnxLayers:
     """
     graph = _Graph(model.graph)
     shapes = _shapes(model, graph)
-    tensors = {name: Tensor(shape, graph.channels.get(name, _FIRST) == _FIRST and len(shape) == 3) for name, shape in shapes.items()}
+    tensors = {
+        name: Tensor(shape, graph.channels.get(name, _FIRST) == _FIRST and len(shape) == 3) for name, shape in shapes.items()
+    }
     hidden = graph.head_input()
     hidden = hidden if hidden in tensors else None
     counting = [name for name in tensors if name == hidden or graph.counts(name)]
     before = counting[: counting.index(hidden)] if hidden is not None else []
     maps = [name for name in before if tensors[name].is_map]
     return OnnxLayers(tensors, tuple(counting), hidden, maps[-1] if maps else None)
-
-
-def with_layers(model: Any) -> Any:
-    """A copy of an `onnx.ModelProto` with its layers in its metadata. Raises: InvalidInput, as `layers_of`."""
-    import onnx
-
-    found = layers_of(model)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    kept = [entry for entry in copy.metadata_props if entry.key != METADATA]
-    del copy.metadata_props[:]
-    copy.metadata_props.extend(kept)
-    copy.metadata_props.add(key=METADATA, value=found.as_text())
-    return copy
 
 
 class _Graph:
@@ -150,7 +157,7 @@ class _Graph:
     def counts(self, name: str) -> bool:
         """Whether a tensor is a layer's result."""
         if name in self.plain or self.made_by[name].op_type in _RELAYOUT:
-            return name in self.outputs and name not in self.plain
+            return False
         users = [node for node in self.nodes if name in node.input]
         return not (len(users) == 1 and name not in self.outputs and self._is_inner(users[0]))
 
@@ -188,7 +195,11 @@ class _Graph:
         plain = set(self.inputs)
         for node in self.nodes:
             given = self.given(node)
-            if len(given) == 1 and given[0] in plain and node.op_type in {*_RELAYOUT, *_ARITHMETIC, "Gather", "Slice", "Concat", "Shape"}:
+            if (
+                len(given) == 1
+                and given[0] in plain
+                and node.op_type in {*_RELAYOUT, *_ARITHMETIC, "Gather", "Slice", "Concat", "Shape"}
+            ):
                 plain.update(name for name in node.output if name)
         return plain
 
@@ -254,7 +265,9 @@ def _run(model: Any, names: Sequence[str], images: int) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # which would fold nodes that are asked for
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # which would fold nodes that are asked for
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         [given] = session.get_inputs()

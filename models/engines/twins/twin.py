@@ -26,6 +26,7 @@ from models.classifier import (
     LossGradient,
     Probabilities,
 )
+from models.engines.conversion import Agreement, compare
 from models.errors import InvalidInput
 
 COMPARED_AT_MOST = 500
@@ -37,37 +38,6 @@ or less, weights rounded to bytes by some hundredths; two networks trained on th
 
 _KEPT = 16  # images by which a layer of the twin is recognised
 _SAME_LAYER = 0.02  # of the layer's largest activation
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """A twin beside its classifier on some images.
-
-    Attributes:
-        images: how many.
-        labels: the share of them with the same label.
-        difference: of the probabilities, the largest.
-    """
-
-    images: int
-    labels: float
-    difference: float
-
-    @property
-    def close(self) -> bool:
-        """Whether the two are one network."""
-        return self.labels >= AGREEMENT_AT_LEAST and self.difference <= DIFFERENCE_AT_MOST
-
-    def in_words(self) -> str:
-        """The figures, for a sentence.
-
-        >>> Agreement(500, 0.986, 0.97).in_words()
-        'the same label on 98.6 % of 500 images, probabilities that differ by up to 0.97'
-        """
-        return (
-            f"the same label on {100 * self.labels:.1f} % of {self.images:,} images, "
-            f"probabilities that differ by up to {self.difference:.2g}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +101,6 @@ class ReadableTwinned(Twinned):
         return self._found[name]
 
 
-def agreement(classifier: Classifier, twin: Classifier, images: Images) -> Agreement:
-    """Compare the answers of two classifiers. Cost: a model call of each per image."""
-    one, other = classifier.predict(images), twin.predict(images)
-    same = one.argmax(axis=1) == other.argmax(axis=1)
-    return Agreement(len(images), float(same.mean()), float(np.abs(one - other).max()))
-
-
 def twinned(classifier: Classifier, twin: DifferentiableClassifier, images: Images, *, name: str = "the twin") -> Twinned:
     """The classifier with the gradients of a twin, after the two were compared on at most 500 of the images.
 
@@ -152,15 +115,32 @@ def twinned(classifier: Classifier, twin: DifferentiableClassifier, images: Imag
             f"{len(twin.labels)} classes of images {twin.input_shape} apart"
         )
     some = images[np.linspace(0, len(images) - 1, min(len(images), COMPARED_AT_MOST)).astype(np.int64)]
-    found = agreement(classifier, twin, some)
-    if not found.close:
+    found = compare(classifier, twin, some)
+    if not is_close(found):
         raise InvalidInput(
             f"expected a twin that answers as the model does ({100 * AGREEMENT_AT_LEAST:g} % of the labels, probabilities within "
-            f"{DIFFERENCE_AT_MOST:g}), but {name} gives {found.in_words()}; name the model that it was converted from"
+            f"{DIFFERENCE_AT_MOST:g}), but {name} gives {in_words(found)}; name the model that it was converted from"
         )
     if isinstance(classifier, ActivationClassifier) and isinstance(twin, DifferentiableActivations):
         return ReadableTwinned(classifier, twin, some[:_KEPT])
     return Twinned(classifier, twin)
+
+
+def is_close(found: Agreement) -> bool:
+    """Whether a twin is the same network. NaN is not close."""
+    return found.same_labels >= AGREEMENT_AT_LEAST and found.largest_difference <= DIFFERENCE_AT_MOST
+
+
+def in_words(found: Agreement) -> str:
+    """The figures, for a sentence.
+
+    >>> in_words(Agreement(500, 0.97, 0.986))
+    'the same label on 98.6 % of 500 images, probabilities that differ by up to 0.97'
+    """
+    return (
+        f"the same label on {100 * found.same_labels:.1f} % of {found.images:,} images, probabilities that differ by up to "
+        f"{found.largest_difference:.2g}"
+    )
 
 
 def twin_of(classifier: Classifier) -> DifferentiableClassifier | None:

@@ -67,7 +67,9 @@ def position(names: Sequence[str], layer: str | int) -> int:
     if isinstance(layer, int):
         if -len(names) <= layer < len(names):
             return layer % len(names)
-        raise InvalidInput(f"expected a layer from {-len(names)} to {len(names) - 1} or its name, got {layer}: {', '.join(names)}")
+        raise InvalidInput(
+            f"expected a layer from {-len(names)} to {len(names) - 1} or its name, got {layer}: {', '.join(names)}"
+        )
     matching = [at for at, name in enumerate(names) if name == layer]
     matching = matching or [at for at, name in enumerate(names) if name.rpartition("/")[2] == layer]
     if len(matching) == 1:

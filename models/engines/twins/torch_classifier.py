@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities
 from models.engines.keras_gradients import powers_of_two
-from models.engines.torch_layers import TorchLayers, read_in, read_out
+from models.engines.twins.torch_layers import TorchLayers, read_in, read_out
 from models.errors import InvalidInput
 from models.preparation import Outputs, Preparation
 
@@ -38,6 +38,8 @@ class TorchClassifier:
 
     Raises: InvalidInput on construction: a program that does not map one image to one row of classes, or that takes whole numbers.
     """
+
+    engine = "PyTorch"
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from models.classifier import ActivationClassifier, Classifier, DifferentiableClassifier
 from models.engines.keras import KerasClassifier
-from models.engines.twin import Twinned, twin_of
+from models.engines.twins.twin import Twinned, twin_of
 
 Gradients = Literal["own", "twin"]
 

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classifier import Activations, Images
-from models.engines.layers import flattened, one_of, position
-from models.engines.onnx_layers import METADATA, OnnxLayers, Tensor, layers_of
+from models.engines.reading.layers import flattened, one_of, position
+from models.engines.reading.onnx_layers import OnnxLayers, Tensor, layers_of
 from models.errors import InvalidInput
 
 _SESSIONS_AT_MOST = 2  # kept open; a scan reads two layers in turn
@@ -50,16 +50,14 @@ class OnnxActivations:
     Args:
         source: the serialized model; called at first use, and again when a further layer is read, so that no copy is kept.
         open_session: opens it as the classifier's own session is opened.
-        input_shape: (h, w, c) of one image.
+        described: the layers as the model's metadata have them; looked for when none.
         batch_size: largest number of images per pass; fewer where a layer has many numbers.
 
     Cost: a forward pass per image up to the layer. Sessions of the last two layers stay open.
     """
 
-    def __init__(
-        self, source: Callable[[], bytes], open_session: OpenSession, input_shape: tuple[int, int, int], *, batch_size: int
-    ) -> None:
-        self._source, self._open, self._shape, self._batch_size = source, open_session, input_shape, batch_size
+    def __init__(self, source: Callable[[], bytes], open_session: OpenSession, *, described: str | None, batch_size: int) -> None:
+        self._source, self._open, self._described, self._batch_size = source, open_session, described, batch_size
         self._readers: dict[str, _Reader] = {}
         self._opening = threading.Lock()
 
@@ -73,7 +71,9 @@ class OnnxActivations:
         """The layer read by default. Raises: InvalidInput: no product with weights in the graph."""
         found = self._found
         if found.hidden is None:
-            raise InvalidInput(f"expected a model with a classification head, but no node has a kernel; name {one_of(found.names)}")
+            raise InvalidInput(
+                f"expected a model with a classification head, but no node has a kernel; name {one_of(found.names)}"
+            )
         return found.hidden
 
     @property
@@ -121,9 +121,7 @@ class OnnxActivations:
 
     @cached_property
     def _found(self) -> OnnxLayers:
-        serialized = self._source()
-        written = self._open(serialized).get_modelmeta().custom_metadata_map.get(METADATA)
-        return OnnxLayers.from_text(written) if written is not None else _looked_for(serialized)
+        return _looked_for(self._source()) if self._described is None else OnnxLayers.from_text(self._described)
 
 
 def with_output(model: bytes, name: str) -> bytes:

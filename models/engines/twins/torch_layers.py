@@ -9,11 +9,24 @@ from typing import Any
 import numpy as np
 
 from models.classifier import Activations
-from models.engines.layers import flattened, one_of, position, side_of_squares, spread
+from models.engines.reading.layers import flattened, one_of, position, side_of_squares, spread
 from models.errors import InvalidInput
 
 _WEIGHTED = ("linear", "addmm", "mm", "matmul", "convolution", "conv1d", "conv2d", "conv3d")
-_RELAYOUT = ("view", "reshape", "flatten", "permute", "transpose", "t", "dropout", "clone", "contiguous", "to", "_to_copy", "detach_")
+_RELAYOUT = (
+    "view",
+    "reshape",
+    "flatten",
+    "permute",
+    "transpose",
+    "t",
+    "dropout",
+    "clone",
+    "contiguous",
+    "to",
+    "_to_copy",
+    "detach_",
+)
 _MAP_RANK = 4
 _SURE = {1: ("sigmoid",), 2: ("softmax", "_softmax", "_safe_softmax")}
 """What ends a program in probabilities, by its number of columns: one, or several."""
@@ -47,7 +60,13 @@ class TorchLayers:
     def output(self) -> Any:
         """The node that the program returns. Raises: InvalidInput: none, or several."""
         returned = next(node for node in self._module.graph.nodes if node.op == "output").args[0]
-        values = list(returned.values()) if isinstance(returned, dict) else list(returned) if isinstance(returned, tuple | list) else [returned]
+        values = (
+            list(returned.values())
+            if isinstance(returned, dict)
+            else list(returned)
+            if isinstance(returned, tuple | list)
+            else [returned]
+        )
         if len(values) != 1 or values[0].name not in self._nodes:
             raise InvalidInput(f"expected a program with one output [n, classes], got {len(values)}")
         return values[0]
@@ -57,7 +76,9 @@ class TorchLayers:
         """The input of the product with weights nearest to the output. Raises: InvalidInput: there is none."""
         head = self._head()
         if head is None:
-            raise InvalidInput(f"expected a program with a classification head, but no node has a kernel; name {one_of(self.names)}")
+            raise InvalidInput(
+                f"expected a program with a classification head, but no node has a kernel; name {one_of(self.names)}"
+            )
         return str(head.name)
 
     @property
