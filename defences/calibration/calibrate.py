@@ -209,7 +209,6 @@ class _Fitted:
 
     def settings(self) -> dict[str, Any]:
         """hauberk.toml."""
-        low, high = self.classifier.input_range
         purifier = self.purifier.purifier
         return {
             "format": FORMAT,
@@ -218,7 +217,7 @@ class _Fitted:
                 "engine": self.conversion.engine,
                 "file": MODEL,
                 "outputs": self.classifier.outputs,
-                "input_range": [low, high],
+                **self.classifier.preparation.settings(),
                 "input_shape": list(self.classifier.input_shape),
                 "labels": list(self.classifier.labels),
             },
