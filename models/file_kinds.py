@@ -42,11 +42,11 @@ _BY_FIRST_BYTES: tuple[tuple[bytes, str], ...] = (
     (b"{", "JSON, perhaps an architecture without its weights"),
 )
 _BY_MEMBER: tuple[tuple[str, str], ...] = (
-    ("config.json", KERAS_MODEL),
-    ("schema.json", SKOPS_MODEL),
-    ("models/model.json", TORCH_EXPORT),
+    ("/models/model.json", TORCH_EXPORT),
     ("serialized_exported_program.json", TORCH_EXPORT),
     ("/constants.pkl", TORCH_SCRIPT),
+    ("schema.json", SKOPS_MODEL),
+    ("config.json", KERAS_MODEL),
     ("data.pkl", "a PyTorch file (.pt), which may hold code and is never loaded"),
     (".npy", "an archive of arrays (.npz), damaged perhaps"),
     (".h5", "a zip archive with a model in it; unpack it"),
