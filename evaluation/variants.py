@@ -11,8 +11,8 @@ from defences.defended_classifier import DefendedClassifier, Detector, Mode, Ste
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.bundle import Bundle
 from models.classifier import Classifier, DifferentiableClassifier
-from models.engines.twins.capabilities import Capabilities, trainable
 from models.engines.keras import KerasClassifier
+from models.engines.twins.capabilities import Capabilities, trainable
 from models.errors import InvalidInput
 
 UNDEFENDED, FULL_STACK = "none", "full stack"

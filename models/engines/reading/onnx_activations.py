@@ -19,10 +19,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.classifier import Activations, Images
-from models.engines.reading.layers import flattened, one_of, position
+from models.engines.reading.layers import one_of, position
 from models.engines.reading.onnx_layers import OnnxLayers, Tensor, layers_of
 from models.errors import InvalidInput
 
@@ -93,7 +92,7 @@ class OnnxActivations:
         tensor, reader = self._found.tensors[name], self._reader(name)
         rows = max(1, min(self._batch_size, _NUMBERS_AT_ONCE // max(1, int(np.prod(tensor.shape)))))
         parts = [_read(reader, name, tensor, images[start : start + rows]) for start in range(0, len(images), rows)]
-        return np.concatenate(parts) if parts else _nothing(tensor)
+        return np.concatenate(parts) if parts else tensor.activations(np.empty((0, *tensor.shape), np.float32))
 
     def _name(self, layer: str | int | None) -> str:
         found = self._found
@@ -156,12 +155,4 @@ def _looked_for(serialized: bytes) -> OnnxLayers:
 
 def _read(reader: _Reader, name: str, tensor: Tensor, images: Images) -> Activations:
     [outputs] = reader.session.run([name], {reader.given: images}, reader.options)
-    return flattened(_channels_last(outputs, tensor))
-
-
-def _channels_last(outputs: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
-    return np.ascontiguousarray(outputs.transpose(0, 2, 3, 1)) if tensor.channels_first else outputs
-
-
-def _nothing(tensor: Tensor) -> Activations:
-    return flattened(_channels_last(np.empty((0, *tensor.shape), np.float32), tensor))
+    return tensor.activations(outputs)

@@ -19,10 +19,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.classifier import Activations
+from models.engines.reading.layers import flattened
 from models.errors import InvalidInput
 
 METADATA = "hauberk.layers"
@@ -57,7 +60,11 @@ _FUNCTIONS = {
 }
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _FLOATS = (np.float16, np.float32, np.float64)
+_MAP_AXES = 3  # of one image
 _FIRST, _LAST = 1, 3  # axes of the channels of a map [n, c, h, w] and [n, h, w, c]
+
+
+Order = Literal["plain", "map", "flattened"]
 
 
 @dataclass(frozen=True)
@@ -65,18 +72,25 @@ class Tensor:
     """A tensor of a graph with a row an image.
 
     Attributes:
-        shape: of one image's, as the graph has it.
-        channels_first: of a map (c, h, w); false for (h, w, c) and for what is no map.
+        shape: of one image's; of a flattened map (c, h, w), that of the map.
+        order: of the numbers: "plain" also for (h, w, c), "map" for (c, h, w), "flattened" for what a (c, h, w) was flattened to.
     """
 
     shape: tuple[int, ...]
-    channels_first: bool
+    order: Order = "plain"
 
     @property
     def is_map(self) -> bool:
         """Whether it is a feature map of more than one pixel."""
-        pixels = self.shape[1:] if self.channels_first else self.shape[:-1]
-        return len(self.shape) == 3 and tuple(pixels) != (1, 1)
+        pixels = self.shape[1:] if self.order == "map" else self.shape[:-1]
+        return len(self.shape) == _MAP_AXES and self.order != "flattened" and tuple(pixels) != (1, 1)
+
+    def activations(self, outputs: NDArray[Any]) -> Activations:
+        """What the graph returned for it, [n, ...], as activations [n, d] with the channels last."""
+        if self.order == "plain":
+            return flattened(outputs)
+        last = np.ascontiguousarray(outputs.reshape(len(outputs), *self.shape).transpose(0, 2, 3, 1))
+        return flattened(last if self.order == "map" else last.reshape(len(last), int(np.prod(self.shape))))
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class OnnxLayers:
 
     def as_text(self) -> str:
         """For the model's metadata."""
-        tensors = {name: [tensor.channels_first, *tensor.shape] for name, tensor in self.tensors.items()}
+        tensors = {name: [tensor.order, *tensor.shape] for name, tensor in self.tensors.items()}
         return json.dumps({"tensors": tensors, "names": self.names, "hidden": self.hidden, "earlier": self.earlier})
 
     @classmethod
@@ -104,9 +118,7 @@ class OnnxLayers:
         """Raises: InvalidInput: no such text."""
         try:
             read = json.loads(text)
-            tensors = {
-                str(name): Tensor(tuple(map(int, shape)), bool(first)) for name, (first, *shape) in read["tensors"].items()
-            }
+            tensors = {str(name): _tensor(order, shape) for name, (order, *shape) in read["tensors"].items()}
             found = cls(tensors, tuple(map(str, read["names"])), read["hidden"], read["earlier"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
             raise InvalidInput(
@@ -119,16 +131,19 @@ class OnnxLayers:
         return found
 
 
+def _tensor(order: Any, shape: Sequence[Any]) -> Tensor:
+    if order not in get_args(Order) or (order != "plain" and len(shape) != _MAP_AXES):
+        raise ValueError
+    return Tensor(tuple(map(int, shape)), order)
+
+
 def layers_of(model: Any) -> OnnxLayers:
     """The layers of an `onnx.ModelProto` that maps one batch of images to outputs. Cost: forward passes of five images.
 
     Raises: InvalidInput: a model that does not run.
     """
     graph = _Graph(model.graph)
-    shapes = _shapes(model, graph)
-    tensors = {
-        name: Tensor(shape, graph.channels.get(name, _FIRST) == _FIRST and len(shape) == 3) for name, shape in shapes.items()
-    }
+    tensors = graph.tensors(_shapes(model, graph))
     hidden = graph.head_input()
     hidden = hidden if hidden in tensors else None
     counting = [name for name in tensors if name == hidden or graph.counts(name)]
@@ -149,6 +164,21 @@ class _Graph:
         self.of_the_image = self._reached()
         self.plain = self._plain()
         self.channels = self._channels()
+
+    def tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """The tensors of these shapes, with the order of their numbers."""
+        maps = {name for name, shape in shapes.items() if len(shape) == _MAP_AXES and self.channels.get(name, _FIRST) == _FIRST}
+        found: dict[str, Tensor] = {}
+        for name, shape in shapes.items():
+            node = self.made_by[name]
+            of_map = next((given for given in self.given(node) if given in maps), None)
+            if name in maps:
+                found[name] = Tensor(shape, "map")
+            elif of_map is not None and node.op_type in ("Reshape", "Flatten") and shape == (int(np.prod(shapes[of_map])),):
+                found[name] = Tensor(shapes[of_map], "flattened")
+            else:
+                found[name] = Tensor(shape)
+        return found
 
     def given(self, node: Any) -> list[str]:
         """The inputs of a node that depend on the image."""
@@ -208,7 +238,7 @@ class _Graph:
         known = dict.fromkeys(self.inputs, _LAST)
         for node in self.nodes:
             if node.op_type in _OF_MAPS:
-                known |= {name: _FIRST for name in (*self.given(node)[:1], *node.output[:1])}
+                known |= dict.fromkeys((*self.given(node)[:1], *node.output[:1]), _FIRST)
         for _ in range(2):  # forwards through what keeps the layout, backwards, and forwards again
             for node in (*self.nodes, *reversed(self.nodes)):
                 known |= {name: axis for name, axis in self._passed(node, known) if name not in known}

@@ -123,7 +123,7 @@ class TorchClassifier:
         found = np.empty_like(images)
         for rows, batch in self._batches(images):
             leaf, made = self._through(read, batch)
-            [gradient] = self._torch.autograd.grad(made, leaf, read_in(by_activations[rows], shape))
+            [gradient] = self._torch.autograd.grad(made, leaf, self._torch.tensor(read_in(by_activations[rows], shape)))
             found[rows] = gradient.numpy()
         return found
 

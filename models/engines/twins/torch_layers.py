@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.classifier import Activations
 from models.engines.reading.layers import flattened, one_of, position, side_of_squares, spread
@@ -27,7 +28,7 @@ _RELAYOUT = (
     "_to_copy",
     "detach_",
 )
-_MAP_RANK = 4
+_MAP_AXES = 3  # of one image
 _SURE = {1: ("sigmoid",), 2: ("softmax", "_softmax", "_safe_softmax")}
 """What ends a program in probabilities, by its number of columns: one, or several."""
 _SAME = ("to", "_to_copy", "clone", "contiguous")
@@ -53,7 +54,8 @@ class TorchLayers:
         self._module = module
         self._given = next(node for node in module.graph.nodes if node.op == "placeholder")
         self._nodes = {node.name: node for node in module.graph.nodes if self._has_rows(node)}
-        self.names = tuple(name for name, node in self._nodes.items() if _operation(node) not in _RELAYOUT)
+        head = self._head()
+        self.names = tuple(name for name, node in self._nodes.items() if node is head or _operation(node) not in _RELAYOUT)
         self._cuts: dict[str, Cut] = {}
 
     @property
@@ -100,13 +102,20 @@ class TorchLayers:
         return Cut(self._cut(self.output))
 
     def reader(self, layer: str | int | None) -> tuple[Callable[[Any], Any], tuple[int, ...]]:
-        """The graph cut at a layer, and the shape of a row there. Raises: InvalidInput: no such layer."""
+        """The graph cut at a layer, with its channels last, and the shape of a row there. Raises: InvalidInput: no such layer."""
         name = self.hidden if layer is None else layer
         if name not in self._nodes:
             name = self.names[position(self.names, name)]
+        node = self._nodes[str(name)]
         if name not in self._cuts:
-            self._cuts[str(name)] = Cut(self._cut(self._nodes[name]))
-        return self._cuts[str(name)].read, tuple(map(int, self._nodes[name].meta["val"].shape[1:]))
+            self._cuts[str(name)] = Cut(self._cut(node))
+        read, shape = self._cuts[str(name)].read, _row(node)
+        if len(shape) == _MAP_AXES:
+            return lambda images: read(images).permute(0, 2, 3, 1), (*shape[1:], shape[0])
+        of_map = _flattened_map(node)
+        if of_map is not None:
+            return lambda images: _reordered(read(images), of_map), shape
+        return read, shape
 
     def _cut(self, node: Any) -> Callable[[Any], Any]:
         import torch
@@ -136,22 +145,37 @@ class TorchLayers:
 
 
 def read_out(values: Any) -> Activations:
-    """The values of a node [n, ...] as activations, maps with their channels last."""
-    found = values.detach().numpy()
-    return flattened(np.ascontiguousarray(found.transpose(0, 2, 3, 1)) if found.ndim == _MAP_RANK else found)
+    """The values of a node [n, ...], channels last, as activations [n, d]."""
+    return flattened(np.ascontiguousarray(values.detach().numpy()))
 
 
-def read_in(by_activations: Activations, shape: tuple[int, ...]) -> Any:
+def read_in(by_activations: Activations, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The adjoint of `read_out`: a gradient by activations [n, d] as one by the values [n, *shape]."""
-    import torch
-
-    if len(shape) + 1 != _MAP_RANK:
-        return torch.tensor(by_activations.reshape(len(by_activations), *shape))
-    c, h, w = shape
+    rows = len(by_activations)
+    if len(shape) != _MAP_AXES:
+        return by_activations.reshape(rows, *shape)
+    h, w, c = shape
     side = side_of_squares(h, w, c)
-    squares = by_activations.reshape(len(by_activations), -(-h // side), -(-w // side), c)
-    maps = squares if side == 1 else spread(squares, (h, w, c), side)
-    return torch.tensor(np.ascontiguousarray(maps.transpose(0, 3, 1, 2)))
+    squares = by_activations.reshape(rows, -(-h // side), -(-w // side), c)
+    return squares if side == 1 else spread(squares, (h, w, c), side)
+
+
+def _row(node: Any) -> tuple[int, ...]:
+    return tuple(map(int, node.meta["val"].shape[1:]))
+
+
+def _flattened_map(node: Any) -> tuple[int, ...] | None:
+    """The (c, h, w) that a node flattens, where it does."""
+    value = node.args[0].meta.get("val") if node.args and hasattr(node.args[0], "meta") else None
+    if _operation(node) not in ("flatten", "view", "reshape") or value is None or value.ndim != _MAP_AXES + 1:
+        return None
+    shape = tuple(map(int, value.shape[1:]))
+    return shape if _row(node) == (int(np.prod(shape)),) else None
+
+
+def _reordered(values: Any, shape: tuple[int, ...]) -> Any:
+    """A flattened (c, h, w) as the same numbers of (h, w, c)."""
+    return values.reshape(-1, *shape).permute(0, 2, 3, 1).reshape(len(values), -1)
 
 
 def _operation(node: Any) -> str:
@@ -161,5 +185,5 @@ def _operation(node: Any) -> str:
 
 
 def _is_map(node: Any) -> bool:
-    shape = node.meta["val"].shape
-    return len(shape) == _MAP_RANK and tuple(shape[2:]) != (1, 1)
+    shape = _row(node)
+    return len(shape) == _MAP_AXES and shape[1:] != (1, 1)

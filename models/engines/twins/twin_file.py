@@ -15,12 +15,14 @@ import numpy as np
 
 from models.classifier import Classifier, DifferentiableClassifier, Images
 from models.engines.conversion import Agreement, compare
+from models.engines.imports.torch import load_program
 from models.engines.keras import KerasClassifier, load_model
 from models.engines.twins.capabilities import engine_of
 from models.engines.twins.torch_classifier import TorchClassifier
 from models.engines.twins.twin import Twinned, is_close, twinned
 from models.errors import InvalidInput
 from models.file_kinds import TORCH_EXPORT, kind_of
+from models.input_readings import readings
 from models.preparation import Layout, Outputs, Preparation
 
 _TRIED_ON = 64
@@ -79,7 +81,9 @@ def opened_twin(path: Path, classifier: Classifier, images: Images, *, threads: 
         if best.agreement is not None and is_close(best.agreement):
             break
     if best is None or best.twin is None:
-        raise InvalidInput(f"expected a twin for images {classifier.input_shape} (--gradients), got {path.name}: {best and best.reason}")
+        raise InvalidInput(
+            f"expected a twin for images {classifier.input_shape} (--gradients), got {path.name}: {best and best.reason}"
+        )
     return twinned(classifier, best.twin, images, name=path.name)
 
 
@@ -101,7 +105,6 @@ class _Read:
 
 
 def _ways(images: Images) -> Iterator[tuple[Preparation, Outputs]]:
-    from models.input_readings import readings
     layouts: tuple[Layout, ...] = ("nhwc", "nchw")
     for layout in layouts:
         for reading in readings(images, Preparation(layout=layout)):
@@ -129,7 +132,6 @@ def _keras(path: Path, classifier: Classifier, threads: int) -> Opened:
 
 
 def _program(path: Path, classifier: Classifier, threads: int) -> Opened:
-    from models.engines.imports.torch import load_program
     program: Any = load_program(path, threads=threads)
 
     def opened(preparation: Preparation, outputs: Outputs) -> DifferentiableClassifier:
