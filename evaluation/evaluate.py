@@ -29,7 +29,7 @@ from evaluation.tables.curves import Curves
 from evaluation.tables.distrust import Distrust
 from evaluation.tables.evasion import EvasionTable
 from evaluation.tables.stand_ins import StandIns
-from evaluation.untried import untried
+from evaluation.tables.untried import untried
 from evaluation.variants import Target, bundled_target, defended_target
 from models.accuracy import judge
 from models.bundle import MODEL, Bundle

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "models": "",
     "models.engines": "models models.engines.reading",
     "models.engines.reading": "models",
+    "models.engines.imports": "models models.engines",
     "models.engines.twins": "models models.engines models.engines.reading models.engines.imports",
     "models.training": "models models.engines",
     #

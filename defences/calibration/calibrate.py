@@ -27,6 +27,9 @@ from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.engines.conversion import Conversion, convert
 from models.engines.keras import KerasClassifier
+from models.engines.onnx import OnnxClassifier
+from models.engines.twins.capabilities import Capabilities
+from models.engines.twins.twin_file import TwinGiven, with_gradients
 from models.machine import processors
 from models.progress import Progress, silent
 from models.training.reference_classifier import save
@@ -48,6 +51,7 @@ class CalibrationPlan:
         evasion_eps: size (L-inf) of the attacks that detectors of evasion are trained on.
         seed: of the split, the overlays and their order.
         threads: of the purifier; all processors when none.
+        gradients: a twin of a classifier that has no gradients of its own, for the detectors that learn from attacks; or its file.
         test: other labelled images, to measure on.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
@@ -60,6 +64,7 @@ class CalibrationPlan:
     evasion_eps: float = EVASION_EPS
     seed: int = 0
     threads: int | None = None
+    gradients: TwinGiven | None = None
     test: Dataset | None = None
     origin: Origin = IN_MEMORY
     data_sha256: str | None = None
@@ -128,6 +133,7 @@ class Calibrated:
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
         accuracy: whether the bare classifier is as right as the calibration images allow.
         conversion: which engine serves the classifier, and why.
+        capabilities: what can be asked of the classifier that is served, with the gradients of the model it was converted from.
     """
 
     bundle: Bundle
@@ -136,6 +142,7 @@ class Calibrated:
     measured: dict[str, Measured]
     accuracy: Judgement
     conversion: Conversion
+    capabilities: Capabilities
 
 
 DEFAULT_PLAN = CalibrationPlan()
@@ -164,13 +171,23 @@ def calibrate(
     check_target(out)
     parts, threads = plan.parts(clean), plan.threads or processors()
     accuracy = judge(classifier, clean).better_than_guessing()
-    purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
-    detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
     conversion = convert(classifier, clean.images, threads=threads)
-    fitted = _Fitted(classifier, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
+    served = with_gradients(
+        _served(classifier, conversion, threads), clean.images, given=plan.gradients, own=lambda: classifier, threads=threads
+    )
+    purifier = choose_purifier(served, clean, threads=threads, progress=progress)
+    detectors = fit_detectors(served, clean, plan=plan, progress=progress)
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
+
+
+def _served(classifier: KerasClassifier, conversion: Conversion, threads: int) -> Classifier:
+    """What will serve, and what defences are therefore fitted to: detectors name layers as this engine does."""
+    if conversion.engine != "onnx" or conversion.model is None:
+        return classifier
+    return OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
 
 
 def fit_detectors(
@@ -200,6 +217,7 @@ class _Fitted:
     """Everything a bundle is written from."""
 
     classifier: KerasClassifier
+    served: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
@@ -238,6 +256,7 @@ class _Fitted:
             "labels": list(self.classifier.labels),
             "parameters": self.classifier.model.count_params(),
             "engine": self.conversion.card(),
+            "capabilities": Capabilities.of(self.served).settings(),
             "calibration": self.provenance,
             "accuracy": asdict(self.accuracy),
             "purifier": {
@@ -262,8 +281,8 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
             (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
         settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
-        defended = assemble(unmeasured, fitted.classifier, secret=b"", threads=threads)
-        measured = {where: measure(defended, fitted.classifier, data) for where, data in measure_on.items()}
+        defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)
+        measured = {where: measure(defended, fitted.served, data) for where, data in measure_on.items()}
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():

@@ -65,8 +65,8 @@ class EvasionTable:
     threads: int
 
     def cells(self) -> Iterator[Cell]:
-        """One cell per attack and radius, and per stack of defences where the attack depends on it; without gradients, of attacks that need
-        none (`evaluation.untried`)."""
+        """One cell per attack and radius, and per stack of defences where the attack depends on it; without gradients, of those that need
+        none (`evaluation.tables.untried`)."""
         known = self.target.gradients
         yield Cell(SECTION, CLEAN, partial(self._sent, CLEAN, None, lambda: unchanged(self.data.images)))
         if known is not None:

@@ -50,7 +50,7 @@ class StandIns:
     seed: int
 
     def backdoors(self) -> Iterator[Cell]:
-        """One cell per backdoor: a poisoned copy of the classifier, with the detectors of the bundle calibrated on it; none of a classifier
+        """One cell per backdoor: a poisoned copy of the classifier, with the bundle's detectors calibrated on it; none of a classifier
         that cannot be trained."""
         copied = self.target.trainable
         if copied is None:

@@ -16,6 +16,7 @@ from hauberk.commands.classifier_options import how_it_reads, open_classifier
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
+    GradientsOption,
     InputRangeOption,
     LabelsOption,
     LayoutOption,
@@ -61,6 +62,7 @@ def calibrate(
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
     ] = EVASION_EPS,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
+    gradients: GradientsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
@@ -87,6 +89,7 @@ def calibrate(
         evasion_eps=evasion_eps,
         seed=seed,
         threads=used,
+        gradients=gradients,
     )
     served_name(out, name)
     check_target(out)
@@ -120,6 +123,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
     print(printable(f"  {'engine':<15}  {_engine(calibrated)}"))
+    print(f"  {'able':<15}  {calibrated.capabilities.in_words()}")
     for declared in bundle.settings["defences"]:
         name = declared["name"]
         print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))

@@ -108,23 +108,17 @@ def _check_datasets(file: Any, path: Path) -> None:
 
     def look(name: str, link: Any) -> None:
         if isinstance(link, h5py.ExternalLink):
-            raise InvalidInput(
-                f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again"
-            )
+            raise InvalidInput(f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again")
         held = file.get(name)
         if isinstance(held, h5py.Dataset):
             if held.external or held.is_virtual:
-                raise InvalidInput(
-                    f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again"
-                )
+                raise InvalidInput(f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again")
             sizes.append(held.nbytes)
 
     file.visititems_links(look)
     packed = path.stat().st_size
     if sum(sizes) > FOR_BUNDLES.bytes_at_most(packed):
-        raise InvalidInput(
-            f"{path.name} would unpack to {sum(sizes):,} bytes, more than a model of {packed:,} bytes holds; save it again"
-        )
+        raise InvalidInput(f"{path.name} would unpack to {sum(sizes):,} bytes, more than a model of {packed:,} bytes holds; save it again")
 
 
 @contextmanager

@@ -99,9 +99,7 @@ def load_checked(load: Any, content: bytes) -> Any:
 def _trees(held: Any, depth: int = 0) -> Iterator[Any]:
     """Every decision tree in an estimator, in those it is made of too."""
     if depth > _DEEPEST:
-        raise InvalidInput(
-            "expected estimators within estimators up to a depth of 100; export the model to ONNX where it was made"
-        )
+        raise InvalidInput("expected estimators within estimators up to a depth of 100; export the model to ONNX where it was made")
     if type(held).__name__ == "Tree" and type(held).__module__ == "sklearn.tree._tree":
         yield held
     elif isinstance(held, dict):
@@ -128,9 +126,7 @@ def _check_tree(tree: Any) -> None:
         and ((feature >= 0) & (feature < tree.n_features))[inner].all()
     )
     if not fine:
-        raise InvalidInput(
-            "expected decision trees whose nodes lead downwards, got one that leads out of itself; save the model again"
-        )
+        raise InvalidInput("expected decision trees whose nodes lead downwards, got one that leads out of itself; save the model again")
 
 
 def _labels(estimator: Any) -> tuple[str, ...] | None:

@@ -38,7 +38,9 @@ OPERATIONS = frozenset(" ".join((_ARITHMETIC, _ACTIVATIONS, _LAYERS, _SHAPES, _C
 """By the names of ATen, without the overload; those that change their input in place (`relu_`) are meant too."""
 
 WORDS = frozenset(
-    ["none", "mean", "sum", "tanh", "floor", "trunc", "constant", "reflect", "replicate", "circular", "zeros", "border", "bilinear", "nearest", "bicubic", "area", "same", "valid", "fro", "nuc", "linear"]
+    """
+    none mean sum tanh floor trunc constant reflect replicate circular zeros border bilinear nearest bicubic area same valid fro nuc linear
+    """.split()
 )
 """The words that an operation may be given: its other strings could name files or devices."""
 

@@ -28,7 +28,7 @@ _JSON_AT_MOST = 256 << 20
 _SAVE_AGAIN = "save it again with torch.export.save of a current PyTorch (tested with 2.13)"
 _OPERATION = re.compile(r"torch\.ops\.aten\.([A-Za-z_][A-Za-z0-9_]*)\.[A-Za-z0-9_]+")
 # Arithmetic on sizes.
-_ON_SIZES = frozenset(f"_operator.{name}" for name in ["add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "truediv"])
+_ON_SIZES = frozenset(f"_operator.{name}" for name in "add sub mul floordiv mod neg eq ne lt le gt ge getitem truediv".split())
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _TEXT = re.compile(r"[A-Za-z0-9_.]{0,512}|-?Infinity|NaN")
 _SIZE = re.compile(
@@ -37,7 +37,11 @@ _SIZE = re.compile(
 )
 _SIZE_AT_MOST = 2000
 _ARGUMENTS = frozenset(
-    ["as_none", "as_tensor", "as_tensors", "as_optional_tensors", "as_optional_tensor", "as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_expr", "as_name", "as_sym_int", "as_sym_ints", "as_sym_bool", "as_sym_bools", "as_sym_float", "as_sym_floats", "as_scalar_type", "as_memory_format", "as_layout", "as_device", "as_nested_tensors"]
+    """
+    as_none as_tensor as_tensors as_optional_tensors as_optional_tensor as_int as_ints as_float as_floats as_bool as_bools as_string as_expr
+    as_name as_sym_int as_sym_ints as_sym_bool as_sym_bools as_sym_float as_sym_floats as_scalar_type as_memory_format as_layout as_device
+    as_nested_tensors
+    """.split()
 )
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _CPU = {"type": "cpu", "index": None}
@@ -100,9 +104,7 @@ def _payloads(config: dict[str, Any], prefix: str, name: str) -> list[str]:
     for fqn, payload in config.items():
         member = payload["path_name"]
         if payload["use_pickle"] is not False or not re.fullmatch(prefix + r"\d{1,9}", member):
-            raise _refusal(
-                name, f"a pickle ({fqn[:80]!r})", f"save plain tensors only, with torch.export.save, or {EXPORT_TO_ONNX}"
-            )
+            raise _refusal(name, f"a pickle ({fqn[:80]!r})", f"save plain tensors only, with torch.export.save, or {EXPORT_TO_ONNX}")
         found[member] = None
     return list(found)
 
@@ -139,9 +141,7 @@ def _check_operations(nodes: list[dict[str, Any]], name: str) -> None:
         raise _refusal(name, f"operations that are not on the list of known ones ({listed(own)})")
     modes = [given["arg"] for node in nodes for given in node["inputs"] if given["name"] in ("training", "train")]
     if {"as_bool": True} in modes:
-        raise InvalidInput(
-            f"{name} was exported in training mode; call model.eval() before torch.export.export, and save it again"
-        )
+        raise InvalidInput(f"{name} was exported in training mode; call model.eval() before torch.export.export, and save it again")
 
 
 def _is_operation(target: str) -> bool:

@@ -64,7 +64,10 @@ class Capabilities:
 
     def lacks_training(self, what: str) -> str:
         """The same of something that trains a copy."""
-        return f"{what} trains a copy of the model, and this model is {self.engine}, which cannot be trained; name a twin with --gradients TWIN.keras"
+        return (
+            f"{what} trains a copy of the model, and this model is {self.engine}, which cannot be trained; name a twin with --gradients "
+            "TWIN.keras"
+        )
 
 
 def engine_of(classifier: Classifier) -> str:

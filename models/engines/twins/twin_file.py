@@ -55,8 +55,8 @@ def with_gradients(
     if isinstance(classifier, DifferentiableClassifier):
         if given is not None:
             raise InvalidInput(
-                f"expected a twin (--gradients) for a model without gradients, but this one is {engine_of(classifier)}, which has its own; "
-                "leave it out"
+                f"expected a twin (--gradients) for a model without gradients, but this one is {engine_of(classifier)}, which has "
+                "its own; leave it out"
             )
         return classifier
     if isinstance(given, Path):
