@@ -110,7 +110,9 @@ def check(classifier: Classifier, images: Images, goal: Goal) -> None:
 def differentiable(classifier: Classifier, attack: str) -> DifferentiableClassifier:
     """The classifier, typed as differentiable. Raises: InvalidInput: a classifier without gradients."""
     if not isinstance(classifier, DifferentiableClassifier):
-        raise InvalidInput(f"{Capabilities.of(classifier).lacks_gradients(attack)}, or use square or hop_skip_jump, which need none")
+        raise InvalidInput(
+            f"{Capabilities.of(classifier).lacks_gradients(attack)}, or use square or hop_skip_jump, which need none"
+        )
     return classifier
 
 

@@ -37,7 +37,10 @@ _BY_FIRST_BYTES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a picture"),
     (b"\x80\x02", "a pickle, such as an old PyTorch file, which may hold code and is never loaded"),
     *((start, "a pickle, which may hold code and is never loaded") for start in _PICKLES),
-    *((start, "compressed with zlib or LZMA, as joblib writes pickles, which may hold code and are never loaded") for start in _PACKED),
+    *(
+        (start, "compressed with zlib or LZMA, as joblib writes pickles, which may hold code and are never loaded")
+        for start in _PACKED
+    ),
     (b"<", "a web page or XML; the download went wrong"),
     (b"{", "JSON, perhaps an architecture without its weights"),
 )

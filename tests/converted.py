@@ -16,9 +16,7 @@ def converted(classifier: KerasClassifier, *, batch_size: int | None = None) -> 
     from models.engines.keras_export import exported
 
     model = exported(classifier).SerializeToString()
-    return OnnxClassifier(
-        model, labels=classifier.labels, input_shape=classifier.input_shape, threads=1, batch_size=batch_size
-    )
+    return OnnxClassifier(model, labels=classifier.labels, input_shape=classifier.input_shape, threads=1, batch_size=batch_size)
 
 
 def graph(nodes: list[Any], weights: dict[str, Any], *, images: list[int], output: str, classes: int) -> ModelProto:

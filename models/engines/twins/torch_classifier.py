@@ -64,6 +64,7 @@ class TorchClassifier:
         if others:
             raise InvalidInput(f"expected a program with one input, the images, got {1 + len(others)}")
         self._fixed, most = _rows(program, self._given)
+        self._size = self._input_size()
         affordable = max(1, _NUMBERS_PER_PASS // int(np.prod(input_shape)))
         self.batch_size = self._fixed or min(batch_size or _ROWS_AT_MOST, most, affordable)
         self._layers = TorchLayers(self._module)
@@ -141,17 +142,23 @@ class TorchClassifier:
             values = values.flip(3)
         if how.layout == "nchw":
             values = values.permute(0, 3, 1, 2)
-        values = values.reshape(len(batch), *self._input_size())
+        values = values.reshape(len(batch), *self._size)
         if self._fixed and len(batch) < self._fixed:
             values = torch.cat([values, values.new_zeros(self._fixed - len(batch), *values.shape[1:])])
         return leaf, read(values.contiguous())[: len(batch)]
 
     def _input_size(self) -> tuple[int, ...]:
-        """The shape of one row of the program's input, sizes it leaves open from the preparation."""
-        own = self._given.meta["val"].shape[1:]
+        """The shape of one row of the program's input, sizes it leaves open from the preparation; without channels, or flat.
+
+        Raises: InvalidInput: images of another shape.
+        """
+        own = tuple(size if isinstance(size, int) else None for size in self._given.meta["val"].shape[1:])
         shape = self.preparation.shape(self.input_shape)
-        sizes = [size if isinstance(size, int) else None for size in own]
-        return tuple(shape[at] if size is None else size for at, size in enumerate(sizes))
+        if len(own) == len(shape) and all(size in (None, wanted) for size, wanted in zip(own, shape, strict=True)):
+            return shape
+        if len(own) < len(shape) and None not in own and int(np.prod([*own], dtype=np.int64)) == int(np.prod(shape)):
+            return tuple(size for size in own if size is not None)
+        raise InvalidInput(f"expected a program for images {shape}, layout {self.preparation.layout}, got one for {own}")
 
     def _columns(self) -> int:
         """The width of the output. Raises: InvalidInput: the program does not take such images, or does not return a row an image."""

@@ -19,7 +19,7 @@ from models.engines.imports.torch import load_program
 from models.engines.keras import KerasClassifier, load_model
 from models.engines.twins.capabilities import engine_of
 from models.engines.twins.torch_classifier import TorchClassifier
-from models.engines.twins.twin import Twinned, is_close, twinned
+from models.engines.twins.twin import Twinned, twinned
 from models.errors import InvalidInput
 from models.file_kinds import TORCH_EXPORT, kind_of
 from models.input_readings import readings
@@ -78,7 +78,7 @@ def opened_twin(path: Path, classifier: Classifier, images: Images, *, threads: 
         read = _read(opened, preparation, outputs, classifier, some)
         if best is None or read.better_than(best):
             best = read
-        if best.agreement is not None and is_close(best.agreement):
+        if best.agreement is not None and best.agreement.reason_against is None:
             break
     if best is None or best.twin is None:
         raise InvalidInput(
@@ -94,13 +94,14 @@ class _Read:
     twin: DifferentiableClassifier | None = None
     agreement: Agreement | None = None
     reason: str = ""
+    takes_images: bool = False
 
     def better_than(self, other: _Read) -> bool:
         return self._rank() > other._rank()
 
     def _rank(self) -> tuple[float, float]:
         if self.agreement is None:
-            return (-1.0, 0.0)
+            return (-1.0 if self.takes_images else -2.0, 0.0)
         return (self.agreement.same_labels, -self.agreement.largest_difference)
 
 
@@ -116,7 +117,8 @@ def _read(opened: Opened, preparation: Preparation, outputs: Outputs, classifier
     try:
         twin = opened(preparation, outputs)
         if len(twin.labels) != len(classifier.labels):
-            return _Read(reason=f"it tells {len(twin.labels)} classes apart, the model {len(classifier.labels)}")
+            reason = f"it tells {len(twin.labels)} classes apart, the model {len(classifier.labels)}"
+            return _Read(reason=reason, takes_images=True)
         return _Read(twin, compare(classifier, twin, images))
     except InvalidInput as failure:
         return _Read(reason=str(failure))

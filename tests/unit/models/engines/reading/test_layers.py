@@ -46,7 +46,9 @@ def test_a_layer_is_found_by_its_name_its_last_part_and_its_position() -> None:
     assert [position(names, one) for one in ("in/relu", "conv", "head", 0, -1)] == [1, 0, 3, 0, 3]
 
 
-@pytest.mark.parametrize(("layer", "said"), [("relu", "in/relu, out/relu"), ("tail", "in/conv"), (4, "from -4 to 3"), (-5, "head")])
+@pytest.mark.parametrize(
+    ("layer", "said"), [("relu", "in/relu, out/relu"), ("tail", "in/conv"), (4, "from -4 to 3"), (-5, "head")]
+)
 def test_a_layer_that_is_none_or_several_is_refused(layer: str | int, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         position(["in/conv", "in/relu", "out/relu", "head"], layer)

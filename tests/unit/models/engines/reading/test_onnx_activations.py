@@ -52,7 +52,11 @@ def test_large_maps_are_averaged_over_the_same_squares() -> None:
     import keras
 
     keras.utils.set_random_seed(3)
-    layers = [keras.layers.Conv2D(16, 3, activation="relu", name="wide"), keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(3)]
+    layers = [
+        keras.layers.Conv2D(16, 3, activation="relu", name="wide"),
+        keras.layers.GlobalMaxPooling2D(),
+        keras.layers.Dense(3),
+    ]
     source = KerasClassifier(keras.Sequential([keras.Input((37, 26, 3)), *layers]), outputs="logits")
     graph, images = converted(source), noise(5, (37, 26, 3), seed=1)
     wanted, found = source.activations(images, "wide"), graph.activations(images, graph.earlier_layer())

@@ -34,7 +34,13 @@ def of_a_framework_with_channels_first() -> ModelProto:
         helper.make_node("MatMul", ["bent", "head"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["classes"]),
     ]
-    weights = {"scale": weight(), "kernel": weight(4, 3, 3, 3), "shift": weight(1, 4, 1, 1), "dense": weight(36, 5), "head": weight(5, 3)}
+    weights = {
+        "scale": weight(),
+        "kernel": weight(4, 3, 3, 3),
+        "shift": weight(1, 4, 1, 1),
+        "dense": weight(36, 5),
+        "head": weight(5, 3),
+    }
     return graph(nodes, weights, images=[8, 8, 3], output="classes", classes=3)
 
 
@@ -81,7 +87,9 @@ def test_where_channels_are_is_followed_through_what_keeps_the_layout() -> None:
     }
     found = layers_of(graph(nodes, weights, images=[6, 6, 1], output="classes", classes=2))
     orders = {name: found.tensors[name].order for name in ("turned", "positive", "convolved", "grown", "last", "negated")}
-    assert orders == dict.fromkeys(("turned", "positive", "convolved", "grown"), "map") | dict.fromkeys(("last", "negated"), "plain")
+    assert orders == dict.fromkeys(("turned", "positive", "convolved", "grown"), "map") | dict.fromkeys(
+        ("last", "negated"), "plain"
+    )
     assert (found.hidden, found.earlier) == ("mean", "negated")
 
 
