@@ -138,11 +138,11 @@ class Gateway:
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
-        from service.edge import connection
+        from service.edge import connection, watching
 
         with _or_end_the_server():
             connection.Connection.site = self.site
-            self.watching = asyncio.gather(connection.watch(), make_rounds(*self._looks()))
+            self.watching = asyncio.gather(watching.watch(), make_rounds(*self._looks()))
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
             server = running_server()

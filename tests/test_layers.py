@@ -24,7 +24,7 @@ ALLOWED = {
     "attacks": {"models", "defences", "attacks"},
     "evaluation": {"models", "defences", "attacks", "evaluation"},
     "loadtest": {"loadtest"},
-    "deploy": {"deploy"},
+    "deploy": {"deploy", "service"},
 }
 OURS = {*ALLOWED, "benchmarks", "tests"}
 
@@ -32,8 +32,8 @@ MAY_IMPORT = {
     "models": "",
     "models.engines": "models models.engines.reading",
     "models.engines.reading": "models",
-    "models.engines.imports": "models models.engines",
     "models.engines.twins": "models models.engines models.engines.reading models.engines.imports",
+    "models.pictures": "models",
     "models.training": "models models.engines",
     #
     "defences": "",

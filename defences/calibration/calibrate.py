@@ -26,6 +26,7 @@ from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundl
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
 from models.engines.conversion import Conversion, convert
+from models.engines.imports.classifier import ForeignClassifier
 from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
 from models.engines.twins.capabilities import Capabilities
@@ -149,7 +150,7 @@ DEFAULT_PLAN = CalibrationPlan()
 
 
 def calibrate(
-    classifier: KerasClassifier,
+    classifier: KerasClassifier | ForeignClassifier,
     clean: Dataset,
     *,
     out: Path,
@@ -171,10 +172,8 @@ def calibrate(
     check_target(out)
     parts, threads = plan.parts(clean), plan.threads or processors()
     accuracy = judge(classifier, clean).better_than_guessing()
-    conversion = convert(classifier, clean.images, threads=threads)
-    served = with_gradients(
-        _served(classifier, conversion, threads), clean.images, given=plan.gradients, own=lambda: classifier, threads=threads
-    )
+    conversion = _conversion(classifier, clean, threads)
+    served = _served(classifier, conversion, clean, plan, threads)
     purifier = choose_purifier(served, clean, threads=threads, progress=progress)
     detectors = fit_detectors(served, clean, plan=plan, progress=progress)
     fitted = _Fitted(classifier, served, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
@@ -183,11 +182,22 @@ def calibrate(
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
 
 
-def _served(classifier: KerasClassifier, conversion: Conversion, threads: int) -> Classifier:
-    """What will serve, and what defences are therefore fitted to: detectors name layers as this engine does."""
-    if conversion.engine != "onnx" or conversion.model is None:
-        return classifier
-    return OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+def _served(
+    classifier: KerasClassifier | ForeignClassifier, conversion: Conversion, clean: Dataset, plan: CalibrationPlan, threads: int
+) -> Classifier:
+    """What will serve, with whatever gradients there are: defences are fitted to it, and detectors name its layers as it does."""
+    if isinstance(classifier, ForeignClassifier):
+        return with_gradients(classifier, clean.images, given=plan.gradients, threads=threads)
+    served: Classifier = classifier
+    if conversion.engine == "onnx" and conversion.model is not None:
+        served = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+    return with_gradients(served, clean.images, given=plan.gradients, own=lambda: classifier, threads=threads)
+
+
+def _conversion(classifier: KerasClassifier | ForeignClassifier, clean: Dataset, threads: int) -> Conversion:
+    if isinstance(classifier, KerasClassifier):
+        return convert(classifier, clean.images, threads=threads)
+    return classifier.conversion(clean.images)
 
 
 def fit_detectors(
@@ -216,7 +226,7 @@ def check_target(out: Path) -> None:
 class _Fitted:
     """Everything a bundle is written from."""
 
-    classifier: KerasClassifier
+    classifier: KerasClassifier | ForeignClassifier
     served: Classifier
     name: str
     purifier: PurifierChoice
@@ -233,7 +243,7 @@ class _Fitted:
             "name": self.name,
             "classifier": {
                 "engine": self.conversion.engine,
-                "file": MODEL,
+                **({"file": MODEL} if isinstance(self.classifier, KerasClassifier) else {}),
                 "outputs": self.classifier.outputs,
                 **self.classifier.preparation.settings(),
                 "input_shape": list(self.classifier.input_shape),
@@ -254,7 +264,7 @@ class _Fitted:
             "input_shape": list(self.classifier.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
-            "parameters": self.classifier.model.count_params(),
+            "parameters": _parameters(self.classifier),
             "engine": self.conversion.card(),
             "capabilities": Capabilities.of(self.served).settings(),
             "calibration": self.provenance,
@@ -270,13 +280,18 @@ class _Fitted:
         }
 
 
+def _parameters(classifier: KerasClassifier | ForeignClassifier) -> int:
+    return int(classifier.model.count_params() if isinstance(classifier, KerasClassifier) else classifier.parameters)
+
+
 def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: int) -> tuple[Bundle, dict[str, Measured]]:
     """Write beside the target, read back, measure, and only then move into place: a half-written bundle is never seen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
-        save(fitted.classifier.model, draft / MODEL)
+        if isinstance(fitted.classifier, KerasClassifier):
+            save(fitted.classifier.model, draft / MODEL)
         if fitted.conversion.model is not None:
             (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
         settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)

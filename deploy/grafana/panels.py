@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from service.errors import every_problem
+
 _OURS = 'job="hauberk",instance=~"$instance"'
 _ASKED = f'{_OURS},route=~"/predict.*|/v2/models/.+/infer"'
 
@@ -72,7 +74,7 @@ _DURATION = "hauberk_request_duration_seconds"
 _QUICK = f'{_ASKED},le="0.25"'
 _ALONE = f'{_OURS},le="1.0"'
 _FAILED = f'{_ASKED},code=~"5.."'
-_BAD_CONNECTIONS = f'{_OURS},reason=~"slow_.*|head_too_large|malformed_http|body_too_large"'
+_BAD_CONNECTIONS = f'{_OURS},reason=~"{"|".join(sorted(each.code for each in every_problem() if each.about_transport))}"'
 
 _NOW = (
     _number("Gateways up", "Targets that answer Prometheus.", 'sum(up{job="hauberk"})', counted="gateways"),
@@ -241,7 +243,7 @@ _REFUSALS = (
     ),
     Panel(
         "Keys and budgets",
-        "401 no key, 403 switched off, 429 budget spent.",
+        "401 no key, 403 switched off or a page of another site, 429 budget spent.",
         (("{{code}}", _rate("hauberk_requests_total", f'{_OURS},code=~"401|403|429"', "code")),),
         "reqps",
     ),
@@ -257,7 +259,7 @@ _REFUSALS = (
     ),
     Panel(
         "Bad connections",
-        "Heads or bodies that are slow, too long, or no HTTP.",
+        "Heads or bodies that are slow, too long, or not of HTTP as it is spoken here.",
         (
             (
                 "{{reason}}",

@@ -13,9 +13,11 @@ from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
 from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.data import AsPictures, class_names, origin, read_data, sha256_of
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
+    ColoursOption,
     GradientsOption,
     InputRangeOption,
     LabelsOption,
@@ -24,16 +26,14 @@ from hauberk.commands.options import (
     OutputOption,
     OutputsOption,
     PresetOption,
+    ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
     StdOption,
     ThreadsOption,
     check_writable,
-    origin,
     progress_bar,
-    read_data,
-    sha256_of,
 )
 from models.datasets import Dataset, Split, has_halves, shared_images
 from models.machine import processors
@@ -42,11 +42,15 @@ from models.printable import printable
 
 def calibrate(
     classifier: Annotated[Path, typer.Option(help="A trained Keras classifier, NAME.keras.")],
-    data: Annotated[Path, typer.Option(help="Clean data it was not trained on, .npz; at least 300 images.")],
+    data: Annotated[
+        Path, typer.Option(help="Clean data it was not trained on, .npz or pictures in a folder a class; at least 300.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the bundle to write.")],
     name: Annotated[str | None, typer.Option(help="Name of the served model; the directory's name when not given.")] = None,
     split: SplitOption = "train",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     labels: LabelsOption = None,
     layout: LayoutOption = None,
     input_range: InputRangeOption = None,
@@ -94,9 +98,9 @@ def calibrate(
     served_name(out, name)
     check_target(out)
     check_writable(out.parent)
-    clean = read_data(data, split, rows)
+    clean = read_data(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
-    model = open_classifier(classifier, clean, declared=declared, threads=used)
+    model = open_classifier(classifier, clean, declared=declared, names=class_names(data), threads=used)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)

@@ -42,7 +42,7 @@ INSTALL = 'pip install "hauberk[tensorflow]"'
 
 def import_tensorflow(threads: int | None = None) -> Any:
     """Import TensorFlow without its start-up messages; the first caller's `threads` hold, as they cannot be changed later."""
-    if "tensorflow" in sys.modules:
+    if sys.modules.get("tensorflow") is not None:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_greetings():

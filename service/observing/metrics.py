@@ -106,7 +106,8 @@ class Metrics:
         rejected = Counter(
             "hauberk_rejected_inputs", "Requests whose head or body was turned away.", ("reason",), registry=registry
         )
-        self._rejected = {p.code: rejected.labels(p.code) for p in every_problem() if p.status in _INPUT_STATUSES}
+        about_input = (p.code for p in every_problem() if p.status in _INPUT_STATUSES or p.about_transport)
+        self._rejected = {code: rejected.labels(code) for code in about_input}
 
     def _images_metrics(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         outcomes = Counter("hauberk_predictions", "Images decided on.", ("outcome",), registry=registry)
@@ -175,6 +176,10 @@ class Metrics:
             answered = self._answered[route, status] = self._requests.labels(route, str(status))
         answered.inc()
         self._routes[route].observe(seconds)
+
+    def turned_away(self, status: int, times: int) -> None:
+        """So many connections are closed before there is a request."""
+        self._requests.labels(OTHER, str(status)).inc(times)
 
     def rejected(self, code: str) -> None:
         """A problem of this code is answered; counted when it is about the input."""

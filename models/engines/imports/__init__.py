@@ -1,7 +1,7 @@
 """Classifiers from files of other frameworks: read without running anything in them, and turned into ONNX graphs.
 
-`imported` opens a file by what it is. One module a format; each checks first what its framework would unpack, look up or run, refuses what
-is not on its list, and only then hands the framework a copy of the parts that were checked.
+`imported` opens a file by what it is. One module a format; each checks first what its framework would unpack, look up or run, refuses
+what is not on its list, and only then hands the framework a copy of the parts that were checked.
 """
 
 from __future__ import annotations

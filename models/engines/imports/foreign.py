@@ -14,8 +14,9 @@ from models.errors import InvalidInput
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-RawOutputs = Callable[[NDArray[Any]], NDArray[Any]]
-"""The framework's own forward pass: inputs [n, ...] as the model itself wants them (its range, layout and type) to outputs [n, k]."""
+RawOutputs = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
+"""The framework's own forward pass: inputs [n, ...] as the model itself wants them (its range, layout and type) to each of its outputs, in
+their order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +27,7 @@ class Imported:
 
     Attributes:
         what: the format in words, "a TorchScript program".
-        model: the graph in its own layout and range; its outputs are those of the source that can tell classes apart.
+        model: the graph in its own layout and range; its outputs are those of `predict_source`, in their order.
         keras: the Keras model, where Keras reads the file: it keeps its gradients and layers, and is converted by calibration.
         predict_source: the forward pass in the source's own framework, to compare the conversion with.
         parameters: how many numbers the model has learnt.

@@ -1,8 +1,8 @@
 """Keras models: `.keras` archives of Keras 3 and 2, and the HDF5 files (`.h5`) of both.
 
-A configuration names classes, and Keras looks them up and calls them. In safe mode it refuses functions; layers that load or unpickle a
-model of another framework are refused here by name before. An HDF5 file can point into other files and can unpack to a thousand times its
-size: its directory is read first.
+A configuration names classes, and Keras looks them up and calls them. In safe mode it refuses functions; layers that load or unpickle
+a model of another framework are refused here by name before. An HDF5 file can point into other files and can unpack to a thousand
+times its size: its directory is read first.
 """
 
 from __future__ import annotations
@@ -35,10 +35,18 @@ def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | 
     model = keras_model(path, threads=threads)
     what = "a Keras model" if kind_of(path) == KERAS_MODEL else "a Keras model in HDF5"
 
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(model(inputs, training=False))
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return tuple(map(np.asarray, keras_outputs(model(inputs, training=False))))
 
     return Imported(what=what, keras=model, predict_source=predict, parameters=int(model.count_params()))
+
+
+def keras_outputs(returned: Any) -> list[Any]:
+    """The tensors that a Keras model returned, in whatever structure."""
+    import keras
+
+    found: list[Any] = keras.tree.flatten(returned)
+    return found
 
 
 def keras_model(path: Path, *, threads: int | None = None) -> Any:
@@ -57,7 +65,7 @@ def keras_model(path: Path, *, threads: int | None = None) -> Any:
 
 def _refusal(path: Path, code: list[str], failure: Exception) -> str:
     if code:
-        return f"expected a Keras model that loads in safe mode, but {path.name} does not: it needs code ({', '.join(code)}), {_OWN_LAYERS}"
+        return _needs_code(path, code)
     return f"expected a Keras model that Keras 3 reads, but {path.name} is none: {reason_of(failure)}; {_ELSEWHERE}"
 
 
@@ -95,10 +103,13 @@ def _check_hdf5(path: Path) -> list[str]:
 def _checked(path: Path, code: list[str]) -> list[str]:
     refused = looked_up_elsewhere(code)
     if refused:
-        raise InvalidInput(
-            f"expected a Keras model that loads in safe mode, but {path.name} does not: it needs code ({', '.join(refused)}), {_OWN_LAYERS}"
-        )
+        raise InvalidInput(_needs_code(path, refused))
     return code
+
+
+def _needs_code(path: Path, code: list[str]) -> str:
+    needs = f"it needs code ({', '.join(code)})"
+    return f"expected a Keras model that loads in safe mode, but {path.name} does not: {needs}, {_OWN_LAYERS}"
 
 
 def _check_datasets(file: Any, path: Path) -> None:
@@ -108,17 +119,23 @@ def _check_datasets(file: Any, path: Path) -> None:
 
     def look(name: str, link: Any) -> None:
         if isinstance(link, h5py.ExternalLink):
-            raise InvalidInput(f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again")
+            raise InvalidInput(
+                f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again"
+            )
         held = file.get(name)
         if isinstance(held, h5py.Dataset):
             if held.external or held.is_virtual:
-                raise InvalidInput(f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again")
+                raise InvalidInput(
+                    f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again"
+                )
             sizes.append(held.nbytes)
 
     file.visititems_links(look)
     packed = path.stat().st_size
     if sum(sizes) > FOR_BUNDLES.bytes_at_most(packed):
-        raise InvalidInput(f"{path.name} would unpack to {sum(sizes):,} bytes, more than a model of {packed:,} bytes holds; save it again")
+        raise InvalidInput(
+            f"{path.name} would unpack to {sum(sizes):,} bytes, more than a model of {packed:,} bytes holds; save it again"
+        )
 
 
 @contextmanager

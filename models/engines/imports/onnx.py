@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engines.imports.foreign import Imported, RawOutputs, reason_of
+from models.engines.onnx_checks import check_model, image_input
 from models.engines.onnx_file import BYTES_AT_MOST, read_model
-from models.engines.onnx_graph import check_model, image_input
 from models.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ def runtime(model: ModelProto, name: str, threads: int | None) -> RawOutputs:
     """ONNX Runtime's own forward pass of a graph as it is; opened at the first call."""
     sessions: list[Any] = []
 
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         if not sessions:
             sessions.append(_session(model, name, threads))
         [session] = sessions
-        return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
+        return tuple(session.run(None, {session.get_inputs()[0].name: inputs}))
 
     return predict
 

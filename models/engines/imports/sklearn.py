@@ -1,8 +1,8 @@
 """scikit-learn classifiers from skops files: only types that skops knows, and trees whose nodes have been checked.
 
-A `.skops` file is an archive of arrays and a schema that names types. skops builds those it trusts, the estimators of scikit-learn and
-NumPy's arrays among them, and lists all others, which are refused. Decision trees are not among the trusted, because their nodes are read
-by compiled code that follows any number: here they are built, and their numbers are checked before anything follows them.
+A `.skops` file is an archive of arrays and a schema that names types. skops builds those it trusts, the estimators of scikit-learn
+and NumPy's arrays among them, and lists all others, which are refused. Decision trees are not among the trusted, because their nodes
+are read by compiled code that follows any number: here they are built, and their numbers are checked before anything follows them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | 
     estimator = _estimator(path)
     model = _converted(estimator, path.name)
 
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(estimator.predict_proba(inputs.reshape(len(inputs), -1)))
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return (np.asarray(estimator.predict_proba(inputs.reshape(len(inputs), -1))),)
 
     return Imported(
         what="a scikit-learn model",
@@ -63,12 +63,7 @@ def _estimator(path: Path) -> Any:
         with open_file(path) as file:
             check_file(file, FOR_BUNDLES)
             content = path.read_bytes()
-        unknown = [name for name in get_untrusted_types(data=content) if name not in _KNOWN]
-        if unknown:
-            raise InvalidInput(
-                f"expected a scikit-learn model of scikit-learn's own types, but {path.name} needs code ({listed(unknown)}), which is never "
-                "run from a file; leave it out of the pipeline, or export the model to ONNX where it was made"
-            )
+        _check_types(get_untrusted_types(data=content), path.name)
         with warnings.catch_warnings(action="ignore"):  # of another version of scikit-learn: what it computes is compared
             estimator = load_checked(load, content)
     except (InvalidInput, OutOfBounds) as failure:
@@ -86,6 +81,15 @@ def _estimator(path: Path) -> Any:
     return estimator
 
 
+def _check_types(untrusted: list[str], name: str) -> None:
+    unknown = [one for one in untrusted if one not in _KNOWN]
+    if unknown:
+        raise InvalidInput(
+            f"expected a model of scikit-learn's own types, but {name} needs code ({listed(unknown)}), which is never run from a file; "
+            "leave it out of the pipeline, or export the model to ONNX where it was made"
+        )
+
+
 def load_checked(load: Any, content: bytes) -> Any:
     """What skops builds, its trees checked. Raises: InvalidInput: a tree that leads out of itself."""
     from io import BytesIO
@@ -99,7 +103,9 @@ def load_checked(load: Any, content: bytes) -> Any:
 def _trees(held: Any, depth: int = 0) -> Iterator[Any]:
     """Every decision tree in an estimator, in those it is made of too."""
     if depth > _DEEPEST:
-        raise InvalidInput("expected estimators within estimators up to a depth of 100; export the model to ONNX where it was made")
+        raise InvalidInput(
+            "expected estimators within estimators up to a depth of 100; export the model to ONNX where it was made"
+        )
     if type(held).__name__ == "Tree" and type(held).__module__ == "sklearn.tree._tree":
         yield held
     elif isinstance(held, dict):
@@ -126,7 +132,9 @@ def _check_tree(tree: Any) -> None:
         and ((feature >= 0) & (feature < tree.n_features))[inner].all()
     )
     if not fine:
-        raise InvalidInput("expected decision trees whose nodes lead downwards, got one that leads out of itself; save the model again")
+        raise InvalidInput(
+            "expected decision trees whose nodes lead downwards, got one that leads out of itself; save the model again"
+        )
 
 
 def _labels(estimator: Any) -> tuple[str, ...] | None:

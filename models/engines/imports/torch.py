@@ -42,10 +42,7 @@ def load_program(path: Path, threads: int | None) -> Any:
             program = torch.export.load(BytesIO(content))
             program.module()
         except Exception as failure:  # what its reader raises for a graph that contradicts itself is of any kind
-            raise InvalidInput(
-                f"expected a program of torch.export, but PyTorch {torch.__version__} cannot load {path.name}: {reason_of(failure)}; save "
-                "it again with this version"
-            ) from failure
+            raise _unloaded(torch, "a program of torch.export", path.name, failure) from failure
     return program
 
 
@@ -65,13 +62,16 @@ def _scripted(path: Path, content: bytes, threads: int | None, image_shape: tupl
         try:
             module = torch.jit.load(BytesIO(content), map_location="cpu").eval()
         except Exception as failure:
-            raise InvalidInput(
-                f"expected a TorchScript program, but PyTorch {torch.__version__} cannot load {path.name}: {reason_of(failure)}; save it "
-                "again with this version"
-            ) from failure
+            raise _unloaded(torch, "a TorchScript program", path.name, failure) from failure
         model = _converted(torch, path.name, module, _example(torch, module, path.name, image_shape))
     parameters = sum(int(weight.numel()) for weight in module.parameters())
     return Imported(what="a TorchScript program", model=model, predict_source=_pass(torch, module), parameters=parameters)
+
+
+def _unloaded(torch: Any, what: str, name: str, failure: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"expected {what}, but PyTorch {torch.__version__} cannot load {name}: {reason_of(failure)}; save it again with this version"
+    )
 
 
 def _torch(what: str, threads: int | None) -> Any:
@@ -86,13 +86,20 @@ def _torch(what: str, threads: int | None) -> Any:
 
 
 def _pass(torch: Any, module: Any) -> Any:
-    def predict(inputs: NDArray[Any]) -> NDArray[Any]:
+    def predict(inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         with torch.no_grad():
             outputs = module(torch.from_numpy(np.ascontiguousarray(inputs)))
-        first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        return np.asarray(first.detach().numpy())
+        return tuple(output.detach().numpy() for output in _tensors(outputs))
 
     return predict
+
+
+def _tensors(outputs: Any) -> list[Any]:
+    """The tensors that a program returned, in the order in which its graph returns them."""
+    from torch.utils import _pytree
+
+    found: list[Any] = _pytree.tree_leaves(outputs)
+    return found
 
 
 def _example(torch: Any, module: Any, name: str, image_shape: tuple[int, int, int] | None) -> Any:
@@ -106,10 +113,10 @@ def _example(torch: Any, module: Any, name: str, image_shape: tuple[int, int, in
         try:
             with torch.no_grad():
                 outputs = module(images)
-        except Exception as failure:  # PyTorch's own, of several kinds
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as failure:
             reasons.append(reason_of(failure))
             continue
-        first = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        first = _tensors(outputs)[0]
         if getattr(first, "ndim", 0) == 2 and len(first) == _ROWS_TRIED:
             return images
         reasons.append(f"it returns {list(getattr(first, 'shape', []))} for {_ROWS_TRIED} images")

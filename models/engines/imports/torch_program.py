@@ -1,10 +1,10 @@
 """What a `.pt2` file of torch.export holds, and the part of it that is data.
 
-`torch.export.load` unpickles weights and sample inputs that were saved as pickles, loads compiled libraries, evaluates the sizes of tensors
-as Python (`sympify`), imports modules that the structure of inputs names, looks operations up by any path, and makes Python source of the
-names in the graph, which it runs. So it never sees the file: it gets an archive written here, of plain weights and of a graph in which every
-operation is on a list, every name is an identifier and every size an expression of a small grammar. What a graph computes does not depend
-on the rest: stack traces, guards and samples are left out.
+`torch.export.load` unpickles weights and sample inputs that were saved as pickles, loads compiled libraries, evaluates the sizes of
+tensors as Python (`sympify`), imports modules that the structure of inputs names, looks operations up by any path, and makes Python
+source of the names in the graph, which it runs. So it never sees the file: it gets an archive written here, of plain weights and of a
+graph in which every operation is on a list, every name is an identifier and every size an expression of a small grammar. What a graph
+computes does not depend on the rest: stack traces, guards and samples are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _JSON_AT_MOST = 256 << 20
 _SAVE_AGAIN = "save it again with torch.export.save of a current PyTorch (tested with 2.13)"
 _OPERATION = re.compile(r"torch\.ops\.aten\.([A-Za-z_][A-Za-z0-9_]*)\.[A-Za-z0-9_]+")
 # Arithmetic on sizes.
-_ON_SIZES = frozenset(f"_operator.{name}" for name in "add sub mul floordiv mod neg eq ne lt le gt ge getitem truediv".split())
+_SIZE_ARITHMETIC = "add sub mul floordiv mod neg eq ne lt le gt ge getitem truediv"
+_ON_SIZES = frozenset(f"_operator.{name}" for name in _SIZE_ARITHMETIC.split())
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _TEXT = re.compile(r"[A-Za-z0-9_.]{0,512}|-?Infinity|NaN")
 _SIZE = re.compile(
@@ -36,13 +37,12 @@ _SIZE = re.compile(
     r"|'[a-z]{1,2}\d{1,9}'|-?\d{1,18}|[(),=\s])*"
 )
 _SIZE_AT_MOST = 2000
-_ARGUMENTS = frozenset(
-    """
-    as_none as_tensor as_tensors as_optional_tensors as_optional_tensor as_int as_ints as_float as_floats as_bool as_bools as_string as_expr
-    as_name as_sym_int as_sym_ints as_sym_bool as_sym_bools as_sym_float as_sym_floats as_scalar_type as_memory_format as_layout as_device
-    as_nested_tensors
-    """.split()
-)
+_ARGUMENT_KINDS = """
+as_none as_tensor as_tensors as_optional_tensors as_optional_tensor as_int as_ints as_float as_floats as_bool as_bools as_string
+as_expr as_name as_sym_int as_sym_ints as_sym_bool as_sym_bools as_sym_float as_sym_floats as_scalar_type as_memory_format as_layout
+as_device as_nested_tensors
+"""
+_ARGUMENTS = frozenset(_ARGUMENT_KINDS.split())
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _CPU = {"type": "cpu", "index": None}
 _DEEPEST = 60
@@ -100,11 +100,13 @@ def _json(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
 
 def _payloads(config: dict[str, Any], prefix: str, name: str) -> list[str]:
     """The members that hold tensors, once each. Raises: InvalidInput: pickles, objects."""
-    found = {}
+    found: dict[str, None] = {}
     for fqn, payload in config.items():
         member = payload["path_name"]
         if payload["use_pickle"] is not False or not re.fullmatch(prefix + r"\d{1,9}", member):
-            raise _refusal(name, f"a pickle ({fqn[:80]!r})", f"save plain tensors only, with torch.export.save, or {EXPORT_TO_ONNX}")
+            raise _refusal(
+                name, f"a pickle ({fqn[:80]!r})", f"save plain tensors only, with torch.export.save, or {EXPORT_TO_ONNX}"
+            )
         found[member] = None
     return list(found)
 
@@ -141,7 +143,9 @@ def _check_operations(nodes: list[dict[str, Any]], name: str) -> None:
         raise _refusal(name, f"operations that are not on the list of known ones ({listed(own)})")
     modes = [given["arg"] for node in nodes for given in node["inputs"] if given["name"] in ("training", "train")]
     if {"as_bool": True} in modes:
-        raise InvalidInput(f"{name} was exported in training mode; call model.eval() before torch.export.export, and save it again")
+        raise InvalidInput(
+            f"{name} was exported in training mode; call model.eval() before torch.export.export, and save it again"
+        )
 
 
 def _is_operation(target: str) -> bool:

@@ -1,10 +1,10 @@
 """What a TorchScript archive holds, and the part of it that is arithmetic.
 
-TorchScript is a programming language: its archives hold source code (`code/`) that PyTorch compiles and runs, and pickles that PyTorch's own
-reader, not Python's, builds from PyTorch's types and the classes in that code. Such a program can loop for ever, and call any operation that
-is installed, those that read and write files included. So its source, whose grammar is a part of Python's, is read here first: only
-assignments, branches, loops over a list, and calls of listed operations and of the archive's own functions are taken. PyTorch then gets an archive of those
-sources and pickles only.
+TorchScript is a programming language: its archives hold source code (`code/`) that PyTorch compiles and runs, and pickles that
+PyTorch's own reader, not Python's, builds from PyTorch's types and the classes in that code. Such a program can loop for ever, and
+call any operation that is installed, those that read and write files included. So its source, whose grammar is a part of Python's, is
+read here first: only assignments, branches, loops over a list, and calls of listed operations and of the archive's own functions are
+taken. PyTorch then gets an archive of those sources and pickles only.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _STATEMENTS = (
 _AS_LONG = re.compile(r"range\((torch\.len\(\w+\)|torch\.sub\(torch\.len\(\w+\), \d+\))\)")
 # Any value has these as methods, `x.save(name)`: no class of the archive may be an excuse for calling them.
 _FILES = frozenset({"save", "load", "from_file"})
-_PRIMITIVE = frozenset("NumToTensor RaiseException data dtype device min max unchecked_cast is_cuda layout".split())
+_PRIMITIVES = "NumToTensor RaiseException data dtype device min max unchecked_cast is_cuda layout"
+_PRIMITIVE = frozenset(_PRIMITIVES.split())
 # What the language has beside tensors: lengths, sizes, numbers and comparisons with None.
-_LANGUAGE = frozenset(
-    """
-    size dim len append Int Float Bool ScalarImplicit IntImplicit FloatImplicit format warn list tensor floordiv item is_floating_point
-    __is__ __isnot__ __not__ __and__ __or__ __contains__ __getitem__ __range_length __derive_index
-    """.split()
-)
+_SPOKEN = """
+size dim len append Int Float Bool ScalarImplicit IntImplicit FloatImplicit format warn list tensor floordiv item is_floating_point
+__is__ __isnot__ __not__ __and__ __or__ __contains__ __getitem__ __range_length __derive_index
+"""
+_LANGUAGE = frozenset(_SPOKEN.split())
 _TYPES = re.compile(
     r"__torch__(\.\w+)+|collections OrderedDict|torch \w*Storage|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch\.jit\._pickle (build_(int|tensor|double|bool)list|restore_type_tag)|torch device"
@@ -84,9 +84,13 @@ def _check_sources(sources: dict[str, bytes], name: str) -> None:
     own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     if own & {"__setstate__", "__getstate__"}:
         raise _refusal(name, "functions that run when it is loaded, as quantised models have")
-    strange = [node for node in nodes if isinstance(node, ast.stmt) and not isinstance(node, _STATEMENTS) and not _over_a_list(node)]
+    strange = [
+        node for node in nodes if isinstance(node, ast.stmt) and not isinstance(node, _STATEMENTS) and not _over_a_list(node)
+    ]
     if strange:
-        raise _refusal(name, f"a loop or another statement ({listed(ast.unparse(node).splitlines()[0][:80] for node in strange)})")
+        raise _refusal(
+            name, f"a loop or another statement ({listed(ast.unparse(node).splitlines()[0][:80] for node in strange)})"
+        )
     refused = {what for node in nodes for what in _refused(node, own)}
     if refused:
         raise _refusal(name, f"operations that are not on the list of known ones ({listed(refused)})")
@@ -114,7 +118,9 @@ def _refused(node: ast.AST, own: set[str]) -> Iterator[str]:
 
 def _bare(nodes: list[ast.AST]) -> bool:
     """Whether `torch` or `ops` is used other than before a dot, such as in getattr(torch, name)."""
-    before_a_dot = sum(isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in _MODULES for node in nodes)
+    before_a_dot = sum(
+        isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in _MODULES for node in nodes
+    )
     return before_a_dot != sum(isinstance(node, ast.Name) and node.id in _MODULES for node in nodes)
 
 

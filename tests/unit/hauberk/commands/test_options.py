@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hauberk.commands.options import check_writable, progress_bar, read_data
+from hauberk.commands.data import read_data
+from hauberk.commands.options import check_writable, progress_bar
 from models.errors import InvalidInput
 
 

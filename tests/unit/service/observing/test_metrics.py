@@ -136,6 +136,7 @@ def test_rejected_inputs_are_counted_by_the_codes_of_their_problems() -> None:
         made.rejected(problem.code)
     reasons = {dict(labels)["reason"] for name, labels in samples(made) if name == "hauberk_rejected_inputs_total"}
     assert {"malformed_json", "wrong_shape", "out_of_range", "body_too_large", "unsupported_media_type"} <= reasons
+    assert {"unsupported_transfer_coding", "unsupported_version", "slow_head"} <= reasons
     assert not {"not_found", "queue_full", "internal_error"} & reasons
 
 
