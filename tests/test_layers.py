@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "models": "",
     "models.engines": "models models.engines.reading",
     "models.engines.reading": "models",
+    "models.engines.imports": "models models.engines",
     "models.engines.twins": "models models.engines models.engines.reading models.engines.imports",
     "models.pictures": "models",
-    "models.training": "models models.engines",
+    "models.training": "models models.engines models.engines.twins",
     #
     "defences": "",
     "defences.purifiers": "defences",

@@ -36,6 +36,7 @@ from hauberk.commands.options import (
     progress_bar,
 )
 from models.datasets import Dataset, Split, has_halves, shared_images
+from models.engines.twins.twin_file import own_program
 from models.machine import processors
 from models.printable import printable
 
@@ -93,7 +94,6 @@ def calibrate(
         evasion_eps=evasion_eps,
         seed=seed,
         threads=used,
-        gradients=gradients,
     )
     served_name(out, name)
     check_target(out)
@@ -101,6 +101,7 @@ def calibrate(
     clean = read_data(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
     model = open_classifier(classifier, clean, declared=declared, names=class_names(data), threads=used)
+    plan = replace(plan, gradients=gradients or own_program(classifier, model, threads=used))
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)

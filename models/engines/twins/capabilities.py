@@ -65,8 +65,8 @@ class Capabilities:
     def lacks_training(self, what: str) -> str:
         """The same of something that trains a copy."""
         return (
-            f"{what} trains a copy of the model, and this model is {self.engine}, which cannot be trained; name a twin with --gradients "
-            "TWIN.keras"
+            f"{what} trains a copy of the model, and this model is {self.engine}, which cannot be trained; take the Keras model, or name "
+            "it as the twin (--gradients TWIN.keras)"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from models.classifier import Classifier, DifferentiableClassifier, Images
 from models.engines.conversion import Agreement, compare
+from models.engines.imports.classifier import ForeignClassifier
 from models.engines.imports.torch import load_program
 from models.engines.keras import KerasClassifier, load_model
 from models.engines.twins.capabilities import engine_of
@@ -52,12 +53,13 @@ def with_gradients(
 
     Raises: InvalidInput: a twin for a classifier that has gradients, one that cannot be read, one whose answers differ.
     """
-    if isinstance(classifier, DifferentiableClassifier):
-        if given is not None:
-            raise InvalidInput(
-                f"expected a twin (--gradients) for a model without gradients, but this one is {engine_of(classifier)}, which has "
-                "its own; leave it out"
-            )
+    able = isinstance(classifier, DifferentiableClassifier)
+    if given is not None and (able or own is not None):
+        what = f"is {engine_of(classifier)}, which has" if able else "was converted from one that is kept beside it and has"
+        raise InvalidInput(
+            f"expected a twin (--gradients) for a model without gradients, but this one {what} its own; leave it out"
+        )
+    if able:
         return classifier
     if isinstance(given, Path):
         return opened_twin(given, classifier, images, threads=threads)
@@ -85,6 +87,17 @@ def opened_twin(path: Path, classifier: Classifier, images: Images, *, threads: 
             f"expected a twin for images {classifier.input_shape} (--gradients), got {path.name}: {best and best.reason}"
         )
     return twinned(classifier, best.twin, images, name=path.name)
+
+
+def own_program(path: Path, classifier: Classifier, *, threads: int) -> DifferentiableClassifier | None:
+    """The program of torch.export in a file, read as the classifier that was made of it; None of another file, or without gradients."""
+    if not isinstance(classifier, ForeignClassifier) or kind_of(path) != TORCH_EXPORT:
+        return None
+    how: dict[str, Any] = {"preparation": classifier.preparation, "outputs": classifier.outputs, "labels": classifier.labels}
+    try:
+        return TorchClassifier(load_program(path, threads), input_shape=classifier.input_shape, **how)
+    except InvalidInput:  # several outputs, or whole numbers at its input: it is served all the same
+        return None
 
 
 @dataclass(frozen=True)

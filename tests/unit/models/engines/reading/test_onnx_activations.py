@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def test_no_images_have_no_activations_and_batches_change_nothing(source: KerasC
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The outputs of every session that is opened."""
     found: list[list[str]] = []
     plain = onnxruntime.InferenceSession
@@ -99,7 +98,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
         return session
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
-    yield found
+    return found
 
 
 def test_the_session_that_answers_has_one_output_and_others_are_opened_when_they_are_used(

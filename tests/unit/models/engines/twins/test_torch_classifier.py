@@ -32,14 +32,14 @@ def twin(request: pytest.FixtureRequest, source: KerasClassifier) -> TorchClassi
     if kind == "swapped":
         import torch
 
-        network = torch.nn.Sequential(_Reversed(), network)
+        network = torch.nn.Sequential(reversed_channels(), network)
     outputs: Any = "probabilities" if kind == "softmax" else "logits"
     how = STANDARDISED if kind == "standardised" else Preparation(layout="nchw", channels="bgr") if kind == "swapped" else NCHW
     made = program(network, open_rows=kind != "two images")
     return TorchClassifier(made, input_shape=SHAPE, preparation=how, outputs=outputs)
 
 
-def _Reversed() -> Any:
+def reversed_channels() -> Any:
     import torch
 
     class Reversed(torch.nn.Module):
