@@ -73,10 +73,8 @@ class EvasionTable:
             yield Cell(SECTION, JSMA, partial(self._sent, JSMA, None, partial(self._jsma, known)))
         for eps in self.radii:
             yield Cell(SECTION, f"{NOISE} {eps:g}", partial(self._sent, NOISE, eps, partial(self.noise, eps)))
-            for name in OBLIVIOUS if known is not None else ():
-                attack = gradient_attack(name, eps, self.budget)
-                crafted = partial(self._crafted, attack, known)
-                yield Cell(SECTION, f"{name} {eps:g}", partial(self._sent, name, eps, crafted))
+            if known is not None:
+                yield from self._oblivious(eps, known)
             if len(self.others):
                 yield Cell(SECTION, f"{TRANSFER} {eps:g}", partial(self._sent, TRANSFER, eps, partial(self.transferred, eps)))
             for variant in self.target.variants:
@@ -84,6 +82,11 @@ class EvasionTable:
                     yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._queried, name, eps, variant))
                 for name in (ADAPTIVE, WITH_SECRET) if known is not None else ():
                     yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._adapted, name, eps, variant))
+
+    def _oblivious(self, eps: float, known: DifferentiableClassifier) -> Iterator[Cell]:
+        for name in OBLIVIOUS:
+            crafted = partial(self._crafted, gradient_attack(name, eps, self.budget), known)
+            yield Cell(SECTION, f"{name} {eps:g}", partial(self._sent, name, eps, crafted))
 
     def adversarial(self, eps: float, variant: str, *, steps: int, secret: bytes | None = None) -> Adversarial:
         """The adaptive attacker's images: PGD through the purifier and STRIP, repeated for refused images with more of STRIP's overlays

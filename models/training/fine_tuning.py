@@ -107,7 +107,10 @@ def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArr
 
 
 def check_training_data(classifier: KerasClassifier, data: Dataset) -> None:
-    """Check that data fit the classifier. Raises: InvalidInput: no images, another shape, unknown labels, a classifier of another engine."""
+    """Check that data fit the classifier.
+
+    Raises: InvalidInput: no images, another shape, unknown labels, a classifier that is no Keras model.
+    """
     if not isinstance(classifier, KerasClassifier):
         raise InvalidInput(Capabilities.of(classifier).lacks_training("fine-tuning"))
     if not len(data):

@@ -36,7 +36,8 @@ def averaged(maps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
         missing = -(-length // side) * side - length
         starts = np.maximum(np.arange(0, length + missing, side) - missing // 2, 0)
         counts = np.diff(np.append(starts, length)).astype(np.float32)
-        maps = np.add.reduceat(maps, starts, axis=axis) / counts.reshape([-1 if at == axis else 1 for at in range(4)])
+        sums = np.add.reduceat(maps, starts, axis=axis)
+        maps = (sums / counts.reshape([-1 if at == axis else 1 for at in range(4)])).astype(np.float32, copy=False)
     return maps
 
 

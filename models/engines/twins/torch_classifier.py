@@ -156,8 +156,9 @@ class TorchClassifier:
         shape = self.preparation.shape(self.input_shape)
         if len(own) == len(shape) and all(size in (None, wanted) for size, wanted in zip(own, shape, strict=True)):
             return shape
-        if len(own) < len(shape) and None not in own and int(np.prod([*own], dtype=np.int64)) == int(np.prod(shape)):
-            return tuple(size for size in own if size is not None)
+        sizes = tuple(size for size in own if size is not None)
+        if len(sizes) == len(own) < len(shape) and int(np.prod(sizes)) == int(np.prod(shape)):
+            return sizes
         raise InvalidInput(f"expected a program for images {shape}, layout {self.preparation.layout}, got one for {own}")
 
     def _columns(self) -> int:

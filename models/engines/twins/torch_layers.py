@@ -120,7 +120,8 @@ class TorchLayers:
     def _cut(self, node: Any) -> Callable[[Any], Any]:
         import torch
 
-        graph, copied = torch.fx.Graph(), {}
+        graph = torch.fx.Graph()
+        copied: dict[Any, Any] = {}
         graph.graph_copy(self._module.graph, copied)
         graph.output(copied[node])
         graph.eliminate_dead_code()

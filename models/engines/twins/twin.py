@@ -69,7 +69,7 @@ class ReadableTwinned(Twinned):
     """With the classifier's own layers, whose gradients are those of the twin's layer with the same values."""
 
     classifier: ActivationClassifier
-    twin: DifferentiableActivations
+    twin: DifferentiableActivations  # type: ignore[assignment]  # narrower, and never assigned
     images: Images
     """Some, by which a layer of the twin is recognised."""
     _found: dict[str, str] = field(init=False, repr=False, default_factory=dict)

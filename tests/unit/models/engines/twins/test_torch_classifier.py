@@ -42,7 +42,7 @@ def twin(request: pytest.FixtureRequest, source: KerasClassifier) -> TorchClassi
 def reversed_channels() -> Any:
     import torch
 
-    class Reversed(torch.nn.Module):
+    class Reversed(torch.nn.Module):  # type: ignore[misc]
         def forward(self, images: Any) -> Any:
             return images.flip(1)
 

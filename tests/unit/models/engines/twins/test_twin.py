@@ -43,9 +43,11 @@ def test_gradients_of_a_layer_are_those_of_the_twins_layer_with_the_same_values(
     graph: OnnxClassifier, source: KerasClassifier, which: str
 ) -> None:
     both, few = twinned(graph, source, IMAGES), IMAGES[:5]
+    assert isinstance(both, ReadableTwinned)
     layer: Any = {"hidden": graph.hidden_layer(), "earlier": graph.earlier_layer(), "default": None, "position": 0}[which]
     own: Any = {"hidden": "hidden", "earlier": source.earlier_layer(), "default": None, "position": 0}[which]
-    by = np.random.default_rng(0).normal(size=both.activations(few, layer).shape).astype(np.float32)
+    shape: tuple[int, ...] = both.activations(few, layer).shape
+    by = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     np.testing.assert_array_equal(both.activations(few, layer), graph.activations(few, layer))
     np.testing.assert_array_equal(both.activation_gradients(few, layer, by), source.activation_gradients(few, own, by))
 
