@@ -29,11 +29,14 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
 ├── UnsupportedCoding      501    the body has another transfer coding than chunked
+├── ClassifierFailed       502    the classifier's own server answered something that is no answer to these images
 ├── NotReady               503    still starting
+├── ClassifierUnavailable  503    the classifier's own server cannot be reached, cannot answer now, or is not asked any more
 ├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
 ├── TooManyConnections     503    more connections are open than the server takes, or serves of one address, and none is idle
 ├── Stalled                503    the worker has taken no step for a while although there is work, or has ended
 ├── Stopping               503    shutting down, no new work is taken
+├── ClassifierTooSlow      504    the classifier's own server did not answer in time
 ├── DeadlineExceeded       504    not answered within the deadline
 └── UnsupportedVersion     505    the request line names another version than HTTP/1.0 and HTTP/1.1
 
@@ -43,6 +46,7 @@ client sent comes back to it, and nothing of what the defences saw reaches it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -346,12 +350,31 @@ class UnsupportedCoding(Problem):
     headers = ((b"connection", b"close"),)
 
 
+class ClassifierFailed(Problem):
+    """The classifier's own server answered something that is no answer to these images."""
+
+    status, code = 502, "classifier_failed"
+    detail = "The server of the classifier behind this one gave no answer that can be used; try again."
+
+
 class NotReady(Problem):
     """Still starting."""
 
     status, code = 503, "not_ready"
     detail = "The server is still starting; try again shortly."
     headers = ((b"retry-after", b"2"),)
+
+
+class ClassifierUnavailable(Problem):
+    """The classifier's own server cannot be reached, cannot answer now, or is not asked any more."""
+
+    status, code = 503, "classifier_unavailable"
+    detail = "The server of the classifier behind this one does not answer; try again shortly."
+    headers = ((b"retry-after", b"1"),)
+
+    def __init__(self, retry_after_s: float | None = None) -> None:
+        super().__init__(self.code)
+        self.headers = ((b"retry-after", str(max(1, math.ceil(retry_after_s or 1))).encode()),)
 
 
 class QueueFull(Problem):
@@ -384,6 +407,13 @@ class Stopping(Problem):
     status, code = 503, "stopping"
     detail = "The server is shutting down; try again, another one may answer."
     headers = ((b"retry-after", b"1"), (b"connection", b"close"))
+
+
+class ClassifierTooSlow(Problem):
+    """The classifier's own server did not answer in time."""
+
+    status, code = 504, "classifier_too_slow"
+    detail = "The server of the classifier behind this one did not answer in time; try again, or send fewer images at once."
 
 
 class DeadlineExceeded(Problem):

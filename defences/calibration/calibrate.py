@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defences.assembly import assemble
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
@@ -25,8 +26,8 @@ from models.accuracy import Judgement, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Dataset, Origin
-from models.engines.conversion import Conversion, convert
-from models.engines.imports.classifier import ForeignClassifier
+from models.engines.conversion import Conversion
+from models.engines.kept import KeptClassifier, converted, declared, described, fingerprint
 from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
 from models.engines.twins.capabilities import Capabilities
@@ -150,7 +151,7 @@ DEFAULT_PLAN = CalibrationPlan()
 
 
 def calibrate(
-    classifier: KerasClassifier | ForeignClassifier,
+    classifier: KeptClassifier,
     clean: Dataset,
     *,
     out: Path,
@@ -172,32 +173,27 @@ def calibrate(
     check_target(out)
     parts, threads = plan.parts(clean), plan.threads or processors()
     accuracy = judge(classifier, clean).better_than_guessing()
-    conversion = _conversion(classifier, clean, threads)
+    conversion = converted(classifier, clean.images, threads=threads)
     served = _served(classifier, conversion, clean, plan, threads)
     purifier = choose_purifier(served, clean, threads=threads, progress=progress)
     detectors = fit_detectors(served, clean, plan=plan, progress=progress)
-    fitted = _Fitted(classifier, served, served_as, purifier, detectors, plan.provenance(clean), accuracy, conversion)
+    arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
 
 
 def _served(
-    classifier: KerasClassifier | ForeignClassifier, conversion: Conversion, clean: Dataset, plan: CalibrationPlan, threads: int
+    classifier: KeptClassifier, conversion: Conversion, clean: Dataset, plan: CalibrationPlan, threads: int
 ) -> Classifier:
     """What will serve, with whatever gradients there are: defences are fitted to it, and detectors name its layers as it does."""
-    if isinstance(classifier, ForeignClassifier):
+    if not isinstance(classifier, KerasClassifier):
         return with_gradients(classifier, clean.images, given=plan.gradients, threads=threads)
     served: Classifier = classifier
     if conversion.engine == "onnx" and conversion.model is not None:
         served = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
     return with_gradients(served, clean.images, given=plan.gradients, own=lambda: classifier, threads=threads)
-
-
-def _conversion(classifier: KerasClassifier | ForeignClassifier, clean: Dataset, threads: int) -> Conversion:
-    if isinstance(classifier, KerasClassifier):
-        return convert(classifier, clean.images, threads=threads)
-    return classifier.conversion(clean.images)
 
 
 def fit_detectors(
@@ -226,11 +222,12 @@ def check_target(out: Path) -> None:
 class _Fitted:
     """Everything a bundle is written from."""
 
-    classifier: KerasClassifier | ForeignClassifier
+    classifier: KeptClassifier
     served: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
+    arrays: dict[str, NDArray[Any]]
     provenance: dict[str, Any]
     accuracy: Judgement
     conversion: Conversion
@@ -243,9 +240,7 @@ class _Fitted:
             "name": self.name,
             "classifier": {
                 "engine": self.conversion.engine,
-                **({"file": MODEL} if isinstance(self.classifier, KerasClassifier) else {}),
-                "outputs": self.classifier.outputs,
-                **self.classifier.preparation.settings(),
+                **declared(self.classifier),
                 "input_shape": list(self.classifier.input_shape),
                 "labels": list(self.classifier.labels),
             },
@@ -264,7 +259,7 @@ class _Fitted:
             "input_shape": list(self.classifier.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
-            "parameters": _parameters(self.classifier),
+            **described(self.classifier),
             "engine": self.conversion.card(),
             "capabilities": Capabilities.of(self.served).settings(),
             "calibration": self.provenance,
@@ -280,21 +275,14 @@ class _Fitted:
         }
 
 
-def _parameters(classifier: KerasClassifier | ForeignClassifier) -> int:
-    return int(classifier.model.count_params() if isinstance(classifier, KerasClassifier) else classifier.parameters)
-
-
 def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: int) -> tuple[Bundle, dict[str, Measured]]:
     """Write beside the target, read back, measure, and only then move into place: a half-written bundle is never seen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
-        if isinstance(fitted.classifier, KerasClassifier):
-            save(fitted.classifier.model, draft / MODEL)
-        if fitted.conversion.model is not None:
-            (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
-        settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
+        _save_model(fitted.classifier, fitted.conversion, draft)
+        settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)
         measured = {where: measure(defended, fitted.served, data) for where, data in measure_on.items()}
@@ -304,6 +292,14 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
             shutil.rmtree(out)
         draft.replace(out)
     return read_bundle(out), measured
+
+
+def _save_model(classifier: KeptClassifier, conversion: Conversion, directory: Path) -> None:
+    """The files of the model; none of one that is on a server."""
+    if isinstance(classifier, KerasClassifier):
+        save(classifier.model, directory / MODEL)
+    if conversion.model is not None:
+        (directory / ONNX_MODEL).write_bytes(conversion.model)
 
 
 def measure(defended: DefendedClassifier, undefended: Classifier, data: Dataset) -> Measured:

@@ -162,10 +162,26 @@ _WORK = (
     ),
     Panel(
         "Failures by stage",
-        "Batches that raised; their requests got 500.",
+        "Batches that raised; their requests got 500, or 502 to 504 where the classifier is on a model server.",
         (("{{stage}}", _rate("hauberk_stage_failures_total", by="stage")),),
         "ops",
         counted="batches/s",
+    ),
+    Panel(
+        "Model server, calls",
+        "By outcome, of a classifier on a model server: one call a step; nothing while its circuit is open.",
+        (
+            ("{{outcome}}", f"{_rate('hauberk_remote_calls_total', by='outcome')} > 0"),
+            ("made again", f"{_rate('hauberk_remote_retries_total')} > 0"),
+        ),
+        "ops",
+        counted="calls/s",
+    ),
+    Panel(
+        "Model server, time of a call",
+        "With its retries.",
+        _quantiles("hauberk_remote_call_duration_seconds"),
+        "s",
     ),
     Panel("Memory", "Resident, of the worker.", (("{{instance}}", f"process_resident_memory_bytes{{{_OURS}}}"),), "bytes"),
     Panel(
@@ -179,7 +195,7 @@ _WHAT_COMES_IN = (
     Panel(
         "Entropy under overlays",
         "STRIP: a heap near 0 beside the usual one is a trigger.",
-        (("{{le}}", _rate("hauberk_strip_entropy_bits_bucket", by="le")),),
+        (("{{le}}", _rate("hauberk_strip_score_bucket", by="le")),),
         "short",
         "heatmap",
         12,
@@ -197,7 +213,7 @@ _WHAT_COMES_IN = (
     Panel(
         "Entropy, mean",
         "Half an hour beside the day before.",
-        (("30 min", "job:hauberk_strip_entropy_bits:mean30m"), ("1 day", "job:hauberk_strip_entropy_bits:mean1d")),
+        (("30 min", "job:hauberk_strip_score:mean30m"), ("1 day", "job:hauberk_strip_score:mean1d")),
         counted="bits",
     ),
     Panel(

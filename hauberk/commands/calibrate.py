@@ -12,7 +12,7 @@ from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_ta
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
-from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.classifier_options import how_it_reads, open_servable
 from hauberk.commands.data import AsPictures, class_names, origin, read_data, sha256_of
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
@@ -42,7 +42,10 @@ from models.printable import printable
 
 
 def calibrate(
-    classifier: Annotated[Path, typer.Option(help="A trained Keras classifier, NAME.keras.")],
+    classifier: Annotated[
+        str,
+        typer.Option(help="A trained classifier: its file, or v2://HOST:PORT/NAME or tfs://HOST:PORT/NAME on a model server."),
+    ],
     data: Annotated[
         Path, typer.Option(help="Clean data it was not trained on, .npz or pictures in a folder a class; at least 300.")
     ],
@@ -100,7 +103,7 @@ def calibrate(
     check_writable(out.parent)
     clean = read_data(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
-    model = open_classifier(classifier, clean, declared=declared, names=class_names(data), threads=used)
+    model = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
     plan = replace(plan, gradients=gradients or own_program(classifier, model, threads=used))
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
@@ -147,7 +150,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
 
 def _engine(calibrated: Calibrated) -> str:
     """Which engine serves the classifier, and why: one line."""
-    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow"}
+    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow", "remote": "model server"}
     said = f"{served.get(conversion.engine, conversion.engine)}: {conversion.reason}"
     agreement = conversion.agreement
     if agreement is None:

@@ -14,9 +14,13 @@ from models.classifier import Labels
 from models.datasets import Dataset
 from models.engines.imports import Imported, imported
 from models.engines.imports.classifier import ForeignClassifier, proposed_input
+from models.engines.kept import KeptClassifier
 from models.engines.keras import KerasClassifier
 from models.engines.keras_input import layout_of, own_shape, takes_bytes
-from models.errors import InvalidInput
+from models.engines.remote.address import RemoteAddress, is_remote
+from models.engines.remote.classifier import RemoteClassifier, metadata_of
+from models.engines.remote.options import RemoteOptions
+from models.errors import InvalidInput, RemoteFailure
 from models.input_readings import in_words, said
 from models.preparation import InputType, Layout, Outputs, Preparation
 from models.printable import printable
@@ -34,6 +38,42 @@ AnyClassifier = KerasClassifier | ForeignClassifier
 """A Keras model, or the graph of one from another framework."""
 
 
+def open_servable(
+    what: str, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+) -> KeptClassifier:
+    """The classifier of a file, or on the model server at an address; see `open_classifier`."""
+    if is_remote(what):
+        return _open_remote(RemoteAddress.parse(what), data, declared, names)
+    return open_classifier(Path(what), data, declared=declared, names=names, threads=threads)
+
+
+def _open_remote(address: RemoteAddress, data: Dataset, declared: Declaration, names: Sequence[str] | None) -> RemoteClassifier:
+    """The classifier on a model server. Raises: InvalidInput, also where the server gives no usable answer."""
+    try:
+        with_options = RemoteOptions.for_commands()
+        taken = metadata_of(address, with_options).input(address)
+        h, w, c = data.images.shape[1:]
+        classifier = RemoteClassifier(
+            address,
+            with_options,
+            input_shape=(h, w, c),
+            labels=declared.names() or names,
+            preparation=declared.preparation(
+                channels=c,
+                layout=layout_of(tuple(None if size < 0 else size for size in taken.shape[1:])),
+                dtype="uint8" if taken.datatype == "UINT8" else "float32",
+            ),
+            outputs=None,
+            output=declared.output,
+        )
+        look = data.take(drawn(len(data)))
+        classifier.outputs = _outputs(classifier, look, declared.outputs)
+        _check_labels_and_reading(classifier, data, look, declared)
+    except RemoteFailure as failure:
+        raise InvalidInput(f"{failure}; is the model served there?") from failure
+    return classifier
+
+
 def open_classifier(
     path: Path, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
 ) -> AnyClassifier:
@@ -45,22 +85,32 @@ def open_classifier(
     Raises: InvalidInput, one sentence; where another reading of the images fits better and nothing was said against it, the sentence
     has the options that say it.
     """
+    if is_remote(str(path)):
+        raise InvalidInput(
+            f"expected the file of a model, got {path}: a model on a server shows no layers and no gradients; hauberk calibrate "
+            "takes one, and hauberk evaluate the bundle it writes"
+        )
     h, w, c = data.images.shape[1:]
     source = imported(path, threads=threads, image_shape=(h, w, c))
     labels = _labels(declared, source, names)
     look = data.take(drawn(len(data)))
     raw = _classifier(source, path, (h, w, c), declared, labels, "probabilities", threads)
     classifier = _classifier(source, path, (h, w, c), declared, labels, _outputs(raw, look, declared.outputs), threads)
+    _check_labels_and_reading(classifier, data, look, declared)
+    return classifier
+
+
+def _check_labels_and_reading(classifier: KeptClassifier, data: Dataset, look: Dataset, declared: Declaration) -> None:
+    """Raises: InvalidInput."""
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
     answers = classifier.predict(look.images).argmax(axis=1)
     _check_reading(classifier, look, answers, declared)
-    return classifier
 
 
-def how_it_reads(classifier: AnyClassifier) -> str:
+def how_it_reads(classifier: KeptClassifier) -> str:
     """What was said or taken for granted about the model, for a line in the terminal."""
     given, returned = in_words(classifier.preparation), f"{classifier.outputs} of {_few(classifier.labels)}"
     return printable(f"the model is given {given} and returns {returned}")
@@ -119,7 +169,7 @@ def _of_keras(model: Any) -> tuple[Layout, InputType]:
     return layout_of(own_shape(model)), "uint8" if takes_bytes(model) else "float32"
 
 
-def _outputs(classifier: AnyClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
+def _outputs(classifier: KeptClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
     """Whether the model ends in probabilities or logits, from what it says about some images."""
     raw = classifier.predict(look.images)
     if not np.isfinite(raw).all():
@@ -144,7 +194,7 @@ def _outputs(classifier: AnyClassifier, look: Dataset, asked: Outputs | None) ->
     return "logits"
 
 
-def _check_reading(classifier: AnyClassifier, look: Dataset, answers: Labels, declared: Declaration) -> None:
+def _check_reading(classifier: KeptClassifier, look: Dataset, answers: Labels, declared: Declaration) -> None:
     """A classifier shown images in another way than it was trained on is wrong without a word: compare, and ask.
 
     Raises: InvalidInput: a reading that nothing speaks against fits better than the one taken for what was not said.
@@ -158,15 +208,20 @@ def _check_reading(classifier: AnyClassifier, look: Dataset, answers: Labels, de
     explained = judge_answers(look.labels, answers, len(classifier.labels), read=read_otherwise(found, "say"))
     if explained.cause == "classes in another order":  # which explains more, and is said by whoever judges next
         return
+    order = ""
+    if (
+        plain.cause == "classes in another order"
+    ):  # red and blue exchanged, in the images or among the classes: both may explain it
+        order = f"; or else {plain.reason.split('; ', 1)[1]}"
     insist = "" if plain.verdict == "guessing" else f", or {_insisting(classifier)} to insist"  # a guess is refused all the same
     raise InvalidInput(
         f"the classifier is right on {100 * found.declared_right.mean():.1f} % of {len(found.right):,} images when it is given "
         f"{in_words(classifier.preparation)}, but on {100 * found.right.mean():.1f} % with {found.reading.name}; say "
-        f"{found.options}{found.others}{insist}"
+        f"{found.options}{found.others}{insist}{order}"
     )
 
 
-def _insisting(classifier: AnyClassifier) -> str:
+def _insisting(classifier: KeptClassifier) -> str:
     """The options that say all that a reading may change, as it is."""
     preparation, (_, _, channels) = classifier.preparation, classifier.input_shape
     order = " --channels=rgb" if channels > 1 and preparation.channels == "rgb" else ""

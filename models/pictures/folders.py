@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.pictures.channels import COLOURED
 from models.pictures.decoding import Size
@@ -115,6 +116,27 @@ def read_pictures(
         except _Coloured:
             raw = reading.of(_COLOURS)
     return StoredImages(raw, folder.labels, folder.path.name)
+
+
+def load_pictures(
+    path: Path,
+    *,
+    size: Size | None = None,
+    colours: bool | None = None,
+    labels: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Dataset:
+    """The pictures of a folder with one sub-folder a class, in memory.
+
+    Args:
+        size, colours: see `read_pictures`.
+        labels: the classes in the order of the classifier's; the sub-folders' names, sorted, when None.
+
+    Raises: InvalidInput, one sentence.
+    """
+    folder = list_pictures(path)
+    stored = read_pictures(folder if labels is None else folder.ordered(labels), size=size, colours=colours, progress=progress)
+    return Dataset(stored.images(slice(None)), stored.labels)
 
 
 def positions(classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:

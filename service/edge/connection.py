@@ -25,6 +25,7 @@ from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
 from service.edge import framing
 from service.edge.addresses import household
 from service.edge.asgi import Scope
+from service.edge.bodies import Ahead
 from service.edge.crowd import Crowd, Seat
 from service.edge.exchange import CLOSE, mint
 from service.edge.outlet import Outlet
@@ -85,7 +86,7 @@ class Connection(HttpToolsProtocol):
         self._address: str | None = None
         self._idle_since, self._queues = 0.0, False
         self._waits_since: float | None = None
-        self._in_head = False
+        self._in_head = self._stray = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
         self._problem: Problem | None = None
         self._turned_away: TurnedAway | None = None
@@ -103,6 +104,7 @@ class Connection(HttpToolsProtocol):
             return
         self._make()
         self._address, self._waits_since, self._idle_since = address, now, now
+        self._ahead = Ahead(self.crowd.holder(address))
         self.outlet = Outlet(transport, self._listens)
         super().connection_made(cast("asyncio.Transport", self.outlet))
         self.open.add(self)
@@ -116,6 +118,7 @@ class Connection(HttpToolsProtocol):
         if self not in self.open:
             return  # it was closed before it was made
         self.open.discard(self)
+        self.site.bounds.bodies.let_go(self._ahead)
         self.crowd.leave(self, self._address)
         if self._turned_away is not None:
             self._turned_away.end_wait()
@@ -162,7 +165,10 @@ class Connection(HttpToolsProtocol):
             self._refuse(HeadTooLarge())
             return
         self._unset_keepalive_if_required()
+        self._stray = True
         self._parse(data)
+        if self._stray and self._waits_since is None and self.idle_since is not None:
+            self._waits_since = self.loop.time()  # these bytes began and ended no request, and ended uvicorn's own timeout
 
     def _parse(self, data: bytes) -> None:
         """Let the parser call back. It takes no body after a request to change protocols: such a head is read again without it."""
@@ -207,7 +213,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_turned_away(self._turned_away)
             self._stop(QueueFull())
         super().on_message_begin()
-        self._waits_since, self._in_head = self.loop.time(), True
+        self._waits_since, self._in_head, self._stray = self.loop.time(), True, False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -244,10 +250,19 @@ class Connection(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._turned_away is None:
             super().on_body(body)
+            if self.pipeline:
+                self._hold_ahead(len(body))
         elif self._body_bytes > self._turned_away.route.body_at_most:
             self.outlet.cut()
 
+    def _hold_ahead(self, size: int) -> None:
+        try:
+            self.site.bounds.bodies.hold(self._ahead, size)
+        except QueueFull as problem:
+            self._stop(problem)
+
     def on_message_complete(self) -> None:
+        self._stray = False
         if self._turned_away is None:
             if not self.parser.should_upgrade():
                 self.cycle.more_body = False  # of a request that was answered before it came whole, too
@@ -297,6 +312,8 @@ class Connection(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         self.crowd.answered(self, self._address)
         super().on_response_complete()
+        if not self.pipeline:
+            self.site.bounds.bodies.let_go(self._ahead)
 
     def _stop(self, problem: Problem) -> None:
         """From within a callback of the parser, which ends up in `_parse`."""
@@ -349,7 +366,7 @@ class Connection(HttpToolsProtocol):
             self.outlet.cut()
 
     def _look_at_idling(self, now: float) -> None:
-        """Close it where uvicorn's timer is gone: after a refusal, and after bytes that began no request."""
+        """Close it after a refusal that no request has followed."""
         if self.timeout_keep_alive_task is None and self.idle_since is not None and now - self._idle_since > KEEP_ALIVE_S:
             self.outlet.cut()
 

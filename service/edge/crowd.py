@@ -8,10 +8,13 @@ newcomer from elsewhere; its own newcomers are turned away, most of them without
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from enum import Enum
 from itertools import chain
 from typing import Protocol
+
+from service.edge.accounts import Account
 
 IDLE_S = 3.0
 CLOSED_AT_ONCE = 32
@@ -45,9 +48,10 @@ class Seat(Enum):
 class _Address:
     """The connections of one address: those that are served, in the order of their last answers, and those that wait."""
 
-    __slots__ = ("served", "waiting")
+    __slots__ = ("holder", "served", "waiting")
 
     def __init__(self) -> None:
+        self.holder = Account("", math.inf)
         self.served: dict[Guest, None] = {}
         self.waiting: dict[Guest, float] = {}
 
@@ -75,6 +79,11 @@ class Crowd:
             return Seat.WAITS
         own.served[guest] = None
         return Seat.SERVED
+
+    def holder(self, address: str | None) -> Account:
+        """Whose the bytes are that connections of this address have read before their requests began."""
+        own = self._of.get(address)
+        return own.holder if own is not None else Account("", math.inf)
 
     def tells(self, now: float) -> bool:
         """Whether a newcomer that there is no room for is told so; else it counts as untold."""

@@ -15,8 +15,9 @@ from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier
 from models.bundle import Bundle
 from models.classifier import Classifier
-from models.engines.bundle_classifier import classifier_of
+from models.engines.remote.calls import RemoteObserver
 from models.errors import InvalidInput
+from service.lifecycle.served_classifier import served_classifier
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,13 @@ class Warm:
     max_images: int
 
 
-def load(settings: Settings, bundle: Bundle) -> Warm:
+def load(settings: Settings, bundle: Bundle, observer: RemoteObserver | None = None) -> Warm:
     """Load, assemble, measure, warm up: seconds of work, not for the event loop. Raises: InvalidInput, one sentence."""
     if settings.secret_is_random:
         logger.warning(
             "no HAUBERK_SECRET_FILE is set: a random secret was drawn; answers change with a restart and between replicas"
         )
-    classifier = classifier_of(bundle, threads=settings.threads)
+    classifier = served_classifier(settings, bundle, observer)
     defended = assemble(bundle, classifier, secret=settings.secret, modes=settings.modes, threads=settings.threads)
     max_images = fitting_images(settings, defended, _seconds_per_call(classifier, settings.batch_images))
     warm_up(defended, settings.batch_images)

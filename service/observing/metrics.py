@@ -29,6 +29,7 @@ from defences.defended_classifier import Decisions, Detection
 from defences.errors import StageFailure
 from defences.table import of_stage
 from service.errors import every_problem
+from service.observing.remote_calls import RemoteCalls
 
 # A `..._created` beside each series would double their number, and is no part of the contract.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -44,7 +45,7 @@ _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # What counts against the server, and what it is counted among: alerts rest on these, from the first one on.
-_SHOWN_CODES = (200, 500, 503, 504)
+_SHOWN_CODES = (200, 500, 502, 503, 504)
 _DISTANCES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -139,6 +140,7 @@ class Metrics:
         )
         self._queue_depth = Gauge("hauberk_queue_depth", "Images waiting.", registry=registry, multiprocess_mode="livesum")
 
+        self.remote = RemoteCalls(registry)
         self._audited = Counter("hauberk_audit_lines", "Lines written to the audit log.", registry=registry)
         audit_lost = Counter(
             "hauberk_audit_lines_lost", "Lines the audit log could not take, by what was full.", ("reason",), registry=registry

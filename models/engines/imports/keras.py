@@ -115,26 +115,22 @@ def _needs_code(path: Path, code: list[str]) -> str:
 def _check_datasets(file: Any, path: Path) -> None:
     import h5py
 
-    sizes: list[int] = []
-
-    def look(name: str, link: Any) -> None:
+    links: dict[str, Any] = {}
+    file.visititems_links(links.__setitem__)
+    for name, link in links.items():
         if isinstance(link, h5py.ExternalLink):
             raise InvalidInput(
                 f"expected all weights in {path.name}, but {name!r} is a link into another file; save the model again"
             )
-        held = file.get(name)
-        if isinstance(held, h5py.Dataset):
-            if held.external or held.is_virtual:
-                raise InvalidInput(
-                    f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again"
-                )
-            sizes.append(held.nbytes)
-
-    file.visititems_links(look)
-    packed = path.stat().st_size
-    if sum(sizes) > FOR_BUNDLES.bytes_at_most(packed):
+    datasets = {name: file[name] for name, link in links.items() if isinstance(link, h5py.HardLink)}
+    datasets = {name: held for name, held in datasets.items() if isinstance(held, h5py.Dataset)}
+    for name, held in datasets.items():
+        if held.external or held.is_virtual:
+            raise InvalidInput(f"expected all weights in {path.name}, but {name!r} lies in another file; save the model again")
+    unpacked, packed = sum(held.nbytes for held in datasets.values()), path.stat().st_size
+    if unpacked > FOR_BUNDLES.bytes_at_most(packed):
         raise InvalidInput(
-            f"{path.name} would unpack to {sum(sizes):,} bytes, more than a model of {packed:,} bytes holds; save it again"
+            f"{path.name} would unpack to {unpacked:,} bytes, more than a model of {packed:,} bytes holds; save it again"
         )
 
 

@@ -8,6 +8,7 @@ directory is used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | 
         graph = _leading_to(meta.graph_def, given)
         _check_operations(graph, path.name)
         variables = {name: tf.Variable(value) for name, value in _values(tf, path, graph, meta.object_graph_def).items()}
+        _rename_functions(graph)
         function = _function(tf, graph, variables, taken, given)
     except InvalidInput:
         raise
@@ -125,6 +127,20 @@ def _leading_to(graph: Any, given: list[str]) -> Any:
     for node in copy.node:
         node.attr.pop("_class", None)  # "beside that node", which may not be here
     return copy
+
+
+def _rename_functions(graph: Any) -> None:
+    """Give the functions of a graph names that no other graph of this process has, in place: TensorFlow keeps one list of them."""
+    digest = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()[:16]
+    names = {function.signature.name: f"__imported_{digest}_{number}" for number, function in enumerate(graph.library.function)}
+    for function in graph.library.function:
+        function.signature.name = names[function.signature.name]
+    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+        for node in nodes:
+            node.op = names.get(node.op, node.op)
+            for attribute in node.attr.values():
+                for called in [attribute.func] if attribute.HasField("func") else attribute.list.func:
+                    called.name = names.get(called.name, called.name)
 
 
 def _function(tf: Any, graph: Any, variables: dict[str, Any], taken: Any, given: list[str]) -> Any:

@@ -89,13 +89,13 @@ def opened_twin(path: Path, classifier: Classifier, images: Images, *, threads: 
     return twinned(classifier, best.twin, images, name=path.name)
 
 
-def own_program(path: Path, classifier: Classifier, *, threads: int) -> DifferentiableClassifier | None:
+def own_program(path: str | Path, classifier: Classifier, *, threads: int) -> DifferentiableClassifier | None:
     """The program of torch.export in a file, read as the classifier that was made of it; None of another file, or without gradients."""
-    if not isinstance(classifier, ForeignClassifier) or kind_of(path) != TORCH_EXPORT:
+    if not isinstance(classifier, ForeignClassifier) or kind_of(Path(path)) != TORCH_EXPORT:
         return None
     how: dict[str, Any] = {"preparation": classifier.preparation, "outputs": classifier.outputs, "labels": classifier.labels}
     try:
-        return TorchClassifier(load_program(path, threads), input_shape=classifier.input_shape, **how)
+        return TorchClassifier(load_program(Path(path), threads), input_shape=classifier.input_shape, **how)
     except InvalidInput:  # several outputs, or whole numbers at its input: it is served all the same
         return None
 

@@ -75,11 +75,15 @@ def found(network: Classifier, data: Dataset, true: Preparation, given: Preparat
     return float(right.mean()), better
 
 
+def understood(options: str) -> Declaration:
+    """The options as the command line reads them."""
+    words: dict[str, Any] = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in options.split())
+    return Declaration(**words)
+
+
 def told(better: Proposal, channels: int) -> Preparation:
     """What the options that are proposed mean, as the command line reads them."""
-    options = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in better.options.split())
-    declared = Declaration(**options)
-    return declared.preparation(channels=channels, layout="nhwc", dtype="float32")
+    return understood(better.options).preparation(channels=channels, layout="nhwc", dtype="float32")
 
 
 @pytest.mark.parametrize("true", TRUE_OF_COLOUR)
@@ -150,7 +154,8 @@ def test_a_model_of_vectors_is_read_in_either_layout() -> None:
             given = self.preparation.apply(images, shape=(768,))
             own = np.moveaxis(means, -1, 1).reshape(6, -1)  # it was made for channels first
             distance = ((given[:, None] - own) ** 2).sum(axis=2)
-            return np.eye(6, dtype=np.float32)[distance.argmin(axis=1)]
+            rows: Probabilities = np.eye(6, dtype=np.float32)[distance.argmin(axis=1)]
+            return rows
 
     classifier = Flat(Preparation())
     right = classifier.predict(data.images).argmax(axis=1) == data.labels
@@ -165,13 +170,16 @@ def test_every_reading_can_be_said_with_the_options(channels: int) -> None:
     tried = list(readings(images, Preparation()))
     assert len({one.preparation for one in tried}) == len(tried) > 8
     for one in tried:
-        words = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in said(one.preparation).split())
-        understood = Declaration(**words).preparation(channels=channels, layout="nhwc", dtype="float32")
-        np.testing.assert_allclose(understood.apply(images), one.preparation.apply(images), rtol=1e-4, atol=1e-3)
+        again = understood(said(one.preparation)).preparation(channels=channels, layout="nhwc", dtype="float32")
+        np.testing.assert_allclose(again.apply(images), one.preparation.apply(images), rtol=1e-4, atol=1e-3)
 
 
 def test_of_bytes_only_what_bytes_can_say_is_tried() -> None:
     declared = Preparation.of_range(0, 255, dtype="uint8")
     tried = [one.preparation for one in readings(tinted(20, seed=7).images, declared)]
-    assert {one.input_range for one in tried} == {(0.0, 255.0), (255.0, 0.0)} | {one.input_range for one in tried}
     assert {one.dtype for one in tried} == {"uint8"}
+    assert {one.channels for one in tried} == {"rgb", "bgr"}
+    limits = [one.input_range for one in tried]
+    assert (0.0, 255.0) in limits
+    assert (255.0, 0.0) in limits
+    assert all(limit is None or (min(limit) >= 0 and max(limit) <= 255) for limit in limits)

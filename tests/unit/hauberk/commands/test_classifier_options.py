@@ -23,7 +23,9 @@ DATA = squares(100, seed=20)
 
 
 def opened(path: Path, data: Dataset = DATA, **options: Any) -> KerasClassifier:
-    return open_classifier(path, data, declared=Declaration(**options), threads=1)
+    classifier = open_classifier(path, data, declared=Declaration(**options), threads=1)
+    assert isinstance(classifier, KerasClassifier)
+    return classifier
 
 
 def test_probabilities_and_the_range_0_to_1_are_recognised(keras_file: Path) -> None:

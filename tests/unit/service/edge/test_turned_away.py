@@ -117,7 +117,9 @@ def test_a_connection_that_waits_is_not_taken_for_a_slow_client(at: At) -> None:
 
 def test_a_connection_that_is_idle_after_a_refusal_is_closed_as_others_are(at: At) -> None:
     async def scenario(bench: Bench) -> None:
-        await fill(bench)
+        await bench.send(REQUEST[:-5])
+        await bench.send(REQUEST[-5:])
+        assert bench.wire.statuses == [503]
         now = asyncio.get_running_loop().time()
         bench.connection.look(now + KEEP_ALIVE_S - 1)
         assert not bench.wire.closed
