@@ -34,6 +34,7 @@ from hauberk.commands.options import (
 from models.bundle import Bundle, read_bundle
 from models.datasets import Origin
 from models.errors import InvalidInput
+from models.pictures.folders import is_picture_folder
 from models.printable import printable
 from models.progress import Progress
 
@@ -69,7 +70,7 @@ def evaluate(
     check_page_can_be_drawn()
     check_writable(out)
     read = read_bundle(bundle)
-    images = read_data(data, split, rows, AsPictures(resize, colours or _colours_of(read), read.labels))
+    images = read_data(data, split, rows, AsPictures(resize, colours or _colours_of(read, data), read.labels))
     came_from = origin(data, split, rows, len(images))
     plan = EvaluationPlan(
         budget=BUDGETS[budget],
@@ -86,8 +87,10 @@ def evaluate(
     _summarise(report, out)
 
 
-def _colours_of(bundle: Bundle) -> Literal["grey", "rgb"] | None:
-    """As what pictures are read for its classifier."""
+def _colours_of(bundle: Bundle, data: Path) -> Literal["grey", "rgb"] | None:
+    """As what the pictures of a folder are read for its classifier; None of other data."""
+    if not is_picture_folder(data):
+        return None
     return {1: "grey", 3: "rgb"}.get(bundle.input_shape[2])  # type: ignore[return-value]  # of these two words
 
 
