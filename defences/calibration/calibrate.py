@@ -29,6 +29,9 @@ from models.datasets import IN_MEMORY, Dataset, Origin
 from models.engines.conversion import Conversion
 from models.engines.kept import KeptClassifier, converted, declared, described, fingerprint
 from models.engines.keras import KerasClassifier
+from models.engines.onnx import OnnxClassifier
+from models.engines.twins.capabilities import Capabilities
+from models.engines.twins.twin_file import TwinGiven, with_gradients
 from models.machine import processors
 from models.progress import Progress, silent
 from models.training.reference_classifier import save
@@ -50,6 +53,7 @@ class CalibrationPlan:
         evasion_eps: size (L-inf) of the attacks that detectors of evasion are trained on.
         seed: of the split, the overlays and their order.
         threads: of the purifier; all processors when none.
+        gradients: a twin of a classifier that has no gradients of its own, for the detectors that learn from attacks; or its file.
         test: other labelled images, to measure on.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
@@ -62,6 +66,7 @@ class CalibrationPlan:
     evasion_eps: float = EVASION_EPS
     seed: int = 0
     threads: int | None = None
+    gradients: TwinGiven | None = None
     test: Dataset | None = None
     origin: Origin = IN_MEMORY
     data_sha256: str | None = None
@@ -130,6 +135,7 @@ class Calibrated:
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
         accuracy: whether the bare classifier is as right as the calibration images allow.
         conversion: which engine serves the classifier, and why.
+        capabilities: what can be asked of the classifier that is served, with the gradients of the model it was converted from.
     """
 
     bundle: Bundle
@@ -138,6 +144,7 @@ class Calibrated:
     measured: dict[str, Measured]
     accuracy: Judgement
     conversion: Conversion
+    capabilities: Capabilities
 
 
 DEFAULT_PLAN = CalibrationPlan()
@@ -166,14 +173,27 @@ def calibrate(
     check_target(out)
     parts, threads = plan.parts(clean), plan.threads or processors()
     accuracy = judge(classifier, clean).better_than_guessing()
-    purifier = choose_purifier(classifier, clean, threads=threads, progress=progress)
-    detectors = fit_detectors(classifier, clean, plan=plan, progress=progress)
     conversion = converted(classifier, clean.images, threads=threads)
+    served = _served(classifier, conversion, clean, plan, threads)
+    purifier = choose_purifier(served, clean, threads=threads, progress=progress)
+    detectors = fit_detectors(served, clean, plan=plan, progress=progress)
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
-    fitted = _Fitted(classifier, served_as, purifier, detectors, arrays, plan.provenance(clean), accuracy, conversion)
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, plan.provenance(clean), accuracy, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     bundle, measured = _write(fitted, out, measure_on, threads)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
+
+
+def _served(
+    classifier: KeptClassifier, conversion: Conversion, clean: Dataset, plan: CalibrationPlan, threads: int
+) -> Classifier:
+    """What will serve, with whatever gradients there are: defences are fitted to it, and detectors name its layers as it does."""
+    if not isinstance(classifier, KerasClassifier):
+        return with_gradients(classifier, clean.images, given=plan.gradients, threads=threads)
+    served: Classifier = classifier
+    if conversion.engine == "onnx" and conversion.model is not None:
+        served = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+    return with_gradients(served, clean.images, given=plan.gradients, own=lambda: classifier, threads=threads)
 
 
 def fit_detectors(
@@ -203,6 +223,7 @@ class _Fitted:
     """Everything a bundle is written from."""
 
     classifier: KeptClassifier
+    served: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
@@ -240,6 +261,7 @@ class _Fitted:
             "labels": list(self.classifier.labels),
             **described(self.classifier),
             "engine": self.conversion.card(),
+            "capabilities": Capabilities.of(self.served).settings(),
             "calibration": self.provenance,
             "accuracy": asdict(self.accuracy),
             "purifier": {
@@ -262,8 +284,8 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
         _save_model(fitted.classifier, fitted.conversion, draft)
         settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
-        defended = assemble(unmeasured, fitted.classifier, secret=b"", threads=threads)
-        measured = {where: measure(defended, fitted.classifier, data) for where, data in measure_on.items()}
+        defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)
+        measured = {where: measure(defended, fitted.served, data) for where, data in measure_on.items()}
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():

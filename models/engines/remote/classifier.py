@@ -58,6 +58,8 @@ class RemoteClassifier:
     Thread safety: may be called from any thread.
     """
 
+    engine = "remote"
+
     def __init__(
         self,
         address: RemoteAddress,
