@@ -174,7 +174,7 @@ def _means(changes: NDArray[np.float64], stages: tuple[int, ...]) -> NDArray[np.
 def _leaves(means: NDArray[np.float64], strip: Strip) -> NDArray[np.bool_]:
     """Which images are above a boundary that holds for every threshold: means [n, J] -> [n]."""
     early = np.asarray(strip.slack[:-1]) + strip.ceiling
-    above: NDArray[np.bool_] = (means[:, :-1] > early).any(axis=1)
+    above: NDArray[np.bool_] = np.any(means[:, :-1] > early, axis=1)
     return above
 
 
@@ -196,7 +196,8 @@ def _best(drafts: Sequence[_Draft]) -> _Draft:
 def _answers(classifier: Classifier, images: Images) -> NDArray[np.int64]:
     at_once = rows_per_forward(images)
     parts = [classifier.predict(images[start : start + at_once]) for start in range(0, len(images), at_once)]
-    return np.concatenate(parts).argmax(axis=1)
+    answers: NDArray[np.int64] = np.concatenate(parts).argmax(axis=1)
+    return answers
 
 
 def _changes(

@@ -332,4 +332,5 @@ class StripSession:
             return np.zeros(len(self._turn), np.int64)  # of no meaning
         if answers is None:
             raise ValueError("expected the answers to the images, to which their predictions under overlays are compared")
-        return answers[self._turn].argmax(axis=1)
+        labels: NDArray[np.int64] = answers[self._turn].argmax(axis=1)
+        return labels

@@ -63,8 +63,8 @@ def test_convolutions_with_channels_first_answer_and_differentiate_as_with_chann
     last.set_weights(first.get_weights())
     images = noise(5, SHAPE, 1)
     one, other = (
-        KerasClassifier(model, preparation=Preparation(layout=layout, channels="bgr"), outputs="logits")
-        for model, layout in ((first, "nchw"), (last, "nhwc"))
+        KerasClassifier(model, preparation=preparation, outputs="logits")
+        for model, preparation in ((first, Preparation(layout="nchw", channels="bgr")), (last, Preparation(channels="bgr")))
     )
     assert one.input_shape == other.input_shape == SHAPE
     np.testing.assert_allclose(one.predict(images), other.predict(images), atol=1e-6)
