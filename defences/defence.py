@@ -39,7 +39,7 @@ class DetectionHistogram:
     name: str
     help: str
     buckets: tuple[float, ...]
-    of: Literal["scores", "calls"]
+    of: Literal["scores", "calls", "entropies"]
 
 
 @dataclass(frozen=True, kw_only=True)
