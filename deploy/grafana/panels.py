@@ -178,6 +178,12 @@ _WORK = (
         counted="calls/s",
     ),
     Panel(
+        "Model server, not asked",
+        "Gateways whose circuit is open: their model server does not answer as ever, and they are not ready.",
+        (("gateways", f"sum(hauberk_remote_circuit_open{{{_OURS}}})"),),
+        counted="gateways",
+    ),
+    Panel(
         "Model server, time of a call",
         "With its retries.",
         _quantiles("hauberk_remote_call_duration_seconds"),

@@ -85,9 +85,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--threads", type=int, help="of both engines; all processors when not given")
     wanted = parser.parse_args()
     try:
-        bundle, conversion = convert_bundle(wanted.bundle, wanted.data)
+        bundle, conversion = convert_bundle(wanted.bundle, wanted.data, threads=wanted.threads)
     except InvalidInput as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)

@@ -137,19 +137,23 @@ def _session(model: bytes, threads: int, providers: str | None) -> Any:
         raise InvalidInput(f"expected a graph that ONNX Runtime computes, but it does not: {reason_of(failure)}") from failure
 
 
+def named_providers(wanted: str) -> list[str]:
+    """ONNX Runtime's names of what HAUBERK_ONNX_PROVIDERS names, in its order. Raises: InvalidInput: a name that is unknown, or none."""
+    names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
+    if not names or any(name not in _PROVIDERS for name in names):
+        raise InvalidInput(f"expected {PROVIDERS} to be of {', '.join(_PROVIDERS)}, with commas between, got {wanted!r}")
+    return [_PROVIDERS[name] for name in names]
+
+
 def _provider(wanted: str) -> str:
     import onnxruntime
 
-    names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
-    unknown = [name for name in names if name not in _PROVIDERS]
-    if unknown or not names:
-        raise InvalidInput(f"expected {PROVIDERS} to be of {', '.join(_PROVIDERS)}, with commas between, got {wanted!r}")
     there = onnxruntime.get_available_providers()
-    for name in names:
-        if _PROVIDERS[name] in there:
-            return _PROVIDERS[name]
+    for provider in named_providers(wanted):
+        if provider in there:
+            return provider
     raise InvalidInput(
-        f"expected one of {', '.join(names)} ({PROVIDERS}), but this ONNX Runtime has none of them; install onnxruntime-gpu, or add cpu"
+        f"expected one of {wanted} ({PROVIDERS}), but this ONNX Runtime has none of them; install onnxruntime-gpu, or add cpu"
     )
 
 
