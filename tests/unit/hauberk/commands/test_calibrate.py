@@ -122,9 +122,15 @@ def calibrate(hauberk: Command, **changes: Any) -> Ran:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no classifier": ({"classifier": "none.keras"}, "none.keras, which does not exist; save one with model.save('name.keras')"),
-    "another format": ({"classifier": "squares.npz"}, "expected a model in the .keras format, got squares.npz"),
-    "a model that does not load": ({"classifier": "broken.keras"}, "loads in safe mode, but broken.keras does not"),
+    "no classifier": ({"classifier": "none.keras"}, "none.keras, which does not exist; docs/formats.md says how to save one"),
+    "another format": (
+        {"classifier": "squares.npz"},
+        "got squares.npz, which is an archive of arrays (.npz), damaged perhaps; docs/formats.md says how",
+    ),
+    "a model that does not load": (
+        {"classifier": "broken.keras"},
+        "torch.export, TorchScript or skops model, got broken.keras; docs/formats.md says how",
+    ),
     "no data": ({"data": "none.npz"}, "none.npz, which does not exist"),
     "too few labels": ({"labels": "red,green"}, "expected 3 labels, one per class of the model, got 2"),
     "a label twice": ({"labels": "red,green,red"}, "expected --labels to be different names"),
@@ -238,7 +244,10 @@ def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(wor
     command = [sys.executable, "-c", "from hauberk.main import main; main()", "calibrate"]
     options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
-    assert_refused(Ran(ended.returncode, ended.stdout, ended.stderr), "loads in safe mode, but broken.keras does not")
+    assert_refused(
+        Ran(ended.returncode, ended.stdout, ended.stderr),
+        "torch.export, TorchScript or skops model, got broken.keras; docs/formats.md says how",
+    )
 
 
 def test_detectors_of_evasion_are_trained_calibrated_with_strip_and_served(
