@@ -246,7 +246,7 @@ def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(wor
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
     assert_refused(
         Ran(ended.returncode, ended.stdout, ended.stderr),
-        "torch.export, TorchScript or skops model, got broken.keras; docs/formats.md says how",
+        "expected a Keras model that Keras 3 reads, but broken.keras is none",
     )
 
 
