@@ -126,9 +126,7 @@ class Detection:
 
     def take(self, rows: NDArray[np.int64]) -> Detection:
         """That of these images."""
-        return Detection(
-            self.name, self.mode, self.abstained[rows], self.calls[rows], self.scores[rows], self.entropies[rows]
-        )
+        return Detection(self.name, self.mode, self.abstained[rows], self.calls[rows], self.scores[rows], self.entropies[rows])
 
 
 class Interval(NamedTuple):

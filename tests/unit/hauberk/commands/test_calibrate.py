@@ -126,14 +126,14 @@ def calibrate(hauberk: Command, **changes: Any) -> Ran:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no classifier": (
-        {"classifier": "none.keras"},
-        "torch.export, TorchScript or skops model, got none.keras, which does not exist",
+    "no classifier": ({"classifier": "none.keras"}, "none.keras, which does not exist; docs/formats.md says how to save one"),
+    "another format": (
+        {"classifier": "squares.npz"},
+        "got squares.npz, which is an archive of arrays (.npz), damaged perhaps; docs/formats.md says how",
     ),
-    "another format": ({"classifier": "squares.npz"}, "got squares.npz, which is an archive of arrays (.npz)"),
     "a model that does not load": (
         {"classifier": "broken.keras"},
-        "got broken.keras; docs/formats.md says how to save it as one",
+        "torch.export, TorchScript or skops model, got broken.keras; docs/formats.md says how",
     ),
     "no data": ({"data": "none.npz"}, "none.npz, which does not exist"),
     "too few labels": ({"labels": "red,green"}, "expected 3 labels, one per class of the model, got 2"),
@@ -249,7 +249,8 @@ def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(wor
     options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
     assert_refused(
-        Ran(ended.returncode, ended.stdout, ended.stderr), "a Keras model that Keras 3 reads, but broken.keras is none"
+        Ran(ended.returncode, ended.stdout, ended.stderr),
+        "expected a Keras model that Keras 3 reads, but broken.keras is none",
     )
 
 
