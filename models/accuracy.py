@@ -19,8 +19,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
 from models.classifier import Classifier, Images, Labels
-from models.datasets import Dataset
+from models.datasets import Dataset, in_memory
 from models.errors import InvalidInput
+from models.image_rows import Samples, answers_for, blocks
 from models.input_readings import Range, Reading, readings
 
 Verdict = Literal["fine", "doubtful", "guessing", "too few images"]
@@ -108,7 +109,7 @@ def drawn(samples: int, *, at_most: int = LOOKED_AT) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).choice(samples, at_most, replace=False))
 
 
-def judge(classifier: Classifier, data: Dataset, *, range_advice: str | None = "say --input-range") -> Judgement:
+def judge(classifier: Classifier, data: Samples, *, range_advice: str | None = "say --input-range") -> Judgement:
     """Judge a classifier by at most 1,000 of these images.
 
     Args:
@@ -117,7 +118,7 @@ def judge(classifier: Classifier, data: Dataset, *, range_advice: str | None = "
     Cost: a model call for each image looked at, and 256 for each other reading where the classifier is right on less than 97 %.
     """
     some = data.take(drawn(len(data)))
-    answers = classifier.predict(some.images).argmax(axis=1)
+    answers = answers_for(classifier, some.images)
     found = judge_answers(some.labels, answers, len(classifier.labels))
     if found.verdict == "too few images":
         return found
@@ -221,9 +222,9 @@ def best_reading(classifier: RangedClassifier, some: Dataset) -> tuple[Reading, 
     return next((reading, right) for reading, right in tried if right.mean() >= most - _AS_GOOD)
 
 
-def _another_reading(classifier: RangedClassifier, data: Dataset, answers: Labels, range_advice: str) -> _Against:
+def _another_reading(classifier: RangedClassifier, data: Samples, answers: Labels, range_advice: str) -> _Against:
     rows = np.sort(_halves(len(data))[0])[:READ_AT_MOST]
-    reading, right = best_reading(classifier, data.take(rows))
+    reading, right = best_reading(classifier, in_memory(data.take(rows)))
     said = f"with {reading.name} it is right on {100 * right.mean():.1f} % of {len(rows)} of them; "
     if reading.input_range is not None:
         said += "{}={:g},{:g}".format(range_advice, *reading.input_range)
@@ -232,10 +233,10 @@ def _another_reading(classifier: RangedClassifier, data: Dataset, answers: Label
     return _Against("images read otherwise", said, right, (answers == data.labels)[rows])
 
 
-def _nearest(data: Dataset, answers: Labels) -> _Against:
+def _nearest(data: Samples, answers: Labels) -> _Against:
     """The label of the nearest image and that of the nearest class mean, of one half, on the other."""
     known, judged_on = _halves(len(data))
-    points = _points(data.images)
+    points = np.concatenate([_points(data.images[block]) for block in blocks(data.images)])
     labels = data.labels[known]
     classes = np.unique(labels)
     means = np.stack([points[known][labels == label].mean(axis=0) for label in classes])

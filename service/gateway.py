@@ -64,7 +64,7 @@ _BENTOML_TIMEOUT_S = 60
 # The rest of the thirty seconds that BentoML gives a worker to end, after a pause and a deadline.
 _HAND_ON_S = 3.0
 
-_STARTING = "starting: loading the classifier and trying its defences, usually within half a minute"
+_STARTING = "starting: loading the classifier and trying its defences, usually within half a minute; the log says how far it is"
 
 # n×h×w or n×h×w×c; `Admission` is what checks it.
 Batch = list[list[list[float | list[float]]]]
@@ -101,8 +101,9 @@ class Gateway:
             self.repeats = logs.configure()
             self.alone = worker_count(SERVICE.name) == 1
             metrics_directory.choose(alone=self.alone)
-            self.settings = read_settings()
-            self.bundle = read_bundle_to_serve(self.settings)
+            settings = read_settings()
+            self.bundle = read_bundle_to_serve(settings)
+            self.settings = settings.for_bundle(self.bundle.images_per_request)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
             self.site = self._site(self._routes(), full=self.serving.full)

@@ -14,14 +14,12 @@ from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.strip import Blend, Strip, entropy_bits
 from defences.keyed import random_keys
-from models.classifier import Classifier, Images
+from models.classifier import Classifier
+from models.image_rows import ImageRows
 from models.progress import PartOf
 
-OVERLAYS_AT_MOST = 96
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
 _FIRST_STAGE, _GROWTH = 3, 1.7
-# Mean overlays allowed for a clean image.
-_MEAN_OVERLAYS_AT_MOST = 32.0
 # Share of lowest scores that stand for suspects, but no fewer images than that.
 _TAIL, _TAIL_AT_LEAST = 0.1, 20
 # Where a suspect's mean entropy lies, as a share of the threshold, and in how many of its orders it may leave early: a change of the
@@ -64,15 +62,16 @@ def _chosen(
 ) -> tuple[_Draft, NDArray[np.float64], tuple[OverlayTrial, ...]]:
     """The best draft, its scores of the held images, and all trials."""
     rng = np.random.default_rng(terms.seed)
-    count = min(OVERLAYS_AT_MOST, len(parts.choosing) // 2)
+    count = min(terms.effort.overlays, len(parts.choosing) // 2)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
-    choosing = parts.choosing.images[count:]
+    choosing = parts.choosing.take(slice(count, None)).images
     drafts: list[_Draft] = []
-    for number, (blend, weight) in enumerate(_OVERLAYS):
+    tried = _OVERLAYS[: terms.effort.overlay_trials]
+    for number, (blend, weight) in enumerate(tried):
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend)
-        done = PartOf(terms.progress, "overlays", number, len(_OVERLAYS))
+        done = PartOf(terms.progress, "overlays", number, len(tried))
         drafts.append(_draft(strip, _entropies(strip, classifier, choosing, done), terms.rate, rng))
-    best = _best(drafts)
+    best = _best(drafts, terms.effort.mean_overlays)
     held = parts.holding.images
     rank = conformal_rank(len(held), terms.rate, terms.confidence)
     scores = _Race.drawn(best.strip, classifier, held, rng).scores(rank, PartOf(terms.progress, "threshold", 0, 1))
@@ -159,9 +158,9 @@ def _means(entropies: NDArray[np.float64], stages: tuple[int, ...]) -> NDArray[n
     return means
 
 
-def _best(drafts: Sequence[_Draft]) -> _Draft:
+def _best(drafts: Sequence[_Draft], mean_overlays_at_most: float) -> _Draft:
     """The draft of the highest threshold among those within the budget of overlays: a perfect backdoor scores 0."""
-    affordable = [draft for draft in drafts if draft.trial.mean_overlays <= _MEAN_OVERLAYS_AT_MOST]
+    affordable = [draft for draft in drafts if draft.trial.mean_overlays <= mean_overlays_at_most]
     if not affordable:
         return min(drafts, key=lambda draft: draft.trial.mean_overlays)
     return max(affordable, key=lambda draft: draft.trial.threshold_bits)
@@ -175,7 +174,9 @@ def _stages(count: int) -> tuple[int, ...]:
     return (*stages, count)
 
 
-def _entropies(strip: Strip, classifier: Classifier, images: Images, progress: Callable[[int, int], None]) -> NDArray[np.float64]:
+def _entropies(
+    strip: Strip, classifier: Classifier, images: ImageRows, progress: Callable[[int, int], None]
+) -> NDArray[np.float64]:
     """The entropy of every image under every overlay: [n, N]."""
     overlays = len(strip.overlays)
     result = np.empty((len(images), overlays))
@@ -200,11 +201,11 @@ class _Race:
 
     strip: Strip
     classifier: Classifier
-    images: Images
+    images: ImageRows
     order: NDArray[np.int32]
 
     @classmethod
-    def drawn(cls, strip: Strip, classifier: Classifier, images: Images, rng: np.random.Generator) -> _Race:
+    def drawn(cls, strip: Strip, classifier: Classifier, images: ImageRows, rng: np.random.Generator) -> _Race:
         """With an order of its own for each image."""
         return cls(strip, classifier, images, strip.orders(random_keys(len(images), rng)))
 

@@ -9,10 +9,11 @@ import numpy as np
 import typer
 
 from models.accuracy import READ_AT_MOST, best_reading, drawn, judge_answers
-from models.datasets import Dataset
+from models.datasets import in_memory
 from models.engines.keras import KerasClassifier, Outputs, load_model
 from models.errors import InvalidInput
 from models.files import NotAFile, read_file
+from models.image_rows import Samples, outputs_for
 
 OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
 
@@ -25,7 +26,7 @@ _LABELS_BYTES = 16 << 20
 
 
 def open_classifier(
-    path: Path, data: Dataset, *, labels: str | None, input_range: str | None, outputs: Outputs | None, threads: int
+    path: Path, data: Samples, *, labels: str | None, input_range: str | None, outputs: Outputs | None, threads: int
 ) -> KerasClassifier:
     """The classifier in `path`, fitted to the images of `data`. Raises: InvalidInput, one sentence."""
     model = load_model(path, threads=threads)
@@ -73,9 +74,9 @@ def _range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
+def _outputs(classifier: KerasClassifier, look: Samples, asked: Outputs | None) -> Outputs:
     """Whether the model ends in probabilities or logits, from what it says about some images."""
-    raw = classifier.predict(look.images)
+    raw = outputs_for(classifier, look.images)
     if not np.isfinite(raw).all():
         raise InvalidInput("expected finite outputs from the classifier, got NaN or infinity on the given images")
     within = bool(raw.min() >= -_SUM_TOLERANCE and raw.max() <= 1 + _SUM_TOLERANCE)
@@ -98,9 +99,9 @@ def _outputs(classifier: KerasClassifier, look: Dataset, asked: Outputs | None) 
     return "logits"
 
 
-def _check_range(classifier: KerasClassifier, look: Dataset) -> None:
+def _check_range(classifier: KerasClassifier, look: Samples) -> None:
     """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
-    some = look.take(drawn(len(look), at_most=READ_AT_MOST))
+    some = in_memory(look.take(drawn(len(look), at_most=READ_AT_MOST)))
     plain = judge_answers(some.labels, classifier.predict(some.images).argmax(axis=1), len(classifier.labels))
     reading, right = best_reading(classifier, some)
     if reading.input_range not in _RANGES or right.mean() <= plain.rate + _CLEARLY_BETTER:
