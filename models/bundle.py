@@ -1,7 +1,8 @@
 """Bundles: directories with a classifier, its defences and their calibration, written by calibration and loaded by serving.
 
-    hauberk.toml      format = 1; images_per_request; the classifier's interface; the ordered defences with parameters and modes
-    model.keras       the classifier
+    hauberk.toml      format = 1; images_per_request; the classifier and its engine; the ordered defences with parameters and modes
+    model.onnx        the classifier as a graph from images to probabilities, see `models.engines.onnx_graph`; or none
+    model.keras       the classifier as a Keras model, which has gradients and layers; or none
     calibration.npz   arrays measured on clean data, such as STRIP's overlays, clean scores and threshold
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
@@ -36,15 +37,19 @@ from models.errors import InvalidBundle
 from models.files import open_file, read_file
 
 FORMAT = 1
-SETTINGS, CARD, CALIBRATION, MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras"
+SETTINGS, CARD, CALIBRATION, MODEL, ONNX_MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras", "model.onnx"
 EXAMPLE = "example.json"
 SPEED = "speed"
 """The card's entry with `seconds_per_call`."""
-BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30}
+BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30, ONNX_MODEL: (1 << 31) - 1}
 """Of each file of a bundle; of one that is not named here, `OTHERS_AT_MOST`."""
 OTHERS_AT_MOST = 64 << 20
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_REQUIRED = (SETTINGS, MODEL, CALIBRATION)
+Engine = Literal["onnx", "keras", "remote"]
+"""What computes a bundle's classifier."""
+MODEL_OF: dict[Engine, str] = {"onnx": ONNX_MODEL, "keras": MODEL}
+"""The file that each engine loads; the remote one loads none."""
+_REQUIRED = (SETTINGS, CALIBRATION)
 _COPIED_AT_ONCE = 1 << 20
 _SIZE = Annotated[int, Field(ge=1)]
 _NUMBERS_PER_IMAGE = 1 << 26
@@ -61,7 +66,8 @@ class _Strict(BaseModel):
 
 
 class _ClassifierSettings(_Strict):
-    file: Literal["model.keras"]
+    engine: Engine = "keras"  # of bundles from before there was another
+    file: Literal["model.keras"] | None = None
     outputs: Literal["probabilities", "logits"]
     input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
     input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3), AfterValidator(_bounded)]
@@ -130,6 +136,12 @@ class Bundle:
         seconds = speed.get("seconds_per_call") if isinstance(speed, dict) else None
         return float(seconds) if isinstance(seconds, int | float) and 0 < seconds < math.inf else None
 
+    @property
+    def engine(self) -> Engine:
+        """What computes the classifier; bundles from before there was a choice say nothing, and have a Keras model."""
+        engine: Engine = self.settings["classifier"].get("engine", "keras")
+        return engine
+
     def holds(self, name: str) -> bool:
         """Whether the card lists a file of this name."""
         return name in self.card.get("files", ())
@@ -181,7 +193,10 @@ def read_bundle(directory: Path, *, digest: str | None = None) -> Bundle:
     for name in digests.keys() - {SETTINGS, CALIBRATION}:
         _check(directory / name, _sha256(directory / name), digests[name])
     settings = _read_settings(directory / SETTINGS, _verified(directory, SETTINGS, digests[SETTINGS]))
-    return Bundle(directory, found, settings, _read_calibration(directory, digests[CALIBRATION]), card)
+    bundle = Bundle(directory, found, settings, _read_calibration(directory, digests[CALIBRATION]), card)
+    if bundle.engine in MODEL_OF:
+        _check_listed(directory / CARD, digests, MODEL_OF[bundle.engine])
+    return bundle
 
 
 def write_bundle(
@@ -204,7 +219,7 @@ def write_bundle(
     """
     (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
     np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
-    names = [*_REQUIRED]
+    names = [*_REQUIRED, *(name for name in MODEL_OF.values() if (directory / name).exists())]
     if example is not None:
         (directory / EXAMPLE).write_text(json.dumps(example))
         names.append(EXAMPLE)
@@ -232,8 +247,7 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
             f"expected {path} to be a bundle's card with a list of files; run hauberk calibrate again"
         ) from failure
     for name in _REQUIRED:
-        if name not in digests:
-            raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
+        _check_listed(path, digests, name)
     present = {file.name for file in directory.iterdir()}
     for name in digests:
         if name not in present:  # a path out of the directory is not present either
@@ -241,6 +255,11 @@ def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:
                 f"expected {directory / str(name)}, which {path} lists, but it does not exist; copy the whole bundle"
             )
     return hashlib.sha256(text).hexdigest(), {**card, "files": digests}
+
+
+def _check_listed(path: Path, digests: Mapping[str, Any], name: str) -> None:
+    if name not in digests:
+        raise InvalidBundle(f"expected {path} to list the digest of {name}; run hauberk calibrate again")
 
 
 def _read_settings(path: Path, content: bytes) -> dict[str, Any]:
@@ -253,7 +272,7 @@ def _read_settings(path: Path, content: bytes) -> dict[str, Any]:
             f"expected {path} to begin with format = {FORMAT}, got {settings.get('format')!r}; run hauberk calibrate again"
         )
     try:
-        return _Settings.model_validate(settings).model_dump()
+        return _Settings.model_validate(settings).model_dump(exclude_unset=True)  # what is read is what was written
     except ValidationError as failure:
         first = failure.errors()[0]
         place = ".".join(map(str, first["loc"]))

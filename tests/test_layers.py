@@ -184,7 +184,7 @@ def test_a_circle_is_found_and_named() -> None:
 
 def test_the_imports_of_types_and_within_functions_are_seen() -> None:
     assert "service.settings" in graph()["service.lifecycle.startup"]
-    assert "models.engines.keras" in graph()["service.lifecycle.startup"]  # within a function
+    assert "models.engines.keras" in graph()["models.engines.bundle_classifier"]  # within a function
     assert "defences.defended_classifier" in graph()["service.edge.exchange"]  # for a type
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +20,27 @@ from defences.calibration.fits import check_fittable, fits_of, images_to_choose_
 from defences.calibration.purifier import PurifierChoice, choose_purifier
 from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, split
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
-from defences.calibration.work import Announce, Work, check_budgets, finalists, images_per_request, unannounced, work_of
+from defences.calibration.work import (
+    Announce,
+    Work,
+    check_budgets,
+    converting_told,
+    finalists,
+    images_per_request,
+    unannounced,
+    work_of,
+)
 from defences.defended_classifier import DefendedClassifier
 from defences.errors import InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.table import DEFENCES
 from models.accuracy import Judgement, drawn, judge
-from models.bundle import CARD, FORMAT, MODEL, NAME, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
+from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Origin, digest_of, in_memory
+from models.engines.conversion import Conversion, convert
 from models.engines.keras import KerasClassifier
+from models.engines.onnx import OnnxClassifier
 from models.image_rows import Samples, answers_for, blocks
 from models.machine import processors
 from models.progress import PartOf, Progress, silent
@@ -96,15 +109,20 @@ class CalibrationPlan:
         rate, confidence = self.false_abstention_rate, self.confidence
         return split(clean, rate=rate, confidence=confidence, seed=self.seed, choosing_at_most=most)
 
-    def work(self, classifier: Classifier, clean: int, threads: int) -> Work:
-        """What the calibration of a classifier on so many clean images is going to do; times the classifier."""
+    def work(self, classifier: Classifier, clean: int, threads: int, *, spent_s: float = 0.0) -> Work:
+        """What the calibration of a classifier on so many clean images is going to do; times the classifier.
+
+        Args:
+            spent_s: of the minutes that it may take.
+        """
         task = Task(
             clean=clean,
             test=0 if self.test is None else len(self.test),
             finalists=finalists(clean, self.false_abstention_rate, self.confidence),
             detectors=self.detectors,
         )
-        return work_of(classifier, task, start=self.effort, minutes=self.minutes, image_s=self.image_s, threads=threads)
+        within_s = None if self.minutes is None else max(0.0, 60 * self.minutes - spent_s)
+        return work_of(classifier, task, start=self.effort, within_s=within_s, image_s=self.image_s, threads=threads)
 
     def provenance(self, clean: Samples) -> dict[str, Any]:
         """What the bundle's card says of the calibration."""
@@ -149,6 +167,7 @@ class Calibrated:
         purifier, detectors: what was chosen, and why.
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
         accuracy: whether the bare classifier is as right as the calibration images allow.
+        conversion: which engine serves the classifier, and why.
     """
 
     bundle: Bundle
@@ -156,6 +175,7 @@ class Calibrated:
     detectors: tuple[CalibratedDetector, ...]
     measured: dict[str, Measured]
     accuracy: Judgement
+    conversion: Conversion
 
 
 DEFAULT_PLAN = CalibrationPlan()
@@ -186,21 +206,34 @@ def calibrate(
     served_as = served_name(out, name)
     check_target(out)
     plan.parts(clean)
-    threads = plan.threads or processors()
-    work = plan.work(classifier, len(clean), threads)
-    announce(work)
+    threads, began = plan.threads or processors(), time.monotonic()
+    announce(converting_told(classifier, len(clean)))
+    conversion = convert(classifier, clean.images, threads=threads)
+    serving = _serving(classifier, conversion, plan.detectors, threads)
+    work = plan.work(serving, len(clean), threads, spent_s=time.monotonic() - began)
+    announce(work.told())
     effort = work.chosen.effort
     provenance = plan.provenance(clean)
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
     accuracy = judge(classifier, clean).better_than_guessing()
-    purifier = choose_purifier(classifier, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
-    detectors = calibrate_detectors(classifier, parts, fits_of(plan.detectors), plan.terms(progress, effort))
-    fitted = _Fitted(classifier, served_as, purifier, detectors, provenance, accuracy, work)
+    purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
+    detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
+    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, provenance, accuracy, work, conversion)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
+
+
+def _serving(classifier: KerasClassifier, conversion: Conversion, detectors: Sequence[str], threads: int) -> Classifier:
+    """The classifier in the engine that is going to serve it: what is measured is what will be, and mostly several times faster.
+
+    A detector that is trained on gradients, or reads layers, needs the source.
+    """
+    if conversion.model is None or conversion.engine != "onnx" or any(DEFENCES[name].record.looks_inside for name in detectors):
+        return classifier
+    return OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
 
 
 def fit_detectors(
@@ -232,11 +265,13 @@ class _Fitted:
     """Everything a bundle is written from."""
 
     classifier: KerasClassifier
+    serving: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
     provenance: dict[str, Any]
     accuracy: Judgement
+    conversion: Conversion
     work: Work
 
     @property
@@ -254,6 +289,7 @@ class _Fitted:
             "name": self.name,
             "images_per_request": self.images_per_request,
             "classifier": {
+                "engine": self.conversion.engine,
                 "file": MODEL,
                 "outputs": self.classifier.outputs,
                 "input_range": [low, high],
@@ -276,6 +312,7 @@ class _Fitted:
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
             "parameters": self.classifier.model.count_params(),
+            "engine": self.conversion.card(),
             "calibration": self.provenance,
             SPEED: self.work.speed_card(),
             "effort": self.work.card(),
@@ -300,11 +337,13 @@ def _write(
         draft = Path(scratch) / "bundle"
         draft.mkdir()
         save(fitted.classifier.model, draft / MODEL)
+        if fitted.conversion.model is not None:
+            (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
         settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
-        defended = assemble(unmeasured, fitted.classifier, secret=b"", threads=threads)
+        defended = assemble(unmeasured, fitted.serving, secret=b"", threads=threads)
         parts = {where: PartOf(progress, "measuring", number, len(measure_on)) for number, where in enumerate(measure_on)}
-        measured = {where: measure(defended, fitted.classifier, data, parts[where]) for where, data in measure_on.items()}
+        measured = {where: measure(defended, fitted.serving, data, parts[where]) for where, data in measure_on.items()}
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():

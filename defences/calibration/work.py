@@ -42,14 +42,14 @@ class Work:
         chosen: how much is looked at, the model calls, and what was left out.
         speed: of the classifier and the purifier here, on so many `threads`.
         rows: of a batch that was timed.
-        minutes: that were allowed; none without a bound.
+        within_s: that were allowed; none without a bound.
     """
 
     chosen: Chosen
     speed: Speed
     threads: int
     rows: int
-    minutes: float | None
+    within_s: float | None
 
     @property
     def seconds(self) -> float:
@@ -60,10 +60,10 @@ class Work:
         calls = self.chosen.estimate.model_calls
         text = f"calibrating takes {_long(self.seconds)} at most: {_round(calls):,} model calls of {_ms(self.speed.call_s)}"
         if self.chosen.left_out:
-            bound = "" if self.minutes is None else f" to keep within {self.minutes:g} minutes (--minutes)"
+            bound = "" if self.within_s is None else f" to keep within {_long(self.within_s)} (--minutes)"
             text += f"; left out{bound}: {'; '.join(self.chosen.left_out)}"
-        if self.minutes is not None and self.seconds > 60 * self.minutes:
-            text += f"; that is the least there is, and more than {self.minutes:g} minutes"
+        if self.within_s is not None and self.seconds > self.within_s:
+            text += f"; that is the least there is, and more than {_long(self.within_s)}"
         return text
 
     def speed_card(self) -> dict[str, Any]:
@@ -73,19 +73,24 @@ class Work:
     def card(self) -> dict[str, Any]:
         """The bundle's entry `effort`."""
         return {
-            "minutes": self.minutes,
+            "within_s": None if self.within_s is None else round(self.within_s),
             "model_calls_at_most": self.chosen.estimate.model_calls,
             "left_out": list(self.chosen.left_out),
             **{name: value for name, value in asdict(self.chosen.effort).items() if value < 1 << 40},
         }
 
 
-Announce = Callable[[Work], None]
-"""Called once, before the work begins."""
+Announce = Callable[[str], None]
+"""Called before each long part of the work with what it is and how long it will take: a line for people."""
 
 
-def unannounced(work: Work) -> None:
+def unannounced(text: str) -> None:
     """Discard the announcement."""
+
+
+def converting_told(classifier: Classifier, images: int) -> str:
+    """What comes first, which no budget shortens: every image through the source and the engine that shall serve it."""
+    return f"converting the classifier and comparing both on {images:,} images takes {_long(2 * images * seconds_per_call(classifier))}"
 
 
 def check_budgets(minutes: float | None, image_s: float | None) -> None:
@@ -97,13 +102,13 @@ def check_budgets(minutes: float | None, image_s: float | None) -> None:
 
 
 def work_of(
-    classifier: Classifier, task: Task, *, start: Effort, minutes: float | None, image_s: float | None, threads: int
+    classifier: Classifier, task: Task, *, start: Effort, within_s: float | None, image_s: float | None, threads: int
 ) -> Work:
     """Time the classifier, and plan what fits.
 
     Args:
         start: the most that is looked at.
-        minutes, image_s: budgets, as `CalibrationPlan` has them.
+        within_s, image_s: budgets, as `CalibrationPlan` has them; no bound when none.
     """
     rows = rows_to_time(classifier.input_shape)
     speed = Speed(seconds_per_call(classifier), _purify_s(classifier.input_shape, threads))
@@ -115,8 +120,8 @@ def work_of(
     if image_s is not None:
         spare = (image_s - speed.purify_s) / speed.call_s - 1
         effort = replace(effort, mean_overlays=max(0.0, spare))
-    chosen = within(60 * minutes if minutes is not None else np.inf, task, speed, effort)
-    return Work(replace(chosen, left_out=said + chosen.left_out), speed, threads, rows, minutes)
+    chosen = within(np.inf if within_s is None else within_s, task, speed, effort)
+    return Work(replace(chosen, left_out=said + chosen.left_out), speed, threads, rows, within_s)
 
 
 def finalists(held: int, rate: float, confidence: float | None) -> int:

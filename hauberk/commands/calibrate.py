@@ -81,9 +81,7 @@ def calibrate(
     model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
-        calibrated = calibrate_classifier(
-            model, clean, out=out, plan=plan, name=name, progress=progress, announce=lambda work: say(work.told())
-        )
+        calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
     _summarise(calibrated, plan)
     _say_what_is_shared(clean, plan.test)
     print(printable(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}"))
@@ -105,6 +103,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     print(printable(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}"))
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
+    print(printable(f"  {'engine':<15}  {_engine(calibrated)}"))
     for declared in bundle.settings["defences"]:
         name = declared["name"]
         print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))
@@ -130,6 +129,19 @@ def _what_an_image_takes(calibrated: Calibrated) -> str:
     return (
         f"a clean image takes {usual:.1f} model calls of {1000 * call_s:.2g} ms on average, {1000 * usual * call_s:.2g} ms, and "
         f"any image {most} at most, {most * call_s:.2g} s; a request may hold {bundle.images_per_request} of them"
+    )
+
+
+def _engine(calibrated: Calibrated) -> str:
+    """Which engine serves the classifier, and why: one line."""
+    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow"}
+    said = f"{served.get(conversion.engine, conversion.engine)}: {conversion.reason}"
+    agreement = conversion.agreement
+    if agreement is None:
+        return said
+    return (
+        f"{said}; on {agreement.images:,} images probabilities differ by {agreement.largest_difference:.1g} at most, "
+        f"{100 * agreement.same_labels:g} % of the labels agree"
     )
 
 

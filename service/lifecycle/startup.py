@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier
 from models.bundle import Bundle
+from models.engines.bundle_classifier import classifier_of
 from models.speed import seconds_per_call
 from service.lifecycle.request_limit import CallTimes, images_per_request
 from service.lifecycle.warm_up import warm_up
@@ -35,14 +36,12 @@ def load(settings: Settings, bundle: Bundle) -> Warm:
     Every part is logged, and bounded but for the loading: measuring and warming up take 10 s at most, and for a classifier whose call
     takes seconds, a few calls more.
     """
-    from models.engines.keras import KerasClassifier  # TensorFlow comes with it
-
     if settings.secret_is_random:
         logger.warning(
             "no HAUBERK_SECRET_FILE is set: a random secret was drawn; answers change with a restart and between replicas"
         )
     started = time.monotonic()
-    classifier = KerasClassifier.from_bundle(bundle, threads=settings.threads)
+    classifier = classifier_of(bundle, threads=settings.threads)
     defended = assemble(bundle, classifier, secret=settings.secret, modes=settings.modes, threads=settings.threads)
     _tell("the classifier is loaded", started)
     here = seconds_per_call(classifier, rows_at_most=settings.batch_images)

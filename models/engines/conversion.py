@@ -1,0 +1,129 @@
+"""A Keras classifier converted to ONNX, compared with itself on images, and both engines timed: which one serves, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.bundle import Engine
+from models.classifier import Classifier, Images
+from models.engines.onnx import OnnxClassifier
+from models.errors import InvalidInput
+from models.image_rows import ImageRows, outputs_for
+
+if TYPE_CHECKING:
+    from models.engines.keras import KerasClassifier
+
+LARGEST_DIFFERENCE = 1e-3
+"""Of any probability of any image, between an engine and its source: the fifth decimal is rounding, the third is another model."""
+
+TIMED_ROWS = (1, 8, 64)
+_TURNS = 30
+_SECONDS_AT_MOST = 3.0
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A converted classifier beside its source.
+
+    Attributes:
+        images: how many were compared.
+        largest_difference: of any probability.
+        same_labels: the share of images with the same label.
+    """
+
+    images: int
+    largest_difference: float
+    same_labels: float
+
+    @property
+    def reason_against(self) -> str | None:
+        """Why the conversion is not the same model, or None: it is."""
+        if not self.largest_difference <= LARGEST_DIFFERENCE:  # NaN too
+            return f"probabilities differ by up to {self.largest_difference:.2g}, at most {LARGEST_DIFFERENCE:g} is rounding"
+        if self.same_labels < 1:
+            return f"{round(self.images * (1 - self.same_labels))} of {self.images:,} labels differ"
+        return None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The median of a forward pass of `rows` images in each engine, in milliseconds, measured in turns."""
+
+    rows: int
+    onnx_ms: float
+    source_ms: float
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What came of converting a classifier.
+
+    Attributes:
+        engine: the one that serves.
+        reason: why, a clause for people.
+        model: the graph of model.onnx, None where there is none to serve.
+        agreement, timings: what was measured; none where the conversion failed before.
+    """
+
+    engine: Engine
+    reason: str
+    model: bytes | None = None
+    agreement: Agreement | None = None
+    timings: tuple[Timing, ...] = ()
+
+    def card(self) -> dict[str, Any]:
+        """For the bundle's card."""
+        return {key: value for key, value in asdict(self).items() if key != "model"}
+
+
+def convert(classifier: KerasClassifier, images: ImageRows, *, threads: int) -> Conversion:
+    """Convert a classifier, and compare it with itself on every image; a failure is a reason to keep TensorFlow, not an error."""
+    from models.engines.keras_export import exported
+
+    try:
+        model = exported(classifier).SerializeToString()
+        converted = OnnxClassifier(model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+        agreement = compare(converted, classifier, images)
+    except InvalidInput as failure:
+        return Conversion("keras", str(failure))
+    if agreement.reason_against is not None:
+        return Conversion("keras", agreement.reason_against, agreement=agreement)
+    timings = tuple(timed(converted, classifier, images[:rows]) for rows in TIMED_ROWS)
+    ratios = [timing.source_ms / timing.onnx_ms for timing in timings]
+    said = ", ".join(f"{ratio:.2g}x at {timing.rows}" for ratio, timing in zip(ratios, timings, strict=True))
+    faster = fmean(np.log(ratios)) >= 0
+    return Conversion("onnx" if faster else "keras", f"ONNX Runtime to TensorFlow {said}", model, agreement, timings)
+
+
+def compare(converted: Classifier, source: Classifier, images: ImageRows) -> Agreement:
+    """Both classifiers on the same images. A label counts as another one where it is not a tie by the source."""
+    found, wanted = outputs_for(converted, images), outputs_for(source, images)
+    difference = float(np.abs(found - wanted).max()) if len(images) else 0.0
+    same = found.argmax(axis=1) == wanted.argmax(axis=1)
+    return Agreement(len(images), difference, float(same.mean()) if len(images) else 1.0)
+
+
+def timed(converted: Classifier, source: Classifier, images: Images) -> Timing:
+    """Both classifiers in turns on the same images, the first turn of each not counted."""
+    seconds: dict[str, list[float]] = {"onnx": [], "source": []}
+    end = time.perf_counter() + _SECONDS_AT_MOST
+    for turn in range(_TURNS + 1):
+        for name, classifier in (("onnx", converted), ("source", source)):
+            took = _seconds(classifier.predict, images)
+            if turn:
+                seconds[name].append(took)
+        if turn and time.perf_counter() > end:
+            break
+    return Timing(len(images), *(1e3 * median(seconds[name]) for name in ("onnx", "source")))
+
+
+def _seconds(predict: Callable[[Images], Any], images: Images) -> float:
+    started = time.perf_counter()
+    predict(images)
+    return time.perf_counter() - started

@@ -1,0 +1,133 @@
+"""The serving engine: a bundle's model.onnx through ONNX Runtime, from images to probabilities. Needs no TensorFlow and no `onnx`."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.classifier import Images, Probabilities
+from models.errors import InvalidInput
+from models.machine import processors
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+PROVIDERS = "HAUBERK_ONNX_PROVIDERS"
+"""The environment variable that names what computes, the first that is there: cpu (always there, and what is used when none is named),
+cuda, tensorrt or openvino."""
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+_ROWS_PER_FORWARD = 256
+# What the largest step of a forward pass may take: the buffers of one pass are a few of these.
+_BYTES_PER_FORWARD = 64 << 20
+# Where a model does not say what its steps take: activations are many times the input.
+_TIMES_THE_INPUT = 16
+_BYTES_PER_ROW = "hauberk.bytes_per_row"
+_ERRORS_ONLY = 3
+
+
+class OnnxClassifier:
+    """A graph from images float32 [n, h, w, c] in [0, 1] to probabilities float32 [n, k].
+
+    `models.engines.onnx_graph.composed` makes one of any model.
+
+    Args:
+        model: the graph, serialised.
+        labels: the k class names.
+        input_shape: (h, w, c) of one image.
+        threads: of a forward pass; all processors when none. They sleep between passes: a spinning thread takes the time of the defences.
+        batch_size: largest number of images per forward pass; larger batches are split to bound the memory. As many as take 64 MiB in the
+            largest step, 256 at most, when not given.
+        providers: names of `PROVIDERS`, the first that is installed is used; those of the environment when none.
+
+    Raises: InvalidInput on construction: no such graph, or no such provider.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        labels: Sequence[str],
+        input_shape: tuple[int, int, int],
+        threads: int | None = None,
+        batch_size: int | None = None,
+        providers: str | None = None,
+    ) -> None:
+        self.labels, self.input_shape = tuple(labels), input_shape
+        self._session = _session(model, threads or processors(), providers)
+        [taken], [given] = self._session.get_inputs(), self._session.get_outputs()
+        if list(taken.shape[1:]) != list(input_shape) or list(given.shape[1:]) != [len(self.labels)]:
+            raise InvalidInput(
+                f"expected a graph from images {input_shape} to {len(self.labels)} classes, got one from {taken.shape} to {given.shape}"
+            )
+        self._input, self._outputs = taken.name, [given.name]
+        self.batch_size = batch_size or _rows(self._session, input_shape)
+        self.provider: str = self._session.get_providers()[0]
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
+        """The classifier of a bundle: the bytes that are loaded are those that were hashed."""
+        from models.bundle import ONNX_MODEL
+
+        return cls(bundle.read(ONNX_MODEL), labels=bundle.labels, input_shape=bundle.input_shape, threads=threads)
+
+    def predict(self, images: Images) -> Probabilities:
+        """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]; one forward pass per image."""
+        if len(images) <= self.batch_size:
+            return self._forward(images) if len(images) else np.empty((0, len(self.labels)), np.float32)
+        parts = [self._forward(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)]
+        return np.concatenate(parts)
+
+    def _forward(self, images: Images) -> Probabilities:
+        outputs: Probabilities = self._session.run(self._outputs, {self._input: images})[0]
+        return outputs
+
+
+def _session(model: bytes, threads: int, providers: str | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = _ERRORS_ONLY
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    wanted = _provider(providers if providers is not None else os.environ.get(PROVIDERS, "cpu"))
+    chain = list(dict.fromkeys((wanted, _PROVIDERS["cpu"])))
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=chain)
+    except Exception as failure:  # a dozen kinds, none of them public
+        raise InvalidInput(f"expected a graph that ONNX Runtime computes, but it does not: {_reason(failure)}") from failure
+
+
+def _provider(wanted: str) -> str:
+    import onnxruntime
+
+    names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
+    unknown = [name for name in names if name not in _PROVIDERS]
+    if unknown or not names:
+        raise InvalidInput(f"expected {PROVIDERS} to be of {', '.join(_PROVIDERS)}, with commas between, got {wanted!r}")
+    there = onnxruntime.get_available_providers()
+    for name in names:
+        if _PROVIDERS[name] in there:
+            return _PROVIDERS[name]
+    raise InvalidInput(
+        f"expected one of {', '.join(names)} ({PROVIDERS}), but this ONNX Runtime has none of them; install onnxruntime-gpu, or add cpu"
+    )
+
+
+def _rows(session: Any, input_shape: tuple[int, int, int]) -> int:
+    said = session.get_modelmeta().custom_metadata_map.get(_BYTES_PER_ROW, "")
+    a_row = int(said) if said.isdecimal() and int(said) else 4 * int(np.prod(input_shape)) * _TIMES_THE_INPUT
+    return max(1, min(_ROWS_PER_FORWARD, _BYTES_PER_FORWARD // a_row))
+
+
+def _reason(failure: Exception) -> str:
+    return textwrap.shorten(str(failure).strip().split("\n")[0], 300, placeholder=" ...") or type(failure).__name__
