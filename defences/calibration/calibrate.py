@@ -18,7 +18,7 @@ from defences.assembly import assemble
 from defences.calibration.effort import FULL, Effort, Task
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
-from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, split
+from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, images_needed, split
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.calibration.work import (
     Announce,
@@ -118,6 +118,7 @@ class CalibrationPlan:
         task = Task(
             clean=clean,
             test=0 if self.test is None else len(self.test),
+            needed=images_needed(self.false_abstention_rate, self.confidence),
             finalists=finalists(clean, self.false_abstention_rate, self.confidence),
             detectors=self.detectors,
         )

@@ -51,17 +51,19 @@ FULL = Effort()
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A calibration to be: `clean` and `test` images, `finalists` that see every overlay in the race for a threshold."""
+    """A calibration to be.
+
+    Attributes:
+        clean, test: how many images there are.
+        needed: of the clean ones, for the promise to hold; fewer are never taken.
+        finalists: held images that see every overlay in the race for a threshold.
+    """
 
     clean: int
     test: int
+    needed: int
     finalists: int
     detectors: tuple[str, ...]
-
-    @property
-    def fewest(self) -> int:
-        """Clean images that the promise needs: as many as the finalists are drawn from."""
-        return _CHOOSING_SHARE * max(100, self.finalists)
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def _whole(task: Task, effort: Effort) -> dict[str, int]:
 
 
 def _reductions(task: Task) -> Iterator[tuple[str, int]]:
-    """The least harmful first. A promise needs its images: fewer are never taken."""
-    yield from (("measured_images", 1000), ("purifier_images", 1000), ("clean_images", max(10_000, task.fewest)))
+    """The least harmful first."""
+    yield from (("measured_images", 1000), ("purifier_images", 1000), ("clean_images", max(10_000, task.needed)))
     yield from (("purifier_images", 600), ("choosing_images", 250), ("measured_images", 300), ("overlay_trials", 2))
-    yield from (("purifier_images", 300), ("overlays", 64), ("clean_images", max(3_000, task.fewest)), ("choosing_images", 150))
-    yield from (("overlays", 48), ("measured_images", 100), ("clean_images", max(1_000, task.fewest)), ("overlay_trials", 1))
+    yield from (("purifier_images", 300), ("overlays", 64), ("clean_images", max(3_000, task.needed)), ("choosing_images", 150))
+    yield from (("overlays", 48), ("measured_images", 100), ("clean_images", max(1_000, task.needed)), ("overlay_trials", 1))
     yield from (("overlays", 32), ("choosing_images", 100), ("overlays", 16), ("choosing_images", 60))

@@ -63,6 +63,11 @@ class CalibrationSplit:
     holding: Samples
 
 
+def images_needed(rate: float, confidence: float | None) -> int:
+    """Clean images with which the guarantee holds, whatever share of them is chosen on."""
+    return max(scores_needed(rate, confidence) * 3 // 2 + 1, IMAGES_AT_LEAST)
+
+
 def split(
     data: Samples, *, rate: float, confidence: float | None, seed: int, choosing_at_most: int = CHOOSING_AT_MOST
 ) -> CalibrationSplit:
@@ -74,7 +79,7 @@ def split(
     if len(data) - choosing < needed:
         promise = f"rate {rate:g}" + ("" if confidence is None else f" with confidence {confidence:g}")
         raise InvalidInput(
-            f"expected at least {max(needed * 3 // 2 + 1, IMAGES_AT_LEAST)} clean images for a false abstention {promise}, "
+            f"expected at least {images_needed(rate, confidence)} clean images for a false abstention {promise}, "
             f"got {len(data)}; give more images or allow a higher rate"
         )
     order = np.random.default_rng(seed).permutation(len(data))
