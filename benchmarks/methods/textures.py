@@ -19,7 +19,7 @@ from models.engines.onnx import OnnxClassifier
 
 _PER_BATCH = 32
 _PER_CLASS = 2  # pictures that a class mean is made of
-_SHARPNESS = 16.0
+_SHARPNESS = 3.0
 _LIFT = 1.2  # of what a ReLU gets: with 0, fifty random layers make any two pictures of a class as different as those of two
 _NOISE, _BRIGHTNESS, _SHIFT = 0.03, 0.04, 0.3
 
