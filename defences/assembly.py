@@ -13,7 +13,7 @@ from defences.errors import InvalidBundle, InvalidInput
 from defences.table import DEFENCES, of_stage
 from models.bundle import SETTINGS, Bundle, read_bundle
 from models.classifier import Classifier
-from models.engines.keras import KerasClassifier
+from models.engines.bundle_classifier import classifier_of
 
 TOGETHER = "detectors_calibrated_together"
 """The array of calibration.npz that names the detectors whose thresholds keep one rate between them."""
@@ -49,7 +49,7 @@ def load_bundle(
     """
     bundle = read_bundle(directory)
     check(bundle, modes=modes)
-    return assemble(bundle, KerasClassifier.from_bundle(bundle, threads=threads), secret=secret, modes=modes, threads=threads)
+    return assemble(bundle, classifier_of(bundle, threads=threads), secret=secret, modes=modes, threads=threads)
 
 
 def check(bundle: Bundle, *, modes: Mapping[str, Mode] | None = None) -> None:

@@ -44,7 +44,7 @@ OTHERS_AT_LEAST = 600
 _CURVE_OVER_RADIUS = 5 / 3
 _ONLY_SHOWN = ("report", "page", "plots", "verdict")
 GREY_RADII, COLOUR_RADII = (0.1, 0.3), (2 / 255, 8 / 255)
-_CALIBRATE_AGAIN = "calibrate again with hauberk calibrate --input-range"
+_CALIBRATE_AGAIN = "calibrate again with hauberk calibrate"
 _LAYERS = ("attacks", "defences", "evaluation", "models")
 
 
@@ -199,7 +199,7 @@ def evaluate(
     started = time.monotonic()
     _check_fit(data, defended.input_shape, len(defended.labels))
     evaluation = _evaluation(defended, data, plan)
-    accuracy = judge(evaluation.target.classifier, data, range_advice=_CALIBRATE_AGAIN).better_than_guessing()
+    accuracy = judge(evaluation.target.classifier, data, advice=_CALIBRATE_AGAIN).better_than_guessing()
     with _kept_in(out) as place:
         results = evaluation.run(place, progress)
     target, parts = evaluation.target, evaluation.parts

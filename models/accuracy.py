@@ -4,14 +4,14 @@ Mistakes that raise no error look like a bad classifier: labels in another order
 Each is judged on images that its explanation was not chosen on, by the exact test of those where two answers differ (McNemar 1947):
 
 - the classes in the order that fits best: an assignment found on one half of the images, judged on the other;
-- the images read in another way (`models/input_readings.py`);
+- the images read in another way (`models/proposals.py`);
 - the simplest references there are: the label of the nearest image, and that of the nearest class mean.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
 from models.classifier import Classifier, Images, Labels
-from models.datasets import Dataset, in_memory
 from models.errors import InvalidInput
 from models.image_rows import Samples, answers_for, blocks
-from models.input_readings import Range, Reading, readings
+from models.proposals import PreparedClassifier, Proposal, is_better, proposal
 
 Verdict = Literal["fine", "doubtful", "guessing", "too few images"]
 Cause = Literal["classes in another order", "images read otherwise", "a simple rule does better"]
@@ -30,14 +29,10 @@ Cause = Literal["classes in another order", "images read otherwise", "a simple r
 LOOKED_AT = 1000
 """Images that a classifier is judged by, at most."""
 
-READ_AT_MOST = 256
-"""Images that are read in other ways, at most."""
-
 _FEWEST = 20
 _GOOD_ENOUGH = 0.97  # above it, no other reading is tried
 _BY_CHANCE = 1e-4  # of an exact test; a dozen are made
 _BETTER_BY = 0.05
-_AS_GOOD = 0.02  # a simpler reading is taken before one that is better by less
 _NAMED_AT_MOST = 5
 _SIDE_AT_MOST = 32  # pixels; larger images are averaged before they are compared with each other
 
@@ -73,15 +68,7 @@ class Judgement:
         return self
 
 
-@runtime_checkable
-class RangedClassifier(Classifier, Protocol):
-    """A classifier that knows what black and white are at its model's input."""
-
-    @property
-    def input_range(self) -> Range: ...
-
-
-class _Against(NamedTuple):
+class Against(NamedTuple):
     """Another explanation, and on which of some images it is right and the classifier is right, [n]."""
 
     cause: Cause
@@ -95,11 +82,7 @@ class _Against(NamedTuple):
 
     def is_better(self, guessing: float) -> bool:
         """By more than chance explains and by enough to matter, and better than guessing itself."""
-        better, worse = int((self.other & ~self.own).sum()), int((self.own & ~self.other).sum())
-        if better + worse == 0 or self.gain < _BETTER_BY:
-            return False
-        beyond_chance = float(binomtest(better, better + worse, alternative="greater").pvalue) < _BY_CHANCE
-        return beyond_chance and float(binomtest(int(self.other.sum()), len(self.other)).proportion_ci().low) > guessing
+        return is_better(self.other, self.own, by=_BETTER_BY, chance=_BY_CHANCE, than=guessing)
 
 
 def drawn(samples: int, *, at_most: int = LOOKED_AT) -> NDArray[np.int64]:
@@ -109,13 +92,13 @@ def drawn(samples: int, *, at_most: int = LOOKED_AT) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).choice(samples, at_most, replace=False))
 
 
-def judge(classifier: Classifier, data: Samples, *, range_advice: str | None = "say --input-range") -> Judgement:
+def judge(classifier: Classifier, data: Samples, *, advice: str | None = "say") -> Judgement:
     """Judge a classifier by at most 1,000 of these images.
 
     Args:
-        range_advice: how the user gives another input range, for the sentence; None where there is no other to try.
+        advice: what stands before the options of another reading, in the sentence; None where there is no other to try.
 
-    Cost: a model call for each image looked at, and 256 for each other reading where the classifier is right on less than 97 %.
+    Cost: a model call for each image looked at, and that of `models.proposals.proposal` where the classifier is right on less than 97 %.
     """
     some = data.take(drawn(len(data)))
     answers = answers_for(classifier, some.images)
@@ -123,13 +106,13 @@ def judge(classifier: Classifier, data: Samples, *, range_advice: str | None = "
     if found.verdict == "too few images":
         return found
     read = None
-    if range_advice is not None and found.rate < _GOOD_ENOUGH and isinstance(classifier, RangedClassifier):
-        read = _another_reading(classifier, some, answers, range_advice)
+    if advice is not None and found.rate < _GOOD_ENOUGH and isinstance(classifier, PreparedClassifier):
+        read = _another_reading(classifier, some, answers, advice)
     return judge_answers(some.labels, answers, len(classifier.labels), read=read, nearest=_nearest(some, answers))
 
 
 def judge_answers(
-    labels: Labels, answers: Labels, classes: int, *, read: _Against | None = None, nearest: _Against | None = None
+    labels: Labels, answers: Labels, classes: int, *, read: Against | None = None, nearest: Against | None = None
 ) -> Judgement:
     """Judge a classifier by answers that it gave to images of these labels, and by what `judge` found beside them."""
     right = answers == labels
@@ -150,7 +133,7 @@ def judge_answers(
     return Judgement(n, hits, hits / n, low, high, guessing, verdict, f"{told}; {why}", found.cause if found else None)
 
 
-def _verdict(interval: tuple[float, float], guessing: float, found: _Against | None, *, known: bool) -> Verdict:
+def _verdict(interval: tuple[float, float], guessing: float, found: Against | None, *, known: bool) -> Verdict:
     """Of an accuracy within the interval; `known`: it agrees with the labels more than chance would."""
     low, high = interval
     if low > guessing:
@@ -160,7 +143,7 @@ def _verdict(interval: tuple[float, float], guessing: float, found: _Against | N
     return "doubtful" if found else "too few images"
 
 
-def _explanation(mistakes: tuple[_Against | None, ...], nearest: _Against | None, guessing: float) -> _Against | None:
+def _explanation(mistakes: tuple[Against | None, ...], nearest: Against | None, guessing: float) -> Against | None:
     """The mistake that explains most; without one, that a simple rule does better."""
     explaining = [one for one in mistakes if one is not None and one.is_better(guessing)]
     if explaining:
@@ -186,7 +169,7 @@ def _halves(samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return order[: samples // 2], order[samples // 2 :]
 
 
-def _another_order(labels: Labels, answers: Labels, classes: int) -> _Against:
+def _another_order(labels: Labels, answers: Labels, classes: int) -> Against:
     """The classes in the order that agrees most with the labels of one half, judged on the other."""
     size = max(classes, int(labels.max()) + 1)
     chosen_on, judged_on = _halves(len(labels))
@@ -203,37 +186,24 @@ def _another_order(labels: Labels, answers: Labels, classes: int) -> _Against:
         f"with its classes in another order it is right on {100 * other.mean():.1f} % of those held out from finding the order "
         f"(it answers {named}); number the labels of the data as the classifier's outputs are"
     )
-    return _Against("classes in another order", said, other, answers[judged_on] == labels[judged_on])
+    return Against("classes in another order", said, other, answers[judged_on] == labels[judged_on])
 
 
-def best_reading(classifier: RangedClassifier, some: Dataset) -> tuple[Reading, NDArray[np.bool_]]:
-    """The reading of these images that the classifier is most often right with, and on which, [n].
-
-    Of readings that are nearly as good, the first: many networks take a wider range for the same picture, and answer surer than they
-    should.
-    """
-    low, high = classifier.input_range
-    tried = []
-    for reading in readings(some.images):
-        given = (reading.values(some.images) - np.float32(low)) / np.float32(high - low)
-        answers = classifier.predict(np.ascontiguousarray(given, np.float32)).argmax(axis=1)
-        tried.append((reading, answers == some.labels))
-    most = max(right.mean() for _, right in tried)
-    return next((reading, right) for reading, right in tried if right.mean() >= most - _AS_GOOD)
+def _another_reading(classifier: PreparedClassifier, data: Samples, answers: Labels, advice: str) -> Against | None:
+    found = proposal(classifier, data, answers == data.labels)
+    return None if found is None else read_otherwise(found, advice)
 
 
-def _another_reading(classifier: RangedClassifier, data: Samples, answers: Labels, range_advice: str) -> _Against:
-    rows = np.sort(_halves(len(data))[0])[:READ_AT_MOST]
-    reading, right = best_reading(classifier, in_memory(data.take(rows)))
-    said = f"with {reading.name} it is right on {100 * right.mean():.1f} % of {len(rows)} of them; "
-    if reading.input_range is not None:
-        said += "{}={:g},{:g}".format(range_advice, *reading.input_range)
-    else:
-        said += "convert the data, or begin the model with a layer that does it"
-    return _Against("images read otherwise", said, right, (answers == data.labels)[rows])
+def read_otherwise(found: Proposal, advice: str) -> Against:
+    """A reading that fits better, as an explanation; `advice` stands before its options."""
+    said = (
+        f"with {found.reading.name} it is right on {100 * found.right.mean():.1f} % of those held out from choosing the reading; "
+        f"{advice} {found.options}{found.others}"
+    )
+    return Against("images read otherwise", said, found.right, found.declared_right)
 
 
-def _nearest(data: Samples, answers: Labels) -> _Against:
+def _nearest(data: Samples, answers: Labels) -> Against:
     """The label of the nearest image and that of the nearest class mean, of one half, on the other."""
     known, judged_on = _halves(len(data))
     points = np.concatenate([_points(data.images[block]) for block in blocks(data.images)])
@@ -250,7 +220,7 @@ def _nearest(data: Samples, answers: Labels) -> _Against:
         f"{rule}, learned from one half of them, is right on {100 * other.mean():.1f} % of the other half, and the classifier on "
         f"{100 * own.mean():.1f} %"
     )
-    return _Against("a simple rule does better", said, other, own)
+    return Against("a simple rule does better", said, other, own)
 
 
 def _closest(points: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.int64]:

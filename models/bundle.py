@@ -21,20 +21,21 @@ import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.archives import FOR_BUNDLES, OutOfBounds, read_arrays
-from models.errors import InvalidBundle
+from models.errors import InvalidBundle, InvalidInput
 from models.files import open_file, read_file
+from models.preparation import Preparation
 
 FORMAT = 1
 SETTINGS, CARD, CALIBRATION, MODEL, ONNX_MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras", "model.onnx"
@@ -69,9 +70,24 @@ class _ClassifierSettings(_Strict):
     engine: Engine = "keras"  # of bundles from before there was another
     file: Literal["model.keras"] | None = None
     outputs: Literal["probabilities", "logits"]
-    input_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    input_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    mean: Annotated[list[float], Field(min_length=1)] | None = None
+    std: Annotated[list[float], Field(min_length=1)] | None = None
+    layout: Literal["nhwc", "nchw"] | None = None
+    channels: Literal["rgb", "bgr"] | None = None
+    input_dtype: Literal["float32", "uint8"] | None = None
+    output: str | None = None
     input_shape: Annotated[list[_SIZE], Field(min_length=3, max_length=3), AfterValidator(_bounded)]
     labels: Annotated[list[str], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _can_be_prepared(self) -> Self:
+        h, w, c = self.input_shape
+        try:
+            Preparation.from_settings(self.model_dump()).check((h, w, c))
+        except InvalidInput as failure:
+            raise ValueError(str(failure)) from failure
+        return self
 
 
 class _DefenceSettings(BaseModel):
@@ -223,9 +239,15 @@ def write_bundle(
     if example is not None:
         (directory / EXAMPLE).write_text(json.dumps(example))
         names.append(EXAMPLE)
-    digests = {name: _sha256(directory / name) for name in names}
-    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
-    return read_bundle(directory)
+    return _write_card(directory, card, names)
+
+
+def replaced(directory: Path, *, settings: Mapping[str, Any], card: Mapping[str, Any]) -> Bundle:
+    """Write other settings and another card into a bundle and read it back; a model beside them is taken in. Raises: InvalidBundle."""
+    _, before = _read_card(directory)
+    (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
+    models = (name for name in MODEL_OF.values() if (directory / name).exists())
+    return _write_card(directory, card, dict.fromkeys((*before["files"], *models)))
 
 
 def record(bundle: Bundle, name: str, found: Any) -> Bundle:
@@ -234,6 +256,12 @@ def record(bundle: Bundle, name: str, found: Any) -> Bundle:
     files = card.pop("files")
     (bundle.directory / CARD).write_text(json.dumps({**card, name: found, "files": files}, indent=2) + "\n")
     return read_bundle(bundle.directory)
+
+
+def _write_card(directory: Path, card: Mapping[str, Any], names: Iterable[str]) -> Bundle:
+    digests = {name: _sha256(directory / name) for name in names}
+    (directory / CARD).write_text(json.dumps({**card, "files": digests}, indent=2) + "\n")
+    return read_bundle(directory)
 
 
 def _read_card(directory: Path) -> tuple[str, dict[str, Any]]:

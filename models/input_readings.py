@@ -1,24 +1,21 @@
-"""Other ways in which a model may want its images: the usual input ranges, standardised pixels, swapped channels."""
+"""The readings of images that are worth trying: what is usual among those who train image classifiers, and how the user says each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.classifier import Images
+from models.errors import InvalidInput
+from models.preparation import PRESETS, Channels, Layout, Preparation
 
-Range = tuple[float, float]
-
-# Published means and standard deviations of training sets that everybody's normalisation copies.
-_DIGITS = (0.1307, 0.3081)
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CAFFE_MEAN = (103.939, 116.779, 123.68)
+# Mean and deviation of MNIST's training images, as everybody's normalisation of digits copies them.
+_MNIST = (0.1307, 0.3081)
+_CAFFE = PRESETS["caffe"]
 _COLOURS = 3
+_DIGITS = 3  # of measured means and deviations: as many as are published of data sets
 
 
 @dataclass(frozen=True)
@@ -27,57 +24,114 @@ class Reading:
 
     Attributes:
         name: in words, as in "right on 97 % of the images with NAME".
-        values: images float32 [n, h, w, c] in [0, 1] -> what the model is given.
-        input_range: the values of black and white, where the reading is just that.
+        preparation: what the model is given.
     """
 
     name: str
-    values: Callable[[Images], Images]
-    input_range: Range | None = None
+    preparation: Preparation
+
+    def options(self, declared: Preparation) -> str:
+        """The options that say it, of a model for which `declared` was taken: only those that change something, one at least."""
+        return said(self.preparation, but_for=declared) or said(self.preparation)
 
 
-def readings(images: Images) -> Iterator[Reading]:
-    """The readings worth trying for images like these, those with an input range first, in the order of what is usual."""
-    tried: set[Range] = set()
-    for name, (low, high) in _ranges(images):
-        if (rounded := (round(low, 2), round(high, 2))) not in tried:
-            tried.add(rounded)
-            yield Reading(name, partial(_affine, scale=high - low, offset=low), (low, high))
-    yield Reading("black and white exchanged", partial(_affine, scale=-1.0, offset=1.0))
-    if images.shape[-1] == _COLOURS:
-        yield Reading("red and blue exchanged (BGR)", _reversed)
-        yield Reading("each channel standardised as for ImageNet", partial(_standardised, _IMAGENET))
-        yield Reading("Caffe's preparation (BGR, 0 to 255, less the mean)", _caffe)
+def readings(images: Images, declared: Preparation, *, flat: bool = False) -> Iterator[Reading]:
+    """The readings worth trying for images like these, the most usual first, each only once.
+
+    Args:
+        declared: the preparation as it is; its type stays, and its layout.
+        flat: the model takes a vector, whose length leaves open which layout it was made from.
+    """
+    colour = images.shape[-1] == _COLOURS
+    layouts: Sequence[Layout] = ("nhwc", "nchw") if flat and colour else (declared.layout,)
+    orders: Sequence[Channels] = ("rgb", "bgr") if colour else ("rgb",)
+    tried: set[Preparation] = set()
+    for layout in layouts:
+        for channels in orders:
+            for name, values in _values(images):
+                try:
+                    found = replace(values, layout=layout, channels=channels, dtype=declared.dtype)
+                except InvalidInput:  # these values do not fit into bytes
+                    continue
+                if found not in tried:
+                    tried.add(found)
+                    yield Reading(_named(name, found, several_layouts=len(layouts) > 1), found)
 
 
-def _ranges(images: Images) -> Iterator[tuple[str, Range]]:
-    for low, high in ((0.0, 1.0), (-1.0, 1.0)):
-        yield f"pixels from {low:g} to {high:g}", (low, high)
-    if images.shape[-1] == 1:
-        yield "pixels standardised as MNIST usually is", _range_of(*_DIGITS)
-    if images.std() > 0:
-        yield "pixels standardised by their own mean and deviation", _range_of(float(images.mean()), float(images.std()))
-    for low, high in ((-0.5, 0.5), (0.0, 255.0)):
-        yield f"pixels from {low:g} to {high:g}", (low, high)
+def said(preparation: Preparation, *, but_for: Preparation | None = None) -> str:
+    """The options of the command line that say a preparation: its values and what is not usual, or what differs from another one."""
+    channels, layout = ("rgb", "nhwc") if but_for is None else (but_for.channels, but_for.layout)
+    parts = [] if but_for is not None and _values_of(but_for) == _values_of(preparation) else _values_said(preparation)
+    if preparation.channels != channels and not any(part.startswith("--preset") for part in parts):
+        parts.append(f"--channels={preparation.channels}")
+    if preparation.layout != layout:
+        parts.append(f"--layout={preparation.layout}")
+    return " ".join(parts)
 
 
-def _range_of(mean: float, deviation: float) -> Range:
-    return round(-mean / deviation, 3), round((1 - mean) / deviation, 3)
+def _values_said(preparation: Preparation) -> list[str]:
+    if (limits := preparation.input_range) is not None:
+        return ["--input-range={:.6g},{:.6g}".format(*limits)]
+    for name, preset in PRESETS.items():
+        if _values_of(preset) == _values_of(preparation) and preset.channels == preparation.channels:
+            return [f"--preset={name}"]
+    return [f"--{name}={_listed(values)}" for name, values in zip(("mean", "std"), preparation.statistics, strict=True)]
 
 
-def _affine(images: Images, *, scale: float, offset: float) -> Images:
-    return images * np.float32(scale) + np.float32(offset)
+def in_words(preparation: Preparation) -> str:
+    """What the model is given, for people."""
+    if (limits := preparation.input_range) is not None:
+        values = "pixels from {:.6g} to {:.6g}".format(*limits)
+    else:
+        mean, std = preparation.statistics
+        values = f"pixels less {_listed(mean)}, divided by {_listed(std)}"
+    order = ", blue first (BGR)" if preparation.channels == "bgr" else ""
+    layout = ", channels first" if preparation.layout == "nchw" else ""
+    return values + (" as bytes" if preparation.dtype == "uint8" else "") + order + layout
 
 
-def _reversed(images: Images) -> Images:
-    return images[..., ::-1]
+def _values(images: Images) -> Iterator[tuple[str, Preparation]]:
+    """The values at the model's input that are usual, in this order."""
+    yield "pixels from 0 to 1", Preparation()
+    yield "pixels from -1 to 1", Preparation.of_range(-1, 1)
+    channels = images.shape[-1]
+    if channels == 1:
+        yield "MNIST's mean and deviation", Preparation.of_statistics(*_MNIST)
+    if channels == _COLOURS:
+        yield "ImageNet's mean and deviation", PRESETS["torch"]
+    yield from _measured(images)
+    yield "pixels from 0 to 255", Preparation.of_range(0, 255)
+    if channels == _COLOURS:
+        yield "ImageNet's mean subtracted from pixels from 0 to 255", Preparation(_CAFFE.scale, _CAFFE.offset)
+    yield "pixels from -0.5 to 0.5", Preparation.of_range(-0.5, 0.5)
+    for low, high in ((1, 0), (1, -1), (255, 0)):
+        yield f"black and white exchanged, pixels from {low} to {high}", Preparation.of_range(low, high)
 
 
-def _standardised(statistics: tuple[tuple[float, ...], tuple[float, ...]], images: Images) -> Images:
-    mean, deviation = (np.array(values, np.float32) for values in statistics)
-    scaled: NDArray[Any] = (images - mean) / deviation
-    return scaled
+def _measured(images: Images) -> Iterator[tuple[str, Preparation]]:
+    """By mean and deviation of these images: of each channel, of all together, and by the mean alone."""
+    mean, std = _rounded(images.mean(axis=(0, 1, 2), dtype=float)), _rounded(images.std(axis=(0, 1, 2), dtype=float))
+    if min(std) > 0 and len(mean) > 1:
+        yield "each channel standardised by the images' own mean and deviation", Preparation.of_statistics(mean, std)
+    (grey_mean,), (grey_std,) = _rounded(images.mean(dtype=float)), _rounded(images.std(dtype=float))
+    if grey_std > 0:
+        yield "pixels standardised by the images' own mean and deviation", Preparation.of_statistics(grey_mean, grey_std)
+    yield "the images' own mean subtracted", Preparation.of_statistics(mean, 1)
 
 
-def _caffe(images: Images) -> Images:
-    return images[..., ::-1] * np.float32(255) - np.array(_CAFFE_MEAN, np.float32)
+def _rounded(values: object) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.round(np.atleast_1d(np.asarray(values, float)), _DIGITS))
+
+
+def _named(name: str, preparation: Preparation, *, several_layouts: bool) -> str:
+    order = ", red and blue exchanged (BGR)" if preparation.channels == "bgr" else ""
+    layout = ", channels first" if several_layouts and preparation.layout == "nchw" else ""
+    return name + order + layout
+
+
+def _values_of(preparation: Preparation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return preparation.scale, preparation.offset
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.6g}" for value in (values[:1] if len({*values}) == 1 else values))

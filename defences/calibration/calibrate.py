@@ -67,6 +67,7 @@ class CalibrationPlan:
         minutes: that the calibration may take; what would take longer is left out, see `effort`. No bound when none.
         image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; 32 overlays when none.
         effort: the most that is looked at.
+        reading_is_checked: that no other reading of the images fits the classifier better, as the command line does before.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
     Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none.
@@ -82,6 +83,7 @@ class CalibrationPlan:
     minutes: float | None = None
     image_s: float | None = None
     effort: Effort = FULL
+    reading_is_checked: bool = False
     origin: Origin = IN_MEMORY
     data_sha256: str | None = None
 
@@ -217,7 +219,7 @@ def calibrate(
     provenance = plan.provenance(clean)
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
-    accuracy = judge(classifier, clean).better_than_guessing()
+    accuracy = judge(serving if plan.reading_is_checked else classifier, clean).better_than_guessing()
     purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
     detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
     fitted = _Fitted(classifier, serving, served_as, purifier, detectors, provenance, accuracy, work, conversion)
@@ -283,7 +285,6 @@ class _Fitted:
 
     def settings(self) -> dict[str, Any]:
         """hauberk.toml."""
-        low, high = self.classifier.input_range
         purifier = self.purifier.purifier
         return {
             "format": FORMAT,
@@ -293,7 +294,7 @@ class _Fitted:
                 "engine": self.conversion.engine,
                 "file": MODEL,
                 "outputs": self.classifier.outputs,
-                "input_range": [low, high],
+                **self.classifier.preparation.settings(),
                 "input_shape": list(self.classifier.input_shape),
                 "labels": list(self.classifier.labels),
             },

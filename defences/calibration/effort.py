@@ -16,7 +16,6 @@ OVERLAYS, OVERLAY_TRIALS, CHOOSING_IMAGES = 96, 4, 1000
 MEAN_OVERLAYS = 32.0
 _OVERLAYS_AT_LEAST = 8
 _STRENGTHS = 10  # of the purifier, at most
-_READINGS = 9 * 256  # calls of `models.accuracy.judge` for a classifier that is right on less than 97 %
 _STAGES_FOR_ALL = 6  # overlays that every held image sees; a race goes on with few
 _WINDOWS = 57  # SentiNet's calls of an image that leaves at no step
 _SENTINET_TRIALS = 2
@@ -96,7 +95,7 @@ def estimate(effort: Effort, task: Task) -> Estimate:
     held, on = clean - choosing, min(clean, effort.purifier_images)
     bank = min(effort.overlays, choosing // 2)
     measured = min(held, effort.measured_images) + min(task.test, effort.measured_images)
-    calls = {"accuracy": min(clean, LOOKED_AT) + _READINGS, "purifier": 2 * on * (1 + _STRENGTHS)}
+    calls = {"accuracy": min(clean, LOOKED_AT), "purifier": 2 * on * (1 + _STRENGTHS)}
     per_image = 2.0
     if "strip" in task.detectors:
         calls["overlays"] = (choosing - bank) * bank * effort.overlay_trials

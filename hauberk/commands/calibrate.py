@@ -12,13 +12,21 @@ from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_ta
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
-from hauberk.commands.classifier_options import OutputsOption, open_classifier
+from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
+    ChannelsOption,
     InputRangeOption,
     LabelsOption,
+    LayoutOption,
+    MeanOption,
+    OutputOption,
+    OutputsOption,
+    PresetOption,
     RowsOption,
     SeedOption,
     SplitOption,
+    StdOption,
     ThreadsOption,
     check_writable,
     origin,
@@ -41,8 +49,14 @@ def calibrate(
     split: SplitOption = "train",
     rows: RowsOption = None,
     labels: LabelsOption = None,
+    layout: LayoutOption = None,
     input_range: InputRangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    channels: ChannelsOption = None,
+    preset: PresetOption = None,
     outputs: OutputsOption = None,
+    output: OutputOption = None,
     detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(fittable())}.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
@@ -62,6 +76,17 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
+    declared = Declaration(
+        labels=labels,
+        layout=layout,
+        input_range=input_range,
+        mean=mean,
+        std=std,
+        channels=channels,
+        preset=preset,
+        outputs=outputs,
+        output=output,
+    )
     fits, used = chosen_fits(detectors), threads or processors()
     plan = CalibrationPlan(
         detectors=tuple(fits),
@@ -72,16 +97,18 @@ def calibrate(
         threads=used,
         minutes=minutes,
         image_s=image_seconds,
+        reading_is_checked=True,
     )
     served_name(out, name)
     check_target(out)
     check_writable(out.parent)
     clean = read_samples(data, split, rows)
     plan.parts(clean)
-    model = open_classifier(classifier, clean, labels=labels, input_range=input_range, outputs=outputs, threads=used)
+    model = open_classifier(classifier, clean, declared=declared, threads=used)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
+    print(how_it_reads(model))
     _summarise(calibrated, plan)
     _say_what_is_shared(clean, plan.test)
     print(printable(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}"))

@@ -1,77 +1,70 @@
-"""From --labels, --input-range and --outputs to a classifier that is known to read the data rightly."""
+"""From the file of a model and what the user says about it to a classifier that is known to read the data rightly."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
-from models.accuracy import READ_AT_MOST, best_reading, drawn, judge_answers
-from models.datasets import in_memory
-from models.engines.keras import KerasClassifier, Outputs, load_model
+from hauberk.commands.declaration import Declaration
+from models.accuracy import drawn, judge_answers, read_otherwise
+from models.classifier import Labels
+from models.engines.keras import KerasClassifier, load_model
+from models.engines.keras_input import layout_of, own_shape, takes_bytes
 from models.errors import InvalidInput
-from models.files import NotAFile, read_file
-from models.image_rows import Samples, outputs_for
+from models.image_rows import Samples, answers_for, outputs_for
+from models.input_readings import in_words, said
+from models.preparation import InputType, Layout, Outputs, Preparation
+from models.printable import printable
+from models.proposals import is_better, proposal
 
-OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
-
-_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
-_LOOKED_AT = 512
-# Another input range that scores this much better is what the classifier was trained with.
-_CLEARLY_BETTER = 0.1
 _SUM_TOLERANCE = 1e-2
-_LABELS_BYTES = 16 << 20
+# Another reading is proposed where the classifier is right on fewer, and where it gains this much, more than by chance.
+_GOOD_ENOUGH = 0.98
+_BETTER_BY = 0.02
+_BY_CHANCE = 1e-3
+_LABELS_SHOWN = 10
 
 
-def open_classifier(
-    path: Path, data: Samples, *, labels: str | None, input_range: str | None, outputs: Outputs | None, threads: int
-) -> KerasClassifier:
-    """The classifier in `path`, fitted to the images of `data`. Raises: InvalidInput, one sentence."""
+def open_classifier(path: Path, data: Samples, *, declared: Declaration, threads: int) -> KerasClassifier:
+    """The classifier in `path`, fitted to the images of `data`.
+
+    Raises: InvalidInput, one sentence; where another reading of the images fits better and nothing was said against it, the sentence
+    has the options that say it.
+    """
     model = load_model(path, threads=threads)
     h, w, c = data.images.shape[1:]
-    options: dict[str, Any] = {"input_shape": (h, w, c), "labels": _names(labels)}
-    given = _range(input_range)
-    look = data.take(drawn(len(data), at_most=_LOOKED_AT))
-    seen = _outputs(KerasClassifier(model, input_range=given or _RANGES[0], **options), look, outputs)
-    classifier = KerasClassifier(model, input_range=given or _RANGES[0], outputs=seen, **options)
+    options: dict[str, Any] = {
+        "input_shape": (h, w, c),
+        "labels": declared.names(),
+        "output": declared.output,
+        "preparation": _preparation(model, c, declared),
+    }
+    look = data.take(drawn(len(data)))
+    raw = KerasClassifier(model, **options)
+    classifier = KerasClassifier(model, outputs=_outputs(raw, look, declared.outputs), **options)
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
-    if given is None:
-        _check_range(classifier, look)
+    answers = answers_for(classifier, look.images)
+    _check_reading(classifier, look, answers, declared)
     return classifier
 
 
-def _names(labels: str | None) -> list[str] | None:
-    if labels is None:
-        return None
-    try:
-        names = read_file(Path(labels), at_most=_LABELS_BYTES).decode("utf-8").splitlines()
-    except NotAFile as failure:
-        raise InvalidInput(f"expected --labels to be names or a text file, got {labels!r}: {failure.strerror}") from failure
-    except OSError:  # no such file, or the names of a hundred classes, which are too long for one
-        names = labels.split(",")
-    except UnicodeDecodeError as failure:
-        raise InvalidInput(f"expected --labels to be names or a text file in UTF-8, got {labels!r}") from failure
-    names = [name.strip() for name in names if name.strip()]
-    if len(set(names)) != len(names):
-        raise InvalidInput(f"expected --labels to be different names, got {labels!r}")
-    return names
+def how_it_reads(classifier: KerasClassifier) -> str:
+    """What was said or taken for granted about the model, for a line in the terminal."""
+    labels = ", ".join(classifier.labels[:_LABELS_SHOWN]) + (", ..." if len(classifier.labels) > _LABELS_SHOWN else "")
+    return printable(f"the model is given {in_words(classifier.preparation)} and returns {classifier.outputs} of {labels}")
 
 
-def _range(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = 0.0
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise InvalidInput(f"expected --input-range LOW,HIGH such as 0,255, got {text!r}")
-    return low, high
+def _preparation(model: Any, channels: int, declared: Declaration) -> Preparation:
+    """What was said, beside what the model's own input says."""
+    unbuilt = not getattr(model, "inputs", None)
+    layout: Layout = "nhwc" if unbuilt else layout_of(own_shape(model))
+    dtype: InputType = "uint8" if not unbuilt and takes_bytes(model) else "float32"
+    return declared.preparation(channels=channels, layout=layout, dtype=dtype)
 
 
 def _outputs(classifier: KerasClassifier, look: Samples, asked: Outputs | None) -> Outputs:
@@ -99,16 +92,31 @@ def _outputs(classifier: KerasClassifier, look: Samples, asked: Outputs | None) 
     return "logits"
 
 
-def _check_range(classifier: KerasClassifier, look: Samples) -> None:
-    """A classifier shown images in another range than it was trained on is wrong without a word: compare, and refuse."""
-    some = in_memory(look.take(drawn(len(look), at_most=READ_AT_MOST)))
-    plain = judge_answers(some.labels, classifier.predict(some.images).argmax(axis=1), len(classifier.labels))
-    reading, right = best_reading(classifier, some)
-    if reading.input_range not in _RANGES or right.mean() <= plain.rate + _CLEARLY_BETTER:
+def _check_reading(classifier: KerasClassifier, look: Samples, answers: Labels, declared: Declaration) -> None:
+    """A classifier shown images in another way than it was trained on is wrong without a word: compare, and ask.
+
+    Raises: InvalidInput: a reading that nothing speaks against fits better than the one taken for what was not said.
+    """
+    plain = judge_answers(look.labels, answers, len(classifier.labels))
+    if plain.verdict == "too few images" or plain.rate >= _GOOD_ENOUGH:
         return
-    low, high = reading.input_range
-    insist = "" if plain.verdict == "guessing" else " (or =0,1 to insist)"  # it would be refused all the same
+    found = proposal(classifier, look, answers == look.labels, among=declared.allows)
+    if found is None or not is_better(found.right, found.declared_right, by=_BETTER_BY, chance=_BY_CHANCE, than=plain.guessing):
+        return
+    explained = judge_answers(look.labels, answers, len(classifier.labels), read=read_otherwise(found, "say"))
+    if explained.cause == "classes in another order":  # which explains more, and is said by whoever judges next
+        return
+    insist = "" if plain.verdict == "guessing" else f", or {_insisting(classifier)} to insist"  # a guess is refused all the same
     raise InvalidInput(
-        f"the classifier is right on {100 * plain.rate:.0f} % of the images in the range 0,1 but on {100 * right.mean():.0f} % in "
-        f"{low:g},{high:g}; say --input-range={low:g},{high:g}{insist}"
+        f"the classifier is right on {100 * found.declared_right.mean():.1f} % of {len(found.right):,} images when it is given "
+        f"{in_words(classifier.preparation)}, but on {100 * found.right.mean():.1f} % with {found.reading.name}; say "
+        f"{found.options}{found.others}{insist}"
     )
+
+
+def _insisting(classifier: KerasClassifier) -> str:
+    """The options that say all that a reading may change, as it is."""
+    preparation, (_, _, channels) = classifier.preparation, classifier.input_shape
+    order = " --channels=rgb" if channels > 1 and preparation.channels == "rgb" else ""
+    layout = " --layout=nhwc" if channels > 1 and classifier.flat_input and preparation.layout == "nhwc" else ""
+    return said(preparation) + order + layout

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from hauberk.commands.progress_lines import ProgressLines
 from models.datasets import Dataset, Origin, Split, has_halves, load_dataset
 from models.errors import InvalidInput
 from models.image_rows import Samples
+from models.preparation import Channels, Layout, Outputs
 from models.printable import printable
 from models.progress import Progress as Report
 from models.stored_images import open_samples
@@ -32,9 +33,24 @@ SeedOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")]
 LabelsOption = Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")]
-InputRangeOption = Annotated[
-    str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1.")
+LayoutOption = Annotated[
+    Layout | None,
+    typer.Option(help="Whether the model's input has its channels last (nhwc) or first; as its shape says when not given."),
 ]
+InputRangeOption = Annotated[
+    str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1 or any LOW,HIGH.")
+]
+MeanOption = Annotated[
+    str | None, typer.Option(help="Mean subtracted from images in 0..1: one value or one a channel, 0.485,0.456,0.406.")
+]
+StdOption = Annotated[str | None, typer.Option(help="Deviation by which the rest is divided: one value or one a channel.")]
+ChannelsOption = Annotated[Channels | None, typer.Option(help="Order of the colours at the model's input; rgb when not given.")]
+PresetOption = Annotated[
+    Literal["torch", "caffe", "tf"] | None,
+    typer.Option(help="A usual preparation: ImageNet's mean and deviation, its mean in bytes and BGR, or -1 to 1."),
+]
+OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
+OutputOption = Annotated[str | None, typer.Option(help="Name of the output to take, of a model with several.")]
 
 
 def read_data(path: Path, split: Split, rows: str | None) -> Dataset:

@@ -19,13 +19,21 @@ from evaluation.scanning.scan import KeptWork, ScanPlan
 from evaluation.scanning.scan import scan as scan_training_data
 from evaluation.scanning.scan_report import ScanReport, unjudged
 from evaluation.scanning.spread import Backend
-from hauberk.commands.classifier_options import OutputsOption, open_classifier
+from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
+    ChannelsOption,
     InputRangeOption,
     LabelsOption,
+    LayoutOption,
+    MeanOption,
+    OutputOption,
+    OutputsOption,
+    PresetOption,
     RowsOption,
     SeedOption,
     SplitOption,
+    StdOption,
     ThreadsOption,
     check_writable,
     chosen_rows,
@@ -61,8 +69,14 @@ def scan(
     split: SplitOption = "train",
     rows: RowsOption = None,
     labels: LabelsOption = None,
+    layout: LayoutOption = None,
     input_range: InputRangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    channels: ChannelsOption = None,
+    preset: PresetOption = None,
     outputs: OutputsOption = None,
+    output: OutputOption = None,
     truth: Annotated[
         Path | None,
         typer.Option(help="The truth, .npy of one bool a sample, true where it is clean: adds the shares found and missed."),
@@ -79,18 +93,22 @@ def scan(
 
     Example: hauberk scan --classifier mnist.keras --data models/data/mnist.npz --out out/scan
     """
+    declared = Declaration(
+        labels=labels,
+        layout=layout,
+        input_range=input_range,
+        mean=mean,
+        std=std,
+        channels=channels,
+        preset=preset,
+        outputs=outputs,
+        output=output,
+    )
     check_page_can_be_drawn()
     detectors = _detectors(methods, reduction, seed)
     check_writable(out)
     stored = _open(data, split, rows, out)
-    model = open_classifier(
-        classifier,
-        stored.some(drawn(len(stored))),
-        labels=labels,
-        input_range=input_range,
-        outputs=outputs,
-        threads=threads or processors(),
-    )
+    model = open_classifier(classifier, stored.some(drawn(len(stored))), declared=declared, threads=threads or processors())
     known = None if truth is None else _truth(truth, len(stored))
     plan = ScanPlan(
         detectors=detectors,
@@ -98,13 +116,14 @@ def scan(
         backend=backend,
         workers=workers,
         address=address,
-        kept=_kept(out, classifier, data, stored, model),
+        kept=_kept(out, classifier, data, stored, model, declared),
         classifier_file=classifier.name,
         origin=origin(data, split, rows, len(stored)),
     )
     with progress_bar("classes", reading_activations="images") as report:
         found = scan_training_data(model, stored, truth=known, plan=plan, progress=report)
     found.write(out)
+    print(how_it_reads(model))
     _summarise(found.report, out)
     if found.report.verdict == "poison":
         raise typer.Exit(_FOUND)
@@ -140,7 +159,9 @@ def _truth(path: Path, samples: int) -> NDArray[np.bool_]:
     return truth.astype(bool)
 
 
-def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: KerasClassifier) -> KeptWork:
+def _kept(
+    out: Path, classifier: Path, data: Path, stored: StoredImages, model: KerasClassifier, declared: Declaration
+) -> KeptWork:
     """Where finished work is kept; another model, data file or row range has a place of its own."""
     of_data = data if data.is_file() else data / "images.npy"
     plan = {
@@ -148,7 +169,7 @@ def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: 
         "data": [str(of_data.resolve()), of_data.stat().st_size, of_data.stat().st_mtime_ns],
         "labels": hashlib.sha256(stored.labels.tobytes()).hexdigest(),
         "first": hashlib.sha256(stored.images(slice(0, 8)).tobytes()).hexdigest(),
-        "read_as": [model.input_range, model.outputs],
+        "read_as": [model.preparation.settings(), model.outputs, declared.output],
     }
     return KeptWork(out / "work", plan)
 

@@ -12,11 +12,20 @@ import typer
 
 from attacks.evasion.vanished import vanished_gradients
 from defences.purifiers.purified_training import with_purified_copies
-from hauberk.commands.classifier_options import OutputsOption, open_classifier
+from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
+    ChannelsOption,
+    InputRangeOption,
+    LayoutOption,
+    MeanOption,
+    OutputOption,
+    OutputsOption,
+    PresetOption,
     RowsOption,
     SeedOption,
     SplitOption,
+    StdOption,
     ThreadsOption,
     check_writable,
     chosen_rows,
@@ -25,7 +34,7 @@ from hauberk.commands.options import (
 )
 from models.accuracy import judge
 from models.datasets import Dataset, Split, has_halves, shared_images
-from models.engines.keras import KerasClassifier, Outputs, import_tensorflow
+from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
 from models.machine import processors
 from models.printable import printable
@@ -59,10 +68,14 @@ def train(
     classifier: Annotated[
         Path | None, typer.Option(help="With --adversarial: harden a copy of this model, NAME.keras, instead of a new one.")
     ] = None,
-    input_range: Annotated[
-        str | None, typer.Option(help="With --classifier: values of black and white at its input: 0,1 or 0,255 or -1,1.")
-    ] = None,
+    layout: LayoutOption = None,
+    input_range: InputRangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    channels: ChannelsOption = None,
+    preset: PresetOption = None,
     outputs: OutputsOption = None,
+    output: OutputOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Train the reference network, or harden a network against an attack.
@@ -77,9 +90,19 @@ def train(
         raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
     if classifier is not None and adversarial is None:
         raise InvalidInput("expected --adversarial fgm or pgd with --classifier, got none; a model is hardened, not trained anew")
-    if classifier is None and (input_range, outputs) != (None, None):
+    declared = Declaration(
+        layout=layout,
+        input_range=input_range,
+        mean=mean,
+        std=std,
+        channels=channels,
+        preset=preset,
+        outputs=outputs,
+        output=output,
+    )
+    if classifier is None and not declared.is_empty:
         raise InvalidInput(
-            "expected --classifier with --input-range and --outputs, got none; a new model reads 0,1 and ends in a softmax"
+            "expected --classifier with options that say how a model reads images, got none; a new model reads 0,1 and ends in a softmax"
         )
     check_writable(out.parent)
     used = threads or processors()
@@ -90,7 +113,7 @@ def train(
         trainer = AdversarialTrainer(attacks=attacks, recipe=recipe, ratio=ratio, beta=trades, shift=shift, patience=patience)
     dataset = read_data(data, split, rows)
     if trainer is not None:
-        start = _start(dataset, trainer, classifier, input_range=input_range, outputs=outputs, threads=used)
+        start = _start(dataset, trainer, classifier, declared=declared, threads=used)
         trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
     else:
         given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
@@ -149,14 +172,14 @@ def _start(
     trainer: AdversarialTrainer,
     classifier: Path | None,
     *,
-    input_range: str | None,
-    outputs: Outputs | None,
+    declared: Declaration,
     threads: int,
 ) -> KerasClassifier:
     """The classifier to harden. Raises: InvalidInput: one that is no better than guessing on the data."""
     if classifier is not None:
-        given = open_classifier(classifier, data, labels=None, input_range=input_range, outputs=outputs, threads=threads)
+        given = open_classifier(classifier, data, declared=declared, threads=threads)
         found = judge(given, data).better_than_guessing()
+        print(how_it_reads(given))
         if found.reason:
             print(printable(f"warning: before training: {found.reason}"))
         return given
@@ -204,7 +227,7 @@ def _judge(trained: KerasClassifier, trained_on: Dataset, judged_on: Dataset, wh
         print("nothing was held out to test on: --rows START:STOP trains on some of the rows and tests on the others")
     elif shared := shared_images(judged_on, trained_on):
         print(f"warning: {shared:,} of these images are among the training images too")
-    found = judge(trained, judged_on, range_advice=None)
+    found = judge(trained, judged_on, advice=None)
     if found.verdict == "guessing":
         raise InvalidInput(f"the model is written, but {found.reason}")
     if found.reason:

@@ -11,18 +11,21 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from models.archives import FOR_BUNDLES, OutOfBounds, check_file
-from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities, has_channels_first
+from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities
+from models.engines.channels_first import as_channels_last
 from models.engines.float32 import in_float32
 from models.engines.keras_activations import KerasActivations
 from models.engines.keras_gradients import KerasGradients
+from models.engines.keras_input import check_dtype, image_shape, in_graph, of_numbers, own_shape
 from models.errors import InvalidInput
 from models.file_kinds import KERAS_MODEL, kind_of, own_code
 from models.files import open_file
+from models.preparation import Outputs, Preparation
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -33,7 +36,8 @@ _NUMBERS_PER_FORWARD = 1 << 23
 _ROWS_PER_FORWARD = 256
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
 
-Outputs = Literal["probabilities", "logits"]
+INSTALL = 'pip install "hauberk[tensorflow]"'
+"""What brings TensorFlow, as messages say it."""
 
 
 def import_tensorflow(threads: int | None = None) -> Any:
@@ -42,13 +46,23 @@ def import_tensorflow(threads: int | None = None) -> Any:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_greetings():
-        import tensorflow as tf
+        tf = _tensorflow()
 
         if threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.constant(0)  # starts the runtime, which looks for accelerators and says so
     return tf
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ModuleNotFoundError as failure:
+        if failure.name != "tensorflow":
+            raise  # it is there, and lacks something
+        raise InvalidInput(f"a Keras model needs TensorFlow, which is not installed: {INSTALL}") from failure
+    return tensorflow
 
 
 @contextmanager
@@ -73,14 +87,16 @@ def _without_greetings() -> Iterator[None]:
 class KerasClassifier:
     """A Keras model as a `DifferentiableClassifier` with readable layers, compiled once for all batch sizes.
 
-    The graph maps images float32 [n, h, w, c] in [0, 1] to the model's input range and shape (also without channels, or flat), and its
+    The graph prepares images float32 [n, h, w, c] in [0, 1] for the model (also one without channels, or flat), and maps its
     output (probabilities, logits or a single sigmoid) to probabilities float32 [n, k], k >= 2.
 
     Args:
-        model: a Keras model with one input and one output; subclassed and unbuilt models are built for `input_shape`.
+        model: a Keras model with one input; subclassed and unbuilt models are built for `input_shape`.
         labels: the class names; ("0", "1", ...) when not given.
         input_shape: (h, w, c); needed only when the model leaves a dimension open or takes flat input.
-        input_range: (low, high), the values of 0 and 1 at the model's input.
+        input_range: (low, high), the values of 0 and 1 at the model's input; the short form of a `preparation` that is no more.
+        preparation: how the model wants its images; [0, 1], channels last, when neither is given.
+        output: the name of the output to take, of a model with several.
         outputs: the kind of the model's output, "probabilities" or "logits".
         batch_size: largest number of images per forward call; larger batches are split to bound the memory. 256 when not given, fewer
             for large images.
@@ -94,26 +110,29 @@ class KerasClassifier:
         *,
         labels: Sequence[str] | None = None,
         input_shape: tuple[int, int, int] | None = None,
-        input_range: tuple[float, float] = (0.0, 1.0),
+        input_range: tuple[float, float] | None = None,
+        preparation: Preparation | None = None,
+        output: str | None = None,
         outputs: Outputs = "probabilities",
         batch_size: int | None = None,
     ) -> None:
         tf = import_tensorflow()
-        model = _from_tensor_to_tensor(_with_inputs(model, input_shape))
-        own = tuple(model.inputs[0].shape[1:])
-        self.input_shape = _image_shape(own, input_shape)
+        model = _from_tensor_to_tensor(_with_inputs(model, input_shape), output)
+        self.preparation, own = _preparation(preparation, input_range), own_shape(model)
+        self.flat_input = len(own) == 1
+        self.input_shape = image_shape(own, input_shape, self.preparation.layout)
+        check_dtype(model, self.preparation)
         columns = _columns(model)
         self.labels = tuple(labels) if labels is not None else tuple(map(str, range(max(columns, 2))))
         if len(self.labels) != max(columns, 2):
             raise InvalidInput(f"expected {max(columns, 2)} labels, one per class of the model, got {len(self.labels)}")
-        self.model, self.input_range, self.outputs = model, input_range, outputs
+        self.model, self.outputs = model, outputs
         self.batch_size = batch_size or max(1, min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(self.input_shape))))
-        low, high = input_range
-        model_shape = [-1, *(size if size is not None else wanted for size, wanted in zip(own, self.input_shape, strict=False))]
+        prepared, differentiable = in_graph(self.preparation, own, self.input_shape), of_numbers(model)
 
         def raw_outputs(images: Any, training: bool = False) -> Any:
-            scaled = images * (high - low) + low if (low, high) != (0.0, 1.0) else images
-            return tf.cast(model(tf.reshape(scaled, model_shape), training=training), tf.float32)
+            with as_channels_last(model):
+                return tf.cast(differentiable(prepared(images), training=training), tf.float32)
 
         def forward(images: Any) -> Any:
             raw = raw_outputs(images)
@@ -143,16 +162,20 @@ class KerasClassifier:
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:
         """The classifier of a bundle."""
         settings = bundle.settings["classifier"]
-        low, high = settings["input_range"]
         with bundle.copied(settings["file"]) as path:  # what is loaded is what was hashed
             return cls.load(
                 path,
                 threads=threads,
                 labels=bundle.labels,
                 input_shape=bundle.input_shape,
-                input_range=(low, high),
+                preparation=Preparation.from_settings(settings),
                 outputs=settings["outputs"],
             )
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The values of black and white at the model's input, where they are the same in all channels."""
+        return self.preparation.input_range
 
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]."""
@@ -262,54 +285,57 @@ def _with_inputs(model: Any, input_shape: tuple[int, int, int] | None) -> Any:
         ) from failure
 
 
-def _from_tensor_to_tensor(model: Any) -> Any:
-    """The model itself, or for one that takes or returns a dict, list or tuple of one tensor, the same layers without it.
+def _preparation(given: Preparation | None, input_range: tuple[float, float] | None) -> Preparation:
+    if given is not None and input_range is not None:
+        raise InvalidInput("expected a preparation or an input range, got both")
+    return given or Preparation.of_range(*(input_range or (0.0, 1.0)))
 
-    Raises: InvalidInput: more or fewer inputs or outputs than one.
+
+def _from_tensor_to_tensor(model: Any, output: str | None) -> Any:
+    """The model itself, or for one that takes or returns a dict, list or tuple, the same layers from one tensor to one tensor.
+
+    Raises: InvalidInput: more or fewer inputs than one, several outputs and no name, no output of this name.
     """
     import keras
 
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if len(model.inputs) != 1 or not model.outputs:
         raise InvalidInput(f"expected a model with 1 input and 1 output, got {len(model.inputs)} and {len(model.outputs)}")
+    chosen = _chosen_output(model, output)
+    if len(model.outputs) > 1:
+        return keras.Model(model.inputs[0], chosen, name=model.name)
     if isinstance(model, keras.Sequential):  # which has no `output` before its first call
         plain = not keras.tree.is_nested(model.compute_output_spec(model.inputs[0]))
     else:
         plain = not (keras.tree.is_nested(model.input) or keras.tree.is_nested(model.output))
     if plain:
         return model
-    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.inputs[0], chosen, name=model.name)
+
+
+def _chosen_output(model: Any, name: str | None) -> Any:
+    """The output of this name; the only one, when none is named."""
+    names = output_names(model)
+    if name is None and len(names) == 1:
+        return model.outputs[0]
+    if name not in names:
+        shapes = ", ".join(f"{one} {tuple(made.shape)}" for one, made in zip(names, model.outputs, strict=True))
+        got = "none" if name is None else repr(name)
+        raise InvalidInput(f"expected the name of an output (--output), one of {shapes}, got {got}")
+    return model.outputs[names.index(name)]
+
+
+def output_names(model: Any) -> list[str]:
+    """The names of the model's outputs: the keys of a dict, or the layers that make them."""
+    made = getattr(model, "_outputs_struct", None)
+    if isinstance(made, dict) and len(made) == len(model.outputs):
+        by_tensor = {id(tensor): key for key, tensor in made.items()}
+        return [str(by_tensor.get(id(tensor), tensor.name)) for tensor in model.outputs]
+    return list(getattr(model, "output_names", ())) or [tensor.name for tensor in model.outputs]
 
 
 def _shortened(failure: Exception) -> str:
     """The first line of what an exception says, to the end of a word."""
     return textwrap.shorten(str(failure).strip().split("\n")[0], 300, placeholder=" ...") or type(failure).__name__
-
-
-def _image_shape(own: tuple[int | None, ...], wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """The image shape (h, w, c) of a model with input shape `own`, given the shape of the data or the bundle."""
-    if has_channels_first(own):
-        raise InvalidInput(
-            f"expected a model whose input is one image (h, w, c), got {own}, which has its channels first; put "
-            "keras.layers.Permute((3, 1, 2)) in front of it, or convert it for channels last"
-        )
-    if len(own) == 3 and None not in own:
-        shape: tuple[Any, ...] = own
-    elif len(own) == 2 and None not in own:
-        shape = (*own, 1)
-    elif wanted is not None and _fits(own, wanted):
-        return wanted
-    else:
-        raise InvalidInput(
-            f"expected a model whose input is one image (h, w, c), (h, w) or (h * w * c), got {own} for images {wanted}"
-        )
-    if wanted is not None and shape != wanted:
-        raise InvalidInput(f"expected images of the model's shape {shape}, got {wanted}")
-    return shape
-
-
-def _fits(own: tuple[int | None, ...], wanted: tuple[int, int, int]) -> bool:
-    flat = len(own) == 1 and own[0] == int(np.prod(wanted))
-    return flat or (len(own) == 3 and all(a in (None, b) for a, b in zip(own, wanted, strict=True)))
 
 
 def _columns(model: Any) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engines.onnx_checks import check_model, image_input, model_output, shape_of
+from models.engines.onnx_passes import rewrite
 from models.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def _finished(model: ModelProto, around: _Nodes, input_shape: tuple[int, int, in
         checker.check_model(model, full_check=False)
     except Exception as failure:  # the checker's kinds, and those of what it calls
         raise InvalidInput(f"{name} is no valid ONNX model: {_first_line(failure)}") from failure
+    rewrite(model)
     helper.set_model_props(model, {BYTES_PER_ROW: str(bytes_per_row(model))})
     return model
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets import Dataset
+from models.engines.channels_first import as_channels_last
 from models.engines.float32 import in_float32
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
@@ -60,7 +61,7 @@ def fine_tune(
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
     labels = data.labels[:, None].astype(np.float32) if single else data.labels
     given = _as_input(classifier, data.images)
-    with in_float32(model):
+    with in_float32(model), as_channels_last(model):
         model.fit(given, labels, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
     return like(classifier, model)
 
@@ -71,12 +72,12 @@ def copy_of(classifier: KerasClassifier) -> KerasClassifier:
 
 
 def like(classifier: KerasClassifier, model: Any) -> KerasClassifier:
-    """A classifier around a model of the same architecture, with the labels and input range of `classifier`."""
+    """A classifier around a model of the same architecture, with the labels and preparation of `classifier`."""
     return KerasClassifier(
         model,
         labels=classifier.labels,
         input_shape=classifier.input_shape,
-        input_range=classifier.input_range,
+        preparation=classifier.preparation,
         outputs=classifier.outputs,
         batch_size=classifier.batch_size,
     )
@@ -96,13 +97,12 @@ def _copy(model: Any) -> Any:
     return copy
 
 
-def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The images in the range and shape that the model itself takes."""
-    low, high = classifier.input_range
+def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArray[Any]:
+    """The images as the model itself takes them."""
     own = classifier.model.inputs[0].shape[1:]
-    shape = [size if size is not None else wanted for size, wanted in zip(own, classifier.input_shape, strict=False)]
-    scaled = images if (low, high) == (0.0, 1.0) else images * np.float32(high - low) + np.float32(low)
-    return scaled.reshape(len(images), *shape)
+    sizes = classifier.preparation.shape(classifier.input_shape) if len(own) == 3 else classifier.input_shape
+    shape = [size if size is not None else wanted for size, wanted in zip(own, sizes, strict=False)]
+    return classifier.preparation.apply(images, shape=shape)
 
 
 def check_training_data(classifier: KerasClassifier, data: Dataset) -> None:

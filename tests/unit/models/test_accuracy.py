@@ -13,6 +13,7 @@ from models.accuracy import LOOKED_AT, drawn, judge, judge_answers
 from models.classifier import Images, Probabilities
 from models.datasets import Dataset
 from models.errors import InvalidInput
+from models.preparation import Preparation
 
 CLASSES = 5
 SHAPE = (6, 6, 3)
@@ -35,10 +36,10 @@ def one_hot(answers: NDArray[np.int64]) -> Probabilities:
 
 @dataclass
 class Trained:
-    """The nearest mean, of a model that was trained on images which `prepared` prepares, and is given them in `input_range`."""
+    """The nearest mean, of a model that was trained on images which `prepared` prepares, and is given them by `preparation`."""
 
     prepared: Any = np.asarray
-    input_range: tuple[float, float] = (0.0, 1.0)
+    preparation: Preparation = field(default_factory=Preparation)
     order: NDArray[np.int64] = field(default_factory=lambda: np.arange(CLASSES))
     input_shape: tuple[int, int, int] = SHAPE
     calls: int = 0
@@ -49,8 +50,7 @@ class Trained:
 
     def predict(self, images: Images) -> Probabilities:
         self.calls += len(images)
-        low, high = self.input_range
-        given = (images * (high - low) + low).reshape(len(images), -1)
+        given = self.preparation.apply(images).reshape(len(images), -1)
         means = self.prepared(_MEANS).reshape(CLASSES, -1)
         nearest = ((given[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
         return one_hot(self.order[nearest])
@@ -94,13 +94,13 @@ def test_two_classes_exchanged_are_doubtful_and_named_and_no_error() -> None:
 PREPARED: dict[str, tuple[Any, str]] = {
     "bytes": (lambda images: images * 255, "say --input-range=0,255"),
     "around zero": (lambda images: images * 2 - 1, "say --input-range=-1,1"),
-    "standardised": (lambda images: (images - 0.5) / 0.25, "say --input-range=-"),
+    "standardised": (lambda images: (images - 0.5) / 0.25, "of those held out from choosing the reading; say --"),
     "ImageNet": (
         lambda images: (images - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225]),
-        "it is right on ",
+        "say --preset=torch",
     ),
-    "BGR": (lambda images: images[..., ::-1], "with red and blue exchanged (BGR) it is right on"),
-    "inverted": (lambda images: 1 - images, "with black and white exchanged it is right on"),
+    "BGR": (lambda images: images[..., ::-1], "say --channels=bgr"),
+    "inverted": (lambda images: 1 - images, "say --input-range=1,0"),
 }
 
 
@@ -114,14 +114,14 @@ def test_images_that_the_model_reads_otherwise_are_found_out(how: str) -> None:
 
 
 def test_a_wrong_range_that_was_given_is_found_out_too_and_the_right_one_is_not() -> None:
-    found = judge(Trained(input_range=(0.0, 255.0)), blobs(500))
+    found = judge(Trained(preparation=Preparation.of_range(0, 255)), blobs(500))
     assert "say --input-range=0,1" in found.reason
-    assert judge(Trained(PREPARED["bytes"][0], input_range=(0.0, 255.0)), blobs(500)).verdict == "fine"
+    assert judge(Trained(PREPARED["bytes"][0], preparation=Preparation.of_range(0, 255)), blobs(500)).verdict == "fine"
 
 
 def test_where_there_is_no_range_to_give_none_is_tried() -> None:
     classifier = Trained(PREPARED["bytes"][0])
-    found = judge(classifier, blobs(500), range_advice=None)
+    found = judge(classifier, blobs(500), advice=None)
     assert classifier.calls == 500
     assert "range" not in found.reason
 
@@ -143,7 +143,7 @@ def test_a_model_far_below_the_nearest_image_is_doubtful() -> None:
         def predict(self, images: Images) -> Probabilities:
             return one_hot(answers)
 
-    found = judge(Careless(), data, range_advice=None)
+    found = judge(Careless(), data, advice=None)
     assert (found.verdict, found.cause) == ("doubtful", "a simple rule does better")
     assert "learned from one half of them, is right on" in found.reason
 

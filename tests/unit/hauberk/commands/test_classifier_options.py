@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hauberk.commands.classifier_options import open_classifier
+from hauberk.commands.declaration import Declaration
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
@@ -19,7 +20,7 @@ DATA = squares(100, seed=20)
 
 
 def opened(path: Path, data: Dataset = DATA, **options: Any) -> KerasClassifier:
-    return open_classifier(path, data, **({"labels": None, "input_range": None, "outputs": None, "threads": 1} | options))
+    return open_classifier(path, data, declared=Declaration(**options), threads=1)
 
 
 def test_probabilities_and_the_range_0_to_1_are_recognised(keras_file: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_model_that_has_its_channels_first_is_refused_and_not_read_as_three_ro
 ) -> None:
     pooled = [keras.Input(own), keras.layers.GlobalAveragePooling2D(data_format="channels_first"), keras.layers.Dense(2)]
     for wanted in (None, (32, 32, 3), (3, 32, 32)):
-        with pytest.raises(InvalidInput, match="which has its channels first; put"):
+        with pytest.raises(InvalidInput, match="which has its channels first; say --layout nchw"):
             KerasClassifier(keras.Sequential(pooled), input_shape=wanted)
 
 
@@ -234,7 +234,7 @@ def test_a_model_that_returns_no_tensor_or_two_is_refused_in_one_sentence(keras:
             flat = self.flat(images)
             return {"a": flat, "b": flat} if returned == 2 else returned
 
-    with pytest.raises(InvalidInput, match=r"expected a model (that maps one image tensor|with 1 input and 1 output)") as refusal:
+    with pytest.raises(InvalidInput, match=r"expected (a model that maps one image tensor|the name of an output)") as refusal:
         KerasClassifier(Own(), input_shape=(4, 4, 1))
     assert "\n" not in str(refusal.value)
 
@@ -245,7 +245,7 @@ def test_models_with_several_inputs_or_outputs_are_refused(keras: Any) -> None:
     with pytest.raises(InvalidInput, match="1 input and 1 output, got 2 and 1"):
         KerasClassifier(keras.Model([one, two], keras.layers.Dense(2)(flat)))
     flat = keras.layers.Flatten()(one)
-    with pytest.raises(InvalidInput, match="1 input and 1 output, got 1 and 2"):
+    with pytest.raises(InvalidInput, match=r"expected the name of an output \(--output\), one of dense"):
         KerasClassifier(keras.Model(one, [keras.layers.Dense(2)(flat), keras.layers.Dense(3)(flat)]))
 
 

@@ -1,0 +1,141 @@
+"""What the user says about a model, from the options to a preparation; what is not said stays open, and is proposed from accuracy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.errors import InvalidInput
+from models.files import NotAFile, read_file
+from models.preparation import PRESETS, Channels, InputType, Layout, Outputs, Preparation
+
+_LABELS_BYTES = 16 << 20
+_BYTE = 255
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The options that say what a model expects, as they were given; None where nothing was said.
+
+    Attributes:
+        labels: class names with commas between, or a text file of them.
+        input_range: LOW,HIGH.
+        mean, std: in the unit range, one value or one a channel with commas between.
+        preset: a usual mean, deviation and order of channels by name.
+        output: which output, of a model with several.
+
+    Raises: InvalidInput on construction: options that contradict each other, or are no numbers.
+    """
+
+    labels: str | None = None
+    layout: Layout | None = None
+    input_range: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    channels: Channels | None = None
+    preset: str | None = None
+    outputs: Outputs | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            f"--{name.replace('_', '-')}" for name in ("input_range", "mean", "std", "preset") if getattr(self, name) is not None
+        ]
+        if len(given) > 1 and given != ["--mean", "--std"]:
+            raise InvalidInput(
+                f"expected --input-range, --mean with --std, or --preset, got {' and '.join(given)}; say one of them"
+            )
+        if self.preset is not None and self.channels not in (None, PRESETS[self.preset].channels):
+            raise InvalidInput(
+                f"expected --channels {PRESETS[self.preset].channels} with --preset {self.preset}, got {self.channels}; say its "
+                "--mean and --std for the other order"
+            )
+        self._values()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said."""
+        return self == Declaration()
+
+    def preparation(self, *, channels: int, layout: Layout, dtype: InputType) -> Preparation:
+        """What was said, and for what was not: 0 to 1 (0 to 255 of whole numbers), RGB, and what the model's own input says.
+
+        Raises: InvalidInput: it does not fit the images or the model.
+        """
+        usual = Preparation.of_range(0, _BYTE if dtype == "uint8" else 1)
+        values = self._values() or usual
+        sizes = {len(values.scale), len(values.offset)} - {1, channels}
+        if sizes:
+            option = f"--preset {self.preset}" if self.preset is not None else "--mean and --std"
+            raise InvalidInput(f"expected {option} of one value or one for each of {channels} channels, got {sizes.pop()}")
+        order = self.channels or values.channels
+        if order == "bgr" and channels != 3:
+            raise InvalidInput(f"expected images of 3 channels with --channels bgr, got {channels}")
+        return replace(values, channels=order, layout=self.layout or layout, dtype=dtype)
+
+    def allows(self, preparation: Preparation) -> bool:
+        """Whether a preparation contradicts nothing that was said."""
+        values = self._values()
+        if values is not None and (values.scale, values.offset) != (preparation.scale, preparation.offset):
+            return False
+        channels = self.channels or (PRESETS[self.preset].channels if self.preset is not None else None)
+        return channels in (None, preparation.channels) and self.layout in (None, preparation.layout)
+
+    def names(self) -> tuple[str, ...] | None:
+        """The class names. Raises: InvalidInput: no text file, or a name twice."""
+        return None if self.labels is None else _names(self.labels)
+
+    def _values(self) -> Preparation | None:
+        """The values at the model's input; None where nothing was said about them."""
+        if self.input_range is not None:
+            return Preparation.of_range(*_range(self.input_range))
+        if self.preset is not None:
+            return PRESETS[self.preset]
+        if self.mean is None and self.std is None:
+            return None
+        mean, std = _unit_values("mean", self.mean or "0"), _unit_values("std", self.std or "1")
+        if 0 in std:
+            raise InvalidInput(f"expected --std with deviations above 0, got {self.std!r}")
+        if {len(mean), len(std)} - {1, max(len(mean), len(std))}:
+            raise InvalidInput(f"expected as many values in --mean as in --std, or one, got {len(mean)} and {len(std)}")
+        return Preparation.of_statistics(mean, std)
+
+
+def _names(labels: str) -> tuple[str, ...]:
+    try:
+        names = read_file(Path(labels), at_most=_LABELS_BYTES).decode("utf-8").splitlines()
+    except NotAFile as failure:
+        raise InvalidInput(f"expected --labels to be names or a text file, got {labels!r}: {failure.strerror}") from failure
+    except OSError:  # no such file, or the names of a hundred classes, which are too long for one
+        names = labels.split(",")
+    except UnicodeDecodeError as failure:
+        raise InvalidInput(f"expected --labels to be names or a text file in UTF-8, got {labels!r}") from failure
+    names = [name.strip() for name in names if name.strip()]
+    if len(set(names)) != len(names):
+        raise InvalidInput(f"expected --labels to be different names, got {labels!r}")
+    return tuple(names)
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if low == high or not all(map(math.isfinite, (low, high, high - low))):
+        raise InvalidInput(f"expected --input-range LOW,HIGH such as 0,255, got {text!r}")
+    return low, high
+
+
+def _unit_values(name: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if all(0 <= value <= 1 for value in values):
+        return values
+    hint = "; divide values of bytes by 255" if all(0 <= value <= _BYTE for value in values) else ""
+    raise InvalidInput(
+        f"expected --{name} with numbers from 0 to 1 such as {'0.485,0.456,0.406' if name == 'mean' else '0.229,0.224,0.225'}, "
+        f"one or one a channel, got {text!r}{hint}"
+    )
