@@ -1,9 +1,9 @@
 """Colour pictures of many classes and a network of real size that knows them, made from a seed: nothing is downloaded.
 
-A class is a base colour with two gratings of its own colours, frequencies and directions; in a picture of it they are shifted a little, and
-it has its own brightness and noise. The network is Keras's MobileNetV2 with random weights. Its batch normalisation is set to the statistics of such pictures, so
-that all layers pass something on, and its last layer to the nearest class mean of its own features: answers are sure for most pictures
-and not for mixtures of two, as those of a trained network are.
+A class is a base colour with two gratings of its own colours, frequencies and directions; in a picture of it they are shifted a
+little, and brightness and noise are its own. The network is Keras's MobileNetV2 with random weights. Its batch normalisation is set to
+the statistics of such pictures, so that all layers pass something on, and its last layer to the nearest class mean of its own features:
+answers are sure for most pictures and not for mixtures of two, as those of a trained network are.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Textures:
         phases = self._phases[label] + rng.uniform(-_SHIFT, _SHIFT, 2).astype(np.float32)
         for wave, colour, phase in zip(self._waves[label], self._colours[label], phases, strict=True):
             picture += np.sin(np.tensordot(wave, self._places, 1) + phase)[..., None] * colour
-        return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        rounded: NDArray[np.uint8] = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        return rounded
 
 
 def network(textures: Textures, seed: int = 0, width: float = 1.0) -> Any:

@@ -127,6 +127,13 @@ class CalibrationPlan:
         within_s = None if self.minutes is None else max(0.0, 60 * self.minutes - spent_s)
         return work_of(classifier, task, start=self.effort, within_s=within_s, image_s=self.image_s, threads=threads)
 
+    def judged(self, classifier: Classifier, clean: Samples) -> Judgement:
+        """How right the bare classifier is. Raises: InvalidInput: no better than guessing, with the likely reason."""
+        found = judge(classifier, clean, advice=None if self.reading_is_checked else "say")
+        if found.verdict == "guessing" and self.reading_is_checked:
+            found = judge(classifier, clean)
+        return found.better_than_guessing()
+
     def provenance(self, clean: Samples) -> dict[str, Any]:
         """What the bundle's card says of the calibration."""
         digest = self.data_sha256 or digest_of(clean)
@@ -210,6 +217,7 @@ def calibrate(
     check_target(out)
     plan.parts(clean)
     threads, began = plan.threads or processors(), time.monotonic()
+    accuracy = plan.judged(classifier, clean)
     announce(converting_told(classifier, len(clean)))
     conversion = convert(classifier, clean.images, threads=threads)
     serving = _serving(classifier, conversion, plan.detectors, threads)
@@ -219,10 +227,9 @@ def calibrate(
     provenance = plan.provenance(clean)
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
-    accuracy = judge(serving if plan.reading_is_checked else classifier, clean).better_than_guessing()
     purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
     detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
-    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, provenance, accuracy, work, conversion)
+    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, provenance, accuracy, conversion, work)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)

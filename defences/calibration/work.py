@@ -132,7 +132,7 @@ def finalists(held: int, rate: float, confidence: float | None) -> int:
 def images_per_request(calls_at_most: int, call_s: float, input_shape: tuple[int, int, int]) -> int:
     """How many images a request may hold, of which each can take so many model calls: see above."""
     in_time = int(_SHARE_OF_DEADLINE * DEADLINE_S / (calls_at_most * call_s))
-    in_a_body = _BODY_BYTES // (_BYTES_PER_NUMBER * math.prod(input_shape))
+    in_a_body: int = _BODY_BYTES // (_BYTES_PER_NUMBER * math.prod(input_shape))
     return max(1, min(_IMAGES_AT_MOST, in_time, in_a_body))
 
 

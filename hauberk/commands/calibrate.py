@@ -97,7 +97,7 @@ def calibrate(
         threads=used,
         minutes=minutes,
         image_s=image_seconds,
-        reading_is_checked=True,
+        reading_is_checked=replace(declared, labels=None, outputs=None, output=None).is_empty,
     )
     served_name(out, name)
     check_target(out)
