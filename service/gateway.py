@@ -250,6 +250,7 @@ class Gateway:
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
             traced=self.telemetry.traced,
+            call_s=warm.call_s,
         )
         serving.metrics.watch(lambda: batcher.waiting)
         serving.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])

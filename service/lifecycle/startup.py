@@ -24,10 +24,11 @@ _TURN_S = 1e-4
 
 @dataclass(frozen=True)
 class Warm:
-    """A defended classifier, warm, and how many images a request may hold."""
+    """A defended classifier, warm, how many images a request may hold, and the seconds that a model call takes here."""
 
     defended: DefendedClassifier
     max_images: int
+    call_s: float = 0.0
 
 
 def load(settings: Settings, bundle: Bundle) -> Warm:
@@ -49,7 +50,7 @@ def load(settings: Settings, bundle: Bundle) -> Warm:
     _tell("the classifier is timed", started, call_ms=round(1000 * here, 3), images_per_request=max_images)
     warm_up(defended, settings.batch_images, seconds_per_call=here)
     _tell("the defences are warm", started)
-    return Warm(defended, max_images)
+    return Warm(defended, max_images, here)
 
 
 def tune_the_interpreter() -> None:
