@@ -110,7 +110,7 @@ def choose_purifier(
         if trials[-1].affordable or not trials[-1].acts:
             break
         chosen = number
-    progress("purifier", 1, 1)
+    passes.end()
     undefended = float(raw_hits.mean())
     budget = f"at most {ACCURACY_POINTS_AT_MOST} points of clean accuracy and none under noise"
     if trials[-1].affordable:
@@ -138,6 +138,10 @@ class _Passes:
     def __init__(self, classifier: Classifier, data: Samples, progress: PartOf, of: int) -> None:
         self._classifier, self._data, self._progress = classifier, data, progress
         self._done, self._of = 0, of * len(data)
+
+    def end(self) -> None:
+        """No further pass is needed."""
+        self._progress(self._of, self._of)
 
     def hits(self, purifier: TotalVariation | None = None, *, noise: float = 0.0) -> NDArray[np.bool_]:
         """On which images [n], under noise of this size and then purified, the classifier is right. The noise is the same every time."""
