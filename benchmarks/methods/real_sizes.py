@@ -79,7 +79,7 @@ class Served:
         return with_defences.percentile_ms(50) / without.percentile_ms(50)
 
 
-def section(size: Size = Size(), cell_s: float = CELL_S) -> str:  # noqa: B008  # a frozen value
+def section(size: Size = Size(), cell_s: float = CELL_S) -> str:  # a frozen value
     """The page's section."""
     with TemporaryDirectory() as name:
         directory = Path(name)
@@ -184,7 +184,7 @@ def _text(size: Size, calibration: Calibration, served: Served, cell_s: float) -
     ]
     limits = [[one.what, f"<= {one.bound:g}", f"**{one.measured:.3g}**", "yes" if one.met else "no"] for one in wanted]
     return (
-        f"## Real sizes\n\n`python -m benchmarks real_sizes`: {size.name}, random weights behind the statistics of pictures that are made "
+        f"## Real sizes\n\n`python -m benchmarks real_sizes`: {size.name}, random weights behind the statistics of pictures made "
         f"from a seed, {size.clean:,} of them to calibrate on; default settings; {cell_s:g} s a cell, in turns, one client that sends "
         "JPEG pictures. "
         f"`hauberk calibrate` took {calibration.clock_s / 60:.1f} minutes ({calibration.processor_s / 60:.1f} of processors) and "
