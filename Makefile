@@ -9,7 +9,7 @@ IMAGE := hauberk:0.1.0
 IN_PARALLEL := -n 2 --dist loadfile
 SECRETS := deploy/secrets/hauberk_secret deploy/secrets/grafana_admin_password
 PYTHON_FILES := attacks benchmarks defences deploy evaluation hauberk loadtest models service tests docs/tutorial
-RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml
+RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test check bench fuzz loadtest tutorial wheel bento image up down container-check sbom audit bundle lock format clean
@@ -100,8 +100,8 @@ audit: $(INSTALLED) ## ask for known vulnerabilities of what a Bento installs; e
 	@$(BIN)/python -m deploy.audit requirements.runtime.lock
 
 lock: ## resolve requirements.lock again, and the part of it that serving needs
-	$(RESOLVE) --extra dev -o requirements.lock
-	$(RESOLVE) --constraint requirements.lock -o requirements.runtime.lock
+	$(RESOLVE) pyproject.toml --extra dev -o requirements.lock
+	$(RESOLVE) --group pyproject.toml:serving --constraint requirements.lock -o requirements.runtime.lock
 
 format: $(INSTALLED) ## format and sort imports
 	$(BIN)/ruff format $(PYTHON_FILES)

@@ -28,7 +28,7 @@ from benchmarks.methods import (
     strip,
     total_variation,
 )
-from benchmarks.serving import hostile_clients, operations, scaling, service, timing, tracing
+from benchmarks.serving import engines, hostile_clients, operations, remote, scaling, service, timing, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -39,14 +39,16 @@ machine and data, so that the ratios can be compared; unfavourable figures are k
 
 """
 # The service first, while this process has not loaded TensorFlow, whose threads would take a processor from the servers.
-_SECTIONS: dict[str, Callable[[], str]] = {
+_SECTIONS: dict[str, Callable[[], str | None]] = {
     "service": service.section,
     "scaling": scaling.section,
     "operations": operations.section,
     "hostile_clients": hostile_clients.section,
     "tracing": tracing.section,
+    "remote": remote.section,
     "fuzz": fuzz.section,
     "timing": timing.section,
+    "engines": engines.section,
     "total_variation": total_variation.section,
     "strip": strip.section,
     "repeated_tries": repeated_tries.section,
@@ -88,6 +90,8 @@ def main() -> None:
         parser.error(f"expected sections of {', '.join(_SECTIONS)}, got {' '.join(names)}")
     for name in names:
         section = _SECTIONS[name]()
+        if section is None:
+            continue
         print(section, flush=True)
         _PAGE.write_text(page_with(_PAGE.read_text(), section, f"{datetime.now(UTC):%Y-%m-%d}, {machine()}."))
     print(f"written to {_PAGE}")

@@ -13,7 +13,7 @@ from defences.errors import InvalidBundle, InvalidInput
 from defences.table import DEFENCES, of_stage
 from models.bundle import SETTINGS, Bundle, read_bundle
 from models.classifier import Classifier
-from models.engines.bundle_classifier import classifier_of
+from models.engines.bundle_classifier import check_engine, classifier_of
 
 TOGETHER = "detectors_calibrated_together"
 """The array of calibration.npz that names the detectors whose thresholds keep one rate between them."""
@@ -53,7 +53,8 @@ def load_bundle(
 
 
 def check(bundle: Bundle, *, modes: Mapping[str, Mode] | None = None) -> None:
-    """Raise the errors of `assemble` without loading the classifier, which takes seconds."""
+    """Raise the errors of `assemble`, and that of an engine that is not installed, without loading the classifier."""
+    check_engine(bundle)
     _steps(bundle, modes or {}, threads=1, classifier=None)
 
 

@@ -39,6 +39,8 @@ class Preprocessor(Protocol):
 class DetectorSession(Protocol):
     """A detector's state for the images of one batch: `probe` -> rows to predict -> `decide`, until no image is `undecided`.
 
+    `decide` takes the outputs for these rows, and the classifier's answers to all images of the batch [n, k], each as it would be given.
+
     More images may `join` between two rounds. A probe may be confined to some images, of which at least one is undecided: the others
     stay where they are. A detector without probes decides while an image joins, and is never undecided.
 
@@ -66,7 +68,7 @@ class DetectorSession(Protocol):
 
     def probe(self, among: NDArray[np.bool_] | None = None) -> Images: ...
 
-    def decide(self, outputs: Probabilities) -> None: ...
+    def decide(self, outputs: Probabilities, answers: Probabilities) -> None: ...
 
 
 class Detector(Protocol):
@@ -337,7 +339,7 @@ class Pass:
         with self._stage("abstain"):
             at = fresh
             for session, probes in zip(busy, blocks[len(blocks) - len(busy) :], strict=True):
-                session.decide(outputs[at : at + len(probes)])
+                session.decide(outputs[at : at + len(probes)], self._raw)
                 at += len(probes)
         decided = self._pending.copy()
         for session in self._sessions:

@@ -2,6 +2,11 @@
 
 HauberkError
 ├── StageFailure             a stage of the data path raised: the request fails, no defence is skipped
+├── RemoteFailure            a model server gave no answer that can be used
+│   ├── RemoteUnreachable   no connection, a lost one, or it says that it cannot answer now; or its circuit is open
+│   ├── RemoteTooSlow       no answer in time
+│   ├── RemoteBadAnswer     something else than class scores for the images
+│   └── RemoteIsAnother     it serves another model than the one the defences were calibrated for
 └── InvalidInput            input of a person or a client cannot be used; the message says what was expected and what to do
     ├── InvalidParameter    a defence was asked for with a parameter outside its domain
     └── InvalidBundle       a bundle is missing, altered, incomplete, or of another format

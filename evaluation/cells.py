@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.kept_places import place_of, use_place
 from models.progress import Progress, silent
 
 FORMAT = 1
+_OTHER_PLANS = 15
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The stored results of one plan. Results of other plans in the same directory are neither read nor changed.
+    """The stored results of one plan. Results of other plans in the same directory are not read; those of the last few are kept.
 
     Args:
         directory: parent of the results of all plans.
@@ -42,12 +44,11 @@ class Cells:
     @property
     def place(self) -> Path:
         """The directory of this plan's results."""
-        text = json.dumps({"format": FORMAT, **self.plan}, sort_keys=True)
-        return self.directory / "cells" / hashlib.sha256(text.encode()).hexdigest()[:12]
+        return place_of(self.directory / "cells", {"format": FORMAT, **self.plan})
 
     def run(self, cells: Sequence[Cell], progress: Progress = silent) -> dict[str, dict[str, Any]]:
         """Results by section and name, in order; those not stored yet are computed and stored."""
-        self.place.mkdir(parents=True, exist_ok=True)
+        use_place(self.place, keep=_OTHER_PLANS)
         results: dict[str, dict[str, Any]] = {}
         for number, cell in enumerate(cells):
             progress("evaluating", number, len(cells))

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from models.datasets import MNIST, Dataset, load_dataset
     from models.engines.keras import KerasClassifier
     from models.errors import HauberkError, InvalidInput
+    from models.pictures.folders import load_pictures
+    from models.preparation import PRESETS, Preparation
     from models.progress import Progress
     from models.training.adversarial_trainer import AdversarialTrainer
     from models.training.reference_classifier import Recipe, train
@@ -71,6 +73,8 @@ _HOMES = {
     "models.datasets": ("MNIST", "Dataset", "load_dataset"),
     "models.engines.keras": ("KerasClassifier",),
     "models.errors": ("HauberkError", "InvalidInput"),
+    "models.pictures.folders": ("load_pictures",),
+    "models.preparation": ("PRESETS", "Preparation"),
     "models.progress": ("Progress",),
     "models.training.adversarial_trainer": ("AdversarialTrainer",),
     "models.training.reference_classifier": ("Recipe", "train"),
@@ -110,6 +114,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # spelled out for type checkers
     "BUDGETS",
     "MNIST",
+    "PRESETS",
     "ActivationClustering",
     "AdaptiveView",
     "Adversarial",
@@ -143,6 +148,7 @@ __all__ = [  # spelled out for type checkers
     "InvalidInput",
     "KerasClassifier",
     "KnockoffNets",
+    "Preparation",
     "Progress",
     "ProjectedGradientDescent",
     "RandomNoise",
@@ -173,6 +179,7 @@ __all__ = [  # spelled out for type checkers
     "fit_detectors",
     "load_bundle",
     "load_dataset",
+    "load_pictures",
     "membership_inference",
     "outcomes",
     "poison",

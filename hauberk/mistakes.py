@@ -18,6 +18,23 @@ def sentence(mistake: typer.TyperException) -> str:
     return f"{mistake.format_message().rstrip('.')}; see {command} --help"
 
 
+# By the module that is imported; what is not here is a dependency that everybody has.
+_EXTRAS = {
+    **dict.fromkeys(("tensorflow", "keras", "tf2onnx", "h5py"), "tensorflow"),
+    **dict.fromkeys(("skl2onnx", "skops"), "sklearn-models"),
+    "onnx": "onnx",
+    **dict.fromkeys(("torch", "onnxscript"), "torch"),
+}
+
+
+def missing_extra(failure: ModuleNotFoundError) -> str | None:
+    """What to install for a module that is not there, in a sentence; None where no extra has it, which is nobody's mistake but ours."""
+    module = (failure.name or "").split(".")[0]
+    if module not in _EXTRAS:
+        return None
+    return f'expected {module} to be installed, which this needs: pip install "hauberk[{_EXTRAS[module]}]"'
+
+
 def _expected(parameter: Any) -> str:
     """The values that the parameter takes: one of some words, or a number within bounds."""
     kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)

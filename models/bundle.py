@@ -3,6 +3,7 @@
     hauberk.toml      format = 1; images_per_request; the classifier and its engine; the ordered defences with parameters and modes
     model.onnx        the classifier as a graph from images to probabilities, see `models.engines.onnx_graph`; or none
     model.keras       the classifier as a Keras model, which has gradients and layers; or none
+                      (with engine = "remote" the classifier is on a model server, and the bundle holds no model)
     calibration.npz   arrays measured on clean data, such as STRIP's overlays, clean scores and threshold
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
@@ -69,6 +70,7 @@ class _Strict(BaseModel):
 class _ClassifierSettings(_Strict):
     engine: Engine = "keras"  # of bundles from before there was another
     file: Literal["model.keras"] | None = None
+    remote: Annotated[str, Field(min_length=1, max_length=1024)] | None = None  # an address, see `models.engines.remote`
     outputs: Literal["probabilities", "logits"]
     input_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     mean: Annotated[list[float], Field(min_length=1)] | None = None
@@ -212,6 +214,11 @@ def read_bundle(directory: Path, *, digest: str | None = None) -> Bundle:
     bundle = Bundle(directory, found, settings, _read_calibration(directory, digests[CALIBRATION]), card)
     if bundle.engine in MODEL_OF:
         _check_listed(directory / CARD, digests, MODEL_OF[bundle.engine])
+    if (bundle.engine == "remote") != ("remote" in settings["classifier"]):
+        raise InvalidBundle(
+            f'expected {directory / SETTINGS} to say where the classifier is served (remote) with engine = "remote", and only then; run '
+            "hauberk calibrate again"
+        )
     return bundle
 
 

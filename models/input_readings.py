@@ -15,6 +15,7 @@ from models.preparation import PRESETS, Channels, Layout, Preparation
 _MNIST = (0.1307, 0.3081)
 _CAFFE = PRESETS["caffe"]
 _COLOURS = 3
+_BYTE = 255
 _DIGITS = 3  # of measured means and deviations: as many as are published of data sets
 
 
@@ -30,9 +31,13 @@ class Reading:
     name: str
     preparation: Preparation
 
-    def options(self, declared: Preparation) -> str:
-        """The options that say it, of a model for which `declared` was taken: only those that change something, one at least."""
-        return said(self.preparation, but_for=declared) or said(self.preparation)
+    @property
+    def options(self) -> str:
+        """The options that say it, and nothing of what is usual."""
+        usual = Preparation.of_range(0, _BYTE if self.preparation.dtype == "uint8" else 1)
+        values_are_usual = _values_of(self.preparation) == _values_of(usual)
+        rest = said(self.preparation).split(" ", 1)[1:]
+        return rest[0] if values_are_usual and rest else said(self.preparation)
 
 
 def readings(images: Images, declared: Preparation, *, flat: bool = False) -> Iterator[Reading]:
@@ -58,13 +63,12 @@ def readings(images: Images, declared: Preparation, *, flat: bool = False) -> It
                     yield Reading(_named(name, found, several_layouts=len(layouts) > 1), found)
 
 
-def said(preparation: Preparation, *, but_for: Preparation | None = None) -> str:
-    """The options of the command line that say a preparation: its values and what is not usual, or what differs from another one."""
-    channels, layout = ("rgb", "nhwc") if but_for is None else (but_for.channels, but_for.layout)
-    parts = [] if but_for is not None and _values_of(but_for) == _values_of(preparation) else _values_said(preparation)
-    if preparation.channels != channels and not any(part.startswith("--preset") for part in parts):
+def said(preparation: Preparation) -> str:
+    """The options of the command line that say a preparation: its values, and what else is not usual."""
+    parts = _values_said(preparation)
+    if preparation.channels != "rgb" and not parts[0].startswith("--preset"):
         parts.append(f"--channels={preparation.channels}")
-    if preparation.layout != layout:
+    if preparation.layout != "nhwc":
         parts.append(f"--layout={preparation.layout}")
     return " ".join(parts)
 

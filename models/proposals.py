@@ -40,12 +40,10 @@ class Proposal:
     """The reading that fits best, and on which of the images that it was not chosen on it is right, and the declared one, [n].
 
     Attributes:
-        declared: the reading as it is.
         alternatives: others that fit as well on the images they were chosen on; which of them the model was trained with is not known.
     """
 
     reading: Reading
-    declared: Preparation
     alternatives: tuple[Reading, ...]
     right: NDArray[np.bool_]
     declared_right: NDArray[np.bool_]
@@ -53,14 +51,14 @@ class Proposal:
     @property
     def options(self) -> str:
         """The options that say it."""
-        return self.reading.options(self.declared)
+        return self.reading.options
 
     @property
     def others(self) -> str:
         """The alternatives' options, in brackets; empty without any."""
         if not self.alternatives:
             return ""
-        said = " or ".join(one.options(self.declared) for one in self.alternatives)
+        said = " or ".join(one.options for one in self.alternatives)
         return f" ({said} fits about as well: take what it was trained with)"
 
 
@@ -110,7 +108,7 @@ def proposal(
         return None
     judged = data.take(judged_on)
     right = _right(classifier, judged, best[0])
-    return Proposal(best[0], declared, alternatives, right, declared_right[judged_on])
+    return Proposal(best[0], alternatives, right, declared_right[judged_on])
 
 
 _Tried = tuple[Reading, NDArray[np.bool_]]

@@ -16,9 +16,11 @@ as many as the places that are free (dynamic thresholds: Choudhury and Hahne, IE
 is always room for those of others. An account alone has the whole of a step and as many places as a batch has.
 
 What can be relied on:
-- Nothing hangs: every request ends with its answer, QueueFull, Stopping, InternalError, DeadlineExceeded, or is cancelled.
+- Nothing hangs: every request ends with its answer, QueueFull, Stopping, InternalError or what `service.failures` makes of a failure,
+  DeadlineExceeded, or is cancelled.
 - Work that has not begun when its request ends is never done, and work whose requests have all ended is dropped.
-- When a step raises, its requests are run again one at a time, once: only the request that raises by itself fails.
+- When a step raises, its requests are run again one at a time, once: only the request that raises by itself fails. When it raises since
+  the classifier's own server is away, all of them end at once, since each alone would wait for it again.
 - Images of a request that are the same, byte for byte, are decided once.
 - The classifier is never entered by two threads.
 """
@@ -30,7 +32,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -39,6 +41,7 @@ from numpy.typing import NDArray
 from defences.defended_classifier import Decisions, Wave
 from models.classifier import Images
 from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
+from service.failures import is_outage, problem_of, said
 from service.jobs import Job, JobPart, TracedJob, times_asked
 from service.lines import AccountLine, Lines
 from service.turns import Turns
@@ -211,7 +214,11 @@ class Batcher(Generic[_Batch]):
                 self._advance(self._batch, self._parts, turn)
         except Exception as failure:  # noqa: BLE001  # whatever it is, it goes on as the cause of an InternalError
             self._tell(self._observer.failed, failure)
-            self._again(self._drop(), failure)
+            parts = self._drop()
+            if is_outage(failure):
+                self._end({part.job: part.line for part in parts}, failure)
+            else:
+                self._again(parts, failure)
 
     def _next(self, lines: list[AccountLine[Job]]) -> list[JobPart]:
         """The images that there is room for, in turns of the accounts."""
@@ -261,14 +268,24 @@ class Batcher(Generic[_Batch]):
                     job.note(decisions.trace.intervals)
             self._hand_out(parts, numbers, decisions)
 
+    def _end(self, jobs: Mapping[Job, AccountLine[Job]], failure: Exception) -> None:
+        """End requests, with what of them has not begun yet."""
+        problem = problem_of(failure)
+        if not isinstance(problem, InternalError):  # whose log line is written where it is answered, with a traceback
+            logger.warning("%d requests end with %s: %s", len(jobs), problem.code, said(failure))
+        for job, line in jobs.items():
+            self._lines.leave(line, job)
+            self._loop.call_soon_threadsafe(_refuse, job, problem_of(failure))
+
     def _again(self, parts: list[JobPart], failure: Exception) -> None:
         """Run each request alone; one that always was has had its chance."""
         jobs = {part.job: part.line for part in parts}
         if len(jobs) == 1 and parts[0].job.count == self._joined:
-            self._fail(parts[0].job, failure)
+            self._end(jobs, failure)
             return
-        logger.warning("a step of %d requests failed (%s): running them again one by one", len(jobs), failure)
-        for job, line in jobs.items():
+        logger.warning("a step of %d requests failed (%s): running them again one by one", len(jobs), said(failure))
+        while jobs:
+            job, line = next(iter(jobs.items()))
             self._lines.leave(line, job)
             try:
                 if job.undecided and not job.future.done():
@@ -279,12 +296,10 @@ class Batcher(Generic[_Batch]):
                         self._advance(batch, [part])
             except Exception as own:  # noqa: BLE001  # as above
                 self._tell(self._observer.failed, own)
-                self._fail(job, own)
-
-    def _fail(self, job: Job, failure: Exception) -> None:
-        problem = InternalError()
-        problem.__cause__ = failure
-        self._loop.call_soon_threadsafe(_refuse, job, problem)
+                self._end(jobs if is_outage(own) else {job: line}, own)
+                if is_outage(own):
+                    return
+            del jobs[job]
 
     def _hand_out(self, parts: list[JobPart], numbers: NDArray[np.int64], decisions: Decisions) -> None:
         if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():

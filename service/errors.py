@@ -29,11 +29,14 @@ Problem                           an answer with a 4xx or 5xx status, as applica
 ├── HeadTooLarge           431    more bytes or header lines before the body than the limit
 ├── InternalError          500    a stage of the data path failed, or there is a mistake of ours
 ├── UnsupportedCoding      501    the body has another transfer coding than chunked
+├── ClassifierFailed       502    the classifier's own server answered something that is no answer to these images
 ├── NotReady               503    still starting
+├── ClassifierUnavailable  503    the classifier's own server cannot be reached, cannot answer now, or is not asked any more
 ├── QueueFull              503    more images wait than the queue takes, or more bytes of bodies are held than may be
 ├── TooManyConnections     503    more connections are open than the server takes, or serves of one address, and none is idle
 ├── Stalled                503    the worker has taken no step for a while although there is work, or has ended
 ├── Stopping               503    shutting down, no new work is taken
+├── ClassifierTooSlow      504    the classifier's own server did not answer in time
 ├── DeadlineExceeded       504    not answered within the deadline
 └── UnsupportedVersion     505    the request line names another version than HTTP/1.0 and HTTP/1.1
 
@@ -43,8 +46,10 @@ client sent comes back to it, and nothing of what the defences saw reaches it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -71,37 +76,51 @@ class Problem(HauberkError):
 
     status: ClassVar[int]
     code: ClassVar[str]
+    about_transport: ClassVar[bool] = False
+    """Whether it is the way a request was sent that is wrong: its framing, size or pace."""
     detail: str
     headers: Headers = ()
     places: Sequence[Place] = ()
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The members of the problem document."""
-        document: dict[str, Any] = {
-            "type": f"urn:hauberk:problem:{self.code}",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-            "request_id": request_id,
-        }
+        document = {**_members(self.status, self.code, self.detail), "request_id": request_id}
         if self.places:
             document["errors"] = [{"pointer": place.pointer, "detail": place.detail} for place in self.places]
         return document
 
     def body(self, request_id: str) -> bytes:
-        """The problem document as it goes out."""
-        return orjson.dumps(self.document(request_id))
+        """The problem document as it goes out. Under overload most answers are refusals: without places it is not built each time."""
+        if self.places:
+            return orjson.dumps(self.document(request_id))
+        return b'%b,"request_id":%b}' % (_beginning(self.status, self.code, self.detail), orjson.dumps(request_id))
 
     def short_body(self) -> bytes:
         """The same as the Open Inference Protocol v2 says it."""
         return orjson.dumps({"error": self.detail})
 
 
+def _members(status: int, code: str, detail: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:hauberk:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+
+
+@lru_cache(maxsize=128)
+def _beginning(status: int, code: str, detail: str) -> bytes:
+    """The document up to the brace that ends it."""
+    return orjson.dumps(_members(status, code, detail))[:-1]
+
+
 class MalformedHttp(Problem):
     """The bytes are not HTTP/1.1, name no Host or several, or frame a body in a way that can be read in two."""
 
     status, code = 400, "malformed_http"
+    about_transport = True
     detail = "What came is not a request of HTTP/1.1 (RFC 9112) with one Host and a body of one framing."
     headers = ((b"connection", b"close"),)
 
@@ -181,6 +200,7 @@ class SlowHead(Problem):
     """The head of a request did not arrive in time."""
 
     status, code = 408, "slow_head"
+    about_transport = True
     detail = "The head of the request did not arrive in time."
     headers = ((b"connection", b"close"),)
 
@@ -189,6 +209,7 @@ class SlowBody(Problem):
     """The body did not arrive in time, or came too slowly."""
 
     status, code = 408, "slow_body"
+    about_transport = True
     detail = "The body did not arrive in time, or came too slowly."
     headers = ((b"connection", b"close"),)
 
@@ -197,6 +218,7 @@ class BodyTooLarge(Problem):
     """The body is longer than the limit, as declared or as sent."""
 
     status, code = 413, "body_too_large"
+    about_transport = True
     detail = "The body is longer than this server takes; send fewer images per request, or numbers with fewer digits."
     headers = ((b"connection", b"close"),)
 
@@ -307,6 +329,7 @@ class HeadTooLarge(Problem):
     """More bytes or header lines before the body than the limit."""
 
     status, code = 431, "head_too_large"
+    about_transport = True
     detail = "The request line and the headers are longer than this server takes, or there are too many of them."
     headers = ((b"connection", b"close"),)
 
@@ -322,8 +345,16 @@ class UnsupportedCoding(Problem):
     """The body has another transfer coding than chunked."""
 
     status, code = 501, "unsupported_transfer_coding"
+    about_transport = True
     detail = "Send the body with Content-Length, or with Transfer-Encoding: chunked and no other coding."
     headers = ((b"connection", b"close"),)
+
+
+class ClassifierFailed(Problem):
+    """The classifier's own server answered something that is no answer to these images."""
+
+    status, code = 502, "classifier_failed"
+    detail = "The server of the classifier behind this one gave no answer that can be used; try again."
 
 
 class NotReady(Problem):
@@ -332,6 +363,18 @@ class NotReady(Problem):
     status, code = 503, "not_ready"
     detail = "The server is still starting; try again shortly."
     headers = ((b"retry-after", b"2"),)
+
+
+class ClassifierUnavailable(Problem):
+    """The classifier's own server cannot be reached, cannot answer now, or is not asked any more."""
+
+    status, code = 503, "classifier_unavailable"
+    detail = "The server of the classifier behind this one does not answer; try again shortly."
+    headers = ((b"retry-after", b"1"),)
+
+    def __init__(self, retry_after_s: float | None = None) -> None:
+        super().__init__(self.code)
+        self.headers = ((b"retry-after", str(max(1, math.ceil(retry_after_s or 1))).encode()),)
 
 
 class QueueFull(Problem):
@@ -366,6 +409,13 @@ class Stopping(Problem):
     headers = ((b"retry-after", b"1"), (b"connection", b"close"))
 
 
+class ClassifierTooSlow(Problem):
+    """The classifier's own server did not answer in time."""
+
+    status, code = 504, "classifier_too_slow"
+    detail = "The server of the classifier behind this one did not answer in time; try again, or send fewer images at once."
+
+
 class DeadlineExceeded(Problem):
     """Not answered within the deadline."""
 
@@ -377,6 +427,7 @@ class UnsupportedVersion(Problem):
     """The request line names another version than HTTP/1.0 and HTTP/1.1."""
 
     status, code = 505, "unsupported_version"
+    about_transport = True
     detail = "This server speaks HTTP/1.1, and HTTP/1.0."
     headers = ((b"connection", b"close"),)
 

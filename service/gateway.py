@@ -23,7 +23,8 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 import bentoml
 
 from models.bundle import EXAMPLE
-from models.errors import InvalidInput
+from models.engines.bundle_classifier import check_engine
+from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
 from service.bentoml_hooks import check_connections, running_server, serve_with, trust_no_proxy, worker_count
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from defences.defended_classifier import Step
+    from models.classifier import Classifier
+    from models.engines.remote.watch import Watch
     from service.edge.accounts import Account
     from service.edge.site import Route
     from service.lifecycle.startup import Warm
@@ -88,7 +91,7 @@ class Gateway:
         make_paths_absolute()
         try:
             settings = read_settings()
-            read_bundle_to_serve(settings)
+            check_engine(read_bundle_to_serve(settings))
             telemetry.check(settings)
         except InvalidInput as mistake:
             print(f"hauberk: {printable(mistake)}", file=sys.stderr)
@@ -99,6 +102,7 @@ class Gateway:
         """Install the site: from now on every path answers, those that need the classifier with 503."""
         with _or_end_the_server():
             self.repeats = logs.configure()
+            self.remote_watch: Watch | None = None
             self.alone = worker_count(SERVICE.name) == 1
             metrics_directory.choose(alone=self.alone)
             settings = read_settings()
@@ -139,11 +143,11 @@ class Gateway:
     @bentoml.on_startup
     async def begin(self) -> None:
         """Get ready beside the event loop, which answers health checks meanwhile."""
-        from service.edge import connection
+        from service.edge import connection, watching
 
         with _or_end_the_server():
             connection.Connection.site = self.site
-            self.watching = asyncio.gather(connection.watch(), make_rounds(*self._looks()))
+            self.watching = asyncio.gather(watching.watch(), make_rounds(*self._looks()))
             self.metrics_port = self._metrics_port()
             self.starting = asyncio.create_task(self._get_ready())
             server = running_server()
@@ -199,6 +203,8 @@ class Gateway:
             await self.serving.batcher.stop()
         if self.metrics_port is not None:
             await self.metrics_port.close()
+        if self.remote_watch is not None:
+            self.remote_watch.stop()
         self.watching.cancel()
         self.repeats.tell(at_once=True)
         await self.telemetry.close(_HAND_ON_S)
@@ -230,7 +236,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(None, self.serving.admission.warm_up)
-            warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle)
+            warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle, self.serving.metrics.remote)
         except Exception as failure:  # noqa: BLE001  # none is lost: it is logged, and ends the server
             _give_up_after(failure)
         else:
@@ -258,12 +264,23 @@ class Gateway:
         if settings.release_s is not None:
             serving.schedule = Schedule(settings.release_s, images=warm.max_images, deadline_s=settings.deadline_s)
         self.telemetry.started(__version__, _in_force(warm), secret_is_random=settings.secret_is_random)
+        self._watch_remote(warm.defended.classifier)
         startup.tune_the_interpreter()
         serving.batcher, serving.heartbeat = batcher, Heartbeat(lambda: batcher.stalled_s, settings.deadline_s)
         fields = {"model": self.bundle.name, "model_version": self.bundle.version, "url": SERVICE.url}
         logger.info("ready", extra={"fields": fields})
         if settings.announce:
             announce(self, warm)
+
+    def _watch_remote(self, classifier: Classifier) -> None:
+        """Look whether the server of a remote classifier answers as ever, for as long as this one runs."""
+        from models.engines.remote.classifier import RemoteClassifier
+        from models.engines.remote.opening import watch
+
+        if isinstance(classifier, RemoteClassifier):
+            self.serving.circuit = classifier.circuit
+            self.remote_watch = watch(self.bundle, classifier)
+            self.remote_watch.start()
 
 
 def announce(gateway: Any, warm: Warm) -> None:
@@ -307,6 +324,10 @@ def _give_up_after(failure: Exception) -> None:
     """End the server: with one line for an operator's mistake, with the traceback before it for anything else."""
     if isinstance(failure, InvalidInput):
         _give_up(str(failure))
+        return
+    remote = remote_cause(failure)
+    if remote is not None:
+        _give_up(f"the start failed: {remote}")
         return
     logger.error("the start failed", exc_info=failure)
     _give_up("the start failed, see above")

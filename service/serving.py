@@ -13,11 +13,12 @@ import numpy as np
 from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from models.classifier import Images
+from models.engines.remote.circuit import Circuit
 from service.batching import Batcher
 from service.edge.accounts import Account
 from service.edge.exchange import Exchange
 from service.edge.origins import Hosts
-from service.errors import NotReady, Problem, QueueFull, Stopping
+from service.errors import ClassifierUnavailable, NotReady, Problem, QueueFull, Stopping
 from service.formats.answers import AnswerWriter
 from service.formats.arrays import Tensors
 from service.formats.json_images import SHORT_BYTES, Admission
@@ -47,7 +48,8 @@ class Serving:
         audit: is told of decisions.
 
     `batcher` and `heartbeat` are set when the classifier is warm, and `schedule` when answers leave by one; `draining` when this server
-    should get no new clients, but still takes requests; `stopping` when it takes none.
+    should get no new clients, but still takes requests; `stopping` when it takes none. `circuit` is that of a classifier on
+    a model server.
     """
 
     bundle: Bundle
@@ -61,6 +63,7 @@ class Serving:
     batcher: Batcher[Any] | None = None
     schedule: Schedule | None = None
     heartbeat: Heartbeat | None = None
+    circuit: Circuit | None = None
     draining: bool = False
     stopping: bool = False
     _reader: Reader = field(init=False, repr=False, default_factory=Reader)
@@ -110,15 +113,20 @@ class Serving:
 
     @property
     def state(self) -> str:
-        """What `/readyz` would say: starting, ready, stalled or stopping."""
+        """What `/readyz` would say: starting, ready, stalled, unavailable (the classifier's own server is) or stopping."""
         if self.stopping or self.draining:
             return "stopping"
         if self.heartbeat is not None and self.heartbeat.stalled:
             return "stalled"
+        if self.circuit is not None and self.circuit.reason is not None:
+            return "unavailable"
         return "starting" if self.batcher is None else "ready"
 
     def ready(self) -> None:
-        """Raises: Stopping, NotReady, Stalled; a draining server still takes requests (`accepting`), but is no longer ready."""
+        """A draining server still takes requests (`accepting`), but is no longer ready.
+
+        Raises: Stopping, NotReady, Stalled, ClassifierUnavailable.
+        """
         if self.draining:
             raise Stopping
         self.accepting()
@@ -134,13 +142,15 @@ class Serving:
             self.heartbeat.check_live()
 
     def accepting(self) -> Batcher[Any]:
-        """The batcher, while it takes work. Raises: Stopping, NotReady, Stalled."""
+        """The batcher, while it takes work. Raises: Stopping, NotReady, Stalled, ClassifierUnavailable."""
         if self.stopping:
             raise Stopping
         if self.batcher is None:
             raise NotReady
         if self.heartbeat is not None:
             self.heartbeat.check_ready()
+        if self.circuit is not None and self.circuit.reason is not None:
+            raise ClassifierUnavailable(self.circuit.retry_after_s)
         return self.batcher
 
     def full(self, account: Account | None = None) -> bool:
@@ -150,7 +160,7 @@ class Serving:
     def admitting(self, exchange: Exchange) -> None:
         """Refuse what would be refused after its body was read, too: under overload reading is most of the work.
 
-        Raises: Stopping, NotReady, Stalled, QueueFull.
+        Raises: Stopping, NotReady, Stalled, ClassifierUnavailable, QueueFull.
         """
         if self.accepting().full(exchange.account):
             raise QueueFull

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
+from models.engines.remote.address import RemoteAddress
+from models.engines.remote.options import RemoteOptions, read_authorities, read_token
 from models.errors import InvalidInput
 from models.files import read_file
 from models.machine import processors
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
 
 PREFIX = "HAUBERK_"
 METRICS_PORT = 9464
+PATHS = (
+    "HAUBERK_BUNDLE",
+    "HAUBERK_SECRET_FILE",
+    "HAUBERK_CLIENTS_FILE",
+    "HAUBERK_AUDIT_FILE",
+    "HAUBERK_REMOTE_TOKEN_FILE",
+    "HAUBERK_REMOTE_CA_FILE",
+)
+"""Those of these variables that name a file or a directory."""
 # The longest double as text, its comma and a space; brackets and the rest fit in the slack.
 _BYTES_PER_NUMBER, _BODY_SLACK = 26, 1 << 14
 _BODY_AT_MOST_BY_DEFAULT = 64 << 20
@@ -137,22 +148,27 @@ def _modes(_: str, text: str) -> Mapping[str, Mode]:
     return parse_modes(text)
 
 
+def _remote(_: str, text: str) -> str:
+    return str(RemoteAddress.parse(text))
+
+
 def _clients(_: str, text: str) -> tuple[Client, ...]:
     return read_clients(Path(text))
 
 
-def _set_by(name: str, read: Reader, default: Any, meaning: str, *, shown: str | None = None) -> Any:
+def _set_by(name: str, read: Reader, default: Any, meaning: str, *, shown: str | None = None, secret: bool = False) -> Any:
     """A field that the variable HAUBERK_`name` sets.
 
     Args:
         default: a value, or a function that makes one.
         shown: the default in words; by default what an operator would write to get it.
+        secret: leave it out where the settings are printed.
     """
     text = _written(default, read) if shown is None else shown
     setting = Setting(PREFIX + name, text, meaning, read)
     if callable(default):
         return field(default_factory=default, metadata={"setting": setting})
-    return field(default=default, metadata={"setting": setting})
+    return field(default=default, repr=not secret, metadata={"setting": setting})
 
 
 def _written(value: Any, read: Reader) -> str:
@@ -219,6 +235,38 @@ class Settings:
         None,
         "connections of one address that are served at once, see [Connections](#connections); those of trusted proxies are not counted",
         shown="a quarter of what the process takes",
+    )
+    remote: str | None = _set_by(
+        "REMOTE",
+        _remote,
+        None,
+        "where the classifier of a bundle without a model is served, `v2://host:port/model`, see [remote.md](remote.md)",
+        shown="where the bundle says",
+    )
+    remote_token: str | None = _set_by(
+        "REMOTE_TOKEN_FILE",
+        read_token,
+        None,
+        "file with the token that its server asks for, sent as `Authorization: Bearer`",
+        secret=True,
+    )
+    remote_authorities: str | None = _set_by(
+        "REMOTE_CA_FILE",
+        read_authorities,
+        None,
+        "file with the certificates (PEM) that sign that server's, for `v2s://` and `tfss://`",
+        shown="those of the system",
+        secret=True,
+    )
+    remote_timeout_s: float | None = _set_by(
+        "REMOTE_TIMEOUT_S",
+        _seconds,
+        None,
+        "seconds that server may take for a step, retries included; at most half of `HAUBERK_DEADLINE_S`",
+        shown="a quarter of the deadline",
+    )
+    remote_wait_s: float = _set_by(
+        "REMOTE_WAIT_S", _seconds, 120.0, "seconds to wait at the start for a server that is not there yet"
     )
     max_images: int = _set_by(
         "MAX_IMAGES",
@@ -329,6 +377,12 @@ class Settings:
         fitting = [self.batch_images] + ([] if self.queue_images is None else [self.queue_images])
         return replace(self, max_images=min(images_per_request, *fitting))
 
+    @property
+    def remote_options(self) -> RemoteOptions:
+        """How the server of a remote classifier is called."""
+        timeout_s = self.remote_timeout_s or self.deadline_s / 4
+        return RemoteOptions.for_serving(timeout_s, token=self.remote_token, authorities=self.remote_authorities)
+
     def body_at_most(self, input_shape: tuple[int, int, int]) -> int:
         """Bytes a request body may have."""
         if self.max_body_bytes is not None:
@@ -396,7 +450,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def make_paths_absolute(environment: MutableMapping[str, str] = os.environ) -> None:
     """For the processes this one starts: the worker of a served Bento runs in the Bento's directory, not the operator's."""
-    for name in ("HAUBERK_BUNDLE", "HAUBERK_SECRET_FILE", "HAUBERK_CLIENTS_FILE", "HAUBERK_AUDIT_FILE"):
+    for name in PATHS:
         if environment.get(name):
             environment[name] = os.path.abspath(environment[name])
 
@@ -406,6 +460,11 @@ def _check_together(settings: Settings) -> None:
     for name, images in (("HAUBERK_BATCH_IMAGES", settings.batch_images), ("HAUBERK_QUEUE_IMAGES", settings.queue_images)):
         if images is not None and images < most:
             raise InvalidInput(f"expected {name} to be at least HAUBERK_MAX_IMAGES, got {images} and {most}")
+    if settings.remote_timeout_s is not None and settings.remote_timeout_s > settings.deadline_s / 2:
+        raise InvalidInput(
+            "expected HAUBERK_REMOTE_TIMEOUT_S to be at most half of HAUBERK_DEADLINE_S, so that a request outlives a step that failed, "
+            f"got {settings.remote_timeout_s:g} and {settings.deadline_s:g}"
+        )
     if settings.release_s is not None and settings.release_s > settings.deadline_s:
         raise InvalidInput(
             f"expected HAUBERK_RELEASE_S to be at most HAUBERK_DEADLINE_S, got {settings.release_s:g} and {settings.deadline_s:g}"

@@ -42,10 +42,18 @@ def calibration(**changes: Any) -> dict[str, Any]:
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
 
-def write(directory: Path, *defences: dict[str, Any], arrays: dict[str, Any] | None = None, **classifier: Any) -> Bundle:
-    """Write a bundle with these defences, by default all three."""
+def write(
+    directory: Path,
+    *defences: dict[str, Any],
+    arrays: dict[str, Any] | None = None,
+    model: bytes | None = None,
+    **classifier: Any,
+) -> Bundle:
+    """Write a bundle with these defences, by default all three; `model` is the content of model.onnx, which it has none of without."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "model.keras").write_bytes(b"stands in for a model")
+    if model is not None:
+        (directory / "model.onnx").write_bytes(model)
     chosen = defences or (TOTAL_VARIATION, STRIP, REVERSE_SIGMOID)
     return write_bundle(
         directory,

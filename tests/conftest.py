@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from hypothesis import settings
 
 from attacks.backdoors.poisoning import Poisoned
 from models.datasets import MNIST, Dataset, load_dataset
-from tests.fakes import squares
+from models.preparation import PRESETS
+from tests.fakes import squares, tinted
 from tests.poisoned import poisoned_squares, small_network
 
 settings.register_profile("hauberk", derandomize=True, database=None, deadline=None, max_examples=40)
@@ -53,6 +56,37 @@ def keras_file(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("keras") / "squares.keras"
     keras_model.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tinted_network() -> Callable[[str | None], Any]:
+    """Networks, with logits, that tell `tinted` images apart, trained in seconds behind a preset (images in [0, 1] when None)."""
+    from models.engines.keras import import_tensorflow
+
+    import_tensorflow(2)
+    import keras
+    from keras import layers
+
+    @cache
+    def trained(preset: str | None) -> Any:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                layers.Conv2D(16, 5, activation="relu"),
+                layers.MaxPooling2D(),
+                layers.Conv2D(24, 3, activation="relu"),
+                layers.GlobalMaxPooling2D(),
+                layers.Dense(6),
+            ]
+        )
+        model.compile(keras.optimizers.Adam(0.005), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        data = tinted(2000, seed=0)
+        given = data.images if preset is None else PRESETS[preset].apply(data.images)
+        model.fit(given, data.labels, epochs=8, batch_size=64, verbose=0)
+        return model
+
+    return trained
 
 
 @pytest.fixture(scope="session")

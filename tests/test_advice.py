@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from hauberk.main import app
+from hauberk.main import app_for
 from tests.test_layers import graph, modules
 
 COMMANDS = ("train", "calibrate", "scan", "evaluate", "attack", "serve")
@@ -34,7 +34,7 @@ _OPTION = re.compile(r"(?:hauberk (?P<command>[a-z]+)[^;]*?)?(?P<option>--[a-z][
 
 def options() -> dict[str, set[str]]:
     """The options of each command."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(app_for(()))
     return {
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
         for name, command in group.commands.items()  # type: ignore[attr-defined]  # typer's group

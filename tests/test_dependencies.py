@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hauberk.mistakes import missing_extra
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SHIPPED = {name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
@@ -26,12 +28,26 @@ DISTRIBUTIONS = {
 USED_BY_OTHERS = {
     "uvloop": "uvicorn's event loop where it is installed",
     "starlette": "BentoML's application, in whose place the gateway puts its own",
+    "onnxscript": "PyTorch's exporter of ONNX",
     "dask": "joblib's backend of that name",
 }
 # Parts of these are used that are not public: a new version may change them without saying so.
-WITH_A_CEILING = {"bentoml", "uvicorn", "starlette"}
+WITH_A_CEILING = {"bentoml", "uvicorn", "starlette", "opentelemetry-exporter-otlp-proto-http"}
 # Commands look for the extra before these are imported, or these do, and say what to install.
 MAY_IMPORT_AN_EXTRA = ("evaluation/reporting/", "evaluation/scanning/", "service/observing/tracing.py")
+# `hauberk.mistakes.missing_extra` says what to install for these, wherever a command comes upon them.
+SAID_BY_EVERY_COMMAND = {"tensorflow", "keras", "tf2onnx", "h5py", "onnx", "onnxscript", "skl2onnx", "skops", "torch"}
+# What a server runs, beside service/: the bundle, its graph, the defences that its requests meet, and the kernels' compilation.
+SERVER = (
+    "service/",
+    "models/bundle.py",
+    "models/engines/onnx.py",
+    "models/engines/remote/",
+    "models/pictures/",
+    "defences/detectors/",
+    "defences/purifiers/",
+    "hauberk/compile.py",
+)
 
 
 def _names(requirements: list[str]) -> set[str]:
@@ -39,6 +55,8 @@ def _names(requirements: list[str]) -> set[str]:
 
 
 REQUIRED = _names(PROJECT["project"]["dependencies"])
+SERVING = PROJECT["dependency-groups"]["serving"]
+OPTIONAL = [wanted for name, extra in PROJECT["project"]["optional-dependencies"].items() if name != "dev" for wanted in extra]
 EXTRAS = {name: _names(wanted) for name, wanted in PROJECT["project"]["optional-dependencies"].items() if name != "dev"}
 
 
@@ -87,10 +105,38 @@ def test_an_extra_is_imported_only_where_its_absence_is_told() -> None:
     optional = set().union(*EXTRAS.values())
     assert not REQUIRED & optional
     for name, file in EVERYTHING:
-        assert name not in optional or file.startswith(MAY_IMPORT_AN_EXTRA), (name, file)
+        told = name in SAID_BY_EVERY_COMMAND or file.startswith(MAY_IMPORT_AN_EXTRA)
+        assert name not in optional or told, (name, file)
+
+
+def test_every_command_says_which_extra_brings_a_framework() -> None:
+    for name in SAID_BY_EVERY_COMMAND:
+        [extra] = re.findall(r'pip install "hauberk\[(.*)\]"', missing_extra(ModuleNotFoundError(name=f"{name}.inner")) or "")
+        assert name in EXTRAS[extra]
+    assert missing_extra(ModuleNotFoundError(name="numpy")) is None
+
+
+def test_a_server_is_installed_with_what_it_imports_and_nothing_else() -> None:
+    used = {name for name, file in EVERYTHING if file.startswith(SERVER)} - EXTRAS["tracing"]
+    assert _names(SERVING) == used | {"uvloop", "starlette"}
+    assert set(SERVING) <= set(PROJECT["project"]["dependencies"])
+
+
+def locked(name: str) -> set[str]:
+    """The packages of a lock file, each with its version."""
+    return {re.split(r"[ ;]", line)[0] for line in (ROOT / name).read_text().splitlines() if re.match(r"[a-z0-9]", line)}
+
+
+def test_the_packages_of_a_server_are_locked_as_those_of_everybody_and_without_a_framework() -> None:
+    runtime, everything = (locked(name) for name in ("requirements.runtime.lock", "requirements.lock"))
+    names, all_names = ({line.split("==")[0] for line in lines} for lines in (runtime, everything))
+    assert runtime <= everything
+    assert _names(SERVING) <= names
+    assert not names & (SAID_BY_EVERY_COMMAND | {"scikit-learn", "scipy"})
+    assert SAID_BY_EVERY_COMMAND - EXTRAS["torch"] <= all_names
 
 
 @pytest.mark.parametrize("name", sorted(WITH_A_CEILING))
 def test_packages_whose_inner_parts_are_used_have_a_ceiling(name: str) -> None:
-    [requirement] = [wanted for wanted in PROJECT["project"]["dependencies"] if wanted.startswith(name)]
+    [requirement] = [wanted for wanted in (*PROJECT["project"]["dependencies"], *OPTIONAL) if wanted.startswith(name)]
     assert re.search(r",<\d", requirement), requirement

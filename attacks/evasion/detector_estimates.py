@@ -41,17 +41,24 @@ Estimator = Callable[[Any, DifferentiableClassifier, Images, Keys, int], Detecto
 def strip_estimate(
     strip: Strip, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
 ) -> DetectorEstimate:
-    """STRIP: mean entropy in bits under the first overlays, minus the boundary for that many. Cost: `overlays` passes per image."""
+    """STRIP: the mean change, or entropy in bits, under the first overlays, minus the boundary for that many.
+
+    Cost: `overlays` passes per image, and one for its label.
+    """
     stage = max(0, int(np.searchsorted(strip.stages, overlays, side="right")) - 1)
     seen = strip.stages[stage]
     probes = strip.superimpose(images, strip.orders(keys)[:, :seen])
-    anything = np.zeros(len(probes), np.int64)
-    bits, _, gradient = classifier.loss_gradient(probes, anything, entropy_bits)
+    if strip.statistic == "entropy":
+        found, _, gradient = classifier.loss_gradient(probes, np.zeros(len(probes), np.int64), entropy_bits)
+    else:
+        labels = np.repeat(classifier.predict(images).argmax(axis=1), seen)
+        kept_by_label, _, rising = classifier.loss_gradient(probes, labels, probability)
+        found, gradient = 1 - kept_by_label, -rising
     # Clipped pixels do not change with the image.
     inside = (probes > 0) & (probes < 1)
     kept = np.float32(1 if strip.blend == "add" else 1 - strip.weight)
     by_image = (gradient * inside).reshape(len(images), seen, *images.shape[1:]).mean(axis=1) * kept
-    return DetectorEstimate(bits.reshape(len(images), seen).mean(axis=1) - np.float32(strip.boundaries()[stage]), by_image)
+    return DetectorEstimate(found.reshape(len(images), seen).mean(axis=1) - np.float32(strip.boundaries()[stage]), by_image)
 
 
 def sentinet_estimate(

@@ -25,10 +25,10 @@ class RawAnswer:
 
 
 class RawConnection:
-    """One connection to this machine."""
+    """One connection to this machine, from one of its addresses."""
 
-    def __init__(self, port: int, *, timeout_s: float) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+    def __init__(self, port: int, *, timeout_s: float, address: str = "127.0.0.1") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s, source_address=(address, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._timeout_s = timeout_s
         self._received = bytearray()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defences.assembly import assemble
 from defences.calibration.effort import FULL, Effort, Task
@@ -25,7 +26,6 @@ from defences.calibration.work import (
     Work,
     check_budgets,
     converting_told,
-    finalists,
     images_per_request,
     unannounced,
     work_of,
@@ -38,9 +38,11 @@ from models.accuracy import Judgement, drawn, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
 from models.datasets import IN_MEMORY, Origin, digest_of, in_memory
-from models.engines.conversion import Conversion, convert
+from models.engines.conversion import Conversion
+from models.engines.kept import KeptClassifier, converted, declared, described, fingerprint
 from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
+from models.engines.remote.classifier import RemoteClassifier
 from models.image_rows import Samples, answers_for, blocks
 from models.machine import processors
 from models.progress import PartOf, Progress, silent
@@ -121,7 +123,6 @@ class CalibrationPlan:
             clean=clean,
             test=0 if self.test is None else len(self.test),
             needed=images_needed(self.false_abstention_rate, self.confidence),
-            finalists=finalists(clean, self.false_abstention_rate, self.confidence),
             detectors=self.detectors,
         )
         within_s = None if self.minutes is None else max(0.0, 60 * self.minutes - spent_s)
@@ -192,7 +193,7 @@ DEFAULT_PLAN = CalibrationPlan()
 
 
 def calibrate(
-    classifier: KerasClassifier,
+    classifier: KeptClassifier,
     clean: Samples,
     *,
     out: Path,
@@ -218,8 +219,9 @@ def calibrate(
     plan.parts(clean)
     threads, began = plan.threads or processors(), time.monotonic()
     accuracy = plan.judged(classifier, clean)
-    announce(converting_told(classifier, len(clean)))
-    conversion = convert(classifier, clean.images, threads=threads)
+    if not isinstance(classifier, RemoteClassifier):
+        announce(converting_told(classifier, len(clean)))
+    conversion = converted(classifier, clean.images, threads=threads)
     serving = _serving(classifier, conversion, plan.detectors, threads)
     work = plan.work(serving, len(clean), threads, spent_s=time.monotonic() - began)
     announce(work.told())
@@ -229,19 +231,21 @@ def calibrate(
     parts = plan.parts(clean, effort)
     purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
     detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
-    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, provenance, accuracy, conversion, work)
+    arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
+    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
 
 
-def _serving(classifier: KerasClassifier, conversion: Conversion, detectors: Sequence[str], threads: int) -> Classifier:
+def _serving(classifier: KeptClassifier, conversion: Conversion, detectors: Sequence[str], threads: int) -> Classifier:
     """The classifier in the engine that is going to serve it: what is measured is what will be, and mostly several times faster.
 
     A detector that is trained on gradients, or reads layers, needs the source.
     """
-    if conversion.model is None or conversion.engine != "onnx" or any(DEFENCES[name].record.looks_inside for name in detectors):
+    looks_inside = any(DEFENCES[name].record.looks_inside for name in detectors)
+    if not isinstance(classifier, KerasClassifier) or conversion.model is None or conversion.engine != "onnx" or looks_inside:
         return classifier
     return OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
 
@@ -274,11 +278,12 @@ def check_target(out: Path) -> None:
 class _Fitted:
     """Everything a bundle is written from."""
 
-    classifier: KerasClassifier
+    classifier: KeptClassifier
     serving: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
+    arrays: dict[str, NDArray[Any]]
     provenance: dict[str, Any]
     accuracy: Judgement
     conversion: Conversion
@@ -299,9 +304,7 @@ class _Fitted:
             "images_per_request": self.images_per_request,
             "classifier": {
                 "engine": self.conversion.engine,
-                "file": MODEL,
-                "outputs": self.classifier.outputs,
-                **self.classifier.preparation.settings(),
+                **declared(self.classifier),
                 "input_shape": list(self.classifier.input_shape),
                 "labels": list(self.classifier.labels),
             },
@@ -320,7 +323,7 @@ class _Fitted:
             "input_shape": list(self.classifier.input_shape),
             "bounds": [0.0, 1.0],
             "labels": list(self.classifier.labels),
-            "parameters": self.classifier.model.count_params(),
+            **described(self.classifier),
             "engine": self.conversion.card(),
             "calibration": self.provenance,
             SPEED: self.work.speed_card(),
@@ -345,10 +348,8 @@ def _write(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
-        save(fitted.classifier.model, draft / MODEL)
-        if fitted.conversion.model is not None:
-            (draft / ONNX_MODEL).write_bytes(fitted.conversion.model)
-        settings, arrays = fitted.settings(), calibration_arrays(fitted.detectors)
+        _save_model(fitted.classifier, fitted.conversion, draft)
+        settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.serving, secret=b"", threads=threads)
         parts = {where: PartOf(progress, "measuring", number, len(measure_on)) for number, where in enumerate(measure_on)}
@@ -359,6 +360,14 @@ def _write(
             shutil.rmtree(out)
         draft.replace(out)
     return read_bundle(out), measured
+
+
+def _save_model(classifier: KeptClassifier, conversion: Conversion, directory: Path) -> None:
+    """The files of the model; none of one that is on a server."""
+    if isinstance(classifier, KerasClassifier):
+        save(classifier.model, directory / MODEL)
+    if conversion.model is not None:
+        (directory / ONNX_MODEL).write_bytes(conversion.model)
 
 
 def measure(

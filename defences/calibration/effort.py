@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from models.accuracy import LOOKED_AT
 
 _ALL = 1 << 40
-OVERLAYS, OVERLAY_TRIALS, CHOOSING_IMAGES = 96, 4, 1000
-MEAN_OVERLAYS = 32.0
+OVERLAYS, OVERLAY_TRIALS, CHOOSING_IMAGES = 32, 4, 1000
+CANDIDATES, RATED_IMAGES = 256, 128
+MEAN_OVERLAYS = 5.0
 _OVERLAYS_AT_LEAST = 8
 _STRENGTHS = 10  # of the purifier, at most
-_STAGES_FOR_ALL = 6  # overlays that every held image sees; a race goes on with few
 _WINDOWS = 57  # SentiNet's calls of an image that leaves at no step
 _SENTINET_TRIALS = 2
 _CHOOSING_SHARE = 3  # one image of so many is chosen on
@@ -31,7 +31,8 @@ class Effort:
         choosing_images: on which overlays, stages and slack are chosen; the overlays are taken from them.
         purifier_images: on which the purifier is chosen.
         measured_images: of each set, on which the finished defences are measured.
-        overlays: STRIP's bank, and so the model calls of a suspect.
+        candidates, rated_images: STRIP's overlays are the most telling of so many, by so many images.
+        overlays: that STRIP keeps at most, and so the model calls of a suspect.
         overlay_trials: ways to lay over that STRIP tries.
         mean_overlays: of a clean image that a way to lay over may take.
     """
@@ -40,6 +41,8 @@ class Effort:
     choosing_images: int = CHOOSING_IMAGES
     purifier_images: int = _ALL
     measured_images: int = _ALL
+    candidates: int = CANDIDATES
+    rated_images: int = RATED_IMAGES
     overlays: int = OVERLAYS
     overlay_trials: int = OVERLAY_TRIALS
     mean_overlays: float = MEAN_OVERLAYS
@@ -55,13 +58,11 @@ class Task:
     Attributes:
         clean, test: how many images there are.
         needed: of the clean ones, for the promise to hold; fewer are never taken.
-        finalists: held images that see every overlay in the race for a threshold.
     """
 
     clean: int
     test: int
     needed: int
-    finalists: int
     detectors: tuple[str, ...]
 
 
@@ -93,14 +94,15 @@ def estimate(effort: Effort, task: Task) -> Estimate:
     clean = min(task.clean, effort.clean_images)
     choosing = min(clean // _CHOOSING_SHARE, effort.choosing_images)
     held, on = clean - choosing, min(clean, effort.purifier_images)
-    bank = min(effort.overlays, choosing // 2)
     measured = min(held, effort.measured_images) + min(task.test, effort.measured_images)
     calls = {"accuracy": min(clean, LOOKED_AT), "purifier": 2 * on * (1 + _STRENGTHS)}
     per_image = 2.0
     if "strip" in task.detectors:
-        calls["overlays"] = (choosing - bank) * bank * effort.overlay_trials
-        calls["threshold"] = held * min(_STAGES_FOR_ALL, bank) + min(held, task.finalists) * bank
-        per_image += min(effort.mean_overlays, bank) / 2
+        bank = min(effort.candidates, choosing // 3)
+        on_all, rated = choosing - bank, min(effort.rated_images, choosing - bank)
+        calls["overlays"] = on_all + (rated * bank + on_all * min(effort.overlays, bank)) * effort.overlay_trials
+        per_image += MEAN_OVERLAYS
+        calls["threshold"] = int(held * per_image)
     if "sentinet" in task.detectors:
         calls["windows"] = choosing * _WINDOWS * _SENTINET_TRIALS
         calls["held windows"] = held * _WINDOWS // 3
@@ -144,7 +146,9 @@ _PHRASES = {
     "purifier_images": "the purifier is chosen on {value:,} images of {of:,}, so a milder one where it is a near thing",
     "choosing_images": "overlays and their boundaries are chosen on {value:,} images of {of:,}",
     "overlay_trials": "{value} ways to lay over are tried, not {of}",
-    "overlays": "{value} overlays are kept, not {of}: an image's mean is less exact, and more images that are suspects pass or stay",
+    "candidates": "overlays are the most telling of {value} images, not of {of}",
+    "rated_images": "how telling they are is measured on {value} images of {of}",
+    "overlays": "{value} overlays are kept at most, not {of}: where that is too few, a trigger that one of them hides is missed",
     "clean_images": "{value:,} clean images of {of:,} are used",
 }
 
@@ -157,6 +161,8 @@ def _whole(task: Task, effort: Effort) -> dict[str, int]:
         "purifier_images": clean,
         "choosing_images": min(clean // _CHOOSING_SHARE, effort.choosing_images),
         "overlay_trials": effort.overlay_trials,
+        "candidates": min(effort.candidates, min(clean // _CHOOSING_SHARE, effort.choosing_images) // 3),
+        "rated_images": effort.rated_images,
         "overlays": effort.overlays,
         "clean_images": task.clean,
     }
@@ -165,7 +171,12 @@ def _whole(task: Task, effort: Effort) -> dict[str, int]:
 def _reductions(task: Task) -> Iterator[tuple[str, int]]:
     """The least harmful first."""
     yield from (("measured_images", 1000), ("purifier_images", 1000), ("clean_images", max(10_000, task.needed)))
-    yield from (("purifier_images", 600), ("choosing_images", 250), ("measured_images", 300), ("overlay_trials", 2))
-    yield from (("purifier_images", 300), ("overlays", 64), ("clean_images", max(3_000, task.needed)), ("choosing_images", 150))
-    yield from (("overlays", 48), ("measured_images", 100), ("clean_images", max(1_000, task.needed)), ("overlay_trials", 1))
-    yield from (("overlays", 32), ("choosing_images", 100), ("overlays", 16), ("choosing_images", 60))
+    yield from (("candidates", 128), ("purifier_images", 600), ("measured_images", 300), ("candidates", 64), ("rated_images", 64))
+    yield from (
+        ("choosing_images", 250),
+        ("purifier_images", 300),
+        ("overlay_trials", 2),
+        ("clean_images", max(3_000, task.needed)),
+    )
+    yield from (("choosing_images", 150), ("measured_images", 100), ("overlays", 24), ("clean_images", max(1_000, task.needed)))
+    yield from (("candidates", 32), ("rated_images", 32), ("overlay_trials", 1), ("overlays", 16), ("choosing_images", 100))

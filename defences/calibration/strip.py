@@ -1,36 +1,40 @@
-"""Fit STRIP to a classifier on clean data: overlay, order, stages and slack on one part of it, the threshold on the other."""
+"""Fit STRIP to a classifier on clean data: overlays, stages and boundaries on one part of it, the threshold on the other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defences.calibration.conformal import conformal_rank
+from defences.calibration.early_exits import boundaries
 from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
-from defences.detectors.strip import Blend, Strip, entropy_bits
+from defences.detectors.strip import Blend, Strip
 from defences.keyed import random_keys
 from models.classifier import Classifier
-from models.image_rows import ImageRows
+from models.image_rows import ImageRows, answers_for
 from models.progress import PartOf
 
+# In the order of preference: the paper's way first. It is also the one that leaves a bright trigger as it is.
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
-_FIRST_STAGE, _GROWTH = 3, 1.7
-# Share of lowest scores that stand for suspects, but no fewer images than that.
-_TAIL, _TAIL_AT_LEAST = 0.1, 20
-# Where a suspect's mean entropy lies, as a share of the threshold, and in how many of its orders it may leave early: a change of the
-# image draws another order, and of 64 tries not one should succeed with a probability of 98 %.
-_NEAR = 0.9
-_LEAVES_AT_MOST = 0.02 / 64
-_ORDERS = 4000
-# How fast the slack falls with the number of overlays, in powers of the standard error.
-_POWERS = (1.0, 1.25, 1.5, 1.75, 2.0)
+# How many overlays, and how many of them may hide a trigger before it is missed: the fewest that allow it.
+_COUNTS = (8, 10, 12, 16, 20, 24, 32)
+_SPARED = 2.0
+# Stages are some of these numbers of overlays: those at which at least this share of clean images leaves.
+_SEEN = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
+_LEAVING_AT_LEAST = 0.02
+# In how many of its orders an image that all overlays refuse may leave early: every change of an image draws another order, and of 64
+# tries not one should succeed with a probability of 98 %.
+LEAVES_AT_MOST = 0.02 / 64
+_SPENDING = (0.3, 0.5, 0.8)
+# How far the threshold may lie above the one found while choosing, in standard errors of the rank.
+_ABOVE = 2.0
 # At such a threshold lie the clean images of an overconfident classifier.
-_SEPARATES_BITS = 1e-4
+_SEPARATES = 1e-4
 
 
 @dataclass(frozen=True)
@@ -38,146 +42,166 @@ class OverlayTrial:
     """One way to overlay, measured on clean images.
 
     Attributes:
-        threshold_bits: the rate-quantile of the full mean entropy.
+        threshold: the mean change under all overlays that as many images stay below as of the held ones may be refused.
         mean_overlays: of a clean image at that threshold.
     """
 
     blend: Blend
     weight: float
     stages: tuple[int, ...]
-    threshold_bits: float
+    threshold: float
     mean_overlays: float
+
+    @property
+    def spared(self) -> float:
+        """How many overlays may change the answer to an image altogether before it is no longer refused."""
+        return self.stages[-1] * self.threshold
 
 
 def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
-    """Choose overlay, weight, order, stages and slack on one part of the data, and score the other.
+    """Choose the way to overlay, the overlays, stages and boundaries on one part of the data, and score the other.
 
-    Cost: up to 96 model calls per image of the first part for each overlay tried; most held images leave early.
+    The answers that changes are measured by are the classifier's own, to images that are not purified. Behind a purifier they may differ,
+    from those under all overlays as well: then an image is refused less often than promised.
+
+    Cost: for each way to overlay, 256 candidates on 128 images and 32 overlays on the other images of the first part; most held images
+    leave early.
     """
-    return _fitted(*_chosen(classifier, parts, terms))
-
-
-def _chosen(
-    classifier: Classifier, parts: CalibrationSplit, terms: Terms
-) -> tuple[_Draft, NDArray[np.float64], tuple[OverlayTrial, ...]]:
-    """The best draft, its scores of the held images, and all trials."""
     rng = np.random.default_rng(terms.seed)
-    count = min(terms.effort.overlays, len(parts.choosing) // 2)
+    effort = terms.effort
+    count = min(effort.candidates, len(parts.choosing) // 3)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
-    choosing = parts.choosing.take(slice(count, None)).images
-    drafts: list[_Draft] = []
-    tried = _OVERLAYS[: terms.effort.overlay_trials]
-    for number, (blend, weight) in enumerate(tried):
-        strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend)
-        done = PartOf(terms.progress, "overlays", number, len(tried))
-        drafts.append(_draft(strip, _entropies(strip, classifier, choosing, done), terms.rate, rng))
-    best = _best(drafts, terms.effort.mean_overlays)
+    images = parts.choosing.take(slice(count, None)).images
+    rated = images[: effort.rated_images]
+    answers = answers_for(classifier, images)
     held = parts.holding.images
-    rank = conformal_rank(len(held), terms.rate, terms.confidence)
-    scores = _Race.drawn(best.strip, classifier, held, rng).scores(rank, PartOf(terms.progress, "threshold", 0, 1))
-    return best, scores, tuple(draft.trial for draft in drafts)
+    share = conformal_rank(len(held), terms.rate, terms.confidence) / len(held)
+    drafts = []
+    tried = _OVERLAYS[: effort.overlay_trials]
+    for number, (blend, weight) in enumerate(tried):
+        done = PartOf(terms.progress, "overlays", number, len(tried))
+        strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend, statistic="change")
+        telling = _most_telling(strip, classifier, rated, answers[: len(rated)], effort.overlays, done)
+        changes = _changes(telling, classifier, images, answers, done)
+        drafts.append(_draft(telling, changes, share, rng))
+    best = _best(drafts, effort.mean_overlays)
+    keys = random_keys(len(held), rng)
+    scores = _staged_scores(best.strip, classifier, held, best.strip.orders(keys), PartOf(terms.progress, "threshold", 0, 1))
+    return _fitted(best, scores, tuple(draft.trial for draft in drafts))
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A way to overlay with all but the threshold, and the entropies [n, N] it was measured on, in the order that each image sees."""
+    """A way to overlay with all but the threshold, and the changes [n, N] it was measured on, in an order of each image's own."""
 
     strip: Strip
-    entropies: NDArray[np.float64]
+    changes: NDArray[np.float64]
     trial: OverlayTrial
 
     def scores(self) -> NDArray[np.float64]:
-        """The staged statistic max_j (mean_{n_j} - slack_j)."""
-        scores: NDArray[np.float64] = np.max(_means(self.entropies, self.strip.stages) - np.asarray(self.strip.slack), axis=1)
-        return scores
+        """See `_staged_scores`."""
+        means = _means(self.changes, self.strip.stages)
+        return _scores(means, _leaves(means, self.strip), self.strip.ceiling)
 
     def mean_overlays(self, threshold: float) -> float:
         """Of these images at this threshold."""
-        leaves = _means(self.entropies, self.strip.stages) > replace(self.strip, threshold=threshold).boundaries()
+        leaves = _means(self.changes, self.strip.stages) > replace(self.strip, threshold=threshold).boundaries()
         leaves[:, -1] = True
         return float(np.asarray(self.strip.stages)[leaves.argmax(axis=1)].mean())
 
 
-def _draft(strip: Strip, entropies: NDArray[np.float64], rate: float, rng: np.random.Generator) -> _Draft:
-    """Order, stages and slack for one way to overlay, by the entropy [n, N] of every image under every overlay.
+def _draft(strip: Strip, changes: NDArray[np.float64], share: float, rng: np.random.Generator) -> _Draft:
+    """The fewest overlays that spare a trigger, by the change [n, N] of every image under every overlay, the most telling first."""
+    counts = [count for count in _COUNTS if count <= len(strip.overlays)] or [len(strip.overlays)]
+    for count in counts:
+        first = replace(strip, overlays=strip.overlays[:count], stages=(count,))
+        draft = _staged(first, changes[:, :count], share, rng)
+        if draft.trial.spared >= _SPARED:
+            break
+    return draft
 
-    Of the slacks that let hardly any suspect leave, it is the one with which clean images see the fewest overlays.
-    """
-    threshold = float(np.quantile(entropies.mean(axis=1), rate, method="lower"))
-    ranked = _most_telling_first(entropies, _suspects(entropies, threshold))
-    suspects = _suspects(entropies, _NEAR * threshold)[:, ranked]
-    stages = _stages(len(ranked))
-    strip = replace(strip, overlays=strip.overlays[ranked], front=len(ranked) // 2, stages=stages, slack=(0.0,) * len(stages))
-    orders = strip.orders(random_keys(len(entropies), rng))
-    entropies = np.take_along_axis(entropies[:, ranked], orders, axis=1)
-    trial = OverlayTrial(strip.blend, strip.weight, stages, threshold, 0.0)
+
+def _staged(strip: Strip, changes: NDArray[np.float64], share: float, rng: np.random.Generator) -> _Draft:
+    """With the boundaries, of several ways to spend `LEAVES_AT_MOST`, with which clean images see the fewest overlays."""
+    means = np.sort(changes.mean(axis=1))
+    expected = share * len(means)
+    threshold = float(means[int(expected)])
+    ceiling = float(means[min(len(means) - 1, math.ceil(expected + _ABOVE * math.sqrt(expected)))])
+    changes = np.take_along_axis(changes, strip.orders(random_keys(len(changes), rng)), axis=1)
     found = []
-    for slack in _slacks(strip, suspects, threshold, rng):
-        draft = _Draft(replace(strip, slack=slack), entropies, trial)
+    for spending in _SPENDING:
+        staged = _with_exits(replace(strip, ceiling=ceiling), changes, threshold, spending)
+        trial = OverlayTrial(strip.blend, strip.weight, staged.stages, threshold, 0.0)
+        draft = _Draft(staged, changes, trial)
         found.append(replace(draft, trial=replace(trial, mean_overlays=draft.mean_overlays(threshold))))
     return min(found, key=lambda draft: draft.trial.mean_overlays)
 
 
-def _suspects(entropies: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
-    """The entropies of the images with the lowest means, scaled to this one.
-
-    Without a backdoor to measure, they have to stand for triggered images.
-    """
-    means = entropies.mean(axis=1)
-    lowest = np.argsort(means, kind="stable")[: max(_TAIL_AT_LEAST, int(_TAIL * len(means)))]
-    suspects: NDArray[np.float64] = entropies[lowest] * (mean / np.maximum(means[lowest, None], np.finfo(float).tiny))
-    return suspects
-
-
-def _most_telling_first(entropies: NDArray[np.float64], suspects: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The overlays, those first under which the entropy of clean images is furthest above that of suspects, in its deviations there."""
-    away = entropies.mean(axis=0) - suspects.mean(axis=0)
-    return np.argsort(-away / np.maximum(suspects.std(axis=0), np.finfo(float).tiny), kind="stable")
-
-
-def _slacks(
-    strip: Strip, suspects: NDArray[np.float64], threshold: float, rng: np.random.Generator
-) -> Iterator[tuple[float, ...]]:
-    """Slack of several shapes with which suspects, whose mean is below the threshold, leave early in `_LEAVES_AT_MOST` of their orders.
-
-    Overlays are drawn without replacement: the standard error of a mean of n among N is proportional to sqrt(1/n - 1/N).
-    """
-    early = strip.stages[:-1]
-    above = np.concatenate([_means(each[strip.orders(random_keys(_ORDERS, rng))], early) for each in suspects]) - threshold
-    error = np.sqrt(1 / np.asarray(early) - 1 / strip.stages[-1])
-    for power in _POWERS:
-        shape = error**power
-        size = max(0.0, float(np.quantile((above / shape).max(axis=1), 1 - _LEAVES_AT_MOST)))
-        yield (*(size * shape).tolist(), 0.0)
+def _with_exits(strip: Strip, changes: NDArray[np.float64], threshold: float, spending: float) -> Strip:
+    """With stages at which some images leave, and the boundaries of these stages."""
+    if not strip.ceiling:
+        return strip  # nothing between a perfect backdoor and clean images
+    count = strip.stages[-1]
+    stages = (*(seen for seen in _SEEN if seen < count), count)
+    while True:
+        above = boundaries(strip.ceiling, stages, LEAVES_AT_MOST, spending) - strip.ceiling
+        strip = replace(strip, stages=stages, slack=(*above.tolist(), 0.0))
+        leaves = _means(changes, stages) > replace(strip, threshold=threshold).boundaries()
+        leaves[:, -1] = True
+        leaving = np.bincount(leaves.argmax(axis=1), minlength=len(stages)) / len(changes)
+        used = [stage for stage, share in zip(stages[:-1], leaving, strict=False) if share >= _LEAVING_AT_LEAST]
+        if len(used) == len(stages) - 1:
+            return strip
+        stages = (*used, count)
 
 
-def _means(entropies: NDArray[np.float64], stages: tuple[int, ...]) -> NDArray[np.float64]:
-    """The mean entropy [n, J] after each stage of images that see overlays in this order [n, N]."""
+def _most_telling(
+    strip: Strip,
+    classifier: Classifier,
+    images: ImageRows,
+    answers: NDArray[np.int64],
+    count: int,
+    progress: Callable[[int, int], None],
+) -> Strip:
+    """With so many overlays, those that change clean images most, the first of them most of all."""
+    ranked = np.argsort(-_changes(strip, classifier, images, answers, progress).mean(axis=0), kind="stable")
+    overlays = strip.overlays[ranked[:count]]
+    return replace(strip, overlays=overlays, stages=(len(overlays),))
+
+
+def _means(changes: NDArray[np.float64], stages: tuple[int, ...]) -> NDArray[np.float64]:
+    """The mean change [n, J] after each stage of images that see overlays in this order [n, N]."""
     seen = np.asarray(stages)
-    means: NDArray[np.float64] = np.cumsum(entropies, axis=1)[:, seen - 1] / seen
+    means: NDArray[np.float64] = np.cumsum(changes, axis=1)[:, seen - 1] / seen
     return means
 
 
+def _leaves(means: NDArray[np.float64], strip: Strip) -> NDArray[np.bool_]:
+    """Which images are above a boundary that holds for every threshold: means [n, J] -> [n]."""
+    early = np.asarray(strip.slack[:-1]) + strip.ceiling
+    above: NDArray[np.bool_] = (means[:, :-1] > early).any(axis=1)
+    return above
+
+
+def _scores(means: NDArray[np.float64], leaves: NDArray[np.bool_], ceiling: float) -> NDArray[np.float64]:
+    """The lowest threshold that refuses each image: the mean under all overlays, or none up to the ceiling for those that leave."""
+    scores: NDArray[np.float64] = np.where(leaves, ceiling + means.max(axis=1), means[:, -1])
+    return scores
+
+
 def _best(drafts: Sequence[_Draft], mean_overlays_at_most: float) -> _Draft:
-    """The draft of the highest threshold among those within the budget of overlays: a perfect backdoor scores 0."""
-    affordable = [draft for draft in drafts if draft.trial.mean_overlays <= mean_overlays_at_most]
-    if not affordable:
-        return min(drafts, key=lambda draft: draft.trial.mean_overlays)
-    return max(affordable, key=lambda draft: draft.trial.threshold_bits)
+    """The first draft that spares a trigger and is affordable; else the cheapest that spares one, else the one that comes closest."""
+    sparing = [draft for draft in drafts if draft.trial.spared >= _SPARED]
+    if not sparing:
+        return max(drafts, key=lambda draft: draft.trial.spared)
+    affordable = [draft for draft in sparing if draft.trial.mean_overlays <= mean_overlays_at_most]
+    return affordable[0] if affordable else min(sparing, key=lambda draft: draft.trial.mean_overlays)
 
 
-def _stages(count: int) -> tuple[int, ...]:
-    """Each more than the one before by the same factor, up to all overlays."""
-    stages = [_FIRST_STAGE]
-    while math.ceil(_GROWTH * stages[-1]) < 0.8 * count:
-        stages.append(math.ceil(_GROWTH * stages[-1]))
-    return (*stages, count)
-
-
-def _entropies(
-    strip: Strip, classifier: Classifier, images: ImageRows, progress: Callable[[int, int], None]
+def _changes(
+    strip: Strip, classifier: Classifier, images: ImageRows, answers: NDArray[np.int64], progress: Callable[[int, int], None]
 ) -> NDArray[np.float64]:
-    """The entropy of every image under every overlay: [n, N]."""
+    """The change of every image under every overlay: [n, N]."""
     overlays = len(strip.overlays)
     result = np.empty((len(images), overlays))
     at_once = max(1, rows_per_forward(images) // overlays)
@@ -185,63 +209,36 @@ def _entropies(
         progress(start, len(images))
         block = images[start : start + at_once]
         order = np.tile(np.arange(overlays, dtype=np.int32), (len(block), 1))
-        probes = strip.superimpose(block, order)
-        result[start : start + at_once] = entropy_bits(classifier.predict(probes)).reshape(len(block), -1)
+        outputs = classifier.predict(strip.superimpose(block, order))
+        labels = np.repeat(answers[start : start + at_once], overlays)
+        result[start : start + at_once] = strip.change_of(outputs, labels).reshape(len(block), -1)
     progress(len(images), len(images))
     return result
 
 
-@dataclass(frozen=True)
-class _Race:
-    """Images that STRIP looks at stage by stage, all at once, where those with high scores may stop.
-
-    Attributes:
-        order: int32 [n, N], the order in which each image [n, h, w, c] sees the overlays.
-    """
-
-    strip: Strip
-    classifier: Classifier
-    images: ImageRows
-    order: NDArray[np.int32]
-
-    @classmethod
-    def drawn(cls, strip: Strip, classifier: Classifier, images: ImageRows, rng: np.random.Generator) -> _Race:
-        """With an order of its own for each image."""
-        return cls(strip, classifier, images, strip.orders(random_keys(len(images), rng)))
-
-    def scores(self, rank: int, progress: Callable[[int, int], None]) -> NDArray[np.float64]:
-        """The staged statistic of every image: exact up to the `rank`-th smallest, a lower bound for those above it.
-
-        The statistic is a maximum over stages, so it only grows: an image whose score after one stage is far above the others' need not
-        see the remaining overlays. The end checks whether that was right; if not, everything is measured again with more survivors.
-        """
-        survivors = 4 * rank + 50
-        while True:
-            scores, finalists, lowest_left_out = self._run(survivors, progress)
-            if rank == 0 or float(np.partition(scores[finalists], rank - 1)[rank - 1]) <= lowest_left_out:
-                return scores
-            survivors *= 4
-
-    def _run(self, survivors: int, progress: Callable[[int, int], None]) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
-        """Scores [n], the images that saw every overlay, and the lowest score at which an image stopped."""
-        strip, images = self.strip, self.images
-        total, scores = np.zeros(len(images)), np.full(len(images), -np.inf)
-        racing, lowest_left_out, seen = np.arange(len(images)), np.inf, 0
-        for stage, slack in zip(strip.stages, strip.slack, strict=True):
-            progress(seen, strip.stages[-1])
-            at_once = max(1, rows_per_forward(images) // (stage - seen))
-            for start in range(0, len(racing), at_once):
-                rows = racing[start : start + at_once]
-                outputs = self.classifier.predict(strip.superimpose(images[rows], self.order[rows, seen:stage]))
-                total[rows] += entropy_bits(outputs).reshape(len(rows), -1).sum(axis=1)
-            scores[racing] = np.maximum(scores[racing], total[racing] / stage - slack)
-            seen = stage
-            if len(racing) > survivors and stage != strip.stages[-1]:
-                ranked = racing[np.argsort(scores[racing])]
-                lowest_left_out = min(lowest_left_out, float(scores[ranked[survivors]]))
-                racing = np.sort(ranked[:survivors])
-        progress(seen, seen)
-        return scores, racing, lowest_left_out
+def _staged_scores(
+    strip: Strip, classifier: Classifier, images: ImageRows, order: NDArray[np.int32], progress: Callable[[int, int], None]
+) -> NDArray[np.float64]:
+    """`_scores` of images that see overlays in this order [n, N]: those that leave are not looked at any further."""
+    answers = answers_for(classifier, images)
+    total, scores = np.zeros(len(images)), np.empty(len(images))
+    racing, seen = np.arange(len(images)), 0
+    for stage, slack in zip(strip.stages, strip.slack, strict=True):
+        progress(seen, strip.stages[-1])
+        at_once = max(1, rows_per_forward(images) // (stage - seen))
+        for start in range(0, len(racing), at_once):
+            rows = racing[start : start + at_once]
+            outputs = classifier.predict(strip.superimpose(images[rows], order[rows, seen:stage]))
+            found = strip.change_of(outputs, np.repeat(answers[rows], stage - seen))
+            total[rows] += found.reshape(len(rows), -1).sum(axis=1)
+        scores[racing] = mean = total[racing] / stage
+        if stage != strip.stages[-1]:
+            leaves = mean > strip.ceiling + slack
+            scores[racing[leaves]] += strip.ceiling
+            racing = racing[~leaves]
+        seen = stage
+    progress(seen, seen)
+    return scores
 
 
 def _fitted(best: _Draft, scores: NDArray[np.float64], trials: tuple[OverlayTrial, ...]) -> FittedDetector:
@@ -255,7 +252,7 @@ def _fitted(best: _Draft, scores: NDArray[np.float64], trials: tuple[OverlayTria
         holding=scores,
         at=lambda threshold: replace(strip, threshold=threshold),
         mean_calls=best.mean_overlays,
-        unit="bits",
+        unit="of change",
         summary=f"{strip.blend} {strip.weight:g}, stages {strip.stages}",
         remark=_remark,
     )
@@ -264,9 +261,9 @@ def _fitted(best: _Draft, scores: NDArray[np.float64], trials: tuple[OverlayTria
 def _remark(threshold: float) -> str:
     if threshold == -np.inf:
         return "; too many clean images score as low as a perfect backdoor would for any to be refused, so it only monitors"
-    if threshold <= _SEPARATES_BITS:
+    if threshold <= _SEPARATES:
         return (
-            f"; clean images score as low as a perfect backdoor would (threshold <= {_SEPARATES_BITS:g} bits): "
+            f"; clean images score as low as a perfect backdoor would (threshold <= {_SEPARATES:g}): "
             "distrust a classifier that is so sure, it may carry one"
         )
     return ""

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from defences.calibration.conformal import conformal_rank
 from defences.calibration.effort import Chosen, Effort, Speed, Task, overlays_for, within
 from defences.errors import InvalidInput
 from defences.keyed import image_keys
@@ -30,7 +29,6 @@ _SHARE_OF_DEADLINE = 0.5
 _IMAGES_AT_MOST = 64
 # A number of JSON, and the body that a server takes by default: a request of that many images has to fit.
 _BYTES_PER_NUMBER, _BODY_BYTES = 26, 64 << 20
-_FINALISTS_PER_RANK, _FINALISTS_MORE = 4, 50
 _MINUTES_AT_MOST = 60.0 * 24 * 7
 
 
@@ -122,11 +120,6 @@ def work_of(
         effort = replace(effort, mean_overlays=max(0.0, spare))
     chosen = within(np.inf if within_s is None else within_s, task, speed, effort)
     return Work(replace(chosen, left_out=said + chosen.left_out), speed, threads, rows, within_s)
-
-
-def finalists(held: int, rate: float, confidence: float | None) -> int:
-    """How many held images see every overlay in the race for a threshold (`defences/calibration/strip.py`)."""
-    return _FINALISTS_PER_RANK * conformal_rank(held, rate, confidence) + _FINALISTS_MORE
 
 
 def images_per_request(calls_at_most: int, call_s: float, input_shape: tuple[int, int, int]) -> int:

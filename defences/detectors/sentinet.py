@@ -272,7 +272,7 @@ class SentiNetSession:
         place = windows[:, None] * most + np.arange(min(overlays, most))
         return windows, self._order[images[:, None], place % self._eligible[images, None]].astype(np.int64)
 
-    def decide(self, outputs: Probabilities) -> None:
+    def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
         """Take the outputs for the rows of `probe`: windows go on, or their image is decided."""
         turn = self._turn
         step, count = self._step[turn], self._count[turn]

@@ -1,6 +1,7 @@
 """Abstain on images whose prediction no overlay changes, as with a backdoor trigger.
 
-Paper: Gao et al., ACSAC 2019, arXiv:1902.06531, section 4.
+Paper: Gao et al., ACSAC 2019, arXiv:1902.06531, section 4. Instead of by the entropy of each prediction, it may be measured by whether
+the answer stays, as Guo et al., ICLR 2023, arXiv:2302.03251 (SCALE-UP) do with copies of an image that are amplified.
 Known to beat it: source-specific triggers, and triggers an overlay destroys (docs/defences/strip.md).
 """
 
@@ -19,10 +20,33 @@ from defences.keyed import Keys, keyed_permutations
 from models.classifier import Images, Probabilities
 
 Blend = Literal["add", "mix"]
+Statistic = Literal["change", "entropy"]
 
 # 64 MiB of float32: the last stage of a batch of large images would otherwise take gigabytes.
 _NUMBERS_PER_PROBE = 1 << 24
-_ENTROPY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
+_SCORE_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    3.0,
+    4.0,
+    6.0,
+    10.0,
+)
 _OVERLAY_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -31,6 +55,12 @@ def entropy_bits(probabilities: Probabilities) -> NDArray[np.float64]:
     p = probabilities.astype(np.float64)
     bits: NDArray[np.float64] = -(p * np.log2(np.where(p > 0, p, 1.0))).sum(axis=1)
     return np.maximum(bits, 0.0)
+
+
+def change(probabilities: Probabilities, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What every row leaves to classes other than its label, in float64: [n, k], [n] -> [n], in [0, 1]."""
+    left: NDArray[np.float64] = 1 - probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return np.maximum(left, 0.0)
 
 
 def _compiled_for(images: Images) -> Images:
@@ -56,30 +86,36 @@ def _superimpose(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Strip(Defence):
-    """Score an image by the mean entropy of its predictions under N overlays, and abstain when that is not above a threshold:
+    """Score an image by how little N overlays change its prediction, and abstain when that is not above a threshold:
 
-        s(x) = 1/N sum_n H(f(clip(x + weight * o_n))),   H in bits over classes;   abstain when S(x) <= threshold
+        s(x) = 1/N sum_n d(f(clip(x + weight * o_n)));   abstain when s(x) <= threshold
 
-    A triggered image keeps its target class under every overlay (s near 0). Most clean images leave early: stage j looks at the first
-    n_j overlays and passes an image as benign when their mean exceeds threshold + slack_j. The threshold is therefore calibrated on the
-    staged statistic S(x) = max_j (mean_{n_j} - slack_j), where the slack of the last stage is 0. Entropies are not negative, so when
-    n_j * mean_{n_j} > N * threshold the image passes whatever the remaining overlays say.
+    d is the probability that is left to classes other than the answer to the image (statistic "change"), or the entropy over classes in
+    bits ("entropy", the paper's). A triggered image keeps its target class under every overlay (s near 0). So does one without a trigger
+    whose answer is replaced by another, as certain one, by its entropies alone.
 
-    Whoever changes an image a little draws another order. The slack therefore has to be so large that an image which all overlays refuse
-    leaves early in next to none of the orders (`defences/calibration/strip.py` chooses it so).
+    Most clean images leave early: stage j looks at the first n_j overlays and passes an image as benign when their mean is above a
+    boundary. Where a `ceiling` is given, that is ceiling + slack_j, whatever the threshold, which is at most the ceiling; without, as
+    in older bundles, threshold + slack_j. As d is not negative, an image also passes once n_j * mean_{n_j} > N * threshold: whatever the
+    remaining overlays say, s(x) is above the threshold.
+
+    Whoever changes an image a little draws another order. Boundaries therefore have to be so high that an image which all overlays refuse
+    leaves early in next to none of the orders (`defences/calibration/early_exits.py` chooses them so).
 
     Args:
         overlays: uint8 [N, h, w, c], clean images, fixed. Every image sees them in an order of its own, drawn from its key.
-        threshold: in bits; -inf never abstains.
+        threshold: in the statistic's unit; -inf never abstains.
         stages: (n_1, ..., n_J = N), increasing: how many overlays have been seen when a decision may fall.
-        slack: (slack_1, ..., 0.0) in bits, not negative, one per stage.
+        slack: (slack_1, ..., 0.0), not negative, one per stage.
         front: every image sees the first `front` overlays before the others, both in an order of its own: those that tell clean images
             from suspects best. 0 makes no difference between overlays.
         weight: > 0, of the overlay; at most 1 when mixing.
         blend: "add" is clip(x + weight * o); "mix" is (1 - weight) * x + weight * o.
+        statistic: d, "change" or "entropy".
+        ceiling: >= 0, the highest threshold that the slack is for, and a bound of it; 0 for none.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> abstain bool [n].
-    Cost: N model calls per suspect; a clean image pays a fraction (about 10 of 96 on MNIST: `make bench`).
+    Cost: N model calls per suspect; a clean image pays a fraction (3 to 6 of 16 to 32 on MNIST: `make bench`).
     Raises: InvalidParameter on construction.
     """
 
@@ -90,6 +126,8 @@ class Strip(Defence):
     weight: float = 1.0
     blend: Blend = "add"
     front: int = 0
+    statistic: Statistic = "entropy"
+    ceiling: float = 0.0
 
     _bank: NDArray[np.float32] = field(init=False, repr=False)
     """The overlays as float32 rows."""
@@ -104,9 +142,9 @@ class Strip(Defence):
         calibrated={"overlays": "array", "threshold": "number", "slack": "numbers"},
         histograms=(
             DetectionHistogram(
-                name="hauberk_strip_entropy_bits",
-                help="Mean entropy under the overlays seen, per image.",
-                buckets=_ENTROPY_BUCKETS,
+                name="hauberk_strip_score",
+                help="Mean change, or entropy in bits, under the overlays seen, per image.",
+                buckets=_SCORE_BUCKETS,
                 of="scores",
             ),
             DetectionHistogram(name="hauberk_strip_overlays", help="Overlays per image.", buckets=_OVERLAY_BUCKETS, of="calls"),
@@ -132,10 +170,14 @@ class Strip(Defence):
             raise InvalidParameter(f"strip: expected front, a number of overlays below {n}, got {self.front!r}")
         if self.blend not in ("add", "mix"):
             raise InvalidParameter(f'strip: expected blend "add" or "mix", got {self.blend!r}')
+        if self.statistic not in ("change", "entropy"):
+            raise InvalidParameter(f'strip: expected statistic "change" or "entropy", got {self.statistic!r}')
+        if not 0 <= self.ceiling < np.inf:
+            raise InvalidParameter(f"strip: expected a ceiling >= 0, got {self.ceiling!r}")
         if not (0 < self.weight < np.inf and (self.blend == "add" or self.weight <= 1)):
             raise InvalidParameter(f"strip: expected weight > 0 (and <= 1 when mixing), got {self.weight!r}")
         if np.isnan(self.threshold):
-            raise InvalidParameter("strip: expected a threshold in bits, got NaN")
+            raise InvalidParameter("strip: expected a threshold, got NaN")
         object.__setattr__(self, "_bank", (self.overlays.astype(np.float32) / 255).reshape(n, -1))
 
     @property
@@ -144,9 +186,15 @@ class Strip(Defence):
         return len(self.overlays)
 
     def boundaries(self) -> NDArray[np.float64]:
-        """The mean entropy above which an image leaves as benign, per stage [J]: float64."""
+        """The mean above which an image leaves as benign, per stage [J]: float64."""
+        threshold = min(self.threshold, self.ceiling) if self.ceiling else self.threshold
         seen = np.asarray(self.stages, np.float64)
-        return np.minimum(self.threshold + np.asarray(self.slack), np.float64(self.stages[-1]) * self.threshold / seen)
+        chosen = (self.ceiling or threshold) + np.asarray(self.slack)
+        return np.minimum(chosen, np.float64(self.stages[-1]) * threshold / seen)
+
+    def change_of(self, outputs: Probabilities, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """d of every row, of an image whose answer has this label: [m, k], [m] -> [m]."""
+        return entropy_bits(outputs) if self.statistic == "entropy" else change(outputs, labels)
 
     def orders(self, keys: Keys) -> NDArray[np.int32]:
         """The order in which the image of each key sees the overlays: int32 [n, N]."""
@@ -191,7 +239,8 @@ class Strip(Defence):
     def in_words(self) -> str:
         """What is laid over an image, how often, and which entropy is too low."""
         how = "added" if self.blend == "add" else "mixed in"
-        return f"{len(self.overlays)} overlays {how} at weight {self.weight:g}, refuses at {self.threshold:.4g} bits or less"
+        unit = "bits" if self.statistic == "entropy" else "of change"
+        return f"{len(self.overlays)} overlays {how} at weight {self.weight:g}, refuses at {self.threshold:.4g} {unit} or less"
 
     @classmethod
     def compile_kernels(cls) -> None:
@@ -209,7 +258,7 @@ class StripSession:
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
         calls: int [n].
-        scores: float64 [n] in bits over the overlays seen so far.
+        scores: float64 [n], the mean over the overlays seen so far.
     """
 
     def __init__(self, strip: Strip, shape: tuple[int, ...]) -> None:
@@ -263,14 +312,24 @@ class StripSession:
         stage = self._stage[turn]
         return self._strip.superimpose_some(self._images, self._order, turn, self._stages[stage], self._stages[stage + 1])
 
-    def decide(self, outputs: Probabilities) -> None:
-        """Take the outputs for the rows of `probe`; pass images whose mean entropy is above the boundary of their stage."""
+    def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
+        """Take the outputs for the rows of `probe`; pass images whose mean is above the boundary of their stage."""
         turn = self._turn
         stage = self._stage[turn]
-        ends = np.cumsum(self._stages[stage + 1] - self._stages[stage])
-        self._sum[turn] += np.add.reduceat(entropy_bits(outputs), np.concatenate([[0], ends[:-1]]))
+        rows = self._stages[stage + 1] - self._stages[stage]
+        ends = np.cumsum(rows)
+        found = self._strip.change_of(outputs, np.repeat(self._labels(answers), rows))
+        self._sum[turn] += np.add.reduceat(found, ends - rows)
         self._stage[turn] += 1
         suspicious = self._sum[turn] / self._stages[stage + 1] <= self._boundaries[stage]
         last = stage == len(self._boundaries) - 1
         self.abstained[turn] = suspicious & last
         self._in_doubt[turn] = suspicious & ~last
+
+    def _labels(self, answers: Probabilities | None) -> NDArray[np.int64]:
+        """Of the images whose turn it is."""
+        if self._strip.statistic == "entropy":
+            return np.zeros(len(self._turn), np.int64)  # of no meaning
+        if answers is None:
+            raise ValueError("expected the answers to the images, to which their predictions under overlays are compared")
+        return answers[self._turn].argmax(axis=1)

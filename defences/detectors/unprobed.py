@@ -52,6 +52,6 @@ class UnprobedSession:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not asked for probes")
 
-    def decide(self, outputs: Probabilities) -> None:
+    def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not told of outputs")

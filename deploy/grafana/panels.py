@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from service.errors import every_problem
+
 _OURS = 'job="hauberk",instance=~"$instance"'
 _ASKED = f'{_OURS},route=~"/predict.*|/v2/models/.+/infer"'
 
@@ -72,7 +74,7 @@ _DURATION = "hauberk_request_duration_seconds"
 _QUICK = f'{_ASKED},le="0.25"'
 _ALONE = f'{_OURS},le="1.0"'
 _FAILED = f'{_ASKED},code=~"5.."'
-_BAD_CONNECTIONS = f'{_OURS},reason=~"slow_.*|head_too_large|malformed_http|body_too_large"'
+_BAD_CONNECTIONS = f'{_OURS},reason=~"{"|".join(sorted(each.code for each in every_problem() if each.about_transport))}"'
 
 _NOW = (
     _number("Gateways up", "Targets that answer Prometheus.", 'sum(up{job="hauberk"})', counted="gateways"),
@@ -160,10 +162,26 @@ _WORK = (
     ),
     Panel(
         "Failures by stage",
-        "Batches that raised; their requests got 500.",
+        "Batches that raised; their requests got 500, or 502 to 504 where the classifier is on a model server.",
         (("{{stage}}", _rate("hauberk_stage_failures_total", by="stage")),),
         "ops",
         counted="batches/s",
+    ),
+    Panel(
+        "Model server, calls",
+        "By outcome, of a classifier on a model server: one call a step; nothing while its circuit is open.",
+        (
+            ("{{outcome}}", f"{_rate('hauberk_remote_calls_total', by='outcome')} > 0"),
+            ("made again", f"{_rate('hauberk_remote_retries_total')} > 0"),
+        ),
+        "ops",
+        counted="calls/s",
+    ),
+    Panel(
+        "Model server, time of a call",
+        "With its retries.",
+        _quantiles("hauberk_remote_call_duration_seconds"),
+        "s",
     ),
     Panel("Memory", "Resident, of the worker.", (("{{instance}}", f"process_resident_memory_bytes{{{_OURS}}}"),), "bytes"),
     Panel(
@@ -177,7 +195,7 @@ _WHAT_COMES_IN = (
     Panel(
         "Entropy under overlays",
         "STRIP: a heap near 0 beside the usual one is a trigger.",
-        (("{{le}}", _rate("hauberk_strip_entropy_bits_bucket", by="le")),),
+        (("{{le}}", _rate("hauberk_strip_score_bucket", by="le")),),
         "short",
         "heatmap",
         12,
@@ -195,7 +213,7 @@ _WHAT_COMES_IN = (
     Panel(
         "Entropy, mean",
         "Half an hour beside the day before.",
-        (("30 min", "job:hauberk_strip_entropy_bits:mean30m"), ("1 day", "job:hauberk_strip_entropy_bits:mean1d")),
+        (("30 min", "job:hauberk_strip_score:mean30m"), ("1 day", "job:hauberk_strip_score:mean1d")),
         counted="bits",
     ),
     Panel(
@@ -241,7 +259,7 @@ _REFUSALS = (
     ),
     Panel(
         "Keys and budgets",
-        "401 no key, 403 switched off, 429 budget spent.",
+        "401 no key, 403 switched off or a page of another site, 429 budget spent.",
         (("{{code}}", _rate("hauberk_requests_total", f'{_OURS},code=~"401|403|429"', "code")),),
         "reqps",
     ),
@@ -257,7 +275,7 @@ _REFUSALS = (
     ),
     Panel(
         "Bad connections",
-        "Heads or bodies that are slow, too long, or no HTTP.",
+        "Heads or bodies that are slow, too long, or not of HTTP as it is spoken here.",
         (
             (
                 "{{reason}}",

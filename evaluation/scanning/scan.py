@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Findings, PoisonDetector, TrainingSet, Witness
 from defences.poison.spectral_signatures import SpectralSignatures
+from evaluation.kept_places import place_of, use_place
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, merged_clean_mask
 from evaluation.scanning.spread import Backend, Spread, backend
@@ -31,6 +31,9 @@ from models.printable import printable_json
 from models.progress import Progress, silent
 from models.stored_images import StoredImages, refused_when_full
 from models.version import __version__
+
+# Activations may take gigabytes.
+_OTHER_PLACES = 3
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,8 @@ class KeptWork:
 
     def place(self, layer: str) -> Path:
         """Where the work on this layer lies. Raises: InvalidInput: it cannot be written to."""
-        text = json.dumps({**self.plan, "layer": layer}, sort_keys=True)
-        place = self.directory / hashlib.sha256(text.encode()).hexdigest()[:12]
-        refused_when_full(self.directory.parent, lambda: place.mkdir(parents=True, exist_ok=True))
+        place = place_of(self.directory, {**self.plan, "layer": layer})
+        refused_when_full(self.directory.parent, lambda: use_place(place, keep=_OTHER_PLACES))
         return place
 
 

@@ -16,18 +16,30 @@ from attacks.gateway.remote import RemoteClassifier
 from evaluation.red_team.attack_report import summary
 from evaluation.red_team.campaign import ATTACKS
 from evaluation.red_team.red_team import IMAGES, REPORT, RedTeamPlan, red_team
-from hauberk.commands.options import RowsOption, SeedOption, SplitOption, check_writable, origin, progress_bar, read_data
+from hauberk.commands.data import AsPictures, labelled_as, origin, read_data
+from hauberk.commands.options import (
+    ColoursOption,
+    ResizeOption,
+    RowsOption,
+    SeedOption,
+    SplitOption,
+    check_writable,
+    progress_bar,
+)
 from models.errors import InvalidInput
+from models.files import read_file
 from models.printable import printable
 
 KEY_VARIABLE = "GATEWAY_API_KEY"
 _OVER_THE_LIMIT, _INTERRUPTED = 3, 130
+_KEY_BYTES = 1 << 12
 
 
 def attack(
     url: Annotated[str, typer.Argument(metavar="URL", help="The gateway's root, http://HOST:PORT.")],
     data: Annotated[
-        Path, typer.Option(help="Images and their labels, .npz: those attacked, and after them those the attacker owns.")
+        Path,
+        typer.Option(help="Labelled images, .npz or pictures in a folder a class: those attacked, then those the attacker owns."),
     ],
     out: Annotated[Path, typer.Option(help="Directory for report.json and adversarial.npz.")],
     attacks: Annotated[str, typer.Option("--attack", help=f"all, or of {', '.join(ATTACKS)}, with commas between.")] = "all",
@@ -35,6 +47,8 @@ def attack(
     images: Annotated[int, typer.Option(min=1, help="How many images are attacked: the first.")] = 50,
     split: SplitOption = "test",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     eps: Annotated[
         float | None, typer.Option(help="L-inf radius in [0, 1]; 0.3 for grey, 8/255 for colour when not given.")
     ] = None,
@@ -66,14 +80,14 @@ def attack(
         origin=replace(origin(data, split, None, 0), rows=rows),
     )
     key = _key(api_key_file)
-    given = read_data(data, split, rows)
+    given = read_data(data, split, rows, AsPictures(resize, colours))
     check_writable(out)
     with (
         RemoteClassifier(url, api_key=key, patience_s=patience) as gateway,
         _ctrl_c_stops(gateway),
         progress_bar("queries") as progress,
     ):
-        report = red_team(gateway, given, plan=plan, out=out, progress=progress)
+        report = red_team(gateway, labelled_as(data, given, gateway.labels), plan=plan, out=out, progress=progress)
     print(summary(report))
     print(printable(f"written to {out / REPORT} and {out / IMAGES}"))
     if report.status == "gateway_gone":
@@ -97,7 +111,7 @@ def _key(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
-        return file.read_text(encoding="ascii").strip()
+        return read_file(file, at_most=_KEY_BYTES).decode("ascii").strip()
     except OSError as failure:
         raise InvalidInput(f"--api-key-file {file} cannot be read: {failure.strerror}") from failure
     except UnicodeDecodeError as failure:

@@ -12,10 +12,12 @@ from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_ta
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
-from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.classifier_options import how_it_reads, open_servable
+from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
+    ColoursOption,
     InputRangeOption,
     LabelsOption,
     LayoutOption,
@@ -23,17 +25,15 @@ from hauberk.commands.options import (
     OutputOption,
     OutputsOption,
     PresetOption,
+    ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
     StdOption,
     ThreadsOption,
     check_writable,
-    origin,
     progress_bar,
-    read_samples,
     say,
-    sha256_of,
 )
 from models.datasets import Split, has_halves, shared_images
 from models.image_rows import Samples
@@ -42,12 +42,19 @@ from models.printable import printable
 
 
 def calibrate(
-    classifier: Annotated[Path, typer.Option(help="A trained Keras classifier, NAME.keras.")],
-    data: Annotated[Path, typer.Option(help="Clean data it was not trained on, .npz; at least 300 images.")],
+    classifier: Annotated[
+        str,
+        typer.Option(help="A trained classifier: its file, or v2://HOST:PORT/NAME or tfs://HOST:PORT/NAME on a model server."),
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Clean data it was not trained on, .npz or pictures in a folder a class; at least 300.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the bundle to write.")],
     name: Annotated[str | None, typer.Option(help="Name of the served model; the directory's name when not given.")] = None,
     split: SplitOption = "train",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     labels: LabelsOption = None,
     layout: LayoutOption = None,
     input_range: InputRangeOption = None,
@@ -102,9 +109,9 @@ def calibrate(
     served_name(out, name)
     check_target(out)
     check_writable(out.parent)
-    clean = read_samples(data, split, rows)
+    clean = read_samples(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
-    model = open_classifier(classifier, clean, declared=declared, threads=used)
+    model = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
@@ -161,7 +168,7 @@ def _what_an_image_takes(calibrated: Calibrated) -> str:
 
 def _engine(calibrated: Calibrated) -> str:
     """Which engine serves the classifier, and why: one line."""
-    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow"}
+    conversion, served = calibrated.conversion, {"onnx": "ONNX Runtime", "keras": "TensorFlow", "remote": "model server"}
     said = f"{served.get(conversion.engine, conversion.engine)}: {conversion.reason}"
     agreement = conversion.agreement
     if agreement is None:

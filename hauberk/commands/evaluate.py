@@ -19,16 +19,16 @@ from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.reporting.report import Report
 from evaluation.tables.evasion import CLEAN
 from evaluation.tables.outcomes import Robustness
+from hauberk.commands.data import AsPictures, origin, read_data, sha256_of
 from hauberk.commands.options import (
+    ColoursOption,
+    ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
     ThreadsOption,
     check_writable,
-    origin,
     progress_bar,
-    read_data,
-    sha256_of,
 )
 from models.bundle import Bundle, read_bundle
 from models.datasets import Origin
@@ -42,13 +42,18 @@ _EXPECTED = {"quick": "a few minutes", "standard": "about 7 minutes for digits o
 
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="Bundle directory, as hauberk calibrate writes it.")],
-    data: Annotated[Path, typer.Option(help="Labelled images it was neither trained nor calibrated on, .npz.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Labelled images new to it, .npz or pictures in a folder a class."),
+    ],
     out: Annotated[Path, typer.Option(help="Directory for report.json and report.html; a second call goes on where it was.")],
     budget: Annotated[
         Literal["quick", "standard", "full"], typer.Option(help="How much to spend: quick takes minutes, the others hours.")
     ] = "standard",
     split: SplitOption = "test",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     eps: Annotated[
         str | None, typer.Option(help="L-inf radii with commas between; 0.1,0.3 for grey and 2/255,8/255 for colour images.")
     ] = None,
@@ -62,7 +67,7 @@ def evaluate(
     check_page_can_be_drawn()
     check_writable(out)
     read = read_bundle(bundle)
-    images = read_data(data, split, rows)
+    images = read_data(data, split, rows, AsPictures(resize, colours or _colours_of(read), read.labels))
     came_from = origin(data, split, rows, len(images))
     plan = EvaluationPlan(
         budget=BUDGETS[budget],
@@ -76,6 +81,11 @@ def evaluate(
         report = evaluate_bundle(read, images, plan=plan, out=out, progress=_saying_how_long(budget, progress))
     write(report, out)
     _summarise(report, out)
+
+
+def _colours_of(bundle: Bundle) -> Literal["grey", "rgb"] | None:
+    """As what pictures are read for its classifier."""
+    return {1: "grey", 3: "rgb"}.get(bundle.input_shape[2])  # type: ignore[return-value]  # of these two words
 
 
 def _calibrated_on(bundle: Bundle, path: Path, given: Origin) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hauberk.commands.progress_lines import ProgressLines
-from models.datasets import Dataset, Origin, Split, has_halves, load_dataset
+from models.datasets import Split
 from models.errors import InvalidInput
-from models.image_rows import Samples
 from models.preparation import Channels, Layout, Outputs
 from models.printable import printable
 from models.progress import Progress as Report
-from models.stored_images import open_samples
 
 SEED_AT_MOST = 2**32 - 1
 """The largest seed that every random generator in use takes."""
@@ -50,42 +47,14 @@ PresetOption = Annotated[
     typer.Option(help="A usual preparation: ImageNet's mean and deviation, its mean in bytes and BGR, or -1 to 1."),
 ]
 OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
+ResizeOption = Annotated[
+    str | None, typer.Option(help="Of a folder of pictures: the size to bring all to, HEIGHTxWIDTH such as 32x32.")
+]
+ColoursOption = Annotated[
+    Literal["grey", "rgb"] | None,
+    typer.Option(help="Of a folder of pictures: one channel or three; grey where all are, when not given."),
+]
 OutputOption = Annotated[str | None, typer.Option(help="Name of the output to take, of a model with several.")]
-
-
-def read_data(path: Path, split: Split, rows: str | None) -> Dataset:
-    """The data in `path`, or its rows START:STOP."""
-    data = load_dataset(path, split=split)
-    return data if rows is None else data.take(chosen_rows(rows, len(data)))
-
-
-def read_samples(path: Path, split: Split, rows: str | None) -> Samples:
-    """As `read_data`, but images stay as they are stored until they are used."""
-    data = open_samples(path, split=split)
-    return data if rows is None else data.take(chosen_rows(rows, len(data)))
-
-
-def origin(path: Path, split: Split, rows: str | None, samples: int) -> Origin:
-    """Where the data came from, as the reports say it: of a file without two halves, no half."""
-    return Origin(path.name, split if has_halves(path) else None, rows or f"0:{samples}")
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def chosen_rows(rows: str, samples: int) -> slice:
-    """The rows that --rows START:STOP chooses among so many samples. Raises: InvalidInput."""
-    start, separator, stop = rows.partition(":")
-    try:
-        chosen = slice(int(start or 0), int(stop or samples))
-    except ValueError:
-        chosen = slice(0, 0)
-    if not separator or not 0 <= chosen.start < chosen.stop <= samples:
-        raise InvalidInput(f"expected --rows START:STOP within 0:{samples}, got {rows!r}")
-    return chosen
 
 
 def check_writable(directory: Path) -> None:

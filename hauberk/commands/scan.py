@@ -19,10 +19,12 @@ from evaluation.scanning.scan import KeptWork, ScanPlan
 from evaluation.scanning.scan import scan as scan_training_data
 from evaluation.scanning.scan_report import ScanReport, unjudged
 from evaluation.scanning.spread import Backend
-from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.classifier_options import AnyClassifier, how_it_reads, open_classifier
+from hauberk.commands.data import AsPictures, class_names, open_data, origin, sample_names, stamp
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
+    ColoursOption,
     InputRangeOption,
     LabelsOption,
     LayoutOption,
@@ -30,25 +32,22 @@ from hauberk.commands.options import (
     OutputOption,
     OutputsOption,
     PresetOption,
+    ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
     StdOption,
     ThreadsOption,
     check_writable,
-    chosen_rows,
-    origin,
     progress_bar,
 )
 from models.accuracy import drawn
 from models.archives import read_array
-from models.datasets import Split
-from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.files import open_file
 from models.machine import processors
 from models.printable import printable
-from models.stored_images import StoredImages, open_images
+from models.stored_images import StoredImages
 
 METHODS = (ActivationClustering.name, SpectralSignatures.name)
 
@@ -57,7 +56,12 @@ _FOUND = 3
 
 def scan(
     classifier: Annotated[Path, typer.Option(help="The Keras classifier trained on the data, NAME.keras.")],
-    data: Annotated[Path, typer.Option(help="Its training data: .npz, or a directory with images.npy and labels.npy.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Its training data: .npz, a directory with images.npy and labels.npy, or a folder of pictures by class."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Directory for report.json, report.html and is_clean.npy; a second call goes on.")],
     layer: Annotated[
         str | None, typer.Option(help="Name or position of the layer to read; the last hidden one when not given.")
@@ -68,6 +72,8 @@ def scan(
     reduction: Annotated[Reduction, typer.Option(help="How activation clustering reduces activations.")] = "pca",
     split: SplitOption = "train",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     labels: LabelsOption = None,
     layout: LayoutOption = None,
     input_range: InputRangeOption = None,
@@ -107,8 +113,15 @@ def scan(
     check_page_can_be_drawn()
     detectors = _detectors(methods, reduction, seed)
     check_writable(out)
-    stored = _open(data, split, rows, out)
-    model = open_classifier(classifier, stored.some(drawn(len(stored))), declared=declared, threads=threads or processors())
+    pictures = AsPictures(resize, colours, declared.names())
+    stored = open_data(data, split, rows, unpack_to=out / "work", pictures=pictures)
+    model = open_classifier(
+        classifier,
+        stored.some(drawn(len(stored))),
+        declared=declared,
+        names=class_names(data),
+        threads=threads or processors(),
+    )
     known = None if truth is None else _truth(truth, len(stored))
     plan = ScanPlan(
         detectors=detectors,
@@ -123,6 +136,7 @@ def scan(
     with progress_bar("classes", reading_activations="images") as report:
         found = scan_training_data(model, stored, truth=known, plan=plan, progress=report)
     found.write(out)
+    _write_names(out, sample_names(data, rows))
     print(how_it_reads(model))
     _summarise(found.report, out)
     if found.report.verdict == "poison":
@@ -139,9 +153,10 @@ def _detectors(methods: str, reduction: Reduction, seed: int) -> tuple[PoisonDet
     return tuple(detector for detector in known if detector.name in wanted)
 
 
-def _open(data: Path, split: Split, rows: str | None, out: Path) -> StoredImages:
-    stored = open_images(data, split=split, unpack_to=out / "work")
-    return stored if rows is None else stored.take(chosen_rows(rows, len(stored)))
+def _write_names(out: Path, names: tuple[str, ...] | None) -> None:
+    """Which picture each line of is_clean.npy is about, where the data are pictures."""
+    if names is not None:
+        (out / "files.txt").write_text("\n".join(map(printable, names)) + "\n", encoding="utf-8")
 
 
 def _layer(text: str | None) -> str | int | None:
@@ -159,19 +174,26 @@ def _truth(path: Path, samples: int) -> NDArray[np.bool_]:
     return truth.astype(bool)
 
 
-def _kept(
-    out: Path, classifier: Path, data: Path, stored: StoredImages, model: KerasClassifier, declared: Declaration
-) -> KeptWork:
+def _kept(out: Path, classifier: Path, data: Path, stored: StoredImages, model: AnyClassifier, declared: Declaration) -> KeptWork:
     """Where finished work is kept; another model, data file or row range has a place of its own."""
-    of_data = data if data.is_file() else data / "images.npy"
     plan = {
-        "model": hashlib.sha256(classifier.read_bytes()).hexdigest(),
-        "data": [str(of_data.resolve()), of_data.stat().st_size, of_data.stat().st_mtime_ns],
+        "model": _digest(classifier),
+        "data": stamp(data),
         "labels": hashlib.sha256(stored.labels.tobytes()).hexdigest(),
         "first": hashlib.sha256(stored.images(slice(0, 8)).tobytes()).hexdigest(),
         "read_as": [model.preparation.settings(), model.outputs, declared.output],
     }
     return KeptWork(out / "work", plan)
+
+
+def _digest(classifier: Path) -> str:
+    """Of a file, or of all files in a directory."""
+    digest = hashlib.sha256()
+    for file in sorted(classifier.rglob("*")) if classifier.is_dir() else [classifier]:
+        if file.is_file():
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _summarise(report: ScanReport, out: Path) -> None:

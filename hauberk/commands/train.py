@@ -13,24 +13,25 @@ import typer
 from attacks.evasion.vanished import vanished_gradients
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import how_it_reads, open_classifier
+from hauberk.commands.data import AsPictures, chosen_rows, class_names, read_data
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
+    ColoursOption,
     InputRangeOption,
     LayoutOption,
     MeanOption,
     OutputOption,
     OutputsOption,
     PresetOption,
+    ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
     StdOption,
     ThreadsOption,
     check_writable,
-    chosen_rows,
     progress_bar,
-    read_data,
 )
 from models.accuracy import judge
 from models.datasets import Dataset, Split, has_halves, shared_images
@@ -47,10 +48,15 @@ _VALIDATION_AT_MOST = 1000
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Training data, .npz with images and labels (or x_train, y_train).")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Training data, .npz with images and labels (or x_train, y_train), or pictures in a folder a class."),
+    ],
     out: Annotated[Path, typer.Option(help="Where the model goes, NAME.keras.")],
     split: SplitOption = "train",
     rows: RowsOption = None,
+    resize: ResizeOption = None,
+    colours: ColoursOption = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 8,
     seed: SeedOption = 0,
     purified: Annotated[
@@ -111,9 +117,10 @@ def train(
     if adversarial is not None:
         attacks = named_attacks(adversarial, eps, iterations=iterations)
         trainer = AdversarialTrainer(attacks=attacks, recipe=recipe, ratio=ratio, beta=trades, shift=shift, patience=patience)
-    dataset = read_data(data, split, rows)
+    pictures = AsPictures(resize, colours)
+    dataset = read_data(data, split, rows, pictures)
     if trainer is not None:
-        start = _start(dataset, trainer, classifier, declared=declared, threads=used)
+        start = _start(dataset, trainer, classifier, declared=declared, names=class_names(data), threads=used)
         trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
     else:
         given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
@@ -127,7 +134,7 @@ def train(
     print(
         printable(out) + f": {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}"
     )
-    _judge(trained, dataset, *_judged_on(dataset, data, split, rows))
+    _judge(trained, dataset, *_judged_on(dataset, data, split, rows, pictures))
 
 
 def _hardened(
@@ -173,11 +180,17 @@ def _start(
     classifier: Path | None,
     *,
     declared: Declaration,
+    names: tuple[str, ...] | None,
     threads: int,
 ) -> KerasClassifier:
     """The classifier to harden. Raises: InvalidInput: one that is no better than guessing on the data."""
     if classifier is not None:
-        given = open_classifier(classifier, data, declared=declared, threads=threads)
+        given = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
+        if not isinstance(given, KerasClassifier):
+            raise InvalidInput(
+                f"expected a Keras model to train, got {given.source.what}, which cannot be trained here; leave --classifier out to "
+                "train a new network"
+            )
         found = judge(given, data).better_than_guessing()
         print(how_it_reads(given))
         if found.reason:
@@ -207,12 +220,12 @@ def _checkpoint(out: Path) -> Path:
     return out.with_suffix(".training.npz")
 
 
-def _judged_on(trained_on: Dataset, path: Path, split: Split, rows: str | None) -> tuple[Dataset, str]:
+def _judged_on(trained_on: Dataset, path: Path, split: Split, rows: str | None, pictures: AsPictures) -> tuple[Dataset, str]:
     """Images that the model was not trained on, of the same file, and what they are; the training images where there are no others."""
     if split == "train" and has_halves(path):
         return read_data(path, "test", None), "the test split"
     if rows is not None:
-        whole = read_data(path, split, None)
+        whole = read_data(path, split, None, pictures)
         others = whole.take(np.delete(np.arange(len(whole)), chosen_rows(rows, len(whole))))
         if len(others):
             return others, "the other rows of the file"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from models.bundle import Bundle, Engine
 from models.classifier import Classifier
-from models.errors import InvalidInput
+from models.errors import INSTALL_TENSORFLOW, InvalidInput
 
 if TYPE_CHECKING:
     from models.engines.keras import KerasClassifier
 
 
 def classifier_of(bundle: Bundle, *, threads: int | None = None) -> Classifier:
-    """The classifier of a bundle, in the engine that the bundle names. Raises: InvalidInput: the engine is not installed."""
+    """The classifier of a bundle, in the engine that the bundle names.
+
+    Raises: InvalidInput: the engine is not installed; the model server does not answer, or serves another model.
+    """
     return _OPENED[bundle.engine](bundle, threads)
+
+
+def check_engine(bundle: Bundle) -> None:
+    """Whether what computes a bundle's classifier is installed, without loading it. Raises: InvalidInput."""
+    if bundle.engine == "keras" and not (find_spec("tensorflow") and find_spec("keras")):
+        raise InvalidInput(f"bundle {bundle.name} is computed by TensorFlow, which is not installed: {INSTALL_TENSORFLOW}")
 
 
 def keras_classifier_of(bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:
@@ -36,7 +47,10 @@ def _keras(bundle: Bundle, threads: int | None) -> Classifier:
 
 
 def _remote(bundle: Bundle, threads: int | None) -> Classifier:
-    raise InvalidInput(f"the classifier of bundle {bundle.name} is on a server, which this version cannot ask")
+    from models.engines.remote.opening import open_remote
+    from models.engines.remote.options import RemoteOptions
+
+    return open_remote(bundle, RemoteOptions.for_commands(), address=os.environ.get("HAUBERK_REMOTE") or None)
 
 
 _OPENED: dict[Engine, Callable[[Bundle, int | None], Classifier]] = {"onnx": _onnx, "keras": _keras, "remote": _remote}

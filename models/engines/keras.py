@@ -22,7 +22,7 @@ from models.engines.float32 import in_float32
 from models.engines.keras_activations import KerasActivations
 from models.engines.keras_gradients import KerasGradients
 from models.engines.keras_input import check_dtype, image_shape, in_graph, of_numbers, own_shape
-from models.errors import InvalidInput
+from models.errors import INSTALL_TENSORFLOW, InvalidInput
 from models.file_kinds import KERAS_MODEL, kind_of, own_code
 from models.files import open_file
 from models.preparation import Outputs, Preparation
@@ -36,13 +36,10 @@ _NUMBERS_PER_FORWARD = 1 << 23
 _ROWS_PER_FORWARD = 256
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
 
-INSTALL = 'pip install "hauberk[tensorflow]"'
-"""What brings TensorFlow, as messages say it."""
-
 
 def import_tensorflow(threads: int | None = None) -> Any:
     """Import TensorFlow without its start-up messages; the first caller's `threads` hold, as they cannot be changed later."""
-    if "tensorflow" in sys.modules:
+    if sys.modules.get("tensorflow") is not None:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_greetings():
@@ -61,7 +58,7 @@ def _tensorflow() -> Any:
     except ModuleNotFoundError as failure:
         if failure.name != "tensorflow":
             raise  # it is there, and lacks something
-        raise InvalidInput(f"a Keras model needs TensorFlow, which is not installed: {INSTALL}") from failure
+        raise InvalidInput(f"a Keras model needs TensorFlow, which is not installed: {INSTALL_TENSORFLOW}") from failure
     return tensorflow
 
 

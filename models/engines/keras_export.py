@@ -9,9 +9,8 @@ import logging
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from models.engines.keras import INSTALL
 from models.engines.onnx_graph import composed
-from models.errors import InvalidInput
+from models.errors import INSTALL_TENSORFLOW, InvalidInput
 from models.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def graph_of(function: Any) -> ModelProto:
     try:
         import tf2onnx
     except ImportError as failure:
-        raise InvalidInput(f"converting a Keras model needs tf2onnx, which is not installed: {INSTALL}") from failure
+        raise InvalidInput(f"converting a Keras model needs tf2onnx, which is not installed: {INSTALL_TENSORFLOW}") from failure
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it says at length what it raises too
     try:
         model: ModelProto = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)[0]

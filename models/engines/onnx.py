@@ -104,7 +104,7 @@ def _session(model: bytes, threads: int, providers: str | None) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=chain)
     except Exception as failure:  # a dozen kinds, none of them public
-        raise InvalidInput(f"expected a graph that ONNX Runtime computes, but it does not: {_reason(failure)}") from failure
+        raise InvalidInput(f"expected a graph that ONNX Runtime computes, but it does not: {reason_of(failure)}") from failure
 
 
 def _provider(wanted: str) -> str:
@@ -129,5 +129,6 @@ def _rows(session: Any, input_shape: tuple[int, int, int]) -> int:
     return max(1, min(_ROWS_PER_FORWARD, _BYTES_PER_FORWARD // a_row))
 
 
-def _reason(failure: Exception) -> str:
+def reason_of(failure: Exception) -> str:
+    """The first line of what ONNX Runtime says, to the end of a word."""
     return textwrap.shorten(str(failure).strip().split("\n")[0], 300, placeholder=" ...") or type(failure).__name__

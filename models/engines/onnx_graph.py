@@ -59,8 +59,9 @@ def composed(
     shape = _input_shape(shape_of(taken), preparation.shape(input_shape), name)
     around = _Nodes(within)
     around.prepare(taken, preparation, input_shape, shape)
+    declared = shape_of(given)
     _open_rows(within, taken, shape)
-    columns = _columns(within, given, name)
+    columns = _columns(within, given.name, declared, name)
     around.head(given.name, given.type.tensor_type.elem_type, columns, outputs)
     return _finished(within, around, input_shape, max(columns, 2), name)
 
@@ -88,24 +89,29 @@ def _open_rows(model: ModelProto, taken: ValueInfoProto, shape: Sequence[int]) -
         output.type.tensor_type.ClearField("shape")
 
 
-def _columns(model: ModelProto, given: ValueInfoProto, name: str) -> int:
-    import onnx
-
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as failure:
-        raise InvalidInput(f"the shapes in {name} contradict each other: {_first_line(failure)}") from failure
-    output = next(value for value in inferred.graph.output if value.name == given.name)
-    dims = output.type.tensor_type.shape.dim
-    if len(dims) != 2 or not dims[1].dim_value:
-        found = [dim.dim_value or dim.dim_param or "?" for dim in dims]
-        raise InvalidInput(f"expected a model whose output is [n, classes], but that of {name} is {found}")
-    if dims[0].dim_value:
+def _columns(model: ModelProto, output: str, declared: Sequence[int | None], name: str) -> int:
+    """The number of the output's columns: as inferred, or as declared where an operation has no inference of shapes."""
+    inferred = _inferred(model, name)
+    dims = next(value for value in inferred.graph.output if value.name == output).type.tensor_type.shape.dim
+    columns = [dim.dim_value for dim in dims[1:]] or list(declared)
+    if len(columns) != 1 or not columns[0]:
+        sizes = ", ".join(str(size or "?") for size in columns)
+        raise InvalidInput(f"expected a model whose output is [n, classes], but that of {name} is [n{sizes and f', {sizes}'}]")
+    if dims and dims[0].dim_value:
         raise InvalidInput(
             f"expected a model that takes any number of images, but {name} takes {dims[0].dim_value}; export it with a dynamic batch "
             "dimension"
         )
-    return int(dims[1].dim_value)
+    return int(columns[0])
+
+
+def _inferred(model: ModelProto, name: str) -> ModelProto:
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
+    except Exception as failure:
+        raise InvalidInput(f"the shapes in {name} contradict each other: {_first_line(failure)}") from failure
 
 
 class _Nodes:
@@ -156,9 +162,9 @@ class _Nodes:
 
         value = raw if of_type == TensorProto.FLOAT else self._add(self.after, "Cast", raw, to=TensorProto.FLOAT)
         if columns == 1 and outputs == "logits":
-            # 1 - sigmoid(20) is 0 in float32, sigmoid(-20) is not.
-            both = [self._add(self.after, "Sigmoid", one) for one in (self._add(self.after, "Neg", value), value)]
-            self._end("Concat", *both, axis=1)
+            # Its logits are -z/2 and z/2; ONNX Runtime's sigmoid(-20) is 0, the softmax's is not.
+            halves = self._constant(np.array([[-0.5, 0.5]], np.float32))
+            self._end("Softmax", self._add(self.after, "Mul", value, halves), axis=1)
         elif columns == 1:
             self._end("Concat", self._add(self.after, "Sub", self._constant(np.array(1, np.float32)), value), value, axis=1)
         elif outputs == "logits":

@@ -9,6 +9,9 @@ With one, a request needs `Authorization: Bearer <key>`, and budgets are per cli
     enabled = true
 
 A budget counts images, not the model calls they cost: the budget left must not tell a client how suspicious its images were.
+
+Refusals for want of room cost a client nothing, and reading what is refused takes time from everybody. So they are paced: an account's
+go out as fast as `REFUSED_BYTES_PER_S` of refused requests, and later ones wait, unread where they can be.
 """
 
 from __future__ import annotations
@@ -35,6 +38,10 @@ _MEMBERS = {"key_sha256", "images_per_minute", "enabled"}
 # A household is a short text: with its account it takes less than 300 bytes, so all of them together less than 20 MiB.
 _ADDRESSES_AT_MOST = 1 << 16
 _FILE_BYTES = 16 << 20
+
+REFUSED_BYTES_PER_S, REFUSED_AT_ONCE_S = 8 << 20, 1.0
+"""Of one account; and for so many seconds' worth of it no refusal waits."""
+_REFUSED_BYTES_AT_LEAST = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,17 @@ def _client(path: Path, name: str, entry: Any) -> Client:
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """The budget of one client: a bucket that holds a minute's images and fills evenly. `held`: bytes of its bodies, see bodies.py."""
+    """The budget of one client: a bucket that holds a minute's images and fills evenly.
+
+    Attributes:
+        held: bytes of its bodies, see bodies.py. paced_until: when all of its refusals so far may be out.
+    """
 
     name: str
     per_minute: float
     clock: Callable[[], float] = time.monotonic
     held: int = field(default=0, init=False)
+    paced_until: float = field(default=-math.inf, init=False)
     left: float = field(init=False)
     _at: float = field(init=False, repr=False)
 
@@ -122,6 +134,13 @@ class Account:
     def charge(self, images: int) -> None:
         """Take so many images, or what is left: for a body that was read and refused."""
         self.left = max(self.left - images, min(self.left, 0.0))
+
+    def refusal_waits_s(self, size: int, at_most_s: float) -> float:
+        """For how long the refusal of a request of so many bytes has to wait: until those before it are paid for by time."""
+        now = self.clock()
+        begins = max(self.paced_until, now - REFUSED_AT_ONCE_S)
+        self.paced_until = min(begins + max(size, _REFUSED_BYTES_AT_LEAST) / REFUSED_BYTES_PER_S, now + at_most_s)
+        return max(0.0, self.paced_until - now)
 
     def check(self) -> None:
         """Whether there is an image left, before a body is read. Raises: OverBudget."""

@@ -33,6 +33,16 @@ class Body(Protocol):
         """Give it up while it is still coming, and answer with this."""
 
 
+class Ahead:
+    """Bytes of requests that a client sent before the last was answered; they wait in the connection, which is not read meanwhile."""
+
+    def __init__(self, holder: Account) -> None:
+        self.held, self.holder = 0, holder
+
+    def cut(self, problem: Problem) -> None:
+        """Never asked: it is not among those that arrive."""
+
+
 class _Since:
     """When a body began to arrive; and how much of it was here at the last look, and when that was."""
 

@@ -24,12 +24,13 @@ import httptools
 from service.bentoml_hooks import STATUS_LINE, HttpToolsProtocol
 from service.edge import framing
 from service.edge.addresses import household
-from service.edge.asgi import Message
-from service.edge.bodies import LEAST_BYTES_PER_S
-from service.edge.crowd import Crowd
-from service.edge.exchange import Exchange, mint
+from service.edge.asgi import Scope
+from service.edge.bodies import Ahead
+from service.edge.crowd import Crowd, Seat
+from service.edge.exchange import CLOSE, mint
 from service.edge.outlet import Outlet
-from service.edge.site import Route, Site
+from service.edge.site import Site
+from service.edge.turned_away import TurnedAway
 from service.errors import MEDIA_TYPE, HeadTooLarge, MalformedHttp, Problem, QueueFull, SlowHead, TooManyConnections
 
 HEAD_BYTES_AT_MOST = 1 << 14
@@ -41,9 +42,6 @@ KEEP_ALIVE_S = 75
 _READ_BYTES = 1 << 18
 # Chunks of one byte each take six bytes on the wire.
 _BYTES_PER_BODY_BYTE = 8
-_LOOK_EVERY_S, _LOOK_AT_ONCE = 1.0, 128
-# After a refusal in the midst of a body, what still comes of it is dropped, so that the client hears of the refusal.
-_DROPPED_AT_MOST, _DROP_S = 1 << 26, 30.0
 # A client that has ended its side may wait or may have left: only bytes that it refuses tell which. Each wait is so much longer.
 _PROBE_AFTER_S, _PROBE_FACTOR = 0.05, 5
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -74,38 +72,57 @@ class Connection(HttpToolsProtocol):
     crowd: ClassVar[Crowd] = Crowd()
     predicts: ClassVar[bool] = True
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """Make nothing yet that takes time: most of those that come while the process is full are closed at once."""
+        self._made_of = config, server_state, app_state, _loop
+
+    def _make(self) -> None:
+        super().__init__(*self._made_of)
         self.ws_protocol_class = None  # a request to change protocols is served as if it had not asked
         self.timeout_keep_alive = max(self.timeout_keep_alive, KEEP_ALIVE_S)
         self.access_log = False  # ours says more, and uvicorn formats its lines even where none is written
         self._address: str | None = None
         self._idle_since, self._queues = 0.0, False
         self._waits_since: float | None = None
-        self._in_head = False
+        self._in_head = self._stray = False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
         self._problem: Problem | None = None
-        self._turned_away: tuple[Exchange, Route] | None = None  # the rest of its body is still to come
+        self._turned_away: TurnedAway | None = None
         self._broken = False  # what comes from now on is dropped
-        self._dropped, self._drops_since = 0, 0.0
-        self._reads_since, self._read_before = 0.0, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        now = asyncio.get_running_loop().time()
+        peer = transport.get_extra_info("peername")
+        host = str(peer[0]) if isinstance(peer, tuple) else ""
+        address = None if host in self.site.proxies else household(host) or None  # a socket of Unix has no address
+        share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
+        seat = self.crowd.join(self, address, now, share=share, full=len(self._made_of[1].connections) >= self.most)
+        if seat is Seat.NONE and not self.crowd.tells(now):
+            transport.abort()
+            return
+        self._make()
+        self._address, self._waits_since, self._idle_since = address, now, now
+        self._ahead = Ahead(self.crowd.holder(address))
         self.outlet = Outlet(transport, self._listens)
         super().connection_made(cast("asyncio.Transport", self.outlet))
         self.open.add(self)
-        self._waits_since = self._idle_since = self.loop.time()
-        peer = self.client[0] if self.client else ""
-        self._address = None if peer in self.site.proxies else household(peer) or None  # a socket of Unix has no address
-        share = self.site.bounds.connections_per_address or max(1, self.most // _SHARES)
-        if not self.crowd.join(self, self._address, self._idle_since, share=share, full=len(self.connections) > self.most):
+        if seat is Seat.NONE:
             self._refuse(TooManyConnections())
+        elif seat is Seat.WAITS:
+            self._queues = True
+            self.loop.call_soon(self._pause)  # uvloop begins to read after it said that the connection is made
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self not in self.open:
+            return  # it was closed before it was made
         self.open.discard(self)
+        self.site.bounds.bodies.let_go(self._ahead)
         self.crowd.leave(self, self._address)
         if self._turned_away is not None:
-            self.site.ended(*self._turned_away)
+            self._turned_away.end_wait()
+            self.site.ended(self._turned_away.exchange, self._turned_away.route)
         super().connection_lost(exc)
 
     @property
@@ -117,11 +134,6 @@ class Connection(HttpToolsProtocol):
     def make_room(self) -> None:
         """Close it, for another to be served."""
         self.outlet.cut()
-
-    def wait(self) -> None:
-        """Read nothing from now on: its address has as many connections as are served."""
-        self._queues = True
-        self.loop.call_soon(self._pause)  # uvloop begins to read after it said that the connection is made
 
     def _pause(self) -> None:
         if self._queues and not self.outlet.is_closing():
@@ -141,27 +153,22 @@ class Connection(HttpToolsProtocol):
         """Whether the client may still be sending when the connection ends; then all of it is dropped, in bounds."""
         if not self._broken and (self.cycle is None or not self.cycle.more_body):
             return False
-        self._drops_since = self.loop.time()
         self.flow.resume_reading()
         return True
 
-    def _drop(self, data: bytes) -> None:
-        self._dropped += len(data)
-        if self._dropped > _DROPPED_AT_MOST:
-            self.outlet.cut()
-
     def data_received(self, data: bytes) -> None:
         if self.outlet.is_closing():
-            self._drop(data)
+            self.outlet.drop(len(data))
             return
         self._wire_bytes += len(data)
         if self._wire_bytes - _BYTES_PER_BODY_BYTE * self._body_bytes > HEAD_BYTES_AT_MOST + _READ_BYTES:
             self._refuse(HeadTooLarge())
             return
         self._unset_keepalive_if_required()
+        self._stray = True
         self._parse(data)
-        if self._waits_since is None and (self.cycle is None or self.cycle.response_complete):
-            self._waits_since = self.loop.time()  # these bytes began no request, and ended uvicorn's own timeout
+        if self._stray and self._waits_since is None and self.idle_since is not None:
+            self._waits_since = self.loop.time()  # these bytes began and ended no request, and ended uvicorn's own timeout
 
     def _parse(self, data: bytes) -> None:
         """Let the parser call back. It takes no body after a request to change protocols: such a head is read again without it."""
@@ -202,8 +209,11 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(wait_s, self._probe, cycle, wait_s)
 
     def on_message_begin(self) -> None:
+        if self._turned_away is not None:  # sent before that one was answered, and read with it
+            self._refuse_turned_away(self._turned_away)
+            self._stop(QueueFull())
         super().on_message_begin()
-        self._waits_since, self._in_head = self.loop.time(), True
+        self._waits_since, self._in_head, self._stray = self.loop.time(), True, False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -217,7 +227,10 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > HEAD_BYTES_AT_MOST or len(self.headers) >= HEADERS_AT_MOST:
             self._stop(HeadTooLarge())
         if self._in_head:  # what follows a chunked body is dropped: no proxy has looked at it
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -237,48 +250,70 @@ class Connection(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._turned_away is None:
             super().on_body(body)
-        elif self._body_bytes > self._turned_away[1].body_at_most:
+            if self.pipeline:
+                self._hold_ahead(len(body))
+        elif self._body_bytes > self._turned_away.route.body_at_most:
             self.outlet.cut()
 
+    def _hold_ahead(self, size: int) -> None:
+        try:
+            self.site.bounds.bodies.hold(self._ahead, size)
+        except QueueFull as problem:
+            self._stop(problem)
+
     def on_message_complete(self) -> None:
+        self._stray = False
         if self._turned_away is None:
             if not self.parser.should_upgrade():
                 self.cycle.more_body = False  # of a request that was answered before it came whole, too
                 super().on_message_complete()
             return
-        (exchange, route), self._turned_away, self._waits_since = self._turned_away, None, None
-        problem = QueueFull()
-        self._write(problem.status, *exchange.refusal(problem))
-        self.site.refused(exchange, route, problem)
-        self.site.ended(exchange, route)
-        self.on_response_complete()
+        self._waits_since = None
+        self._turned_away.came_whole = True
+        if not self._turned_away.waits:
+            self._refuse_turned_away(self._turned_away)
+
+    def _refuse_turned_away(self, turned_away: TurnedAway) -> None:
+        self._turned_away = None
+        turned_away.end_wait()
+        self.transport.write(turned_away.answer(self.server_state.default_headers))
+        self.site.refused(turned_away.exchange, turned_away.route, turned_away.problem)
+        self.site.ended(turned_away.exchange, turned_away.route)
+        self._idle_since = self.loop.time()  # `look` closes it when it stays idle: no timer for it
+        self.crowd.answered(self, self._address)
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
 
     def _turn_away(self) -> bool:
         """Whether the request whose head this is will be refused for want of room, and not for anything the edge finds in its head."""
-        path = self.url.decode("latin-1")
-        route = self.site.routes.get(path)
-        if route is None or not route.reads or self.root_path or self.expect_100_continue:
-            return False
-        if not self.parser.should_keep_alive():
+        if self.root_path or self.expect_100_continue or not self.parser.should_keep_alive():
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False  # answers must come in the order of their requests
-        self.scope |= {"method": self.parser.get_method().decode(), "path": path}
-        exchange = Exchange(cast("Message", self.scope), _never, _nowhere, self.site.bounds)
-        try:
-            self.site.checked(exchange, route)
-        except Problem:
+        self.scope |= {"method": self.parser.get_method().decode(), "path": self.url.decode("latin-1")}
+        self._turned_away = TurnedAway.by_head(cast("Scope", self.scope), self.site)
+        if self._turned_away is None:
             return False
-        if not self.site.full(exchange.account):
-            return False  # others fill the queue: this one takes a place of theirs
-        self.site.began(exchange)
-        self._turned_away = exchange, route
+        if self._turned_away.wait(self.loop, self._after_wait):
+            self.flow.pause_reading()
         return True
+
+    def _after_wait(self) -> None:
+        """Answer what came whole; else read the rest of it first."""
+        if self._turned_away is None or self.outlet.is_closing():
+            return
+        self._turned_away.end_wait()
+        self.flow.resume_reading()
+        self._waits_since = self.loop.time()
+        if self._turned_away.came_whole:
+            self._refuse_turned_away(self._turned_away)
 
     def on_response_complete(self) -> None:
         self._idle_since = self.loop.time()
         self.crowd.answered(self, self._address)
         super().on_response_complete()
+        if not self.pipeline:
+            self.site.bounds.bodies.let_go(self._ahead)
 
     def _stop(self, problem: Problem) -> None:
         """From within a callback of the parser, which ends up in `_parse`."""
@@ -303,7 +338,7 @@ class Connection(HttpToolsProtocol):
         request_id = mint()
         body = problem.body(request_id.decode())
         head = [(b"content-type", MEDIA_TYPE), (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
-        self._write(problem.status, [*head, *problem.headers], body)
+        self._write(problem.status, [*head, *problem.headers, *(() if CLOSE in problem.headers else (CLOSE,))], body)
         self.outlet.close()
         self.site.note_refused(problem, request_id)
 
@@ -313,31 +348,27 @@ class Connection(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """Once a second: give up on a client that sends nothing, or reads too little, for as long as a body may take."""
-        if self._queues or self.outlet.gone:
+        if self._queues or self.outlet.gone or (self._turned_away is not None and self._turned_away.waits):
             return
         if self.outlet.ended:
-            if now - self._drops_since > _DROP_S:
-                self.outlet.cut()
+            self.outlet.look_at_dropping(now)
             return
         patience_s = self.site.bounds.body_timeout_s
-        self._look_at_reading(now, patience_s)
-        if self._waits_since is None or now - self._waits_since <= patience_s or self.outlet.is_closing():
+        self.outlet.look_at_reading(now, patience_s)
+        if self._waits_since is None:
+            self._look_at_idling(now)
+            return
+        if now - self._waits_since <= patience_s or self.outlet.is_closing():
             return
         if self._in_head:
             self._refuse(SlowHead())
         else:
             self.outlet.cut()
 
-    def _look_at_reading(self, now: float, patience_s: float) -> None:
-        """Cut a client that takes fewer bytes than it has to of those that wait for it."""
-        unread = self.outlet.unread
-        read = self.outlet.written - unread
-        if not unread or not self._reads_since:
-            self._reads_since, self._read_before = now if unread else 0.0, read
-        elif now - self._reads_since > patience_s:
-            if read - self._read_before < LEAST_BYTES_PER_S * (now - self._reads_since):
-                self.outlet.abort()
-            self._reads_since, self._read_before = now, read
+    def _look_at_idling(self, now: float) -> None:
+        """Close it after a refusal that no request has followed."""
+        if self.timeout_keep_alive_task is None and self.idle_since is not None and now - self._idle_since > KEEP_ALIVE_S:
+            self.outlet.cut()
 
 
 class MetricsConnection(Connection):
@@ -345,26 +376,3 @@ class MetricsConnection(Connection):
 
     predicts = False
     crowd = Crowd()
-
-
-async def _never() -> Message:
-    raise AssertionError("a request that is turned away is not read")
-
-
-async def _nowhere(message: Message) -> None:
-    raise AssertionError("a request that is turned away is answered by its connection")
-
-
-async def watch() -> None:
-    """Look at all connections, for as long as the server runs."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(_LOOK_EVERY_S)
-        bounds = Connection.site.bounds
-        bounds.bodies.look()
-        for crowd in (Connection.crowd, MetricsConnection.crowd):
-            crowd.look(loop.time(), bounds.body_timeout_s)
-        for number, connection in enumerate(list(Connection.open)):
-            connection.look(loop.time())
-            if number % _LOOK_AT_ONCE == 0:
-                await asyncio.sleep(0)  # others have their turn

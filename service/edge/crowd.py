@@ -3,18 +3,24 @@
 Idle connections cost a client nothing, so that one address could hold all there are. Each address has a share. Beyond it a connection
 is open and not read, until another of its address closes or has been idle for `IDLE_S`, which closes it then. To close one at once
 would only bring it back at once, and opening is what costs. When the process is full, the address that has the most gives one up for a
-newcomer from elsewhere; its own newcomers are turned away.
+newcomer from elsewhere; its own newcomers are turned away, most of them without a word, since they come back as fast as that is done.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from enum import Enum
 from itertools import chain
 from typing import Protocol
+
+from service.edge.accounts import Account
 
 IDLE_S = 3.0
 CLOSED_AT_ONCE = 32
 """Of one address: thousands that are closed together come back together."""
+TOLD_PER_S = 32
+"""So many newcomers that there is no room for are told so; to close the others at once costs a tenth of that."""
 
 
 class Guest(Protocol):
@@ -26,9 +32,6 @@ class Guest(Protocol):
     def make_room(self) -> None:
         """Close it, for another to be served."""
 
-    def wait(self) -> None:
-        """Read nothing from now on."""
-
     def serve(self) -> None:
         """Read on."""
 
@@ -36,12 +39,19 @@ class Guest(Protocol):
         """It has waited in vain: refuse it."""
 
 
+class Seat(Enum):
+    """What a newcomer gets: it is served, waits unread, or there is no room even for that."""
+
+    SERVED, WAITS, NONE = range(3)
+
+
 class _Address:
     """The connections of one address: those that are served, in the order of their last answers, and those that wait."""
 
-    __slots__ = ("served", "waiting")
+    __slots__ = ("holder", "served", "waiting")
 
     def __init__(self) -> None:
+        self.holder = Account("", math.inf)
         self.served: dict[Guest, None] = {}
         self.waiting: dict[Guest, float] = {}
 
@@ -54,20 +64,39 @@ class Crowd:
 
     def __init__(self) -> None:
         self._of: dict[str | None, _Address] = {}
+        self._told, self._told_since = 0, 0.0
+        self.untold = 0
 
-    def join(self, guest: Guest, address: str | None, now: float, *, share: int, full: bool) -> bool:
-        """Serve a newcomer or let it wait; False when there is no room even for that."""
+    def join(self, guest: Guest, address: str | None, now: float, *, share: int, full: bool) -> Seat:
+        """Serve a newcomer or let it wait: then it must not be read until it is served."""
         own = self._of.get(address)
         if full and not self._make_room(own if address is not None else None):
-            return False
+            return Seat.NONE
         if own is None:
             own = self._of[address] = _Address()
         if address is not None and len(own.served) >= share:
             own.waiting[guest] = now
-            guest.wait()
-        else:
-            own.served[guest] = None
-        return True
+            return Seat.WAITS
+        own.served[guest] = None
+        return Seat.SERVED
+
+    def holder(self, address: str | None) -> Account:
+        """Whose the bytes are that connections of this address have read before their requests began."""
+        own = self._of.get(address)
+        return own.holder if own is not None else Account("", math.inf)
+
+    def tells(self, now: float) -> bool:
+        """Whether a newcomer that there is no room for is told so; else it counts as untold."""
+        if now - self._told_since >= 1.0:
+            self._told, self._told_since = 0, now
+        self._told += 1
+        self.untold += self._told > TOLD_PER_S
+        return self._told <= TOLD_PER_S
+
+    def take_untold(self) -> int:
+        """How many were closed without a word since the last time."""
+        untold, self.untold = self.untold, 0
+        return untold
 
     def leave(self, guest: Guest, address: str | None) -> None:
         """It is closed; the one of its address that has waited for longest is served instead."""

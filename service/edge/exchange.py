@@ -18,6 +18,7 @@ from models.errors import HauberkError
 from service.edge.accounts import Account
 from service.edge.asgi import Receive, Scope, Send
 from service.edge.bodies import Bodies
+from service.edge.framing import declared_length
 from service.errors import MEDIA_TYPE, BodyTooLarge, Headers, Problem, SlowBody
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _minted = random.Random()  # noqa: S311
 # Most answers are out before this: only a client that waits longer is watched for leaving.
 _PATIENCE_S = 0.05
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
+"""The header that asks a client to connect again."""
 
 
 # Holds the bodies of requests that need no account.
@@ -132,6 +134,13 @@ class Exchange:
         """Whose bytes the body's are."""
         return self.account or _NOBODY
 
+    def refusal_waits_s(self) -> float:
+        """For how long a refusal for want of room has to wait, see accounts.py; a body of unknown length counts as the longest."""
+        if self.account is None or self._bounds.load.closing:
+            return 0.0
+        size = declared_length(self.declared) if self.declared else self.body_at_most
+        return self.account.refusal_waits_s(size, self._bounds.body_timeout_s)
+
     async def read(self) -> bytes:
         """The body. Raises: BodyTooLarge, SlowBody, QueueFull, ClientLeft."""
         try:
@@ -194,7 +203,7 @@ class Exchange:
 
     def closing(self) -> Headers:
         """What tells the client to connect again, when this server is about to end."""
-        return (_CLOSE,) if self._bounds.load.closing else ()
+        return (CLOSE,) if self._bounds.load.closing else ()
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem document, or with what the Open Inference Protocol has for an error."""

@@ -9,13 +9,14 @@ left is given up. What each path does is in `service/routes/`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from service.bentoml_hooks import step_in_front
 from service.edge.asgi import App, Message, Receive, Scope, Send
 from service.edge.exchange import ClientLeft, Exchange
 from service.edge.site import Route, Site, Slot
-from service.errors import InternalError, Problem
+from service.errors import InternalError, Problem, QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ async def _refuse(site: Site, exchange: Exchange, route: Route | None, problem: 
     if exchange.status:
         return  # the answer had begun: uvicorn closes the connection, so that the client sees it is cut
     site.refused(exchange, route, problem)
+    if isinstance(problem, QueueFull) and (wait_s := exchange.refusal_waits_s()):
+        exchange.let_go()
+        await asyncio.sleep(wait_s)
     await exchange.refuse(problem)
 
 

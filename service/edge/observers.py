@@ -17,6 +17,9 @@ class RequestObserver(Protocol):
 
     def rejected(self, code: str) -> None: ...
 
+    def turned_away(self, status: int, times: int) -> None:
+        """So many connections were closed as if with this status, before there was a request."""
+
 
 class RefusalObserver(Protocol):
     """Is told of every refusal on a path that takes a body, and of those of a whole connection."""

@@ -1,10 +1,15 @@
-"""A transport that counts what it is given, and that can end its side first and still read."""
+"""A transport that counts what it is given and what is read of it, and that can end its side first and still read."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
+
+from service.edge.bodies import LEAST_BYTES_PER_S
+
+# After a refusal in the midst of a body, what still comes of it is dropped, so that the client hears of the refusal.
+_DROPPED_AT_MOST, _DROP_S = 1 << 26, 30.0
 
 
 class Outlet:
@@ -18,12 +23,14 @@ class Outlet:
         listens: called before it closes: whether to read on.
     """
 
-    __slots__ = ("_listens", "_transport", "ended", "written")
+    __slots__ = ("_dropped", "_drops_since", "_listens", "_read_before", "_reads_since", "_transport", "ended", "written")
 
     def __init__(self, transport: asyncio.Transport, listens: Callable[[], bool]) -> None:
         self._transport, self._listens = transport, listens
         self.written = 0
         self.ended = False
+        self._dropped, self._drops_since = 0, 0.0
+        self._reads_since, self._read_before = 0.0, 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Bytes of an answer."""
@@ -56,6 +63,29 @@ class Outlet:
     def cut(self) -> None:
         """Close once what was written is sent, and read no more."""
         self._transport.close()
+
+    def drop(self, size: int) -> None:
+        """So many bytes came after the end, of at most so many."""
+        self._dropped += size
+        if self._dropped > _DROPPED_AT_MOST:
+            self.cut()
+
+    def look_at_dropping(self, now: float) -> None:
+        """Close when the client has not for long, although this side has ended; to be called about once a second."""
+        self._drops_since = self._drops_since or now
+        if now - self._drops_since > _DROP_S:
+            self.cut()
+
+    def look_at_reading(self, now: float, patience_s: float) -> None:
+        """Cut a client that takes fewer bytes than it has to of those that wait for it; to be called about once a second."""
+        unread = self.unread
+        read = self.written - unread
+        if not unread or not self._reads_since:
+            self._reads_since, self._read_before = now if unread else 0.0, read
+        elif now - self._reads_since > patience_s:
+            if read - self._read_before < LEAST_BYTES_PER_S * (now - self._reads_since):
+                self.abort()
+            self._reads_since, self._read_before = now, read
 
     def abort(self) -> None:
         """Close at once."""

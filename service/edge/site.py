@@ -23,6 +23,7 @@ from service.errors import (
     NotFound,
     NotReady,
     Problem,
+    TooManyConnections,
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
@@ -81,6 +82,14 @@ class Site:
             self.log(request_id=request_id.decode(), method="", route=UNKNOWN, status=problem.status, code=problem.code)
         if self.audit is not None:
             self.audit.refused(Source(request_id.decode(), "", UNKNOWN), problem)
+
+    def note_untold(self, connections: int) -> None:
+        """Count and log connections that were closed without a word, of the last second."""
+        if connections and self.observer is not None:
+            self.observer.turned_away(TooManyConnections.status, connections)
+        if connections and self.log is not None:
+            code, status = TooManyConnections.code, TooManyConnections.status
+            self.log(request_id="", method="", route=UNKNOWN, status=status, code=code, connections=connections)
 
     def began(self, exchange: Exchange) -> Route | None:
         """Count a request as one under way; what its path takes."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier
 from models.bundle import Bundle
-from models.engines.bundle_classifier import classifier_of
+from models.engines.remote.calls import RemoteObserver
 from models.speed import seconds_per_call
 from service.lifecycle.request_limit import CallTimes, images_per_request
+from service.lifecycle.served_classifier import served_classifier
 from service.lifecycle.warm_up import warm_up
 from service.settings import Settings
 
@@ -31,7 +32,7 @@ class Warm:
     call_s: float = 0.0
 
 
-def load(settings: Settings, bundle: Bundle) -> Warm:
+def load(settings: Settings, bundle: Bundle, observer: RemoteObserver | None = None) -> Warm:
     """Load, assemble, measure, warm up: seconds of work, not for the event loop. Raises: InvalidInput, one sentence.
 
     Every part is logged, and bounded but for the loading: measuring and warming up take 10 s at most, and for a classifier whose call
@@ -42,7 +43,7 @@ def load(settings: Settings, bundle: Bundle) -> Warm:
             "no HAUBERK_SECRET_FILE is set: a random secret was drawn; answers change with a restart and between replicas"
         )
     started = time.monotonic()
-    classifier = classifier_of(bundle, threads=settings.threads)
+    classifier = served_classifier(settings, bundle, observer)
     defended = assemble(bundle, classifier, secret=settings.secret, modes=settings.modes, threads=settings.threads)
     _tell("the classifier is loaded", started)
     here = seconds_per_call(classifier, rows_at_most=settings.batch_images)

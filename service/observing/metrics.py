@@ -29,6 +29,7 @@ from defences.defended_classifier import Decisions, Detection
 from defences.errors import StageFailure
 from defences.table import of_stage
 from service.errors import every_problem
+from service.observing.remote_calls import RemoteCalls
 
 # A `..._created` beside each series would double their number, and is no part of the contract.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -44,7 +45,7 @@ _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # What counts against the server, and what it is counted among: alerts rest on these, from the first one on.
-_SHOWN_CODES = (200, 500, 503, 504)
+_SHOWN_CODES = (200, 500, 502, 503, 504)
 _DISTANCES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -106,7 +107,8 @@ class Metrics:
         rejected = Counter(
             "hauberk_rejected_inputs", "Requests whose head or body was turned away.", ("reason",), registry=registry
         )
-        self._rejected = {p.code: rejected.labels(p.code) for p in every_problem() if p.status in _INPUT_STATUSES}
+        about_input = (p.code for p in every_problem() if p.status in _INPUT_STATUSES or p.about_transport)
+        self._rejected = {code: rejected.labels(code) for code in about_input}
 
     def _images_metrics(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         outcomes = Counter("hauberk_predictions", "Images decided on.", ("outcome",), registry=registry)
@@ -138,6 +140,7 @@ class Metrics:
         )
         self._queue_depth = Gauge("hauberk_queue_depth", "Images waiting.", registry=registry, multiprocess_mode="livesum")
 
+        self.remote = RemoteCalls(registry)
         self._audited = Counter("hauberk_audit_lines", "Lines written to the audit log.", registry=registry)
         audit_lost = Counter(
             "hauberk_audit_lines_lost", "Lines the audit log could not take, by what was full.", ("reason",), registry=registry
@@ -175,6 +178,10 @@ class Metrics:
             answered = self._answered[route, status] = self._requests.labels(route, str(status))
         answered.inc()
         self._routes[route].observe(seconds)
+
+    def turned_away(self, status: int, times: int) -> None:
+        """So many connections are closed before there is a request."""
+        self._requests.labels(OTHER, str(status)).inc(times)
 
     def rejected(self, code: str) -> None:
         """A problem of this code is answered; counted when it is about the input."""

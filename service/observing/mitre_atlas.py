@@ -32,6 +32,9 @@ REFUSALS: Mapping[str, Atlas] = {
     errors.TooManyConnections.code: _FLOOD,
     errors.DeadlineExceeded.code: Atlas(("AML.M0004",), ("AML.T0029", "AML.T0034.001")),
     errors.InternalError.code: Atlas(),
+    errors.ClassifierFailed.code: Atlas(),
+    errors.ClassifierUnavailable.code: Atlas(),
+    errors.ClassifierTooSlow.code: Atlas(),
 }
 """Refused requests that the audit log tells of; the access log and the metrics tell of every one."""
 

@@ -181,7 +181,7 @@ _REQUEST_ID = {
     "description": "1 to 128 letters, digits or ._:/+=-; anything else is replaced.",
     "schema": {"type": "string"},
 }
-_POST_REFUSALS = (400, 401, 403, 408, 413, 415, 422, 429, 431, 500, 501, 503, 504, 505)
+_POST_REFUSALS = (400, 401, 403, 408, 413, 415, 422, 429, 431, 500, 501, 502, 503, 504, 505)
 # A key is needed only where the operator asks for keys.
 _SECURITY: list[Document] = [{}, {"key": []}]
 

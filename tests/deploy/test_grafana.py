@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.grafana.dashboards import OUT, written
 from deploy.grafana.panels import BOARDS, Board
+from service.errors import every_problem
 from service.observing.metrics import Metrics, new_registry
 from tests.service.conftest import ROOT
 
@@ -70,6 +71,14 @@ def test_the_committed_json_is_what_the_code_makes(board: Board) -> None:
 
 def test_no_dashboard_is_left_over() -> None:
     assert {path.stem for path in OUT.iterdir()} == {board.uid for board in BOARDS}
+
+
+def test_the_panel_of_bad_connections_names_every_refusal_that_is_about_how_a_request_was_sent() -> None:
+    panels = [panel for board in BOARDS for _, row in board.rows for panel in row]
+    [(_, query)] = next(panel.queries for panel in panels if panel.title == "Bad connections")
+    named = set(re.findall(r'reason=~"([a-z_|]+)"', query)[0].split("|"))
+    assert named == {problem.code for problem in every_problem() if problem.about_transport}
+    assert {"unsupported_transfer_coding", "unsupported_version", "malformed_http", "slow_body"} <= named
 
 
 def test_every_panel_says_what_it_shows(board: Board) -> None:

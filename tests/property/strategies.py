@@ -45,6 +45,7 @@ PROBING: dict[str, Callable[[Shape, float], Detector]] = {
     "strip": lambda shape, threshold: strip(shape, threshold),
     "strip, mixing": lambda shape, threshold: strip(shape, threshold, blend="mix", weight=0.5),
     "strip, one stage": lambda shape, threshold: strip(shape, threshold, stages=(24,), slack=(0.0,)),
+    "strip, change": lambda shape, threshold: strip(shape, threshold, statistic="change"),
     "strip, no slack": lambda shape, threshold: strip(shape, threshold, slack=(0.0, 0.0, 0.0, 0.0), weight=0.25),
     "sentinet": lambda shape, threshold: sentinet(shape, threshold),
     "sentinet, one level": lambda shape, threshold: sentinet(

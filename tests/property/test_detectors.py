@@ -25,7 +25,7 @@ def decisions(
     """Run a detector to its end: per image whether it was refused, its score and its model calls, all as numbers."""
     session = detector.begin(pictures, keys)
     while session.undecided.size:
-        session.decide(classifier.predict(session.probe()))
+        session.decide(classifier.predict(session.probe()), classifier.predict(pictures))
     return session.abstained.astype(np.float64), session.scores, session.calls.astype(np.float64)
 
 
@@ -69,7 +69,7 @@ def test_probes_are_images_and_no_more_of_them_than_stated(
         assert probes.min() >= 0
         assert probes.max() <= 1
         calls += len(probes)
-        session.decide(CLASSIFIER.predict(probes))
+        session.decide(CLASSIFIER.predict(probes), CLASSIFIER.predict(pictures))
     assert calls == session.calls.sum()
     assert session.calls.max() <= detector.calls_at_most
     np.testing.assert_array_equal(writable, pictures)

@@ -215,6 +215,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "no radius": ({"eps": 0}, "expected eps > 0, got 0.0"),
     "no such file": ({"data": "none.npz"}, "which does not exist"),
     "no key file": ({"api_key_file": "none"}, "--api-key-file none cannot be read"),
+    "a key file without end": ({"api_key_file": "/dev/zero"}, "/dev/zero cannot be read: it is a device, expected a file"),
     "nowhere to write": ({"out": "/proc/none"}, "cannot write to"),
 }
 

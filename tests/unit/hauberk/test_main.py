@@ -114,6 +114,7 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "nowhere to write": ({"out": "squares.npz/model.keras"}, "cannot write to"),
     "an unknown attack": ({"adversarial": "jsma"}, "expected --adversarial fgm or pgd, got 'jsma'"),
     "no eps": ({"adversarial": "pgd", "eps": 0}, "training attack: expected eps > 0, got 0.0"),
+    "a shift of less than nothing": ({"adversarial": "fgm", "shift": -1}, "adversarial trainer: expected shift >= 0, got -1"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
     "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
     "a range of no model": ({"input-range": "0,255"}, "expected --classifier with --input-range and --outputs, got none"),

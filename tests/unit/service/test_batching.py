@@ -5,89 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from defences.defended_classifier import Decisions, Interval, Trace
+from defences.defended_classifier import Decisions
 from models.classifier import Images
 from service.batching import Batcher
-from service.errors import DeadlineExceeded, InternalError, QueueFull, Stopping
-from tests.unit.service.conftest import FakeWaves, Stepwise, Waves
-
-SHAPE = (2, 3, 1)
-
-
-def images(*means: float) -> Images:
-    return np.stack([np.full(SHAPE, mean, np.float32) for mean in means])
-
-
-def mean_of(decisions: Decisions) -> list[float]:
-    return [round(float(row[0]), 3) for row in decisions.probabilities]
-
-
-class Recorder:
-    """An observer that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.waited: list[float] = []
-        self.decisions: list[Decisions] = []
-        self.failures: list[Exception] = []
-
-    def batch(self, images: int, waited_s: Sequence[float]) -> None:
-        self.batches.append(images)
-        self.waited.extend(waited_s)
-
-    def decided(self, decisions: Decisions) -> None:
-        self.decisions.append(decisions)
-
-    def failed(self, failure: Exception) -> None:
-        self.failures.append(failure)
-
-
-class Gate:
-    """A data path that waits: `entered` says that it began, `open` lets it go on."""
-
-    def __init__(self, waves: Waves) -> None:
-        self._waves = waves
-        self.entered, self.open = threading.Event(), threading.Event()
-        self.inside = self.most_inside = 0
-
-    def __call__(self, batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        self.inside += 1
-        self.most_inside = max(self.inside, self.most_inside)
-        self.entered.set()
-        assert self.open.wait(10)
-        waves = self._waves(batch)
-        first = next(waves)
-        self.inside -= 1
-        yield first
-        yield from waves
-
-
-def run(
-    scenario: Callable[..., Awaitable[Any]], waves: Waves | None, observer: Any = None, path: Any = None, **options: Any
-) -> Any:
-    """Run a scenario against a batcher of its own, within ten seconds, and stop that."""
-
-    async def main() -> Any:
-        batcher = Batcher(path or Stepwise(waves or _no_waves), observer or Recorder(), **options)
-        try:
-            return await asyncio.wait_for(scenario(batcher), 10)
-        finally:
-            await batcher.stop()
-
-    return asyncio.run(main())
-
-
-async def until(event: threading.Event) -> None:
-    while not event.is_set():
-        await asyncio.sleep(0.001)
+from service.errors import (
+    DeadlineExceeded,
+    QueueFull,
+    Stopping,
+)
+from tests.unit.service.batcher_scenarios import Gate, Recorder, decisions_of, images, mean_of, run, until
 
 
 def test_every_request_gets_its_own_rows_in_order(waves: Any) -> None:
@@ -148,10 +81,10 @@ def test_nobody_waits_for_a_slow_batch_mate() -> None:
 
     def waves(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
         slow = batch.mean(axis=(1, 2, 3)) > 0.5
-        yield np.flatnonzero(~slow), _decisions(batch[~slow])
+        yield np.flatnonzero(~slow), decisions_of(batch[~slow])
         if slow.any():
             assert second_wave.wait(10)
-            yield np.flatnonzero(slow), _decisions(batch[slow])
+            yield np.flatnonzero(slow), decisions_of(batch[slow])
 
     gate = Gate(waves)
 
@@ -200,7 +133,7 @@ class Tenths:
         decided = [(i, mean) for i, mean, taken in running if taken == round(mean * 10)]
         if not decided:
             return None
-        return np.array([i for i, _ in decided]), _decisions(images(*(mean for _, mean in decided)))
+        return np.array([i for i, _ in decided]), decisions_of(images(*(mean for _, mean in decided)))
 
 
 def test_who_comes_while_others_are_in_doubt_rides_in_their_next_step() -> None:
@@ -253,78 +186,6 @@ def test_what_nobody_waits_for_any_more_is_not_done_to_its_end() -> None:
         assert steps[0] == done
 
     run(scenario, None, path=Endless(), deadline_s=0.1)
-
-
-def test_a_request_that_makes_its_batch_raise_fails_alone(waves: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def fragile(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        if (batch.mean(axis=(1, 2, 3)) > 0.8).any():
-            raise ValueError("poison")
-        yield from waves(batch)
-
-    gate, recorder = Gate(fragile), Recorder()
-
-    async def scenario(batcher: Batcher[Any]) -> list[Any]:
-        first = asyncio.create_task(batcher.classify(images(0.1)))
-        await until(gate.entered)
-        rest = [asyncio.create_task(batcher.classify(images(mean))) for mean in (0.2, 0.9, 0.3)]
-        await asyncio.sleep(0.01)
-        gate.open.set()
-        return await asyncio.gather(first, *rest, return_exceptions=True)
-
-    _, left, bad, right = run(scenario, gate, recorder)
-    assert mean_of(left) == [0.2]
-    assert mean_of(right) == [0.3]
-    assert isinstance(bad, InternalError)
-    assert str(bad.__cause__) == "poison"
-    assert [str(failure) for failure in recorder.failures] == ["poison", "poison"]
-    assert waves.batches == [1, 1, 1]
-    assert "poison" in caplog.text
-
-
-def test_a_batch_that_fails_after_a_wave_does_not_run_its_answered_requests_again(waves: Any) -> None:
-    failing = [True]
-
-    def fragile(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        seen.append(len(batch))
-        waves_of_batch = waves(batch)
-        yield next(waves_of_batch)
-        if failing and len(batch) > 1:
-            failing.clear()
-            raise ValueError("after the first wave")
-        yield from waves_of_batch
-
-    seen: list[int] = []
-    waves.slow_above = 0.5
-    gate = Gate(fragile)
-
-    async def scenario(batcher: Batcher[Any]) -> list[Any]:
-        first = asyncio.create_task(batcher.classify(images(0.1)))
-        await until(gate.entered)
-        rest = [asyncio.create_task(batcher.classify(images(mean))) for mean in (0.2, 0.7)]
-        await asyncio.sleep(0.01)
-        gate.open.set()
-        return await asyncio.gather(first, *rest)
-
-    assert [mean_of(decisions) for decisions in run(scenario, gate)] == [[0.1], [0.2], [0.7]]
-    assert seen == [1, 2, 1]
-
-
-@pytest.mark.parametrize("fault", ["missing rows", "a row twice", "out of order", "no waves"])
-def test_a_data_path_that_breaks_its_promise_fails_the_request_and_hangs_nobody(fault: str) -> None:
-    def broken(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        if fault == "missing rows":
-            yield np.array([0, 2]), _decisions(batch[[0, 2]])
-        elif fault == "a row twice":
-            yield np.array([0, 1]), _decisions(batch[[0, 1]])
-            yield np.array([1]), _decisions(batch[[1]])
-        elif fault == "out of order":
-            yield np.array([2, 1, 0]), _decisions(batch[::-1])
-
-    async def scenario(batcher: Batcher[Any]) -> None:
-        with pytest.raises(InternalError):
-            await batcher.classify(images(0.1, 0.2, 0.3))
-
-    run(scenario, broken)
 
 
 def test_a_full_queue_refuses_at_once_and_takes_work_again_later(waves: Any) -> None:
@@ -413,122 +274,3 @@ def test_stopping_does_not_wait_longer_than_a_deadline_for_a_stuck_worker(waves:
         return seconds
 
     assert run(scenario, gate, deadline_s=0.1) < 2
-
-
-def test_an_observer_that_raises_changes_no_answer(waves: Any) -> None:
-    class Broken(Recorder):
-        def decided(self, decisions: Decisions) -> None:
-            raise RuntimeError("no disk")
-
-        batch = failed = decided  # type: ignore[assignment]
-
-    async def scenario(batcher: Batcher[Any]) -> Decisions:
-        return await batcher.classify(images(0.1))
-
-    assert mean_of(run(scenario, waves, Broken())) == [0.1]
-
-
-def test_many_requests_of_all_sizes_from_a_flaky_data_path_all_end(waves: Any) -> None:
-    rng = np.random.default_rng(5)
-    calls = [0]
-
-    def flaky(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        calls[0] += 1
-        if calls[0] % 7 == 0:
-            raise ValueError("flaky")
-        yield from waves(batch)
-
-    waves.slow_above = 0.5
-
-    async def one(batcher: Batcher[Any], means: list[float]) -> str:
-        try:
-            decisions = await asyncio.wait_for(batcher.classify(images(*means)), 5)
-        except (QueueFull, InternalError) as problem:
-            return problem.code
-        assert mean_of(decisions) == means
-        return "answered"
-
-    async def scenario(batcher: Batcher[Any]) -> list[str]:
-        requests = [[round(float(m), 3) for m in rng.uniform(0, 0.8, rng.integers(1, 9))] for _ in range(300)]
-        return await asyncio.gather(*(one(batcher, means) for means in requests))
-
-    ends = run(scenario, flaky, batch_images=16, queue_images=900)
-    assert set(ends) <= {"answered", "queue_full", "internal_error"}
-    assert ends.count("answered") > 100
-
-
-def _decisions(batch: Images) -> Decisions:
-    means = batch.mean(axis=(1, 2, 3))
-    return Decisions(np.repeat(means[:, None], 3, axis=1), np.zeros(len(batch), bool), np.zeros(len(batch), np.int64), Trace())
-
-
-def _no_waves(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-    raise AssertionError
-
-
-def test_a_traced_answer_carries_what_was_found_in_its_own_images_and_the_time_it_took(waves: Any) -> None:
-    async def scenario(batcher: Batcher[Any]) -> Any:
-        return await asyncio.gather(batcher.classify(images(0.1, 0.95, 0.2)), batcher.classify(images(0.95)))
-
-    first, second = run(scenario, waves, traced=True)
-    assert [found.abstained.tolist() for found in first.trace.detections] == [[False, True, False]]
-    assert [(found.name, found.mode, found.abstained.tolist()) for found in second.trace.detections] == [
-        ("strip", "enforce", [True])
-    ]
-    for decisions in (first, second):
-        stages = [interval.stage for interval in decisions.trace.intervals]
-        assert stages[0] == "queue"
-        assert decisions.trace.intervals[0].ended >= decisions.trace.intervals[0].started
-
-
-def test_a_traced_answer_of_several_waves_is_put_together_in_the_order_of_its_images() -> None:
-    path = FakeWaves(refuse_above=0.9, slow_above=0.5)
-
-    async def scenario(batcher: Batcher[Any]) -> Any:
-        return await asyncio.gather(batcher.classify(images(0.6, 0.1, 0.95, 0.2)), batcher.classify(images(0.3)))
-
-    traced, plain = run(scenario, path, traced=True), run(scenario, path)
-    for one, other in zip(traced, plain, strict=True):
-        assert np.array_equal(one.probabilities, other.probabilities)
-        assert one.labels.tolist() == other.labels.tolist()
-        assert one.abstained.tolist() == other.abstained.tolist()
-    assert traced[0].trace.detections[0].abstained.tolist() == [False, False, True, False]
-
-
-def test_a_request_is_not_told_of_the_time_before_it_came(waves: Any) -> None:
-    before = Interval("abstain", time.perf_counter() - 60, time.perf_counter() - 59)
-
-    def timed(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        for rows, decisions in waves(batch):
-            now = time.perf_counter()
-            trace = replace(decisions.trace, intervals=(before, Interval("predict", now, now + 1)))
-            yield rows, replace(decisions, trace=trace)
-
-    async def scenario(batcher: Batcher[Any]) -> Decisions:
-        return await batcher.classify(images(0.1))
-
-    intervals = run(scenario, timed, traced=True).trace.intervals
-    assert [interval.stage for interval in intervals] == ["queue", "predict"]
-
-
-def test_a_traced_request_that_runs_again_after_a_failure_tells_of_the_second_time() -> None:
-    def failing(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
-        if (batch.mean(axis=(1, 2, 3)) > 0.8).any():
-            raise ValueError
-        yield from FakeWaves()(batch)
-
-    gate = Gate(failing)
-
-    async def scenario(batcher: Batcher[Any]) -> list[Any]:
-        first = asyncio.create_task(batcher.classify(images(0.1)))
-        await until(gate.entered)
-        rest = [asyncio.create_task(batcher.classify(images(mean))) for mean in (0.2, 0.9)]
-        await asyncio.sleep(0.01)
-        gate.open.set()
-        return await asyncio.gather(first, *rest, return_exceptions=True)
-
-    _, good, bad = run(scenario, gate, traced=True)
-    assert isinstance(bad, InternalError)
-    assert mean_of(good) == [0.2]
-    assert [interval.stage for interval in good.trace.intervals] == ["queue"]
-    assert len(good.trace.detections) == 1

@@ -18,8 +18,8 @@ from service.batching import Batcher
 from service.errors import InternalError, QueueFull
 from service.lines import Lines
 from service.turns import ALONE, TOGETHER
+from tests.unit.service.batcher_scenarios import Recorder, images, mean_of, until
 from tests.unit.service.conftest import FakeWaves
-from tests.unit.service.test_batching import Recorder, images, mean_of, until
 
 # As STRIP's on the bundled classifier, the image's own call in the first.
 STAGES = (3, 2, 4, 8, 16, 32, 32)

@@ -12,6 +12,7 @@ class Watcher:
         self.in_flight = 0
         self.ends: list[tuple[str, int]] = []
         self.codes: list[str] = []
+        self.turned: list[tuple[int, int]] = []
         self.lines: list[dict[str, Any]] = []
 
     def began(self) -> None:
@@ -23,6 +24,9 @@ class Watcher:
 
     def rejected(self, code: str) -> None:
         self.codes.append(code)
+
+    def turned_away(self, status: int, times: int) -> None:
+        self.turned.append((status, times))
 
     def log(self, **fields: Any) -> None:
         self.lines.append(fields)

@@ -46,6 +46,10 @@ def flat(n: int, bits: float) -> Probabilities:
         ({"weight": np.nan}, "expected weight > 0"),
         ({"weight": np.inf}, "expected weight > 0"),
         ({"weight": 1.5, "blend": "mix"}, "<= 1 when mixing"),
+        ({"statistic": "margin"}, 'expected statistic "change" or "entropy"'),
+        ({"ceiling": -0.1}, "expected a ceiling >= 0"),
+        ({"ceiling": np.inf}, "expected a ceiling >= 0"),
+        ({"ceiling": np.nan}, "expected a ceiling >= 0"),
         ({"threshold": np.nan}, "got NaN"),
     ],
 )
@@ -69,6 +73,38 @@ def test_adding_clips_and_mixing_averages() -> None:
 def test_boundaries_are_the_threshold_with_slack_or_the_exact_bound_if_that_is_lower() -> None:
     strip = Strip(**GOOD | {"stages": (1, 2, 4), "slack": (0.3, 5.0, 0.0)})
     np.testing.assert_allclose(strip.boundaries(), [0.8, 1.0, 0.5])  # .5 + .3; 4 * .5 / 2; .5
+
+
+def test_below_a_ceiling_boundaries_do_not_follow_the_threshold_and_above_it_the_threshold_does_not_count() -> None:
+    strip = Strip(**GOOD | {"stages": (1, 2, 4), "slack": (0.3, 0.1, 0.0), "ceiling": 0.6, "threshold": 0.5})
+    np.testing.assert_allclose(strip.boundaries(), [0.9, 0.7, 0.5])
+    lower = Strip(**GOOD | {"stages": (1, 2, 4), "slack": (0.3, 0.1, 0.0), "ceiling": 0.6, "threshold": 0.3})
+    np.testing.assert_allclose(lower.boundaries(), [0.9, 0.6, 0.3])  # 4 * .3 / 2
+    beyond = Strip(**GOOD | {"stages": (1, 2, 4), "slack": (0.3, 0.1, 0.0), "ceiling": 0.6, "threshold": 9.0})
+    np.testing.assert_allclose(beyond.boundaries(), [0.9, 0.7, 0.6])
+
+
+def test_change_is_what_a_prediction_leaves_to_other_classes_than_the_answer() -> None:
+    given = GOOD | {"statistic": "change", "stages": (4,), "slack": (0.0,), "threshold": 0.3}
+    session = Strip(**given).begin(noise(2, SHAPE, 1), np.arange(2, dtype=np.uint64))
+    session.probe()
+    rows = np.tile(np.array([[0.9, 0.1], [0.1, 0.9]], np.float32), (4, 1))
+    session.decide(rows, np.array([[0.6, 0.4], [0.0, 1.0]], np.float32))
+    np.testing.assert_allclose(session.scores, [0.5, 0.5], atol=1e-6)
+    with pytest.raises(ValueError, match="expected the answers to the images"):
+        session = Strip(**given).begin(noise(1, SHAPE, 1), np.zeros(1, np.uint64))
+        session.probe()
+        session.decide(rows[:4])
+
+
+def test_an_image_whose_answer_is_replaced_by_another_as_certain_one_has_no_entropy_and_changes() -> None:
+    replaced = np.tile(np.array([[0.0, 1.0]], np.float32), (4, 1))
+    for statistic, refused in (("entropy", True), ("change", False)):
+        given = GOOD | {"statistic": statistic, "stages": (4,), "slack": (0.0,), "threshold": 0.3}
+        session = Strip(**given).begin(noise(1, SHAPE, 1), np.zeros(1, np.uint64))
+        session.probe()
+        session.decide(replaced, np.array([[1.0, 0.0]], np.float32))
+        assert session.abstained.tolist() == [refused]
 
 
 def test_an_image_leaves_at_the_first_stage_whose_boundary_it_exceeds() -> None:

@@ -1,8 +1,10 @@
-"""How --labels, --input-range and --outputs become a classifier that reads the data rightly."""
+"""How a file and what is said about it become a classifier that reads the data rightly."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ from hauberk.commands.declaration import Declaration
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
-from tests.fakes import squares
+from models.preparation import Preparation
+from tests.fakes import squares, tinted
 
 DATA = squares(100, seed=20)
 
 
 def opened(path: Path, data: Dataset = DATA, **options: Any) -> KerasClassifier:
-    return open_classifier(path, data, declared=Declaration(**options), threads=1)
+    classifier = open_classifier(path, data, declared=Declaration(**options), threads=1)
+    assert isinstance(classifier, KerasClassifier)
+    return classifier
 
 
 def test_probabilities_and_the_range_0_to_1_are_recognised(keras_file: Path) -> None:
@@ -58,3 +63,99 @@ def test_labels_in_what_is_no_file_are_refused_and_not_waited_for(keras_file: Pa
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInput, match=r"expected --labels to be names or a text file, .* it is a named pipe"):
         opened(keras_file, labels=str(tmp_path / "pipe"))
+
+
+TINTED = tinted(900, seed=21)
+
+
+@pytest.mark.parametrize("preset", ["torch", "caffe"])
+def test_a_model_trained_behind_a_preset_is_asked_about_and_what_is_advised_fits(
+    tinted_network: Callable[[str | None], Any], tmp_path: Path, preset: Any
+) -> None:
+    tinted_network(preset).save(tmp_path / "model.keras")
+    with pytest.raises(
+        InvalidInput, match=r"is right on .* when it is given pixels from 0 to 1, but on .* with .*; say --"
+    ) as asked:
+        opened(tmp_path / "model.keras", TINTED)
+    advised = re.search(r"; say ((?:--\S+ ?)+)", str(asked.value))
+    assert advised is not None
+    options = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in advised[1].split())
+    as_advised, as_trained = (
+        opened(tmp_path / "model.keras", TINTED, **options),
+        opened(tmp_path / "model.keras", TINTED, preset=preset),
+    )
+    fresh = tinted(900, seed=22)
+    by_advice, by_training = (
+        (one.predict(fresh.images).argmax(axis=1) == fresh.labels).mean() for one in (as_advised, as_trained)
+    )
+    assert by_advice > by_training - 0.015 > 0.9
+
+
+def test_who_insists_is_believed(tinted_network: Callable[[str | None], Any], tmp_path: Path) -> None:
+    tinted_network("torch").save(tmp_path / "model.keras")
+    with pytest.raises(InvalidInput, match=r", or --input-range=0,1 --channels=rgb to insist"):
+        opened(tmp_path / "model.keras", TINTED, channels="rgb")
+    insisted = opened(tmp_path / "model.keras", TINTED, input_range="0,1", channels="rgb")
+    assert insisted.preparation == Preparation()
+
+
+def behind(keras: Any, network: Any, shape: tuple[int, ...], *, dtype: str = "float32") -> Any:
+    """The network behind an input of another layout or type."""
+    layers = [keras.layers.Permute((2, 3, 1))] if shape[0] == 3 else []
+    layers += [keras.layers.Rescaling(1 / 255)] if dtype == "uint8" else []
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *layers, *network.layers])
+
+
+def test_channels_first_and_bytes_follow_from_the_models_input(keras_model: Any, tmp_path: Path) -> None:
+    import keras
+
+    expected = KerasClassifier(keras_model).predict(DATA.images)
+    behind(keras, keras_model, (3, 16, 16)).save(tmp_path / "first.keras")
+    behind(keras, keras_model, (16, 16, 3), dtype="uint8").save(tmp_path / "bytes.keras")
+    first = opened(tmp_path / "first.keras")
+    assert first.preparation == Preparation(layout="nchw")
+    np.testing.assert_allclose(first.predict(DATA.images), expected, atol=1e-6)
+    assert opened(tmp_path / "first.keras", layout="nchw").preparation == first.preparation
+    of_bytes = opened(tmp_path / "bytes.keras")
+    assert of_bytes.preparation == Preparation.of_range(0, 255, dtype="uint8")
+    np.testing.assert_allclose(of_bytes.predict(DATA.images), expected, atol=0.05)
+    with pytest.raises(InvalidInput, match=r"got \(3, 16, 16\), which has its channels first; say --layout nchw"):
+        opened(tmp_path / "first.keras", layout="nhwc")
+    with pytest.raises(InvalidInput, match=r"got \(16, 16, 3\), which has its channels last"):
+        opened(tmp_path / "bytes.keras", layout="nchw")
+    with pytest.raises(InvalidInput, match=r"expected values within 0\.\.255 for a model that takes uint8, got -1 to 1"):
+        opened(tmp_path / "bytes.keras", input_range="-1,1")
+
+
+def test_of_several_outputs_one_is_named(keras_model: Any, tmp_path: Path) -> None:
+    import keras
+
+    inputs = keras.Input((16, 16, 3))
+    features = keras.Sequential(keras_model.layers[:-1])(inputs)
+    two = keras.Model(inputs, {"label": keras_model.layers[-1](features), "size": keras.layers.Dense(1)(features)})
+    two.save(tmp_path / "two.keras")
+    with pytest.raises(InvalidInput, match=r"expected the name of an output \(--output\), one of label .*, size .*, got none"):
+        opened(tmp_path / "two.keras")
+    with pytest.raises(InvalidInput, match="got 'colour'"):
+        opened(tmp_path / "two.keras", output="colour")
+    np.testing.assert_allclose(
+        opened(tmp_path / "two.keras", output="label").predict(DATA.images),
+        KerasClassifier(keras_model).predict(DATA.images),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_sigmoid_or_its_logit_is_two_classes(keras_model: Any, tmp_path: Path, activation: str | None) -> None:
+    import keras
+
+    red = Dataset(DATA.images, (DATA.labels == 0).astype(np.int64))
+    head = keras.layers.Dense(1, activation=activation)
+    network = keras.Sequential([keras.Input((16, 16, 3)), *keras_model.layers[:-1], head])
+    features = keras.Sequential(keras_model.layers[:-1]).predict(red.images, verbose=0)
+    weights, *_ = np.linalg.lstsq(np.c_[features, np.ones(len(features))], np.where(red.labels, 8.0, -8.0), rcond=None)
+    head.set_weights([weights[:-1, None], weights[-1:]])
+    network.save(tmp_path / "red.keras")
+    classifier = opened(tmp_path / "red.keras", red)
+    assert classifier.outputs == ("probabilities" if activation else "logits")
+    assert (classifier.predict(red.images).argmax(axis=1) == red.labels).mean() > 0.9

@@ -17,7 +17,7 @@ import pytest
 from defences.assembly import calibrated_for
 from evaluation.budget import BUDGETS
 from evaluation.reporting.report import REPORT, Report
-from hauberk.commands.options import sha256_of
+from hauberk.commands.data import sha256_of
 from models.bundle import read_bundle, record, write_bundle
 from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hauberk.commands.options import check_writable, progress_bar, read_data
+from hauberk.commands.data import read_data
+from hauberk.commands.options import check_writable, progress_bar
 from hauberk.commands.progress_lines import ProgressLines
 from models.errors import InvalidInput
 

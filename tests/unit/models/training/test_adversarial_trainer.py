@@ -15,7 +15,7 @@ from attacks.evasion.gradient import ProjectedGradientDescent
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
-from models.training.adversarial_trainer import AdversarialTrainer, Hardened, named_attacks
+from models.training.adversarial_trainer import AdversarialTrainer, Hardened, _shifted, named_attacks
 from models.training.reference_classifier import Recipe
 from models.training.training_attack import Start, TrainingAttack
 from models.training.training_state import Epoch
@@ -157,6 +157,23 @@ def test_every_way_to_train_learns(options: dict[str, Any]) -> None:
     epochs = AdversarialTrainer(**given)(untrained(), DATA, validation=VALIDATION).epochs
     assert epochs[-1].accuracy > 0.6
     assert all(math.isfinite(epoch.loss) for epoch in epochs)
+
+
+def test_a_shift_moves_each_image_by_up_to_so_many_pixels_each_way_and_repeats_its_edges() -> None:
+    images = noise(60, shape=(5, 7, 2), seed=4)
+    most, moves = 2, set()
+    shifted = _shifted(images, most, np.random.default_rng(0))
+    for image, moved in zip(images, shifted, strict=True):
+        padded = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
+        places = [
+            (r, c)
+            for r in range(2 * most + 1)
+            for c in range(2 * most + 1)
+            if np.array_equal(padded[r : r + 5, c : c + 7], moved)
+        ]
+        assert len(places) == 1
+        moves.update(places)
+    assert {r for r, _ in moves} == {c for _, c in moves} == set(range(2 * most + 1))
 
 
 def test_logits_and_a_single_output_are_trained_too() -> None:

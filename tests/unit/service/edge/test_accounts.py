@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
 
 from models.errors import InvalidInput
-from service.edge.accounts import Account, Client, Clients, read_clients
+from service.edge.accounts import REFUSED_AT_ONCE_S, REFUSED_BYTES_PER_S, Account, Client, Clients, read_clients
 from service.errors import Forbidden, OverBudget, Unauthorised
 
 KEY = "the-key-of-the-ward"
@@ -177,3 +178,24 @@ def test_a_file_that_cannot_be_is_refused_with_one_sentence(tmp_path: Path, text
     file.write_text(text)
     with pytest.raises(InvalidInput, match=says):
         read_clients(file)
+
+
+def test_refusals_of_an_account_go_out_as_fast_as_their_bytes_may_after_a_burst_and_never_wait_longer_than_asked() -> None:
+    clock = Clock()
+    account, second = Account("", math.inf, clock), REFUSED_BYTES_PER_S
+    assert account.refusal_waits_s(int(REFUSED_AT_ONCE_S * second), 10.0) == 0.0
+    assert [account.refusal_waits_s(second // 2, 10.0) for _ in range(3)] == [0.5, 1.0, 1.5]
+    clock.now += 1.0
+    assert account.refusal_waits_s(second // 2, 10.0) == 1.0
+    assert account.refusal_waits_s(100 * second, 10.0) == 10.0
+    assert account.refusal_waits_s(100 * second, 10.0) == 10.0
+    clock.now += 100.0
+    assert account.refusal_waits_s(second, 10.0) == 0.0  # a burst again, and no longer one for having waited longer
+    assert account.refusal_waits_s(second, 10.0) == 1.0
+
+
+def test_a_refusal_without_a_body_waits_for_its_turn_too() -> None:
+    account = Account("", math.inf, Clock())
+    waits = [account.refusal_waits_s(0, 10.0) for _ in range(10_000)]
+    assert waits[0] == 0.0
+    assert waits[-1] > 0.0

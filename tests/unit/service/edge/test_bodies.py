@@ -15,7 +15,31 @@ from service.edge.middleware import Edge
 from service.edge.site import Route, Site
 from service.errors import Problem, QueueFull, SlowBody
 from tests.unit.service.edge.asking import JSON, POST, echo, serving
+from tests.unit.service.edge.wire import HEAD, At, Bench, settled
 from tests.unit.service.watcher import Watcher
+
+
+def test_a_body_sent_before_the_last_request_was_answered_is_held_until_its_turn_and_cut_when_there_is_no_room(at: At) -> None:
+    body = b"x" * 60
+    slow = HEAD.replace(b"/predict", b"/slow") + b"content-length: 0\r\n\r\n"
+    second = HEAD + b"content-length: 60\r\n\r\n" + body
+
+    async def scenario(bench: Bench) -> None:
+        bench.full = False
+        bodies = bench.site.bounds.bodies
+        await bench.send(slow + second)
+        assert bodies.held == 60
+        other, wire = bench.connect()
+        await bench.send(slow + second, other)
+        assert (wire.closed, bodies.held) == (True, 60 + 60)  # counted until it is gone
+        other.connection_lost(None)
+        assert bodies.held == 60
+        bench.released.set()
+        await settled()
+        assert (bench.wire.statuses, bodies.held) == ([200, 200], 0)
+        assert bench.bodies == [body]
+
+    at(scenario, bodies=Bodies(100))
 
 
 class Clock:

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from service.edge import watching
 from service.edge.addresses import Proxies
 from service.edge.connection import Connection
-from service.edge.crowd import CLOSED_AT_ONCE, IDLE_S
+from service.edge.crowd import CLOSED_AT_ONCE, IDLE_S, TOLD_PER_S, Crowd
 from tests.unit.service.edge.wire import REQUEST, At, Bench, Wire, settled
 
 
@@ -174,3 +175,36 @@ def test_a_trusted_proxy_has_no_share_and_makes_room_last(at: At, monkeypatch: p
         assert [wire.closed for wire in (bench.wire, direct, *of_proxy)] == [True, False, *[False] * 4]
 
     at(scenario, connections_per_address=1)
+
+
+def test_newcomers_without_room_are_told_so_a_few_a_second_and_the_others_closed_and_counted(
+    at: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "most", 1)
+    monkeypatch.setattr(watching, "LOOK_EVERY_S", 0.01)
+
+    async def scenario(bench: Bench) -> None:
+        newcomers = [bench.connect() for _ in range(TOLD_PER_S + 5)]
+        told = [wire for _, wire in newcomers if wire.statuses == [503]]
+        assert len(told) == TOLD_PER_S
+        assert all(wire.closed for _, wire in newcomers)
+        assert [wire.written for _, wire in newcomers if wire not in told] == [b""] * 5
+        for connection, _ in newcomers:
+            connection.connection_lost(None)
+        watching_ = asyncio.create_task(watching.watch())
+        while not bench.watcher.turned:
+            await asyncio.sleep(0.01)
+        watching_.cancel()
+
+    bench = at(scenario)
+    assert bench.watcher.turned == [(503, 5)]
+    assert [(line["code"], line["connections"]) for line in bench.watcher.lines if "connections" in line] == [
+        ("too_many_connections", 5)
+    ]
+
+
+def test_each_second_a_few_newcomers_are_told() -> None:
+    crowd = Crowd()
+    assert sum(crowd.tells(1.0 + i / 1000) for i in range(100)) == TOLD_PER_S
+    assert sum(crowd.tells(2.5) for _ in range(100)) == TOLD_PER_S
+    assert (crowd.take_untold(), crowd.take_untold()) == (200 - 2 * TOLD_PER_S, 0)

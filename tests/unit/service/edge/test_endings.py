@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.edge import connection
+from service.edge import connection, outlet
 from service.edge.bodies import LEAST_BYTES_PER_S
 from tests.unit.service.edge.wire import HEAD, REQUEST, At, Bench, settled
 
@@ -45,7 +45,7 @@ def test_what_is_dropped_after_a_refusal_is_bounded(at: At) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.send(TOO_LONG)
         part = bytes(1 << 20)
-        for _ in range(connection._DROPPED_AT_MOST // len(part)):
+        for _ in range(outlet._DROPPED_AT_MOST // len(part)):
             await bench.send(part)
         assert not bench.wire.closed
         await bench.send(b"x")
@@ -58,9 +58,24 @@ def test_a_client_that_never_ends_after_a_refusal_is_cut_after_a_while(at: At) -
     async def scenario(bench: Bench) -> None:
         await bench.send(TOO_LONG)
         now = asyncio.get_running_loop().time()
-        bench.connection.look(now + connection._DROP_S - 1)
+        bench.connection.look(now)
+        bench.connection.look(now + outlet._DROP_S - 1)
         assert not bench.wire.closed
-        bench.connection.look(now + connection._DROP_S + 1)
+        bench.connection.look(now + outlet._DROP_S + 1)
+        assert bench.wire.closed
+
+    at(scenario)
+
+
+def test_bytes_that_begin_no_request_do_not_keep_a_connection_open(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.full = False
+        await bench.send(REQUEST)
+        await bench.send(b"\r\n")
+        now = asyncio.get_running_loop().time()
+        bench.connection.look(now + WAITS_S - 1)
+        assert not bench.wire.closed
+        bench.connection.look(now + WAITS_S + 1)
         assert bench.wire.closed
 
     at(scenario)

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+from models.pictures.decoding import JPEG, PNG
+from models.pictures.orientation import orientation
 from service.errors import MalformedPicture, Problem, Unprocessable, WrongMode, WrongShape
 from service.formats import pictures
 from service.formats.arrays import Tensors
-from service.formats.picture_orientation import orientation
-from service.formats.pictures import JPEG, PNG
 
 GREY, COLOUR = Tensors((20, 30, 1), 4), Tensors((20, 30, 3), 4)
 rng = np.random.default_rng(0)

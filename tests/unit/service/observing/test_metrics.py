@@ -23,7 +23,7 @@ CONTRACT = {
     "hauberk_abstentions": ("counter", {"defence", "mode"}),
     "hauberk_stage_duration_seconds": ("histogram", {"stage"}),
     "hauberk_rejected_inputs": ("counter", {"reason"}),
-    "hauberk_strip_entropy_bits": ("histogram", set()),
+    "hauberk_strip_score": ("histogram", set()),
     "hauberk_strip_overlays": ("histogram", set()),
     "hauberk_purification_distance": ("histogram", set()),
     "hauberk_predicted_class": ("counter", {"label"}),
@@ -31,6 +31,10 @@ CONTRACT = {
     "hauberk_queue_depth": ("gauge", set()),
     "hauberk_requests_in_flight": ("gauge", set()),
     "hauberk_stage_failures": ("counter", {"stage"}),
+    "hauberk_remote_calls": ("counter", {"outcome"}),
+    "hauberk_remote_call_duration_seconds": ("histogram", set()),
+    "hauberk_remote_retries": ("counter", set()),
+    "hauberk_remote_circuit_open": ("gauge", set()),
     "hauberk_audit_lines": ("counter", set()),
     "hauberk_audit_lines_lost": ("counter", {"reason"}),
     "hauberk_start_time_seconds": ("gauge", set()),
@@ -109,7 +113,7 @@ def test_a_wave_moves_outcomes_classes_stages_distance_and_what_the_detector_saw
     assert value(made, "hauberk_stage_duration_seconds_sum", stage="predict") == pytest.approx(0.002)
     assert value(made, "hauberk_purification_distance_count") == 3
     assert value(made, "hauberk_strip_overlays_sum") == 24
-    assert value(made, "hauberk_strip_entropy_bits_sum") == pytest.approx(1.5)
+    assert value(made, "hauberk_strip_score_sum") == pytest.approx(1.5)
 
 
 def test_a_batch_moves_its_size_the_queue_and_the_time_in_it() -> None:
@@ -136,6 +140,7 @@ def test_rejected_inputs_are_counted_by_the_codes_of_their_problems() -> None:
         made.rejected(problem.code)
     reasons = {dict(labels)["reason"] for name, labels in samples(made) if name == "hauberk_rejected_inputs_total"}
     assert {"malformed_json", "wrong_shape", "out_of_range", "body_too_large", "unsupported_media_type"} <= reasons
+    assert {"unsupported_transfer_coding", "unsupported_version", "slow_head"} <= reasons
     assert not {"not_found", "queue_full", "internal_error"} & reasons
 
 

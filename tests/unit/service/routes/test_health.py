@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle
+from models.engines.remote.calls import Unobserved
+from models.engines.remote.circuit import Circuit
 from service.edge.origins import Hosts
 from service.routes.openapi import document
 from service.routes.paths import private_routes
@@ -26,6 +28,26 @@ def test_once_it_is_warm_the_process_is_ready(bundle: Bundle, waves: Any) -> Non
         return await ask("/readyz")
 
     assert run(serving(bundle), scenario, waves)[0] == 200
+
+
+def test_while_the_models_server_is_not_asked_the_process_is_alive_not_ready_and_takes_no_images(
+    bundle: Bundle, waves: Any
+) -> None:
+    made = serving(bundle)
+    made.circuit = Circuit(Unobserved())
+    made.circuit.open("gone")
+
+    async def scenario(ask: Ask) -> Any:
+        return [await ask(path, body) for path, body in (("/livez", None), ("/readyz", None), ("/predict", b"{}"))]
+
+    live, ready, predict = run(made, scenario, waves)
+    assert live[0] == 200
+    for status, headers, body in (ready, predict):
+        assert (status, json.loads(body)["code"], headers[b"retry-after"]) == (503, "classifier_unavailable", b"1")
+        assert b"gone" not in body
+    assert made.state == "unavailable"
+    made.circuit.looked(None)
+    assert made.state == "ready"
 
 
 def test_a_stopping_process_says_so(bundle: Bundle, waves: Any) -> None:

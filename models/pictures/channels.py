@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import MalformedPicture, WrongMode
+from models.pictures.errors import MalformedPicture, WrongMode
 
 TRANSPARENT = "Expected an opaque picture, got one with transparent pixels; paint it on a background first."
 COLOURED = "Expected a grey picture, as this classifier takes one channel, got one with colours."
