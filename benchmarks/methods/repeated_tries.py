@@ -1,12 +1,14 @@
 """python -m benchmarks repeated_tries: how often an image that STRIP refuses passes when its order of overlays is drawn again and again.
 
-Whoever changes three pixels by 1/255 gets another key, and with it another order, while the entropies under the overlays stay what they
-were. So each refused image's entropies are measured once, under all overlays, and its decision is repeated in random orders.
+Whoever changes three pixels by 1/255 gets another key, and with it another order, while what the overlays do to the answer stays what it
+was. So each refused image is measured once, under all overlays, and its decision is repeated in random orders. Attackers who change
+more change that too: they go the whole way, with images of their own, through the detector (`REROLLS`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from defences.calibration.split import split as split_data
 from defences.calibration.strip import fit_strip
 from defences.calibration.thresholds import Fit, conclude
 from defences.defended_classifier import DefendedClassifier, Detector, Step
-from defences.detectors.strip import Strip, entropy_bits
+from defences.detectors.strip import Strip
 from defences.keyed import random_keys
 from models.bundle import default_bundle_directory, read_bundle, standard_bundle_directory
 from models.classifier import Classifier, Images
@@ -36,6 +38,7 @@ _POISONED, _EPOCHS = 4000, 6
 _CLEAN, _TRIGGERED = 4000, 1000
 _TRIES, _ORDERS = 64, 2000
 _FEW = 100
+_SECRET = b"benchmark"
 _TERMS = Terms(rate=0.01, seed=_SEED)
 _AT_ONCE = 10
 
@@ -46,6 +49,44 @@ _HEADER = (
     "the same triggered, one secret order for every image: pass, on average / 99th percentile over secrets",
     f"clean, refused by all overlays: pass in one try / in {_TRIES}",
 )
+
+
+Reroll = Callable[[Images, Images, np.random.Generator], Images]
+"""(refused images, clean images, rng) -> each image changed a little, so that it gets another order."""
+
+
+def three_pixels(images: Images, clean: Images, rng: np.random.Generator) -> Images:
+    """By 1/255."""
+    changed = images.reshape(len(images), -1).copy()
+    for row in changed:
+        at = rng.choice(row.size, 3, replace=False)
+        row[at] += np.where(row[at] < 0.5, 1, -1) / np.float32(255)
+    return changed.reshape(images.shape)
+
+
+def noisy(images: Images, clean: Images, rng: np.random.Generator) -> Images:
+    """Every pixel by up to 8/255."""
+    return np.clip(images + rng.uniform(-8 / 255, 8 / 255, images.shape), 0, 1).astype(np.float32)
+
+
+def shifted(images: Images, clean: Images, rng: np.random.Generator) -> Images:
+    """By a pixel, or not, in either direction, and brighter or darker by up to a tenth."""
+    moved = np.roll(images, rng.integers(-1, 2, 2), axis=(1, 2)) * np.float32(rng.uniform(0.9, 1.1))
+    return np.clip(moved, 0, 1).astype(np.float32)
+
+
+def mixed(images: Images, clean: Images, rng: np.random.Generator) -> Images:
+    """A tenth of another clean image, where the image is dark: a bright trigger stays."""
+    other = clean[rng.integers(len(clean), size=len(images))]
+    return np.maximum(images, np.float32(0.1) * other)
+
+
+REROLLS: dict[str, Reroll] = {
+    "three pixels by 1/255": three_pixels,
+    "noise of 8/255": noisy,
+    "shift by a pixel, brightness +-10 %": shifted,
+    "a tenth of another image": mixed,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +114,7 @@ def section() -> str:
         f"Bundled classifiers, and copies of `mnist-standard` trained on for {_EPOCHS} epochs with {_POISONED:,} clean images and poison "
         f"made of them, target {_TARGET}, with STRIP calibrated for them (rate 0.01, marginal). {_CLEAN:,} clean test images and up to "
         f"{_TRIGGERED:,} triggered ones.\n\n{table(_HEADER, rows)}\n"
+        f"{_heavier_changes(standard, training, test)}"
         f"{_past_sentinet(standard, 'image_patch', training, test)}"
     )
 
@@ -118,10 +160,44 @@ def _past_sentinet(standard: KerasClassifier, kind: str, training: Dataset, test
     )
 
 
+def _heavier_changes(standard: KerasClassifier, training: Dataset, test: Dataset) -> str:
+    """Attackers who change by more what all overlays refuse, and have to get the target."""
+    rows = []
+    for kind in _KINDS:
+        classifier, triggered = _backdoored(standard, kind, training, test)
+        strip = _calibrated(fit_strip, classifier, training)
+        assert isinstance(strip, Strip)
+        rows.append([kind.replace("_", " "), *_rerolled(classifier, strip, triggered[:_FEW], test.images[:_CLEAN])])
+    header = (
+        "backdoor",
+        "refused by all overlays",
+        *(f"{name}: answered in one try / in {_TRIES}; without exits" for name in REROLLS),
+    )
+    return (
+        f"Triggered images that all overlays refuse, of {_FEW}: who is answered with the target in one try and in one of {_TRIES} tries "
+        f"of a heavier change, and who would be in {_TRIES} if nobody left before all overlays were seen:\n\n{table(header, rows)}\n"
+    )
+
+
+def _rerolled(classifier: Classifier, strip: Strip, triggered: Images, clean: Images) -> list[str]:
+    patient = replace(strip, stages=(len(strip.overlays),), slack=(0.0,))
+    staged, whole = (DefendedClassifier(classifier, detectors=[Step(one)], secret=_SECRET) for one in (strip, patient))
+    refused = triggered[whole.classify(triggered).abstained]
+    cells = [f"{len(refused)} of {len(triggered)}"]
+    for change in REROLLS.values():
+        rng = np.random.default_rng(_SEED)
+        tries = [change(refused, clean, rng) for _ in range(_TRIES)]
+        answered, by_all = (np.array([one.classify(images).labels == _TARGET for images in tries]) for one in (staged, whole))
+        cells.append(
+            f"{100 * answered.mean():.2f} % / **{100 * answered.any(axis=0).mean():.2f} %**; {100 * by_all.any(axis=0).mean():.2f} %"
+        )
+    return cells
+
+
 def _refuses(detector: Detector, classifier: Classifier, images: Images, rng: np.random.Generator) -> NDArray[np.bool_]:
     session = detector.begin(images, random_keys(len(images), rng))
     while session.undecided.size:
-        session.decide(classifier.predict(session.probe()))
+        session.decide(classifier.predict(session.probe()), classifier.predict(images))
     return session.abstained
 
 
@@ -129,40 +205,43 @@ def _row(name: str, classifier: Classifier, strip: Strip, clean: Images, trigger
     calls = DefendedClassifier(classifier, detectors=[Step(strip)]).classify(clean).trace.detections[0].calls
     cells = ["", ""]
     if triggered is not None:
-        bits = entropies(classifier, strip, triggered)
-        cells = [str(tries(strip, bits)), _with_one_order(strip, bits)]
-    return [name, f"{calls.mean():.1f}", *cells, str(tries(strip, entropies(classifier, strip, clean)))]
+        found = changes(classifier, strip, triggered)
+        cells = [str(tries(strip, found)), _with_one_order(strip, found)]
+    return [name, f"{calls.mean():.1f}", *cells, str(tries(strip, changes(classifier, strip, clean)))]
 
 
-def entropies(classifier: Classifier, strip: Strip, images: Images) -> NDArray[np.float64]:
-    """The entropy of each image under each overlay: [n, N]."""
+def changes(classifier: Classifier, strip: Strip, images: Images) -> NDArray[np.float64]:
+    """What each overlay changes of the answer to each image: [n, N]."""
     overlays = len(strip.overlays)
     order = np.tile(np.arange(overlays, dtype=np.int32), (_AT_ONCE, 1))
-    blocks = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
-    found = [entropy_bits(classifier.predict(strip.superimpose(block, order[: len(block)]))) for block in blocks]
+    found = []
+    for start in range(0, len(images), _AT_ONCE):
+        block = images[start : start + _AT_ONCE]
+        answers = np.repeat(classifier.predict(block).argmax(axis=1), overlays)
+        found.append(strip.change_of(classifier.predict(strip.superimpose(block, order[: len(block)])), answers))
     return np.concatenate(found).reshape(len(images), overlays)
 
 
-def tries(strip: Strip, entropies: NDArray[np.float64]) -> Tries:
+def tries(strip: Strip, changes: NDArray[np.float64]) -> Tries:
     """How often the images that all overlays refuse pass by leaving early."""
     rng = np.random.default_rng(_SEED)
-    refused = entropies[entropies.mean(axis=1) <= strip.threshold]
-    once = np.array([_leaves(strip, bits[strip.orders(random_keys(_ORDERS, rng))]).mean() for bits in refused])
+    refused = changes[changes.mean(axis=1) <= strip.boundaries()[-1]]
+    once = np.array([_leaves(strip, values[strip.orders(random_keys(_ORDERS, rng))]).mean() for values in refused])
     in_all = 1 - (1 - once) ** _TRIES
     return Tries(len(refused), float(once.mean()), float(in_all.mean())) if len(refused) else Tries(0, 0.0, 0.0)
 
 
-def _with_one_order(strip: Strip, entropies: NDArray[np.float64]) -> str:
-    refused = entropies[entropies.mean(axis=1) <= strip.threshold]
+def _with_one_order(strip: Strip, changes: NDArray[np.float64]) -> str:
+    refused = changes[changes.mean(axis=1) <= strip.boundaries()[-1]]
     orders = strip.orders(random_keys(_ORDERS, np.random.default_rng(_SEED)))
     shares = [100 * _leaves(strip, refused[:, order]).mean() for order in orders]
     return f"{np.mean(shares):.2f} % / {np.quantile(shares, 0.99):.2f} %"
 
 
-def _leaves(strip: Strip, entropies: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which images leave early, whose entropies come in this order: [n, N] -> [n]."""
+def _leaves(strip: Strip, changes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which images leave early, whose changes come in this order: [n, N] -> [n]."""
     early = np.asarray(strip.stages[:-1])
-    means = np.cumsum(entropies, axis=1)[:, early - 1] / early
+    means = np.cumsum(changes, axis=1)[:, early - 1] / early
     leaves: NDArray[np.bool_] = (means > strip.boundaries()[:-1]).any(axis=1)
     return leaves
 

@@ -91,10 +91,10 @@ def test_change_is_what_a_prediction_leaves_to_other_classes_than_the_answer() -
     rows = np.tile(np.array([[0.9, 0.1], [0.1, 0.9]], np.float32), (4, 1))
     session.decide(rows, np.array([[0.6, 0.4], [0.0, 1.0]], np.float32))
     np.testing.assert_allclose(session.scores, [0.5, 0.5], atol=1e-6)
+    without = Strip(**given).begin(noise(1, SHAPE, 1), np.zeros(1, np.uint64))
+    without.probe()
     with pytest.raises(ValueError, match="expected the answers to the images"):
-        session = Strip(**given).begin(noise(1, SHAPE, 1), np.zeros(1, np.uint64))
-        session.probe()
-        session.decide(rows[:4])
+        without.decide(rows[:4])
 
 
 def test_an_image_whose_answer_is_replaced_by_another_as_certain_one_has_no_entropy_and_changes() -> None:
