@@ -22,6 +22,7 @@ from benchmarks.methods import (
     gradient_attacks,
     other_images,
     purifier,
+    real_sizes,
     repeated_tries,
     robustness,
     sentinet,
@@ -65,6 +66,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "other_images": other_images.section,
     "robustness": robustness.section,
     "adversarial_training": adversarial_training.section,
+    "real_sizes": real_sizes.section,
 }
 
 

@@ -124,7 +124,7 @@ class Detection:
     scores: NDArray[np.float64]
     entropies: NDArray[np.float64]
 
-    def take(self, rows: NDArray[np.int64]) -> Detection:
+    def take(self, rows: NDArray[np.int64] | slice) -> Detection:
         """That of these images."""
         return Detection(self.name, self.mode, self.abstained[rows], self.calls[rows], self.scores[rows], self.entropies[rows])
 

@@ -19,8 +19,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
 from models.classifier import Classifier, Images, Labels
-from models.datasets import Dataset
 from models.errors import InvalidInput
+from models.image_rows import Samples, answers_for, blocks
 from models.proposals import PreparedClassifier, Proposal, is_better, proposal
 
 Verdict = Literal["fine", "doubtful", "guessing", "too few images"]
@@ -92,7 +92,7 @@ def drawn(samples: int, *, at_most: int = LOOKED_AT) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).choice(samples, at_most, replace=False))
 
 
-def judge(classifier: Classifier, data: Dataset, *, advice: str | None = "say") -> Judgement:
+def judge(classifier: Classifier, data: Samples, *, advice: str | None = "say") -> Judgement:
     """Judge a classifier by at most 1,000 of these images.
 
     Args:
@@ -101,7 +101,7 @@ def judge(classifier: Classifier, data: Dataset, *, advice: str | None = "say") 
     Cost: a model call for each image looked at, and that of `models.proposals.proposal` where the classifier is right on less than 97 %.
     """
     some = data.take(drawn(len(data)))
-    answers = classifier.predict(some.images).argmax(axis=1)
+    answers = answers_for(classifier, some.images)
     found = judge_answers(some.labels, answers, len(classifier.labels))
     if found.verdict == "too few images":
         return found
@@ -189,7 +189,7 @@ def _another_order(labels: Labels, answers: Labels, classes: int) -> Against:
     return Against("classes in another order", said, other, answers[judged_on] == labels[judged_on])
 
 
-def _another_reading(classifier: PreparedClassifier, data: Dataset, answers: Labels, advice: str) -> Against | None:
+def _another_reading(classifier: PreparedClassifier, data: Samples, answers: Labels, advice: str) -> Against | None:
     found = proposal(classifier, data, answers == data.labels)
     return None if found is None else read_otherwise(found, advice)
 
@@ -203,10 +203,10 @@ def read_otherwise(found: Proposal, advice: str) -> Against:
     return Against("images read otherwise", said, found.right, found.declared_right)
 
 
-def _nearest(data: Dataset, answers: Labels) -> Against:
+def _nearest(data: Samples, answers: Labels) -> Against:
     """The label of the nearest image and that of the nearest class mean, of one half, on the other."""
     known, judged_on = _halves(len(data))
-    points = _points(data.images)
+    points = np.concatenate([_points(data.images[block]) for block in blocks(data.images)])
     labels = data.labels[known]
     classes = np.unique(labels)
     means = np.stack([points[known][labels == label].mean(axis=0) for label in classes])

@@ -1,6 +1,6 @@
 """Bundles: directories with a classifier, its defences and their calibration, written by calibration and loaded by serving.
 
-    hauberk.toml      format = 1; the classifier's interface and engine; the ordered defences with parameters and modes
+    hauberk.toml      format = 1; images_per_request; the classifier and its engine; the ordered defences with parameters and modes
     model.onnx        the classifier as a graph from images to probabilities, see `models.engines.onnx_graph`; or none
     model.keras       the classifier as a Keras model, which has gradients and layers; or none
                       (with engine = "remote" the classifier is on a model server, and the bundle holds no model)
@@ -41,6 +41,8 @@ from models.preparation import Preparation
 FORMAT = 1
 SETTINGS, CARD, CALIBRATION, MODEL, ONNX_MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras", "model.onnx"
 EXAMPLE = "example.json"
+SPEED = "speed"
+"""The card's entry with `seconds_per_call`."""
 BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30, ONNX_MODEL: (1 << 31) - 1}
 """Of each file of a bundle; of one that is not named here, `OTHERS_AT_MOST`."""
 OTHERS_AT_MOST = 64 << 20
@@ -99,6 +101,7 @@ class _DefenceSettings(BaseModel):
 class _Settings(_Strict):
     format: Literal[1]
     name: Annotated[str, Field(pattern=NAME)]
+    images_per_request: Annotated[int, Field(ge=1)] | None = None
     classifier: _ClassifierSettings
     defences: list[_DefenceSettings]
 
@@ -137,6 +140,19 @@ class Bundle:
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.settings["classifier"]["labels"])
+
+    @property
+    def images_per_request(self) -> int | None:
+        """How many images a request may hold where the operator says nothing; None in bundles that do not state it."""
+        stated = self.settings.get("images_per_request")
+        return None if stated is None else int(stated)
+
+    @property
+    def seconds_per_call(self) -> float | None:
+        """How long a model call took where the bundle was calibrated; None in bundles whose card does not say."""
+        speed = self.card.get(SPEED)
+        seconds = speed.get("seconds_per_call") if isinstance(speed, dict) else None
+        return float(seconds) if isinstance(seconds, int | float) and 0 < seconds < math.inf else None
 
     @property
     def engine(self) -> Engine:
@@ -381,7 +397,8 @@ def _reason(failure: OSError) -> str:
 
 def _toml(settings: Mapping[str, Any]) -> str:
     """hauberk.toml: scalars, then [classifier], then [[defences]]."""
-    lines = [f"{key} = {_toml_value(value)}" for key, value in settings.items() if not isinstance(value, dict | list)]
+    scalars = {key: value for key, value in settings.items() if not isinstance(value, dict | list | None)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in scalars.items()]
     if not settings["defences"]:  # an empty list has no [[defences]] section
         lines.append("defences = []")
     sections = [("[classifier]", settings["classifier"]), *(("[[defences]]", defence) for defence in settings["defences"])]

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from models.classifier import Classifier, Images
-from models.datasets import Dataset
+from models.image_rows import Samples, blocks
 from models.input_readings import Reading, readings
 from models.preparation import Preparation
 
 _CHOSEN_ON = 256  # images at most, and a third of them
+_LOOKED_AT_NUMBERS = 1 << 25  # of the images whose mean and deviation are a reading: 222 of 224x224x3
 _LOOKED_AT_FIRST = 64
 _WORSE_BY = 0.2  # on the first: readings that are left out of the second look
 _AS_GOOD = 0.01  # a more usual reading is taken before one that is better by less
@@ -79,7 +80,7 @@ def is_better(other: NDArray[np.bool_], own: NDArray[np.bool_], *, by: float, ch
 
 def proposal(
     classifier: PreparedClassifier,
-    data: Dataset,
+    data: Samples,
     declared_right: NDArray[np.bool_],
     *,
     among: Callable[[Preparation], bool] = lambda _: True,
@@ -95,7 +96,11 @@ def proposal(
     order = np.random.default_rng(2).permutation(len(data))
     chosen_on, judged_on = np.split(order, [min(_CHOSEN_ON, len(order) // 3)])
     declared, flat = classifier.preparation, bool(getattr(classifier, "flat_input", False))
-    tried = [one for one in readings(data.images, declared, flat=flat) if among(one.preparation) and one.preparation != declared]
+    tried = [
+        one
+        for one in readings(data.images[next(blocks(data.images, numbers_at_most=_LOOKED_AT_NUMBERS))], declared, flat=flat)
+        if among(one.preparation) and one.preparation != declared
+    ]
     if not tried or not len(chosen_on):
         return None
     best, alternatives = _best(classifier, data.take(chosen_on), tried)
@@ -109,7 +114,7 @@ def proposal(
 _Tried = tuple[Reading, NDArray[np.bool_]]
 
 
-def _best(classifier: PreparedClassifier, data: Dataset, tried: list[Reading]) -> tuple[_Tried | None, tuple[Reading, ...]]:
+def _best(classifier: PreparedClassifier, data: Samples, tried: list[Reading]) -> tuple[_Tried | None, tuple[Reading, ...]]:
     """The reading that is right most often, and others that are nearly."""
     first = data.take(slice(0, _LOOKED_AT_FIRST))
     shares = np.array([_right(classifier, first, one).mean() for one in tried])
@@ -120,10 +125,13 @@ def _best(classifier: PreparedClassifier, data: Dataset, tried: list[Reading]) -
     return good[0], tuple(one for one, _ in good[1 : 1 + _ALTERNATIVES])
 
 
-def _right(classifier: PreparedClassifier, data: Dataset, reading: Reading) -> NDArray[np.bool_]:
+def _right(classifier: PreparedClassifier, data: Samples, reading: Reading) -> NDArray[np.bool_]:
     """On which of these images the classifier is right when it reads them so, [n]."""
-    given = _as_if(data.images, reading.preparation, classifier.preparation)
-    right: NDArray[np.bool_] = classifier.predict(given).argmax(axis=1) == data.labels
+    found = [np.empty(0, np.int64)]
+    for block in blocks(data.images):
+        given = _as_if(data.images[block], reading.preparation, classifier.preparation)
+        found.append(classifier.predict(given).argmax(axis=1))
+    right: NDArray[np.bool_] = np.concatenate(found) == data.labels
     return right
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from models.archives import FOR_DATA, array_names, check_archive, read_arrays
 from models.classifier import Images, Labels
-from models.datasets import Dataset, Split, check_channels_last, load_dataset
+from models.datasets import Dataset, Split, check_channels_last, load_dataset, load_packed
 from models.errors import InvalidInput
 from models.files import open_file
+from models.image_rows import PackedDataset, PackedImages, Samples, blocks, unit_images
 
 IN_MEMORY_AT_MOST = 1 << 28
 """Bytes of stored images up to which an .npz is read into memory."""
@@ -54,15 +55,7 @@ class StoredImages:
 
     def images(self, rows: NDArray[np.int64] | slice) -> Images:
         """Images float32 [m, h, w, c] in [0, 1]. Raises: InvalidInput: float values outside [0, 1] or NaN."""
-        raw = np.asarray(self.raw[rows])
-        if raw.dtype == np.uint8:
-            scaled = raw.astype(np.float32) / np.float32(255)
-        else:
-            with np.errstate(over="ignore"):
-                scaled = raw.astype(np.float32)
-            if not ((scaled >= 0) & (scaled <= 1)).all():  # NaN fails both comparisons
-                raise InvalidInput(f"expected float images within 0..1 in {self.name}; divide by 255, or store uint8")
-        return scaled[..., None] if scaled.ndim == 3 else scaled
+        return unit_images(np.asarray(self.raw[rows]), self.name)
 
     def take(self, rows: slice) -> StoredImages:
         """A slice of the samples; its images stay on disk."""
@@ -93,6 +86,20 @@ def open_images(path: Path, *, split: Split = "train", unpack_to: Path | None = 
         _unpack(path, f"{member}.npy", images)
     labels_name = "labels" if member == "images" else f"y_{split}"
     return _checked(_mapped(images), _labels_in(path, member, labels_name), path.name)
+
+
+def open_samples(path: Path, *, split: Split = "train") -> Samples:
+    """Open a data file or directory without making all its images float32: bytes stay bytes, and the arrays of a directory on disk.
+
+    Raises: InvalidInput: as `load_dataset`.
+    """
+    if path.is_dir():
+        stored = _checked(_mapped(path / "images.npy"), _mapped(path / "labels.npy"), path.name)
+        packed = PackedImages(stored.raw, name=path.name)
+        for block in blocks(packed):
+            packed[block]  # numbers outside [0, 1] are found now, not minutes later
+        return PackedDataset(packed, stored.labels)
+    return load_packed(path, split=split)
 
 
 def refused_when_full(directory: Path, write: Callable[[], None]) -> None:

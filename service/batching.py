@@ -93,6 +93,7 @@ class Batcher(Generic[_Batch]):
         deadline_s: from `classify` to its answer.
         traced: whether answers carry a trace of their own: what detectors found in each image, and the intervals of the stages it
             went through, "queue" before them.
+        call_s: about what a model call takes: the slower, the fewer in a step.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Batcher(Generic[_Batch]):
         batch_images: int = 64,
         deadline_s: float = 10.0,
         traced: bool = False,
+        call_s: float = 0.0,
     ) -> None:
         self._path, self._observer, self._traced = path, observer, traced
         self._batch_images, self._deadline_s = batch_images, deadline_s
@@ -111,7 +113,7 @@ class Batcher(Generic[_Batch]):
         self._batch: _Batch | None = None
         self._joined = 0  # images, in the batch's life
         self._parts: list[JobPart] = []  # that have rows in the batch, in their order
-        self._turns = Turns()
+        self._turns = Turns(call_s)
         self._waits_since = self._stepped = time.monotonic()
         self._stopping = self._told_of_observer = False
         self._loop = asyncio.get_running_loop()

@@ -67,7 +67,7 @@ _BENTOML_TIMEOUT_S = 60
 # The rest of the thirty seconds that BentoML gives a worker to end, after a pause and a deadline.
 _HAND_ON_S = 3.0
 
-_STARTING = "starting: loading the classifier and trying its defences, usually within half a minute"
+_STARTING = "starting: loading the classifier and trying its defences, usually within half a minute; the log says how far it is"
 
 # n×h×w or n×h×w×c; `Admission` is what checks it.
 Batch = list[list[list[float | list[float]]]]
@@ -105,8 +105,9 @@ class Gateway:
             self.remote_watch: Watch | None = None
             self.alone = worker_count(SERVICE.name) == 1
             metrics_directory.choose(alone=self.alone)
-            self.settings = read_settings()
-            self.bundle = read_bundle_to_serve(self.settings)
+            settings = read_settings()
+            self.bundle = read_bundle_to_serve(settings)
+            self.settings = settings.for_bundle(self.bundle.images_per_request)
             self.access_log = logs.AccessLog(logs.write_to_stderr)
             self.serving = self._serving()
             self.site = self._site(self._routes(), full=self.serving.full)
@@ -255,6 +256,7 @@ class Gateway:
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
             traced=self.telemetry.traced,
+            call_s=warm.call_s,
         )
         serving.metrics.watch(lambda: batcher.waiting)
         serving.metrics.show_detectors([(step.defence.name, step.mode) for step in warm.defended.detectors])

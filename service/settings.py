@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -274,7 +274,13 @@ class Settings:
     remote_wait_s: float = _set_by(
         "REMOTE_WAIT_S", _seconds, 120.0, "seconds to wait at the start for a server that is not there yet"
     )
-    max_images: int = _set_by("MAX_IMAGES", _whole, 64, "images per request, at most")
+    max_images: int = _set_by(
+        "MAX_IMAGES",
+        _whole,
+        64,
+        "images per request, at most, see [Images per request](#images-per-request)",
+        shown="what the bundle states, or 64",
+    )
     max_images_is_default: bool = True
     max_model_calls: int | None = _set_by(
         "MAX_MODEL_CALLS",
@@ -375,6 +381,13 @@ class Settings:
     announce: bool = _set_by(
         "BANNER", _switch, False, "print what is served to stdout once it is ready; `hauberk serve` switches it on"
     )
+
+    def for_bundle(self, images_per_request: int | None) -> Settings:
+        """These settings, where the operator left the limit of images open, with the one that a bundle states."""
+        if images_per_request is None or not self.max_images_is_default:
+            return self
+        fitting = [self.batch_images] + ([] if self.queue_images is None else [self.queue_images])
+        return replace(self, max_images=min(images_per_request, *fitting))
 
     @property
     def remote_options(self) -> RemoteOptions:

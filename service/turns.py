@@ -18,6 +18,9 @@ TOGETHER = 32
 """Calls of an account in a step it shares: from about so many rows on, a row costs as much as in any larger forward call."""
 ALONE = 256
 """Calls of a step nobody shares: one forward call of the Keras engine. A longer one is no faster, and a newcomer waits for its end."""
+STEP_S = 0.25
+"""Seconds that a step should not exceed by much: with a slow classifier it has fewer calls, or newcomers would wait for seconds."""
+CALLS_AT_LEAST = 8
 COMPANY_STEPS = 64
 """Steps that an account's company lasts after it has no work: one that asks again and again finds short steps each time."""
 _ANY = 1 << 30
@@ -33,9 +36,16 @@ class Placed(Protocol):
 
 
 class Turns:
-    """Deals out the model calls of each step. Used by the worker alone."""
+    """Deals out the model calls of each step. Used by the worker alone.
 
-    def __init__(self) -> None:
+    Args:
+        call_s: about what a model call takes.
+    """
+
+    def __init__(self, call_s: float = 0.0) -> None:
+        in_time = ALONE if call_s * ALONE <= STEP_S else int(STEP_S / call_s)
+        self._alone = max(CALLS_AT_LEAST, in_time)
+        self._together = min(TOGETHER, self._alone)
         self._company = 0  # steps
         self._lines: Sequence[AccountLine[Any]] = ()
         self._first_calls = 1  # of an image in its first step, as seen last
@@ -53,7 +63,7 @@ class Turns:
         for index, line in enumerate(lines):
             line.index = index
             saved = line.allowance if shared else 0
-            line.allowance = saved + TOGETHER if self.shared else ALONE
+            line.allowance = saved + self._together if self.shared else self._alone
 
     def admits(self, line: AccountLine[Any]) -> int:
         """How many images of an account may have their first step now."""
@@ -72,7 +82,7 @@ class Turns:
         first = int(np.searchsorted(numbers, fresh))
         if first < len(calls):
             self._first_calls = max(1, int(calls[first:].max()))
-        if calls.sum() <= (TOGETHER if self.shared else ALONE):
+        if calls.sum() <= (self._together if self.shared else self._alone):
             self._have_spent_enough()
             return None
         starts = [part.starts for part in parts]
@@ -82,7 +92,7 @@ class Turns:
         turn = self._fitting(calls[:first], owners[:first])
         while not turn.size and first == len(calls):
             for line in self._lines:
-                line.allowance += TOGETHER
+                line.allowance += self._together
             turn = self._fitting(calls, owners)
         return numbers[turn]
 

@@ -21,10 +21,11 @@ from defences.calibration.thresholds import FittedDetector
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from models.classifier import ActivationClassifier, Classifier, Images
-from models.datasets import Dataset
+from models.datasets import Dataset, in_memory
 from models.engines.binary_network import BinaryNetwork
 from models.engines.twins.capabilities import engine_of
 from models.errors import InvalidInput
+from models.image_rows import ImageRows, blocks
 from models.training.binary_training import train_binary_network
 
 TRAINED_ON_AT_MOST = BinaryInputDetector.record.images_to_choose_on
@@ -130,8 +131,8 @@ class EvasionTraining:
 
     def _examples(self, classifier: Classifier, parts: CalibrationSplit, name: str, terms: Terms) -> _Examples:
         able = differentiable(classifier, name)
-        chosen = parts.choosing.take(slice(0, min(TRAINED_ON_AT_MOST, _affordable(parts.choosing.images))))
-        held = parts.holding.take(slice(0, _affordable(parts.holding.images)))
+        chosen = in_memory(parts.choosing.take(slice(0, min(TRAINED_ON_AT_MOST, _affordable(parts.choosing.images)))))
+        held = in_memory(parts.holding.take(slice(0, _affordable(parts.holding.images))))
         measured = held.take(slice(0, _MEASURED))
         nothing = vanished_gradients(able, measured.images, measured.labels)
         if nothing is not None:
@@ -175,8 +176,8 @@ class _Examples:
     def scores(self, network: BinaryNetwork, view: _View, parts: CalibrationSplit) -> EvasionScores:
         """The network's scores of clean images, and of held-out harmless and adversarial ones."""
 
-        def scored(images: Images) -> NDArray[np.float64]:
-            return -network.logits(view(images))
+        def scored(images: ImageRows) -> NDArray[np.float64]:
+            return np.concatenate([-network.logits(view(images[block])) for block in blocks(images)])
 
         return EvasionScores(
             choosing=scored(parts.choosing.images),
@@ -226,6 +227,6 @@ def _as_they_are(images: Images) -> Images:
     return images
 
 
-def _affordable(images: Images) -> int:
+def _affordable(images: ImageRows) -> int:
     """The number of images all of whose variants fit into memory."""
     return max(1, _NUMBERS_AT_MOST // (KINDS * int(np.prod(images.shape[1:]))))

@@ -227,7 +227,7 @@ def _art(scene: _Scene) -> dict[str, Flags]:
     from art.defences.detector.evasion import BinaryActivationDetector as ArtActivation
     from art.defences.detector.evasion import BinaryInputDetector as ArtInput
 
-    chosen, goal = scene.parts.choosing.images, Goal(scene.parts.choosing.labels)
+    chosen, goal = scene.parts.choosing.images[:], Goal(scene.parts.choosing.labels)
     attacks: list[Attack] = [FastGradient(eps=scene.eps), ProjectedGradientDescent(eps=scene.eps, iterations=_STEPS)]
     adversarial = [attack(Relentless(scene.classifier), chosen, goal).images for attack in attacks]
     x = np.concatenate([chosen, chosen, *adversarial])

@@ -80,7 +80,8 @@ def shifted(images: Images, clean: Images, rng: np.random.Generator) -> Images:
 def mixed(images: Images, clean: Images, rng: np.random.Generator) -> Images:
     """A tenth of another clean image, where the image is dark: a bright trigger stays."""
     other = clean[rng.integers(len(clean), size=len(images))]
-    return np.maximum(images, np.float32(0.1) * other)
+    changed: Images = np.maximum(images, np.float32(0.1) * other)
+    return changed
 
 
 REROLLS: dict[str, Reroll] = {

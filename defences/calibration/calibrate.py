@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,31 +16,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.assembly import assemble
+from defences.calibration.effort import FULL, Effort, Task
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
-from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, split
+from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, images_needed, split
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
+from defences.calibration.work import (
+    Announce,
+    Work,
+    check_budgets,
+    converting_told,
+    images_per_request,
+    unannounced,
+    work_of,
+)
 from defences.defended_classifier import DefendedClassifier
 from defences.errors import InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from models.accuracy import Judgement, judge
-from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, Bundle, read_bundle, write_bundle
+from models.accuracy import Judgement, drawn, judge
+from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
-from models.datasets import IN_MEMORY, Dataset, Origin
+from models.datasets import IN_MEMORY, Origin, digest_of, in_memory
 from models.engines.conversion import Conversion
 from models.engines.kept import KeptClassifier, converted, declared, described, fingerprint
 from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
+from models.engines.remote.classifier import RemoteClassifier
 from models.engines.twins.capabilities import Capabilities
 from models.engines.twins.twin_file import TwinGiven, with_gradients
+from models.image_rows import Samples, answers_for, blocks
 from models.machine import processors
-from models.progress import Progress, silent
+from models.progress import PartOf, Progress, silent
 from models.training.reference_classifier import save
 from models.version import __version__
 
 # An example request of more numbers than this is no longer something to paste.
 _EXAMPLE_NUMBERS_AT_MOST = 20_000
 _KEPT_DECIMALS = 4
+_TWINS_COMPARED_ON = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,10 @@ class CalibrationPlan:
         threads: of the purifier; all processors when none.
         gradients: a twin of a classifier that has no gradients of its own, for the detectors that learn from attacks; or its file.
         test: other labelled images, to measure on.
+        minutes: that the calibration may take; what would take longer is left out, see `effort`. No bound when none.
+        image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; 32 overlays when none.
+        effort: the most that is looked at.
+        reading_is_checked: that no other reading of the images fits the classifier better, as the command line does before.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
     Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none.
@@ -67,17 +85,23 @@ class CalibrationPlan:
     seed: int = 0
     threads: int | None = None
     gradients: TwinGiven | None = None
-    test: Dataset | None = None
+    test: Samples | None = None
+    minutes: float | None = None
+    image_s: float | None = None
+    effort: Effort = FULL
+    reading_is_checked: bool = False
     origin: Origin = IN_MEMORY
     data_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_fittable(self.detectors)
+        check_budgets(self.minutes, self.image_s)
         self.terms(silent)
 
-    def terms(self, progress: Progress) -> Terms:
+    def terms(self, progress: Progress, effort: Effort = FULL) -> Terms:
         """The terms that every detector is fitted on."""
         return Terms(
+            effort=effort,
             rate=self.false_abstention_rate,
             confidence=self.confidence,
             seed=self.seed,
@@ -85,15 +109,39 @@ class CalibrationPlan:
             progress=progress,
         )
 
-    def parts(self, clean: Dataset) -> CalibrationSplit:
+    def parts(self, clean: Samples, effort: Effort = FULL) -> CalibrationSplit:
         """The clean data in two parts. Raises: InvalidInput: too few images for the promise."""
         most = images_to_choose_on(fits_of(self.detectors))
+        if effort.choosing_images < FULL.choosing_images:
+            most = min(most, effort.choosing_images)
         rate, confidence = self.false_abstention_rate, self.confidence
         return split(clean, rate=rate, confidence=confidence, seed=self.seed, choosing_at_most=most)
 
-    def provenance(self, clean: Dataset) -> dict[str, Any]:
+    def work(self, classifier: Classifier, clean: int, threads: int, *, spent_s: float = 0.0) -> Work:
+        """What the calibration of a classifier on so many clean images is going to do; times the classifier.
+
+        Args:
+            spent_s: of the minutes that it may take.
+        """
+        task = Task(
+            clean=clean,
+            test=0 if self.test is None else len(self.test),
+            needed=images_needed(self.false_abstention_rate, self.confidence),
+            detectors=self.detectors,
+        )
+        within_s = None if self.minutes is None else max(0.0, 60 * self.minutes - spent_s)
+        return work_of(classifier, task, start=self.effort, within_s=within_s, image_s=self.image_s, threads=threads)
+
+    def judged(self, classifier: Classifier, clean: Samples) -> Judgement:
+        """How right the bare classifier is. Raises: InvalidInput: no better than guessing, with the likely reason."""
+        found = judge(classifier, clean, advice=None if self.reading_is_checked else "say")
+        if found.verdict == "guessing" and self.reading_is_checked:
+            found = judge(classifier, clean)
+        return found.better_than_guessing()
+
+    def provenance(self, clean: Samples) -> dict[str, Any]:
         """What the bundle's card says of the calibration."""
-        digest = self.data_sha256 or hashlib.sha256(clean.images.tobytes() + clean.labels.tobytes()).hexdigest()
+        digest = self.data_sha256 or digest_of(clean)
         return {
             "data": {
                 "file": self.origin.file,
@@ -152,55 +200,71 @@ DEFAULT_PLAN = CalibrationPlan()
 
 def calibrate(
     classifier: KeptClassifier,
-    clean: Dataset,
+    clean: Samples,
     *,
     out: Path,
     plan: CalibrationPlan = DEFAULT_PLAN,
     name: str | None = None,
     progress: Progress = silent,
+    announce: Announce = unannounced,
 ) -> Calibrated:
     """Fit the defences to a classifier and write a bundle.
 
     Args:
-        clean: labelled images that the classifier was not trained on, 300 at least.
+        clean: labelled images that the classifier was not trained on, 300 at least; `PackedDataset` keeps them as the bytes they are.
         out: directory of the bundle; one that is there already is replaced.
         name: what the model is called when it is served; the directory's name when none.
+        announce: is told what is going to be done, and how long it will take, before it begins.
 
+    Memory: the clean images as they are given, and a bounded number of them as float32.
     Raises: InvalidInput: too few images for the rate, a name that is none, a directory that holds something else, a classifier that is no
     better than guessing on these images.
     """
     served_as = served_name(out, name)
     check_target(out)
-    parts, threads = plan.parts(clean), plan.threads or processors()
-    accuracy = judge(classifier, clean).better_than_guessing()
+    plan.parts(clean)
+    threads, began = plan.threads or processors(), time.monotonic()
+    accuracy = plan.judged(classifier, clean)
+    if not isinstance(classifier, RemoteClassifier):
+        announce(converting_told(classifier, len(clean)))
     conversion = converted(classifier, clean.images, threads=threads)
-    served = _served(classifier, conversion, clean, plan, threads)
-    purifier = choose_purifier(served, clean, threads=threads, progress=progress)
-    detectors = fit_detectors(served, clean, plan=plan, progress=progress)
+    serving = _serving(classifier, conversion, clean, plan, threads)
+    work = plan.work(serving, len(clean), threads, spent_s=time.monotonic() - began)
+    announce(work.told())
+    effort = work.chosen.effort
+    provenance = plan.provenance(clean)
+    clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
+    parts = plan.parts(clean, effort)
+    purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
+    detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
-    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, plan.provenance(clean), accuracy, conversion)
+    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
-    bundle, measured = _write(fitted, out, measure_on, threads)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
+    some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
+    bundle, measured = _write(fitted, out, some, threads, progress)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(serving))
 
 
-def _served(
-    classifier: KeptClassifier, conversion: Conversion, clean: Dataset, plan: CalibrationPlan, threads: int
+def _serving(
+    classifier: KeptClassifier, conversion: Conversion, clean: Samples, plan: CalibrationPlan, threads: int
 ) -> Classifier:
     """What will serve, with whatever gradients there are: defences are fitted to it, and detectors name its layers as it does."""
+    some = clean.images[drawn(len(clean), at_most=_TWINS_COMPARED_ON)]
     if not isinstance(classifier, KerasClassifier):
-        return with_gradients(classifier, clean.images, given=plan.gradients, threads=threads)
-    served: Classifier = classifier
+        return with_gradients(classifier, some, given=plan.gradients, threads=threads)
+    serving: Classifier = classifier
     if conversion.engine == "onnx" and conversion.model is not None:
-        served = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
-    return with_gradients(served, clean.images, given=plan.gradients, own=lambda: classifier, threads=threads)
+        serving = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+    return with_gradients(serving, some, given=plan.gradients, own=lambda: classifier, threads=threads)
 
 
 def fit_detectors(
-    classifier: Classifier, clean: Dataset, *, plan: CalibrationPlan = DEFAULT_PLAN, progress: Progress = silent
+    classifier: Classifier, clean: Samples, *, plan: CalibrationPlan = DEFAULT_PLAN, progress: Progress = silent
 ) -> tuple[CalibratedDetector, ...]:
     """Fit the plan's detectors only, to compose them in Python. Raises: InvalidInput: too few images for the rate."""
-    return calibrate_detectors(classifier, plan.parts(clean), fits_of(plan.detectors), plan.terms(progress))
+    return calibrate_detectors(
+        classifier, plan.parts(clean, plan.effort), fits_of(plan.detectors), plan.terms(progress, plan.effort)
+    )
 
 
 def served_name(out: Path, name: str | None) -> str:
@@ -223,7 +287,7 @@ class _Fitted:
     """Everything a bundle is written from."""
 
     classifier: KeptClassifier
-    served: Classifier
+    serving: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
@@ -231,6 +295,13 @@ class _Fitted:
     provenance: dict[str, Any]
     accuracy: Judgement
     conversion: Conversion
+    work: Work
+
+    @property
+    def images_per_request(self) -> int:
+        """How many images a request may hold when every image takes all the model calls it can."""
+        calls = 1 + sum(detector.detector.calls_at_most for detector in self.detectors)
+        return images_per_request(calls, self.work.speed.call_s, self.classifier.input_shape)
 
     def settings(self) -> dict[str, Any]:
         """hauberk.toml."""
@@ -238,6 +309,7 @@ class _Fitted:
         return {
             "format": FORMAT,
             "name": self.name,
+            "images_per_request": self.images_per_request,
             "classifier": {
                 "engine": self.conversion.engine,
                 **declared(self.classifier),
@@ -261,8 +333,10 @@ class _Fitted:
             "labels": list(self.classifier.labels),
             **described(self.classifier),
             "engine": self.conversion.card(),
-            "capabilities": Capabilities.of(self.served).settings(),
+            "capabilities": Capabilities.of(self.serving).settings(),
             "calibration": self.provenance,
+            SPEED: self.work.speed_card(),
+            "effort": self.work.card(),
             "accuracy": asdict(self.accuracy),
             "purifier": {
                 "mode": self.purifier.mode,
@@ -275,7 +349,9 @@ class _Fitted:
         }
 
 
-def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: int) -> tuple[Bundle, dict[str, Measured]]:
+def _write(
+    fitted: _Fitted, out: Path, measure_on: dict[str, Samples], threads: int, progress: Progress
+) -> tuple[Bundle, dict[str, Measured]]:
     """Write beside the target, read back, measure, and only then move into place: a half-written bundle is never seen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -284,8 +360,9 @@ def _write(fitted: _Fitted, out: Path, measure_on: dict[str, Dataset], threads: 
         _save_model(fitted.classifier, fitted.conversion, draft)
         settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
-        defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)
-        measured = {where: measure(defended, fitted.served, data) for where, data in measure_on.items()}
+        defended = assemble(unmeasured, fitted.serving, secret=b"", threads=threads)
+        parts = {where: PartOf(progress, "measuring", number, len(measure_on)) for number, where in enumerate(measure_on)}
+        measured = {where: measure(defended, fitted.serving, data, parts[where]) for where, data in measure_on.items()}
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():
@@ -302,26 +379,32 @@ def _save_model(classifier: KeptClassifier, conversion: Conversion, directory: P
         (directory / ONNX_MODEL).write_bytes(conversion.model)
 
 
-def measure(defended: DefendedClassifier, undefended: Classifier, data: Dataset) -> Measured:
-    """A defended classifier and the one inside it on labelled images."""
-    decisions = defended.classify(data.images)
-    hits = decisions.labels == data.labels
-    answered = ~decisions.abstained
+def measure(
+    defended: DefendedClassifier, undefended: Classifier, data: Samples, progress: Callable[[int, int], None] = lambda _, __: None
+) -> Measured:
+    """A defended classifier and the one inside it on labelled images, of which a block at a time is read."""
+    labels, calls = np.empty(len(data), np.int64), 0
+    for block in blocks(data.images):
+        progress(block.start, len(data))
+        decisions = defended.classify(data.images[block])
+        labels[block], calls = decisions.labels, calls + decisions.trace.model_calls
+    progress(len(data), len(data))
+    hits, answered = labels == data.labels, labels >= 0
     return Measured(
         images=len(data),
-        undefended_accuracy=float((undefended.predict(data.images).argmax(axis=1) == data.labels).mean()),
+        undefended_accuracy=float((answers_for(undefended, data.images) == data.labels).mean()),
         accuracy_on_answered=float(hits[answered].mean()) if answered.any() else None,
         accuracy_abstention_counted_wrong=float(hits.mean()),
-        abstained=float(decisions.abstained.mean()),
-        mean_model_calls=decisions.trace.model_calls / len(data),
+        abstained=float(1 - answered.mean()),
+        mean_model_calls=calls / len(data),
     )
 
 
-def _example(defended: DefendedClassifier, data: Dataset) -> dict[str, Any] | None:
+def _example(defended: DefendedClassifier, data: Samples) -> dict[str, Any] | None:
     """A request body with the first image that is answered, and answered rightly."""
     if np.prod(defended.input_shape) > _EXAMPLE_NUMBERS_AT_MOST:
         return None
-    few = data.take(slice(0, 64))
+    few = in_memory(data.take(slice(0, 64)))
     right = np.flatnonzero(defended.classify(few.images).labels == few.labels)
     image = few.images[right[0] if right.size else 0].astype(np.float64).round(_KEPT_DECIMALS)
     return {"images": [(image[..., 0] if image.shape[2] == 1 else image).tolist()]}

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from defences.keyed import image_keys
 from defences.purifiers.total_variation import TotalVariation
+from models.accuracy import drawn
 from models.classifier import Classifier, Images
-from models.datasets import Dataset
-from models.progress import Progress, silent
+from models.image_rows import Samples, blocks
+from models.progress import PartOf, Progress, silent
 
 ACCURACY_POINTS_AT_MOST = 0.5
 _NOISY_IMAGES = 256
@@ -82,27 +83,34 @@ class PurifierChoice:
     trials: tuple[PurifierTrial, ...]
 
 
-def choose_purifier(classifier: Classifier, data: Dataset, *, threads: int = 1, progress: Progress = silent) -> PurifierChoice:
+def choose_purifier(
+    classifier: Classifier, data: Samples, *, threads: int = 1, images_at_most: int | None = None, progress: Progress = silent
+) -> PurifierChoice:
     """The strongest purifier that costs at most half a point of clean accuracy, with 95 % confidence, and none under noise beyond chance.
 
-    Cost: two model calls per image, and two for each of the strengths tried, strongest first, until one is affordable.
+    Args:
+        images_at_most: to choose on, drawn at random; all when none.
+
+    Cost: two model calls per image, and two for each of the strengths tried, strongest first, until one is affordable. Images are read
+    and changed a block at a time.
     """
-    noisy = _noisy(data.images, _HEAVY_NOISE)
-    raw_hits, noisy_hits = (_hits(classifier, images, data) for images in (data.images, noisy))
+    if images_at_most is not None:
+        data = data.take(drawn(len(data), at_most=images_at_most))
+    passes = _Passes(classifier, data, PartOf(progress, "purifier", 0, 1), 2 * (1 + len(_STRENGTHS)))
+    raw_hits, noisy_hits = passes.hits(), passes.hits(noise=_HEAVY_NOISE)
+    few = data.images[:_NOISY_IMAGES]
     trials: list[PurifierTrial] = []
     chosen = 0
     for number, strength in enumerate(_STRENGTHS):
-        progress("purifier", number, len(_STRENGTHS))
         weight = round(strength / float(np.sqrt(np.prod(classifier.input_shape[:2]))), 4)
         purifier = TotalVariation(weight=weight, threads=threads)
-        hits = _hits(classifier, _purified(data.images, purifier), data)
-        noisy_and_purified = _hits(classifier, _purified(noisy, purifier), data)
+        hits, noisy_and_purified = passes.hits(purifier), passes.hits(purifier, noise=_HEAVY_NOISE)
         paired = _paired(raw_hits, hits), _paired(noisy_hits, noisy_and_purified)
-        trials.append(PurifierTrial(weight, float(hits.mean()), *paired, _moves(data.images[:_NOISY_IMAGES], purifier)))
+        trials.append(PurifierTrial(weight, float(hits.mean()), *paired, _moves(few, purifier)))
         if trials[-1].affordable or not trials[-1].acts:
             break
         chosen = number
-    progress("purifier", len(_STRENGTHS), len(_STRENGTHS))
+    passes.end()
     undefended = float(raw_hits.mean())
     budget = f"at most {ACCURACY_POINTS_AT_MOST} points of clean accuracy and none under noise"
     if trials[-1].affordable:
@@ -124,9 +132,30 @@ def _told(trial: PurifierTrial) -> str:
     )
 
 
-def _hits(classifier: Classifier, images: Images, data: Dataset) -> NDArray[np.bool_]:
-    hits: NDArray[np.bool_] = classifier.predict(images).argmax(axis=1) == data.labels
-    return hits
+class _Passes:
+    """Passes of a classifier over the same images, counted as parts of so many."""
+
+    def __init__(self, classifier: Classifier, data: Samples, progress: PartOf, of: int) -> None:
+        self._classifier, self._data, self._progress = classifier, data, progress
+        self._done, self._of = 0, of * len(data)
+
+    def end(self) -> None:
+        """No further pass is needed."""
+        self._progress(self._of, self._of)
+
+    def hits(self, purifier: TotalVariation | None = None, *, noise: float = 0.0) -> NDArray[np.bool_]:
+        """On which images [n], under noise of this size and then purified, the classifier is right. The noise is the same every time."""
+        signs, found = np.random.default_rng(0), []
+        for block in blocks(self._data.images):
+            images = self._data.images[block]
+            if noise:
+                images = _noisy(images, noise, signs)
+            if purifier is not None:
+                images = _purified(images, purifier)
+            found.append(self._classifier.predict(images).argmax(axis=1) == self._data.labels[block])
+            self._done += len(images)
+            self._progress(self._done, self._of)
+        return np.concatenate(found)
 
 
 def _purified(images: Images, purifier: TotalVariation) -> Images:
@@ -139,14 +168,14 @@ def _paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Paired:
     return Paired(100 * (lost - gained) / n, 100 * float(error))
 
 
-def _noisy(images: Images, size: float) -> Images:
-    """Under random signs of this size, the same for the same images."""
-    signs = np.random.default_rng(0).choice(np.array([-size, size], np.float32), images.shape)
+def _noisy(images: Images, size: float, rng: np.random.Generator) -> Images:
+    """Under random signs of this size."""
+    signs = rng.choice(np.array([-size, size], np.float32), images.shape)
     noisy: Images = np.clip(images + signs, 0, 1)
     return noisy
 
 
 def _moves(images: Images, purifier: TotalVariation) -> float:
     """How far images with a random sign noise of 0.1 are moved, over the L2 norm of the noise."""
-    noisy = _noisy(images, _NOISE)
+    noisy = _noisy(images, _NOISE, np.random.default_rng(0))
     return float(np.linalg.norm(_purified(noisy, purifier) - noisy) / np.linalg.norm(noisy - images))

@@ -14,7 +14,8 @@ from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.sentinet import SentiNet
 from defences.keyed import Keys, random_keys
-from models.classifier import Classifier, Images, Probabilities
+from models.classifier import Classifier, Probabilities
+from models.image_rows import ImageRows, outputs_for
 from models.progress import PartOf
 
 OVERLAYS_AT_MOST = 64
@@ -49,7 +50,7 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
     Cost: up to `calls_at_most` model calls per image of the first part for each slack tried, and about a third of that per held image.
     """
     rng, progress = np.random.default_rng(terms.seed), terms.progress
-    labels = classifier.predict(parts.choosing.images)
+    labels = outputs_for(classifier, parts.choosing.images)
     bank = _bank(labels, min(OVERLAYS_AT_MOST, len(parts.choosing) // 2))
     draft = SentiNet(
         overlays=np.rint(parts.choosing.images[bank] * 255).astype(np.uint8),
@@ -57,7 +58,7 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
         threshold=np.inf,
         slack=_slack(0.0),
     )
-    choosing = np.delete(parts.choosing.images, bank, axis=0)
+    choosing = parts.choosing.take(np.delete(np.arange(len(parts.choosing)), bank)).images
     keys = random_keys(len(choosing), rng)
     trials: list[PatienceTrial] = []
     for number, patience in enumerate(_PATIENCE):
@@ -110,7 +111,9 @@ class _Runs:
         return 1 + float(sum(new * some.sum(axis=1).mean() for new, some in zip(self.new, come, strict=True)))
 
 
-def _run(sentinet: SentiNet, classifier: Classifier, images: Images, keys: Keys, progress: Callable[[int, int], None]) -> _Runs:
+def _run(
+    sentinet: SentiNet, classifier: Classifier, images: ImageRows, keys: Keys, progress: Callable[[int, int], None]
+) -> _Runs:
     """Every image through every step."""
     patient = replace(sentinet, threshold=np.inf)
     at_once = max(1, rows_per_forward(images) // max(step.windows for step in patient.plan()))
@@ -128,7 +131,7 @@ def _run(sentinet: SentiNet, classifier: Classifier, images: Images, keys: Keys,
     return _Runs(np.concatenate(scores), tuple(np.concatenate(column) for column in suspicion), new)
 
 
-def _held_scores(hasty: SentiNet, classifier: Classifier, images: Images, keys: Keys, terms: Terms) -> NDArray[np.float64]:
+def _held_scores(hasty: SentiNet, classifier: Classifier, images: ImageRows, keys: Keys, terms: Terms) -> NDArray[np.float64]:
     """The statistic of every image: exact for those that may be refused, a lower bound for the others.
 
     The others leave early, at the threshold of `hasty`, which should be above the calibrated one; if not, all are measured without it.

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from defences.calibration.conformal import scores_needed
+from defences.calibration.effort import CHOOSING_IMAGES, FULL, Effort
 from defences.errors import InvalidInput
-from models.classifier import Images
-from models.datasets import Dataset
+from models.image_rows import ImageRows, Samples
 from models.progress import Progress, silent
 
 IMAGES_AT_LEAST = 300
-CHOOSING_AT_MOST = 1000
+CHOOSING_AT_MOST = CHOOSING_IMAGES
 EVASION_EPS = 0.3
 _ROWS_PER_FORWARD = 1024
 _NUMBERS_PER_FORWARD = 1 << 24
@@ -33,6 +33,7 @@ class Terms:
         seed: of everything drawn.
         evasion_eps: size of the attacks (L-inf) that detectors of evasion are trained on, > 0.
         progress: called with the progress of each step.
+        effort: how much is looked at.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
@@ -42,13 +43,14 @@ class Terms:
     seed: int = 0
     evasion_eps: float = EVASION_EPS
     progress: Progress = silent
+    effort: Effort = FULL
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):
             raise InvalidInput(f"evasion detectors: expected eps > 0, got {self.evasion_eps!r}")
 
 
-def rows_per_forward(images: Images) -> int:
+def rows_per_forward(images: ImageRows) -> int:
     """How many rows of this size go into one forward call of calibration: bounded in bytes, at least one."""
     return max(1, min(_ROWS_PER_FORWARD, _NUMBERS_PER_FORWARD // int(np.prod(images.shape[1:]))))
 
@@ -57,12 +59,17 @@ def rows_per_forward(images: Images) -> int:
 class CalibrationSplit:
     """Clean data in two parts: one to choose on, one to read the threshold off."""
 
-    choosing: Dataset
-    holding: Dataset
+    choosing: Samples
+    holding: Samples
+
+
+def images_needed(rate: float, confidence: float | None) -> int:
+    """Clean images with which the guarantee holds, whatever share of them is chosen on."""
+    return max(scores_needed(rate, confidence) * 3 // 2 + 1, IMAGES_AT_LEAST)
 
 
 def split(
-    data: Dataset, *, rate: float, confidence: float | None, seed: int, choosing_at_most: int = CHOOSING_AT_MOST
+    data: Samples, *, rate: float, confidence: float | None, seed: int, choosing_at_most: int = CHOOSING_AT_MOST
 ) -> CalibrationSplit:
     """Shuffle and split: a third, but no more than of use, to choose on. Raises: InvalidInput: too few images for the guarantee."""
     if len(data) < IMAGES_AT_LEAST:
@@ -72,7 +79,7 @@ def split(
     if len(data) - choosing < needed:
         promise = f"rate {rate:g}" + ("" if confidence is None else f" with confidence {confidence:g}")
         raise InvalidInput(
-            f"expected at least {max(needed * 3 // 2 + 1, IMAGES_AT_LEAST)} clean images for a false abstention {promise}, "
+            f"expected at least {images_needed(rate, confidence)} clean images for a false abstention {promise}, "
             f"got {len(data)}; give more images or allow a higher rate"
         )
     order = np.random.default_rng(seed).permutation(len(data))

@@ -15,13 +15,12 @@ from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.strip import Blend, Strip
 from defences.keyed import random_keys
-from models.classifier import Classifier, Images
+from models.classifier import Classifier
+from models.image_rows import ImageRows, answers_for
 from models.progress import PartOf
 
 # In the order of preference: the paper's way first. It is also the one that leaves a bright trigger as it is.
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
-# Overlays are the most telling of so many candidates, by so many images.
-_CANDIDATES_AT_MOST, _RATED_BY = 256, 128
 # How many overlays, and how many of them may hide a trigger before it is missed: the fewest that allow it.
 _COUNTS = (8, 10, 12, 16, 20, 24, 32)
 _SPARED = 2.0
@@ -32,8 +31,6 @@ _LEAVING_AT_LEAST = 0.02
 # tries not one should succeed with a probability of 98 %.
 LEAVES_AT_MOST = 0.02 / 64
 _SPENDING = (0.3, 0.5, 0.8)
-# Mean overlays that a clean image may cost, where there is a choice.
-_MEAN_OVERLAYS_AT_MOST = 5.0
 # How far the threshold may lie above the one found while choosing, in standard errors of the rank.
 _ABOVE = 2.0
 # At such a threshold lie the clean images of an overconfident classifier.
@@ -71,20 +68,23 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
     leave early.
     """
     rng = np.random.default_rng(terms.seed)
-    count = min(_CANDIDATES_AT_MOST, len(parts.choosing) // 3)
+    effort = terms.effort
+    count = min(effort.candidates, len(parts.choosing) // 3)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
-    images = parts.choosing.images[count:]
-    answers = _answers(classifier, images)
+    images = parts.choosing.take(slice(count, None)).images
+    rated = images[: effort.rated_images]
+    answers = answers_for(classifier, images)
     held = parts.holding.images
     share = conformal_rank(len(held), terms.rate, terms.confidence) / len(held)
     drafts = []
-    for number, (blend, weight) in enumerate(_OVERLAYS):
-        done = PartOf(terms.progress, "overlays", number, len(_OVERLAYS))
+    tried = _OVERLAYS[: effort.overlay_trials]
+    for number, (blend, weight) in enumerate(tried):
+        done = PartOf(terms.progress, "overlays", number, len(tried))
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend, statistic="change")
-        telling = _most_telling(strip, classifier, images[:_RATED_BY], answers[:_RATED_BY], done)
+        telling = _most_telling(strip, classifier, rated, answers[: len(rated)], effort.overlays, done)
         changes = _changes(telling, classifier, images, answers, done)
         drafts.append(_draft(telling, changes, share, rng))
-    best = _best(drafts)
+    best = _best(drafts, effort.mean_overlays)
     keys = random_keys(len(held), rng)
     scores = _staged_scores(best.strip, classifier, held, best.strip.orders(keys), PartOf(terms.progress, "threshold", 0, 1))
     return _fitted(best, scores, tuple(draft.trial for draft in drafts))
@@ -156,11 +156,16 @@ def _with_exits(strip: Strip, changes: NDArray[np.float64], threshold: float, sp
 
 
 def _most_telling(
-    strip: Strip, classifier: Classifier, images: Images, answers: NDArray[np.int64], progress: Callable[[int, int], None]
+    strip: Strip,
+    classifier: Classifier,
+    images: ImageRows,
+    answers: NDArray[np.int64],
+    count: int,
+    progress: Callable[[int, int], None],
 ) -> Strip:
-    """With the overlays that change clean images most, the first of them most of all."""
+    """With so many overlays, those that change clean images most, the first of them most of all."""
     ranked = np.argsort(-_changes(strip, classifier, images, answers, progress).mean(axis=0), kind="stable")
-    overlays = strip.overlays[ranked[: _COUNTS[-1]]]
+    overlays = strip.overlays[ranked[:count]]
     return replace(strip, overlays=overlays, stages=(len(overlays),))
 
 
@@ -184,24 +189,17 @@ def _scores(means: NDArray[np.float64], leaves: NDArray[np.bool_], ceiling: floa
     return scores
 
 
-def _best(drafts: Sequence[_Draft]) -> _Draft:
+def _best(drafts: Sequence[_Draft], mean_overlays_at_most: float) -> _Draft:
     """The first draft that spares a trigger and is affordable; else the cheapest that spares one, else the one that comes closest."""
     sparing = [draft for draft in drafts if draft.trial.spared >= _SPARED]
     if not sparing:
         return max(drafts, key=lambda draft: draft.trial.spared)
-    affordable = [draft for draft in sparing if draft.trial.mean_overlays <= _MEAN_OVERLAYS_AT_MOST]
+    affordable = [draft for draft in sparing if draft.trial.mean_overlays <= mean_overlays_at_most]
     return affordable[0] if affordable else min(sparing, key=lambda draft: draft.trial.mean_overlays)
 
 
-def _answers(classifier: Classifier, images: Images) -> NDArray[np.int64]:
-    at_once = rows_per_forward(images)
-    parts = [classifier.predict(images[start : start + at_once]) for start in range(0, len(images), at_once)]
-    answers: NDArray[np.int64] = np.concatenate(parts).argmax(axis=1)
-    return answers
-
-
 def _changes(
-    strip: Strip, classifier: Classifier, images: Images, answers: NDArray[np.int64], progress: Callable[[int, int], None]
+    strip: Strip, classifier: Classifier, images: ImageRows, answers: NDArray[np.int64], progress: Callable[[int, int], None]
 ) -> NDArray[np.float64]:
     """The change of every image under every overlay: [n, N]."""
     overlays = len(strip.overlays)
@@ -219,10 +217,10 @@ def _changes(
 
 
 def _staged_scores(
-    strip: Strip, classifier: Classifier, images: Images, order: NDArray[np.int32], progress: Callable[[int, int], None]
+    strip: Strip, classifier: Classifier, images: ImageRows, order: NDArray[np.int32], progress: Callable[[int, int], None]
 ) -> NDArray[np.float64]:
     """`_scores` of images that see overlays in this order [n, N]: those that leave are not looked at any further."""
-    answers = _answers(classifier, images)
+    answers = answers_for(classifier, images)
     total, scores = np.zeros(len(images)), np.empty(len(images))
     racing, seen = np.arange(len(images)), 0
     for stage, slack in zip(strip.stages, strip.slack, strict=True):

@@ -13,7 +13,7 @@ from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
 from hauberk.commands.classifier_options import how_it_reads, open_servable
-from hauberk.commands.data import AsPictures, class_names, origin, read_data, sha256_of
+from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
@@ -34,9 +34,11 @@ from hauberk.commands.options import (
     ThreadsOption,
     check_writable,
     progress_bar,
+    say,
 )
-from models.datasets import Dataset, Split, has_halves, shared_images
+from models.datasets import Split, has_halves, shared_images
 from models.engines.twins.twin_file import own_program
+from models.image_rows import Samples
 from models.machine import processors
 from models.printable import printable
 
@@ -73,6 +75,12 @@ def calibrate(
     gradients: GradientsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
+    minutes: Annotated[
+        float, typer.Option(help="Minutes it may take: what would take longer is left out, the least harmful first, and said.")
+    ] = 12.0,
+    image_seconds: Annotated[
+        float | None, typer.Option(help="Seconds a clean image may take on average: chooses among the ways to lay overlays.")
+    ] = None,
 ) -> None:
     """Fit the defences to a classifier on clean data and write a bundle.
 
@@ -97,32 +105,35 @@ def calibrate(
         evasion_eps=evasion_eps,
         seed=seed,
         threads=used,
+        minutes=minutes,
+        image_s=image_seconds,
+        reading_is_checked=replace(declared, labels=None, outputs=None, output=None).is_empty,
     )
     served_name(out, name)
     check_target(out)
     check_writable(out.parent)
-    clean = read_data(data, split, rows, AsPictures(resize, colours, declared.names()))
+    clean = read_samples(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
     model = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
     plan = replace(plan, gradients=gradients or own_program(classifier, model, threads=used))
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
-    with progress_bar("steps", purifier="strengths", held_windows="images") as progress:
-        calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress)
+    with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
+        calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
     print(how_it_reads(model))
     _summarise(calibrated, plan)
     _say_what_is_shared(clean, plan.test)
     print(printable(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}"))
 
 
-def _say_what_is_shared(clean: Dataset, test: Dataset | None) -> None:
+def _say_what_is_shared(clean: Samples, test: Samples | None) -> None:
     shared = 0 if test is None else shared_images(test, clean)
     if shared:
         print(f"warning: {shared:,} images of the test split are among those it was calibrated on")
 
 
-def _other_half(path: Path, split: Split) -> Dataset | None:
+def _other_half(path: Path, split: Split) -> Samples | None:
     """The test half of a file calibrated on its train half: for measuring only."""
-    return read_data(path, "test", None) if split == "train" and has_halves(path) else None
+    return read_samples(path, "test", None) if split == "train" and has_halves(path) else None
 
 
 def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
@@ -135,6 +146,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     for declared in bundle.settings["defences"]:
         name = declared["name"]
         print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))
+    print(f"  {_what_an_image_takes(calibrated)}")
     for where, numbers in calibrated.measured.items():
         answered = numbers.accuracy_on_answered
         print(
@@ -146,6 +158,17 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
         print(f"  {_why_above(plan)}")
     if calibrated.accuracy.reason:
         print(printable(f"warning: {calibrated.accuracy.reason}"))
+
+
+def _what_an_image_takes(calibrated: Calibrated) -> str:
+    """In model calls, and in seconds at the speed that was measured."""
+    bundle, call_s = calibrated.bundle, calibrated.bundle.seconds_per_call or 0.0
+    most = 1 + sum(detector.detector.calls_at_most for detector in calibrated.detectors)
+    usual = calibrated.measured["calibration_images"].mean_model_calls
+    return (
+        f"a clean image takes {usual:.1f} model calls of {1000 * call_s:.2g} ms on average, {1000 * usual * call_s:.2g} ms, and "
+        f"any image {most} at most, {most * call_s:.2g} s; a request may hold {bundle.images_per_request} of them"
+    )
 
 
 def _engine(calibrated: Calibrated) -> str:

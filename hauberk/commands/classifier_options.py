@@ -11,7 +11,6 @@ import numpy as np
 from hauberk.commands.declaration import Declaration
 from models.accuracy import drawn, judge_answers, read_otherwise
 from models.classifier import Labels
-from models.datasets import Dataset
 from models.engines.imports import Imported, imported
 from models.engines.imports.classifier import ForeignClassifier, proposed_input
 from models.engines.kept import KeptClassifier
@@ -21,6 +20,7 @@ from models.engines.remote.address import RemoteAddress, is_remote
 from models.engines.remote.classifier import RemoteClassifier, metadata_of
 from models.engines.remote.options import RemoteOptions
 from models.errors import InvalidInput, RemoteFailure
+from models.image_rows import Samples, answers_for, outputs_for
 from models.input_readings import in_words, said
 from models.preparation import InputType, Layout, Outputs, Preparation
 from models.printable import printable
@@ -39,7 +39,7 @@ AnyClassifier = KerasClassifier | ForeignClassifier
 
 
 def open_servable(
-    what: str, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+    what: str, data: Samples, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
 ) -> KeptClassifier:
     """The classifier of a file, or on the model server at an address; see `open_classifier`."""
     if is_remote(what):
@@ -47,7 +47,7 @@ def open_servable(
     return open_classifier(Path(what), data, declared=declared, names=names, threads=threads)
 
 
-def _open_remote(address: RemoteAddress, data: Dataset, declared: Declaration, names: Sequence[str] | None) -> RemoteClassifier:
+def _open_remote(address: RemoteAddress, data: Samples, declared: Declaration, names: Sequence[str] | None) -> RemoteClassifier:
     """The classifier on a model server. Raises: InvalidInput, also where the server gives no usable answer."""
     try:
         with_options = RemoteOptions.for_commands()
@@ -75,7 +75,7 @@ def _open_remote(address: RemoteAddress, data: Dataset, declared: Declaration, n
 
 
 def open_classifier(
-    path: Path, data: Dataset, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
+    path: Path, data: Samples, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
 ) -> AnyClassifier:
     """The classifier in `path`, fitted to the images of `data`.
 
@@ -100,13 +100,13 @@ def open_classifier(
     return classifier
 
 
-def _check_labels_and_reading(classifier: KeptClassifier, data: Dataset, look: Dataset, declared: Declaration) -> None:
+def _check_labels_and_reading(classifier: KeptClassifier, data: Samples, look: Samples, declared: Declaration) -> None:
     """Raises: InvalidInput."""
     if int(data.labels.max()) >= len(classifier.labels):
         raise InvalidInput(
             f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
         )
-    answers = classifier.predict(look.images).argmax(axis=1)
+    answers = answers_for(classifier, look.images)
     _check_reading(classifier, look, answers, declared)
 
 
@@ -169,9 +169,9 @@ def _of_keras(model: Any) -> tuple[Layout, InputType]:
     return layout_of(own_shape(model)), "uint8" if takes_bytes(model) else "float32"
 
 
-def _outputs(classifier: KeptClassifier, look: Dataset, asked: Outputs | None) -> Outputs:
+def _outputs(classifier: KeptClassifier, look: Samples, asked: Outputs | None) -> Outputs:
     """Whether the model ends in probabilities or logits, from what it says about some images."""
-    raw = classifier.predict(look.images)
+    raw = outputs_for(classifier, look.images)
     if not np.isfinite(raw).all():
         raise InvalidInput("expected finite outputs from the classifier, got NaN or infinity on the given images")
     within = bool(raw.min() >= -_SUM_TOLERANCE and raw.max() <= 1 + _SUM_TOLERANCE)
@@ -194,7 +194,7 @@ def _outputs(classifier: KeptClassifier, look: Dataset, asked: Outputs | None) -
     return "logits"
 
 
-def _check_reading(classifier: KeptClassifier, look: Dataset, answers: Labels, declared: Declaration) -> None:
+def _check_reading(classifier: KeptClassifier, look: Samples, answers: Labels, declared: Declaration) -> None:
     """A classifier shown images in another way than it was trained on is wrong without a word: compare, and ask.
 
     Raises: InvalidInput: a reading that nothing speaks against fits better than the one taken for what was not said.

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from hauberk.commands.options import progress_bar
 from models.datasets import Dataset, Origin, Split, has_halves, load_dataset
 from models.errors import InvalidInput
+from models.image_rows import PackedDataset, PackedImages, Samples
 from models.pictures.folders import PictureFolder, is_picture_folder, list_pictures, positions, read_pictures
-from models.stored_images import StoredImages, open_images
+from models.stored_images import StoredImages, open_images, open_samples
 
 _SIDE_AT_MOST = 1 << 13
 _DIGEST_AT_ONCE = 1 << 20
@@ -64,6 +65,16 @@ def read_data(path: Path, split: Split, rows: str | None, pictures: AsPictures =
         return Dataset(stored.images(slice(None)), stored.labels)
     _check_no_pictures(path, pictures)
     data = load_dataset(path, split=split)
+    return data if rows is None else data.take(chosen_rows(rows, len(data)))
+
+
+def read_samples(path: Path, split: Split, rows: str | None, pictures: AsPictures = PLAIN) -> Samples:
+    """The same, of which images stay as they are stored until they are used."""
+    if is_picture_folder(path):
+        stored = _pictures(path, rows, pictures, None)
+        return PackedDataset(PackedImages(stored.raw, name=path.name), stored.labels)
+    _check_no_pictures(path, pictures)
+    data = open_samples(path, split=split)
     return data if rows is None else data.take(chosen_rows(rows, len(data)))
 
 

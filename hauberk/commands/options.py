@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hauberk.commands.progress_lines import ProgressLines
 from models.datasets import Split
 from models.errors import InvalidInput
 from models.preparation import Channels, Layout, Outputs
+from models.printable import printable
 from models.progress import Progress as Report
 
 SEED_AT_MOST = 2**32 - 1
@@ -67,21 +70,30 @@ def check_writable(directory: Path) -> None:
         raise InvalidInput(f"cannot write to {directory} ({(failure.strerror or str(failure)).lower()})") from failure
 
 
+def say(text: str) -> None:
+    """A line on stderr: what is going to happen, beside the result on stdout."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bar(unit: str, **units: str) -> Iterator[Report]:
-    """A bar on stderr that follows reports of (what, done, of); nothing is drawn before the first report.
+    """A bar on stderr that follows reports of (what, done, of), or lines where stderr is no terminal; none before the first report.
 
     Args:
         unit: of what is counted, such as "epochs".
         units: of reports that count something else, by what they report, with _ for spaces.
     """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield ProgressLines(unit, units)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
         TimeElapsedColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True))
+    bar = Progress(*columns, console=console)
     tasks: dict[str, int] = {}
 
     def report(what: str, done: int, of: int) -> None:

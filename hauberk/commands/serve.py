@@ -47,7 +47,7 @@ def serve(
     telemetry.check(settings)
     make_home()
     _check_free(address, host, port)
-    print(f"starting Hauberk with {printable(settings.bundle)}, this takes a few seconds", file=sys.stderr, flush=True)
+    print(f"starting Hauberk with {printable(settings.bundle)}; the log below says how far it is", file=sys.stderr, flush=True)
     # Replaced, not spawned: signals and the exit code are the server's own. -P: the working directory is not searched for modules.
     os.execv(  # noqa: S606  # no shell, and nothing in it comes from a client
         sys.executable,

@@ -14,6 +14,7 @@ from models.bundle import Engine
 from models.classifier import Classifier, Images
 from models.engines.onnx import OnnxClassifier, reason_of
 from models.errors import InvalidInput
+from models.image_rows import ImageRows, outputs_for
 
 if TYPE_CHECKING:
     from models.engines.keras import KerasClassifier
@@ -85,7 +86,7 @@ class Conversion:
         return {key: value for key, value in asdict(self).items() if key != "model"}
 
 
-def convert(classifier: KerasClassifier, images: Images, *, threads: int) -> Conversion:
+def convert(classifier: KerasClassifier, images: ImageRows, *, threads: int) -> Conversion:
     """Convert a classifier, and compare it with itself on every image; a failure is a reason to keep TensorFlow, not an error."""
     from models.engines.keras_export import exported
 
@@ -114,9 +115,9 @@ def _faster(model: bytes, agreement: Agreement, timings: tuple[Timing, ...]) -> 
     return Conversion(engine, f"{said} of TensorFlow's time", model, agreement, timings)
 
 
-def compare(converted: Classifier, source: Classifier, images: Images) -> Agreement:
+def compare(converted: Classifier, source: Classifier, images: ImageRows) -> Agreement:
     """Both classifiers on the same images, one at least; a label that the source holds for as likely as its own is the same label."""
-    found, wanted = converted.predict(images), source.predict(images)
+    found, wanted = outputs_for(converted, images), outputs_for(source, images)
     theirs = np.take_along_axis(wanted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
     same = theirs >= wanted.max(axis=1) - _TIE
     return Agreement(len(images), float(np.abs(found - wanted).max()), float(same.mean()))

@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import MODEL
-from models.classifier import Images
 from models.engines.conversion import Conversion, convert
 from models.engines.imports.classifier import ForeignClassifier
 from models.engines.keras import KerasClassifier
 from models.engines.remote.classifier import RemoteClassifier
 from models.engines.remote.fingerprint import PROBE_IMAGES, Fingerprint
 from models.engines.remote.opening import IDENTITY, identity
+from models.image_rows import ImageRows
 
 KeptClassifier: TypeAlias = KerasClassifier | ForeignClassifier | RemoteClassifier
 """One that a bundle can be written for."""
 
 
-def converted(classifier: KeptClassifier, images: Images, *, threads: int) -> Conversion:
+def converted(classifier: KeptClassifier, images: ImageRows, *, threads: int) -> Conversion:
     """The engine that will serve it, and the graph for it where there is one."""
     if isinstance(classifier, RemoteClassifier):
         return Conversion("remote", f"the model is served at {classifier.address}")
@@ -48,7 +48,7 @@ def described(classifier: KeptClassifier) -> dict[str, Any]:
     return {"parameters": classifier.model.count_params()}
 
 
-def fingerprint(classifier: KeptClassifier, images: Images) -> dict[str, NDArray[Any]]:
+def fingerprint(classifier: KeptClassifier, images: ImageRows) -> dict[str, NDArray[Any]]:
     """For calibration.npz: what a model that is not in the bundle is known again by. `images`: clean ones."""
     if not isinstance(classifier, RemoteClassifier):
         return {}

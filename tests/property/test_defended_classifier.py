@@ -30,7 +30,7 @@ def assert_same(found: Decisions, expected: Decisions) -> None:
 def rows_of(decisions: Decisions, order: NDArray[np.int64]) -> Decisions:
     trace = decisions.trace
     distance = trace.purification_distance[order] if trace.purification_distance.size else trace.purification_distance
-    detections = tuple(type(d)(d.name, d.mode, d.abstained[order], d.calls[order], d.scores[order]) for d in trace.detections)
+    detections = tuple(detection.take(order) for detection in trace.detections)
     return Decisions(
         decisions.probabilities[order],
         decisions.abstained[order],

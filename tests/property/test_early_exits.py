@@ -34,7 +34,7 @@ def test_no_worst_case_leaves_more_often_than_allowed(threshold: float, spending
     assert (above >= threshold).all()
     for image in worst_cases(threshold * STAGES[-1], STAGES[-1]):
         assert image.values().mean() <= threshold + 1e-9
-        assert leaves_early(image, STAGES, above) <= ALPHA + 1e-9
+        assert leaves_early(image, STAGES, above.tolist()) <= ALPHA + 1e-9
 
 
 @given(threshold=LIMITS, values=st.lists(st.floats(0, 1), min_size=12, max_size=12), power=st.integers(1, 6))
@@ -52,7 +52,7 @@ def test_no_refused_image_leaves_often_whatever_its_values(threshold: float, val
 def test_boundaries_hold_for_every_lower_threshold(threshold: float, lower: float) -> None:
     above = boundaries(threshold, STAGES, ALPHA, 0.5)
     for image in worst_cases(lower * threshold * STAGES[-1], STAGES[-1]):
-        assert leaves_early(image, STAGES, above) <= ALPHA + 1e-9
+        assert leaves_early(image, STAGES, above.tolist()) <= ALPHA + 1e-9
 
 
 @given(threshold=LIMITS, alpha=st.floats(1e-4, 0.05))

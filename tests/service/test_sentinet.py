@@ -60,7 +60,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.fl
     backdoored_model(images, labels).save(directory / "colour.keras")
     np.savez(directory / "clean.npz", images=np.rint(images[1000:1900] * 255).astype(np.uint8), labels=labels[1000:1900])
     calibrate(
-        classifier=directory / "colour.keras",
+        classifier=str(directory / "colour.keras"),
         data=directory / "clean.npz",
         out=directory / "bundle",
         outputs="logits",

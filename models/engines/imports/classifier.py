@@ -16,6 +16,7 @@ from models.engines.onnx import OnnxClassifier
 from models.engines.onnx_checks import image_input, model_output, shape_of
 from models.engines.onnx_graph import composed
 from models.errors import InvalidInput
+from models.image_rows import ImageRows
 from models.preparation import InputType, Layout, Outputs, Preparation
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class ForeignClassifier(OnnxClassifier):
         parts = [self._source_part(images[start : start + _ROWS]) for start in range(0, len(images), _ROWS)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
 
-    def conversion(self, images: Images) -> Conversion:
+    def conversion(self, images: ImageRows) -> Conversion:
         """The graph beside its source on every image. Raises: InvalidInput: they are not the same model."""
         agreement: Agreement = compare(self, _Source(self), images)
         if agreement.reason_against is not None:

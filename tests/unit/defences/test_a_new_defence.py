@@ -108,7 +108,7 @@ class BrightnessDetector(Defence):
 
 def fit_brightness_detector(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> FittedDetector:
     """See `Fit`."""
-    reference = parts.choosing.images.mean(axis=0, dtype=np.float64)
+    reference = parts.choosing.images[:].mean(axis=0, dtype=np.float64)
 
     def at(threshold: float) -> BrightnessDetector:
         return BrightnessDetector(reference=reference, threshold=threshold, scale=0.5)
@@ -118,8 +118,8 @@ def fit_brightness_detector(classifier: Classifier, parts: CalibrationSplit, ter
         settings=at(0.0).settings(),
         arrays={"reference": reference},
         card={},
-        choosing=at(0.0).scores(parts.choosing.images),
-        holding=at(0.0).scores(parts.holding.images),
+        choosing=at(0.0).scores(parts.choosing.images[:]),
+        holding=at(0.0).scores(parts.holding.images[:]),
         at=at,
         mean_calls=lambda threshold: 0.0,
         lowest=-np.inf,

@@ -172,6 +172,18 @@ def test_an_account_alone_has_whole_steps_and_its_requests_are_not_split() -> No
     assert sorted(path.spent(6))[len(path.steps) // 2] == ALONE
 
 
+def test_a_slow_classifier_gets_short_steps() -> None:
+    async def scenario(batcher: Batcher[Any], path: Probing) -> None:
+        path.open.set()
+        await batcher.classify(many(6, 24), "alone")
+
+    path = Probing()
+    run(scenario, path, call_s=0.01)  # 25 calls are a quarter of a second
+    assert path.spent(6)[0] == 24 * STAGES[0]  # whoever comes takes part
+    assert max(path.spent(6)[1:]) <= max(25, *STAGES)
+    assert sum(path.spent(6)) == 24 * sum(STAGES)
+
+
 def test_a_large_request_beside_others_is_let_in_by_parts_and_answered_in_order() -> None:
     async def scenario(batcher: Batcher[Any], path: Probing) -> Decisions:
         hostile = await held_up(batcher, path, "hostile", 6, 3)

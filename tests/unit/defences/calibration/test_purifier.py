@@ -174,7 +174,7 @@ def test_overlays_come_from_the_images_to_choose_on_and_never_from_those_held() 
     classifier = linear((4, 4, 1), 4, sharpness=2.0)
     parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
     _, strip = calibrated(classifier, parts, rate=0.05)
-    pictures = np.rint(parts.choosing.images * 255).astype(np.uint8)
+    pictures = np.rint(parts.choosing.images[:] * 255).astype(np.uint8)
     assert {overlay.tobytes() for overlay in strip.overlays} <= {picture.tobytes() for picture in pictures}
 
 

@@ -202,7 +202,7 @@ def test_overlays_come_from_the_images_to_choose_on_and_none_of_them_is_scored()
     parts = split(labelled(classifier, 600), rate=0.05, confidence=None, seed=0)
     fitted = fit_sentinet(classifier, parts, Terms(rate=0.05))
     overlays = fitted.arrays["overlays"]
-    pictures = np.rint(parts.choosing.images * 255).astype(np.uint8)
+    pictures = np.rint(parts.choosing.images[:] * 255).astype(np.uint8)
     assert len(overlays) == 64
     assert all((pictures == overlay).all(axis=(1, 2, 3)).any() for overlay in overlays)
     assert len(fitted.choosing) == len(parts.choosing) - 64

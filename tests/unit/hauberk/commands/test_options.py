@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from hauberk.commands.data import read_data
 from hauberk.commands.options import check_writable, progress_bar
+from hauberk.commands.progress_lines import ProgressLines
 from models.errors import InvalidInput
 
 
@@ -38,7 +40,28 @@ def test_progress_goes_to_stderr_and_follows_the_reports(capfd: pytest.CaptureFi
         report("measuring", 4, 4)
         report("writing", 1, 1)
     captured = capfd.readouterr()
-    assert "measuring" in captured.err
-    assert "4/4 images" in captured.err
-    assert "1/1 files" in captured.err
+    assert "measuring: 0 of 4 images, 0 %" in captured.err
+    assert "measuring: 4 of 4 images, 100 %" in captured.err
+    assert "writing: 1 of 1 files, 100 %" in captured.err
     assert captured.out == ""
+
+
+def test_progress_is_a_bar_on_a_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal
+    with progress_bar("images") as report:
+        report("measuring", 4, 4)
+    assert "4/4 images" in capfd.readouterr().err
+
+
+def test_where_no_bar_can_be_drawn_a_line_comes_every_so_often_with_the_time_left() -> None:
+    out, now = io.StringIO(), 0.0
+    report = ProgressLines("steps", {"held_windows": "images"}, out=out, every_s=10, clock=lambda: now)
+    for second in range(101):
+        now = float(second)
+        report("held windows", second, 100)
+    report("held windows", 100, 100)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 11  # at the beginning, every ten seconds, and once at the end
+    assert lines[0] == "held windows: 0 of 100 images, 0 %, 0 s so far"
+    assert lines[3] == "held windows: 30 of 100 images, 30 %, 30 s so far, about 70 s left"
+    assert lines[-1] == "held windows: 100 of 100 images, 100 %, 100 s so far"

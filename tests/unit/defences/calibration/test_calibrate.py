@@ -1,0 +1,90 @@
+"""Calibration of larger pictures: bounded in memory and in minutes, announced, and without a trace when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from defences.calibration.calibrate import CalibrationPlan, calibrate
+from models.bundle import read_bundle
+from models.engines.keras import KerasClassifier
+from models.image_rows import PackedDataset, PackedImages, Rows
+from service.settings import read_settings
+
+SIDE, IMAGES = 128, 300
+BLOCK_BYTES = 64 << 20
+
+
+class Reading(PackedImages):
+    """Packed images that remember the largest block read of them."""
+
+    largest = 0
+
+    def __getitem__(self, rows: Rows) -> Any:
+        found = super().__getitem__(rows)
+        Reading.largest = max(Reading.largest, found.nbytes)
+        return found
+
+
+@pytest.fixture(scope="module")
+def clean() -> PackedDataset:
+    """Noise with a colour cast, which is the class."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, IMAGES)
+    pictures = rng.integers(0, 156, (IMAGES, SIDE, SIDE, 3), np.uint8)
+    pictures[np.arange(IMAGES), :, :, labels] += 100
+    return PackedDataset(Reading(pictures), labels)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> KerasClassifier:
+    """The colour with the highest mean, with some doubt."""
+    import keras
+
+    layers: list[Any] = [keras.Input((SIDE, SIDE, 3)), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([*layers, keras.layers.Dense(3, activation="softmax", use_bias=False)])
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32) * 6])
+    return KerasClassifier(model)
+
+
+def test_a_budget_of_minutes_is_announced_written_down_and_served_by(
+    classifier: KerasClassifier, clean: PackedDataset, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    plan = CalibrationPlan(false_abstention_rate=0.05, minutes=1e-3, image_s=1e-9, threads=1)
+    calibrated = calibrate(classifier, clean, out=tmp_path / "bundle", plan=plan, announce=said.append)
+    assert said[0].startswith("converting the classifier and comparing both on 300 images takes about ")
+    assert said[1].startswith("calibrating takes about ")
+    assert "left out to keep within about 1 s (--minutes): " in said[1]
+    card, bundle = calibrated.bundle.card, calibrated.bundle
+    assert len(card["effort"]["left_out"]) >= 4
+    assert len(bundle.calibration["strip_overlays"]) <= card["effort"]["overlays"] == 16
+    assert len(card["strip"]["trials"]) == card["effort"]["overlay_trials"] == 1
+    assert card["effort"]["mean_overlays"] == 0  # no way to lay over is within that time, and there is one all the same
+    assert card["measured"]["calibration_images"]["images"] == card["effort"]["measured_images"] == 100
+    assert bundle.seconds_per_call == card["speed"]["seconds_per_call"] > 0
+    assert bundle.images_per_request is not None
+    assert read_settings({}).for_bundle(bundle.images_per_request).max_images == bundle.images_per_request
+    assert Reading.largest <= BLOCK_BYTES
+    assert read_bundle(bundle.directory).images_per_request == bundle.images_per_request
+
+
+@pytest.mark.parametrize("at", ["overlays", "measuring"])
+def test_an_interruption_leaves_nothing_and_what_was_there(
+    classifier: KerasClassifier, clean: PackedDataset, tmp_path: Path, at: str
+) -> None:
+    (tmp_path / "bundle").mkdir()
+
+    def interrupted(what: str, done: int, of: int) -> None:
+        if what == at:
+            raise KeyboardInterrupt
+
+    plan = CalibrationPlan(false_abstention_rate=0.05, minutes=1e-3, threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(classifier, clean, out=tmp_path / "bundle", plan=plan, progress=interrupted)
+    assert os.listdir(tmp_path) == ["bundle"]
+    assert os.listdir(tmp_path / "bundle") == []
