@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classifier import Classifier, DifferentiableClassifier, Images, Labels, Probabilities
+from models.engines.twins.capabilities import Capabilities
 from models.errors import HauberkError, InvalidInput
 
 REFUSED = -1
@@ -110,8 +111,7 @@ def differentiable(classifier: Classifier, attack: str) -> DifferentiableClassif
     """The classifier, typed as differentiable. Raises: InvalidInput: a classifier without gradients."""
     if not isinstance(classifier, DifferentiableClassifier):
         raise InvalidInput(
-            f"{attack}: expected a classifier with gradients, got {type(classifier).__name__}, which only predicts; "
-            "use square or hop_skip_jump, which need none"
+            f"{Capabilities.of(classifier).lacks_gradients(attack)}, or use square or hop_skip_jump, which need none"
         )
     return classifier
 

@@ -39,7 +39,7 @@ class DetectionHistogram:
     name: str
     help: str
     buckets: tuple[float, ...]
-    of: Literal["scores", "calls"]
+    of: Literal["scores", "calls", "entropies"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,6 @@ class DefenceRecord:
         fitted_by: "module:function", a `defences.calibration.thresholds.Fit` that chooses all but a detector's threshold. It is text
             because fits stand above the detectors they make, some of them in `attacks/`: serving imports none of them.
         images_to_choose_on: how many clean images the fit makes use of at most, beside those that the threshold is read off.
-        looks_inside: whether the fit or the detector asks the classifier for gradients or layers, not for answers alone.
     """
 
     stage: Stage
@@ -68,7 +67,6 @@ class DefenceRecord:
     histograms: tuple[DetectionHistogram, ...] = ()
     fitted_by: str | None = None
     images_to_choose_on: int = 1000
-    looks_inside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -48,6 +48,7 @@ class DetectorSession(Protocol):
         next_calls: rows of its next probe; of no meaning once it is decided.
         calls: model calls so far: predicted rows of its probes, and its own forward passes while the image joined.
         scores: float64, the statistic that is compared with the threshold; low is suspicious, NaN before the first value.
+        entropies: float64 in bits, the mean entropy of the predictions for its probes so far; NaN where it measures none.
     """
 
     abstained: NDArray[np.bool_]
@@ -63,6 +64,9 @@ class DetectorSession(Protocol):
 
     @property
     def scores(self) -> NDArray[np.float64]: ...
+
+    @property
+    def entropies(self) -> NDArray[np.float64]: ...
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None: ...
 
@@ -108,13 +112,21 @@ class Step(Generic[Defence_co]):
 
 @dataclass(frozen=True)
 class Detection:
-    """One detector's decisions, an entry per image, with the `calls` and `scores` of its session: for observers, never for clients."""
+    """One detector's decisions, an entry per image, with the `calls`, `scores` and `entropies` of its session.
+
+    For observers, never for clients.
+    """
 
     name: str
     mode: Mode
     abstained: NDArray[np.bool_]
     calls: NDArray[np.int64]
     scores: NDArray[np.float64]
+    entropies: NDArray[np.float64]
+
+    def take(self, rows: NDArray[np.int64]) -> Detection:
+        """That of these images."""
+        return Detection(self.name, self.mode, self.abstained[rows], self.calls[rows], self.scores[rows], self.entropies[rows])
 
 
 class Interval(NamedTuple):
@@ -145,7 +157,7 @@ class Trace:
 
     def part(self, rows: slice) -> Trace:
         """The columns of some of its images, without the sums over all images."""
-        detections = tuple(Detection(d.name, d.mode, d.abstained[rows], d.calls[rows], d.scores[rows]) for d in self.detections)
+        detections = tuple(detection.take(rows) for detection in self.detections)
         return Trace(purification_distance=self.purification_distance[rows], detections=detections)
 
 
@@ -167,7 +179,7 @@ class Decisions:
     def rows(self, rows: NDArray[np.int64]) -> Decisions:
         """The decisions on these images, which may come more than once; the sums over all images stay."""
         trace = self.trace
-        detections = tuple(Detection(d.name, d.mode, d.abstained[rows], d.calls[rows], d.scores[rows]) for d in trace.detections)
+        detections = tuple(detection.take(rows) for detection in trace.detections)
         distance = trace.purification_distance[rows] if trace.purification_distance.size else trace.purification_distance
         trace = replace(trace, purification_distance=distance, detections=detections)
         return Decisions(self.probabilities[rows], self.abstained[rows], self.labels[rows], trace)
@@ -385,7 +397,7 @@ class Pass:
     def _conclude(self, rows: NDArray[np.int64]) -> Decisions:
         raw = self._raw[rows]
         detections = tuple(
-            Detection(step.defence.name, step.mode, s.abstained[rows], s.calls[rows], s.scores[rows])
+            Detection(step.defence.name, step.mode, s.abstained[rows], s.calls[rows], s.scores[rows], s.entropies[rows])
             for step, s in zip(self._defended.detectors, self._sessions, strict=True)
         )
         abstained = np.zeros(len(rows), bool)
@@ -457,6 +469,7 @@ def in_order(waves: Sequence[Wave], classes: int) -> Decisions:
             np.concatenate([d.abstained for d in same])[back],
             np.concatenate([d.calls for d in same])[back],
             np.concatenate([d.scores for d in same])[back],
+            np.concatenate([d.entropies for d in same])[back],
         )
         for same in zip(*(trace.detections for trace in traces), strict=True)
     )

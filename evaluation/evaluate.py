@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,14 @@ from evaluation.tables.curves import Curves
 from evaluation.tables.distrust import Distrust
 from evaluation.tables.evasion import EvasionTable
 from evaluation.tables.stand_ins import StandIns
-from evaluation.variants import Target, open_target, target_of
+from evaluation.tables.untried import untried
+from evaluation.variants import Target, bundled_target, defended_target
 from models.accuracy import judge
-from models.bundle import Bundle
+from models.bundle import MODEL, Bundle
+from models.classifier import Images
 from models.datasets import IN_MEMORY, Dataset, Origin
+from models.engines.bundle_classifier import classifier_of, keras_classifier_of
+from models.engines.twins.twin_file import TwinGiven, with_gradients
 from models.errors import InvalidInput
 from models.machine import processors
 from models.printable import printable_json
@@ -101,7 +106,12 @@ class Evaluation:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Sections left out because there are too few images, with the reason, which the report states."""
+        """Attacks and sections left out because there are too few images or the classifier lacks something, with the reason, which the
+        report states."""
+        return untried(self.target) | self._too_few
+
+    @property
+    def _too_few(self) -> dict[str, str]:
         others = len(self.parts.others)
         if others >= OTHERS_AT_LEAST:
             return {}
@@ -114,7 +124,7 @@ class Evaluation:
         evasion = EvasionTable(
             target=self.target,
             data=parts.attacked,
-            others=parts.others.take(slice(0, 0)) if self.left_out else parts.others,
+            others=parts.others.take(slice(0, 0)) if self._too_few else parts.others,
             radii=self.radii,
             budget=budget,
             seed=self.seed,
@@ -125,7 +135,7 @@ class Evaluation:
         yield from evasion.cells()
         yield from Curves(evasion=evasion, eps_at_most=max(self.radii) * _CURVE_OVER_RADIUS).cells()
         yield from Distrust(evasion=evasion, threads=self.threads).cells()
-        if not self.left_out:
+        if not self._too_few:
             stand_ins = StandIns(target=self.target, others=parts.others, held=parts.held, budget=budget, seed=self.seed)
             yield from stand_ins.backdoors()
             yield from stand_ins.extraction()
@@ -157,6 +167,7 @@ class EvaluationPlan:
         radii: eps of the L-inf attacks; 0.1 and 0.3 for grey, 2/255 and 8/255 for colour images when none.
         seed: of everything drawn, the secret that keys the defences included.
         threads: of training and of the purifier; all processors when none.
+        gradients: a twin of a classifier that has no gradients of its own, or the file of one; it is compared before it is believed.
         origin: where the data came from, for the report.
         warnings: about the data, for the report.
     """
@@ -165,6 +176,7 @@ class EvaluationPlan:
     radii: tuple[float, ...] | None = None
     seed: int = 0
     threads: int | None = None
+    gradients: TwinGiven | None = None
     origin: Origin = IN_MEMORY
     warnings: tuple[str, ...] = ()
 
@@ -188,13 +200,15 @@ def evaluate(
     """Attack a classifier without, with each and with all of its defences; the report holds every table.
 
     Args:
-        defended: a bundle, or defences around a `KerasClassifier`, whose results are found anew in every call.
+        defended: a bundle, or defences around any classifier, whose results are found anew in every call. Where the classifier has no
+            gradients, neither its own nor those of a twin (the plan's, or a bundle's model.keras), the black-box half is run, and
+            `left_out` of the report says what was not.
         data: labelled images that the classifier was neither trained nor calibrated on, 20 at least.
         out: directory where every result is kept as soon as it is found, so that a second call goes on; nowhere when none.
         progress: told (what, results found, of).
 
     Raises: InvalidInput: images of another shape, labels beyond the classes, too few images, a classifier that is no better than guessing
-    on them. InvalidBundle.
+    on them, a twin that answers otherwise. InvalidBundle.
     """
     started = time.monotonic()
     _check_fit(data, defended.input_shape, len(defended.labels))
@@ -216,6 +230,7 @@ def evaluate(
             "classes": len(defended.labels),
             "defences": dict(target.modes),
         },
+        capabilities=target.capabilities.settings(),
         data={
             "file": plan.origin.file,
             "images_sha256": evaluation.data_digest,
@@ -253,7 +268,7 @@ def _check_fit(data: Dataset, shape: tuple[int, int, int], classes: int) -> None
 def _evaluation(defended: Bundle | DefendedClassifier, data: Dataset, plan: EvaluationPlan) -> Evaluation:
     secret = hashlib.sha256(f"evaluation {plan.seed}".encode()).digest()
     threads = plan.threads or processors()
-    target = _target(defended, secret, threads)
+    target = _target(defended, data.images, plan.gradients, secret=secret, threads=threads)
     return Evaluation(
         target=target,
         data=data,
@@ -265,10 +280,23 @@ def _evaluation(defended: Bundle | DefendedClassifier, data: Dataset, plan: Eval
     )
 
 
-def _target(defended: Bundle | DefendedClassifier, secret: bytes, threads: int) -> Target:
-    if isinstance(defended, Bundle):
-        return open_target(defended, secret=secret, threads=threads)
-    return target_of(defended, secret=secret)
+def _target(
+    defended: Bundle | DefendedClassifier, images: Images, given: TwinGiven | None, *, secret: bytes, threads: int
+) -> Target:
+    """The target, with whatever gradients there are."""
+    if isinstance(defended, DefendedClassifier):
+        classifier = with_gradients(defended.classifier, images, given=given, threads=threads)
+        target = defended_target(defended, classifier, secret=secret)
+    else:
+        own = partial(keras_classifier_of, defended, threads=threads) if defended.holds(MODEL) else None
+        classifier = with_gradients(classifier_of(defended, threads=threads), images, given=given, own=own, threads=threads)
+        target = bundled_target(defended, classifier, secret=secret, threads=threads)
+    return target if given is None else replace(target, digest=f"{target.digest} {_digest_of(given)}")
+
+
+def _digest_of(twin: TwinGiven) -> str:
+    """What results with this twin are kept under; those with one in memory are found anew."""
+    return hashlib.sha256(twin.read_bytes()).hexdigest() if isinstance(twin, Path) else uuid.uuid4().hex
 
 
 @contextmanager

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attacks.extraction.copycat_cnn import CopycatCNN
     from attacks.extraction.knockoff_nets import KnockoffNets
     from attacks.extraction.membership_inference import membership_inference
-    from attacks.gateway.remote import RemoteClassifier
+    from attacks.gateway.remote import GatewayClassifier
     from defences.assembly import load_bundle
     from defences.calibration.calibrate import Calibrated, CalibrationPlan, calibrate, fit_detectors
     from defences.defended_classifier import Decisions, DefendedClassifier, Step
@@ -93,7 +93,7 @@ _HOMES = {
     "attacks.extraction.copycat_cnn": ("CopycatCNN",),
     "attacks.extraction.knockoff_nets": ("KnockoffNets",),
     "attacks.extraction.membership_inference": ("membership_inference",),
-    "attacks.gateway.remote": ("RemoteClassifier",),
+    "attacks.gateway.remote": ("GatewayClassifier",),
     "attacks.backdoors.poisoning": ("AllToAll", "AllToOne", "CleanLabel", "SourceSpecific", "poison"),
     "attacks.backdoors.triggers": ("Blended", "CornerPattern", "ImagePatch", "SinglePixel", "Warped"),
     # Find poison
@@ -141,6 +141,7 @@ __all__ = [  # spelled out for type checkers
     "EvaluationPlan",
     "FastGradient",
     "Findings",
+    "GatewayClassifier",
     "Goal",
     "HauberkError",
     "HopSkipJump",
@@ -154,7 +155,6 @@ __all__ = [  # spelled out for type checkers
     "RandomNoise",
     "Recipe",
     "RedTeamPlan",
-    "RemoteClassifier",
     "ReverseSigmoid",
     "Robustness",
     "SaliencyMap",

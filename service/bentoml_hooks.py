@@ -53,6 +53,7 @@ CALLBACKS = (
     "on_body",
     "on_message_complete",
     "on_response_complete",
+    "shutdown",
     "eof_received",
     "_unset_keepalive_if_required",
 )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import defences  # noqa: F401  # so that `_modes` finds it: a Bento's parent process forgets the path once this is imported
 from models.bundle import default_bundle_directory
+from models.engines.onnx import named_providers
 from models.engines.remote.address import RemoteAddress
 from models.engines.remote.options import RemoteOptions, read_authorities, read_token
 from models.errors import InvalidInput
@@ -74,6 +75,11 @@ def _path(_: str, text: str) -> Path:
 
 
 def _text(_: str, text: str) -> str:
+    return text
+
+
+def _providers(_: str, text: str) -> str:
+    named_providers(text)
     return text
 
 
@@ -351,6 +357,12 @@ class Settings:
         lambda: max(1, min(4, processors() - 1)),
         "threads of the classifier and of the purifier",
         shown="the processors less one, between 1 and 4",
+    )
+    onnx_providers: str = _set_by(
+        "ONNX_PROVIDERS",
+        _providers,
+        "cpu",
+        "what computes a model.onnx, the first of these that is there, with commas between: cpu, cuda, tensorrt, openvino",
     )
     access_log: bool = _set_by("ACCESS_LOG", _switch, True, "a line of JSON per request on stderr: on or off")
     audit_file: Path | None = _set_by(  # noqa: RUF009  # it makes a field

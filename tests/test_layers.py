@@ -30,12 +30,14 @@ OURS = {*ALLOWED, "benchmarks", "tests"}
 
 MAY_IMPORT = {
     "models": "",
-    "models.engines": "models models.engines.remote",
+    "models.engines": "models models.engines.reading models.engines.remote",
+    "models.engines.reading": "models",
     "models.engines.remote": "models",
     "models.engines.imports": "models models.engines",
+    "models.engines.twins": "models models.engines models.engines.reading models.engines.imports",
     "models.engines.kept": "models models.engines models.engines.imports models.engines.remote",
     "models.pictures": "models",
-    "models.training": "models models.engines",
+    "models.training": "models models.engines models.engines.twins",
     #
     "defences": "",
     "defences.purifiers": "defences",

@@ -23,6 +23,7 @@ from defences.detectors.binary_input_detector import BinaryInputDetector
 from models.classifier import ActivationClassifier, Classifier, Images
 from models.datasets import Dataset, in_memory
 from models.engines.binary_network import BinaryNetwork
+from models.engines.twins.capabilities import engine_of
 from models.errors import InvalidInput
 from models.image_rows import ImageRows, blocks
 from models.training.binary_training import train_binary_network
@@ -96,7 +97,8 @@ class EvasionTraining:
         name = BinaryActivationDetector.name
         if not isinstance(classifier, ActivationClassifier):
             raise InvalidInput(
-                f"{name}: expected a classifier with readable layers, got {type(classifier).__name__}; load a Keras model"
+                f"{name} reads a layer of the model, and this model is {engine_of(classifier)}, which shows none; calibrate the model "
+                "itself, as a file"
             )
         if self.layer is not None:
             classifier.activations(parts.choosing.images[:1], self.layer)  # raises for an unknown layer before the long work

@@ -33,7 +33,7 @@ class GatewayGone(NoMoreAnswers, InvalidInput):
 
 
 class Stopped(NoMoreAnswers):
-    """The attack was stopped by its caller, through `RemoteClassifier.stop`."""
+    """The attack was stopped by its caller, through `GatewayClassifier.stop`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Traffic:
     latency_s: list[float] = field(default_factory=list)
 
 
-class RemoteClassifier:
+class GatewayClassifier:
     """A `Classifier` whose model runs behind a gateway.
 
     Probabilities are those of a client: perturbed if the gateway perturbs them, a row of zeros for an image the gateway abstains from.
@@ -125,7 +125,7 @@ class RemoteClassifier:
             raise
         self._images_per_request = self.served.images_at_most
 
-    def __enter__(self) -> RemoteClassifier:
+    def __enter__(self) -> GatewayClassifier:
         return self
 
     def __exit__(self, *_: object) -> None:

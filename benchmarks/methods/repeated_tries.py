@@ -66,13 +66,15 @@ def three_pixels(images: Images, clean: Images, rng: np.random.Generator) -> Ima
 
 def noisy(images: Images, clean: Images, rng: np.random.Generator) -> Images:
     """Every pixel by up to 8/255."""
-    return np.clip(images + rng.uniform(-8 / 255, 8 / 255, images.shape), 0, 1).astype(np.float32)
+    changed: Images = np.clip(images + rng.uniform(-8 / 255, 8 / 255, images.shape), 0, 1).astype(np.float32)
+    return changed
 
 
 def shifted(images: Images, clean: Images, rng: np.random.Generator) -> Images:
     """By a pixel, or not, in either direction, and brighter or darker by up to a tenth."""
     moved = np.roll(images, rng.integers(-1, 2, 2), axis=(1, 2)) * np.float32(rng.uniform(0.9, 1.1))
-    return np.clip(moved, 0, 1).astype(np.float32)
+    changed: Images = np.clip(moved, 0, 1).astype(np.float32)
+    return changed
 
 
 def mixed(images: Images, clean: Images, rng: np.random.Generator) -> Images:

@@ -28,7 +28,7 @@ from benchmarks.serving.mlserver import MODEL, PYTHON, MlServer, mlserver, pytho
 from models.bundle import Bundle, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, load_dataset
 
-CELL_S, _ROUNDS = 60.0, 4
+CELL_S, _ROUNDS = 30.0, 4
 _IMAGES = 500
 _CLIENTS = (1, 16)
 DIRECT, OFF, ON, IN_PROCESS = (
@@ -93,7 +93,7 @@ def section(cell_s: float = CELL_S) -> str | None:
         loader = Loader(directory, cell_s, _ROUNDS)
         images = load_dataset(MNIST, split="test").images[:_IMAGES]
         requests = [wire.as_json(image) for image in wire.to_bytes(images)[..., 0]]
-        direct = [_inference(image) for image in images]
+        direct = [inference(image) for image in images]
         contender, port = mlserver(interpreter, directory / "mlserver", bundle)
         with serving(contender, directory / "mlserver-home", direct[0], port=port):
             remote = remote_bundle(bundle, port, directory / "remote")
@@ -144,7 +144,7 @@ def _gateways(bundle: Bundle, remote: Bundle) -> list[Contender]:
     ]
 
 
-def _inference(image: NDArray[np.float32]) -> bytes:
+def inference(image: NDArray[np.float32]) -> bytes:
     """What asks MLServer for the same."""
     tensor = {"name": "images", "datatype": "FP32", "shape": [1, *image.shape], "data": image.ravel()}
     body = orjson.dumps({"inputs": [tensor]}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,6 @@ from defences.calibration.work import (
 from defences.defended_classifier import DefendedClassifier
 from defences.errors import InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
-from defences.table import DEFENCES
 from models.accuracy import Judgement, drawn, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
 from models.classifier import Classifier
@@ -43,6 +42,8 @@ from models.engines.kept import KeptClassifier, converted, declared, described, 
 from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
 from models.engines.remote.classifier import RemoteClassifier
+from models.engines.twins.capabilities import Capabilities
+from models.engines.twins.twin_file import TwinGiven, with_gradients
 from models.image_rows import Samples, answers_for, blocks
 from models.machine import processors
 from models.progress import PartOf, Progress, silent
@@ -65,9 +66,10 @@ class CalibrationPlan:
         evasion_eps: size (L-inf) of the attacks that detectors of evasion are trained on.
         seed: of the split, the overlays and their order.
         threads: of the purifier; all processors when none.
+        gradients: a twin of a classifier that has no gradients of its own, for the detectors that learn from attacks; or its file.
         test: other labelled images, to measure on.
         minutes: that the calibration may take; what would take longer is left out, see `effort`. No bound when none.
-        image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; 32 overlays when none.
+        image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; five overlays when none.
         effort: the most that is looked at.
         reading_is_checked: that no other reading of the images fits the classifier better, as the command line does before.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
@@ -81,6 +83,7 @@ class CalibrationPlan:
     evasion_eps: float = EVASION_EPS
     seed: int = 0
     threads: int | None = None
+    gradients: TwinGiven | None = None
     test: Samples | None = None
     minutes: float | None = None
     image_s: float | None = None
@@ -179,6 +182,7 @@ class Calibrated:
         measured: by what it was measured on: "calibration_images", and "test_split" where the plan has one.
         accuracy: whether the bare classifier is as right as the calibration images allow.
         conversion: which engine serves the classifier, and why.
+        capabilities: what can be asked of the classifier that is served, with the gradients of the model it was converted from.
     """
 
     bundle: Bundle
@@ -187,6 +191,7 @@ class Calibrated:
     measured: dict[str, Measured]
     accuracy: Judgement
     conversion: Conversion
+    capabilities: Capabilities
 
 
 DEFAULT_PLAN = CalibrationPlan()
@@ -222,32 +227,34 @@ def calibrate(
     if not isinstance(classifier, RemoteClassifier):
         announce(converting_told(classifier, len(clean)))
     conversion = converted(classifier, clean.images, threads=threads)
-    serving = _serving(classifier, conversion, plan.detectors, threads)
-    work = plan.work(serving, len(clean), threads, spent_s=time.monotonic() - began)
+    served = _served(classifier, conversion, clean, plan, threads)
+    work = plan.work(served, len(clean), threads, spent_s=time.monotonic() - began)
     announce(work.told())
     effort = work.chosen.effort
     provenance = plan.provenance(clean)
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
-    purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
-    detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
+    purifier = choose_purifier(served, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
+    detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), plan.terms(progress, effort))
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
-    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion)
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
 
 
-def _serving(classifier: KeptClassifier, conversion: Conversion, detectors: Sequence[str], threads: int) -> Classifier:
-    """The classifier in the engine that is going to serve it: what is measured is what will be, and mostly several times faster.
-
-    A detector that is trained on gradients, or reads layers, needs the source.
-    """
-    looks_inside = any(DEFENCES[name].record.looks_inside for name in detectors)
-    if not isinstance(classifier, KerasClassifier) or conversion.model is None or conversion.engine != "onnx" or looks_inside:
-        return classifier
-    return OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+def _served(
+    classifier: KeptClassifier, conversion: Conversion, clean: Samples, plan: CalibrationPlan, threads: int
+) -> Classifier:
+    """What will serve, with whatever gradients there are: defences are fitted to it, and detectors name its layers as it does."""
+    some = clean.images[next(blocks(clean.images))]
+    if not isinstance(classifier, KerasClassifier):
+        return with_gradients(classifier, some, given=plan.gradients, threads=threads)
+    served: Classifier = classifier
+    if conversion.engine == "onnx" and conversion.model is not None:
+        served = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+    return with_gradients(served, some, given=plan.gradients, own=lambda: classifier, threads=threads)
 
 
 def fit_detectors(
@@ -279,7 +286,7 @@ class _Fitted:
     """Everything a bundle is written from."""
 
     classifier: KeptClassifier
-    serving: Classifier
+    served: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
@@ -325,6 +332,7 @@ class _Fitted:
             "labels": list(self.classifier.labels),
             **described(self.classifier),
             "engine": self.conversion.card(),
+            "capabilities": Capabilities.of(self.served).settings(),
             "calibration": self.provenance,
             SPEED: self.work.speed_card(),
             "effort": self.work.card(),
@@ -351,9 +359,9 @@ def _write(
         _save_model(fitted.classifier, fitted.conversion, draft)
         settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
-        defended = assemble(unmeasured, fitted.serving, secret=b"", threads=threads)
+        defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)
         parts = {where: PartOf(progress, "measuring", number, len(measure_on)) for number, where in enumerate(measure_on)}
-        measured = {where: measure(defended, fitted.serving, data, parts[where]) for where, data in measure_on.items()}
+        measured = {where: measure(defended, fitted.served, data, parts[where]) for where, data in measure_on.items()}
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():

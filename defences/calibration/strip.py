@@ -179,7 +179,7 @@ def _means(changes: NDArray[np.float64], stages: tuple[int, ...]) -> NDArray[np.
 def _leaves(means: NDArray[np.float64], strip: Strip) -> NDArray[np.bool_]:
     """Which images are above a boundary that holds for every threshold: means [n, J] -> [n]."""
     early = np.asarray(strip.slack[:-1]) + strip.ceiling
-    above: NDArray[np.bool_] = (means[:, :-1] > early).any(axis=1)
+    above: NDArray[np.bool_] = np.any(means[:, :-1] > early, axis=1)
     return above
 
 

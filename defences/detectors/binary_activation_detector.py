@@ -64,7 +64,6 @@ class BinaryActivationDetector(Defence):
         calibrated={"weights": "array", "layout": "array", "threshold": "number", "ceiling": "number"},
         fitted_by="attacks.detector_training.evasion_training:fit_binary_activation_detector",
         images_to_choose_on=2500,
-        looks_inside=True,
     )
 
     def __post_init__(self) -> None:

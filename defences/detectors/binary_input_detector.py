@@ -59,7 +59,6 @@ class BinaryInputDetector(Defence):
         calibrated={"weights": "array", "layout": "array", "shape": "numbers", "threshold": "number", "ceiling": "number"},
         fitted_by="attacks.detector_training.evasion_training:fit_binary_input_detector",
         images_to_choose_on=2500,
-        looks_inside=True,
     )
 
     def __post_init__(self) -> None:

@@ -239,6 +239,10 @@ class SentiNetSession:
         self.abstained = joined(self.abstained, np.zeros(n, bool))
 
     @property
+    def entropies(self) -> NDArray[np.float64]:
+        return np.full(len(self.scores), np.nan)
+
+    @property
     def undecided(self) -> NDArray[np.int64]:
         """Indices of undecided images."""
         return np.flatnonzero(self._in_doubt)

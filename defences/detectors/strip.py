@@ -24,29 +24,7 @@ Statistic = Literal["change", "entropy"]
 
 # 64 MiB of float32: the last stage of a batch of large images would otherwise take gigabytes.
 _NUMBERS_PER_PROBE = 1 << 24
-_SCORE_BUCKETS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.75,
-    1.0,
-    1.5,
-    2.0,
-    2.5,
-    3.0,
-    4.0,
-    6.0,
-    10.0,
-)
+_ENTROPY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 _OVERLAY_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -142,10 +120,10 @@ class Strip(Defence):
         calibrated={"overlays": "array", "threshold": "number", "slack": "numbers"},
         histograms=(
             DetectionHistogram(
-                name="hauberk_strip_score",
-                help="Mean change, or entropy in bits, under the overlays seen, per image.",
-                buckets=_SCORE_BUCKETS,
-                of="scores",
+                name="hauberk_strip_entropy_bits",
+                help="Mean entropy under the overlays seen, per image.",
+                buckets=_ENTROPY_BUCKETS,
+                of="entropies",
             ),
             DetectionHistogram(name="hauberk_strip_overlays", help="Overlays per image.", buckets=_OVERLAY_BUCKETS, of="calls"),
         ),
@@ -259,6 +237,7 @@ class StripSession:
         abstained: bool [n], meaningful for decided images.
         calls: int [n].
         scores: float64 [n], the mean over the overlays seen so far.
+        entropies: float64 [n] in bits, whatever the statistic: what operators watch stays the same for every bundle.
     """
 
     def __init__(self, strip: Strip, shape: tuple[int, ...]) -> None:
@@ -268,7 +247,7 @@ class StripSession:
         self._images = np.empty((0, *shape), np.float32)
         self._order = np.empty((0, len(strip.overlays)), np.int32)
         self._stage = np.empty(0, np.int64)
-        self._sum = np.empty(0)
+        self._sum, self._bits = np.empty(0), np.empty(0)
         self._in_doubt = self.abstained = np.empty(0, bool)
         self._turn = np.empty(0, np.int64)
 
@@ -280,7 +259,7 @@ class StripSession:
             images, order = np.concatenate([self._images[kept], images]), np.concatenate([self._order[kept], order])
         self._images, self._order = images, order
         self._stage = np.concatenate([self._stage[kept], np.zeros(n, np.int64)])
-        self._sum = np.concatenate([self._sum[kept], np.zeros(n)])
+        self._sum, self._bits = (np.concatenate([sums[kept], np.zeros(n)]) for sums in (self._sum, self._bits))
         self._in_doubt = np.concatenate([self._in_doubt[kept], np.ones(n, bool)])
         self.abstained = np.concatenate([self.abstained[kept], np.zeros(n, bool)])
 
@@ -303,6 +282,10 @@ class StripSession:
     def scores(self) -> NDArray[np.float64]:
         return self._sum / np.maximum(self.calls, 1)
 
+    @property
+    def entropies(self) -> NDArray[np.float64]:
+        return self._bits / np.maximum(self.calls, 1)
+
     def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
         """The images whose turn it is, each under the overlays of its stage, image by image."""
         turn = self.undecided if among is None else np.flatnonzero(self._in_doubt & among)
@@ -318,8 +301,10 @@ class StripSession:
         stage = self._stage[turn]
         rows = self._stages[stage + 1] - self._stages[stage]
         ends = np.cumsum(rows)
-        found = self._strip.change_of(outputs, np.repeat(self._labels(answers), rows))
+        bits = entropy_bits(outputs)
+        found = bits if self._strip.statistic == "entropy" else change(outputs, np.repeat(self._labels(answers), rows))
         self._sum[turn] += np.add.reduceat(found, ends - rows)
+        self._bits[turn] += np.add.reduceat(bits, ends - rows)
         self._stage[turn] += 1
         suspicious = self._sum[turn] / self._stages[stage + 1] <= self._boundaries[stage]
         last = stage == len(self._boundaries) - 1
@@ -328,8 +313,7 @@ class StripSession:
 
     def _labels(self, answers: Probabilities | None) -> NDArray[np.int64]:
         """Of the images whose turn it is."""
-        if self._strip.statistic == "entropy":
-            return np.zeros(len(self._turn), np.int64)  # of no meaning
         if answers is None:
             raise ValueError("expected the answers to the images, to which their predictions under overlays are compared")
-        return answers[self._turn].argmax(axis=1)
+        labels: NDArray[np.int64] = answers[self._turn].argmax(axis=1)
+        return labels

@@ -40,6 +40,10 @@ class UnprobedSession:
     def next_calls(self) -> NDArray[np.int64]:
         return np.zeros(len(self.scores), np.int64)
 
+    @property
+    def entropies(self) -> NDArray[np.float64]:
+        return np.full(len(self.scores), np.nan)
+
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Forget all images but those at `kept`, and decide on these behind them. Raises: ValueError: a score that is no number."""
         scores = self._score(images)

@@ -178,6 +178,12 @@ _WORK = (
         counted="calls/s",
     ),
     Panel(
+        "Model server, not asked",
+        "Gateways whose circuit is open: their model server does not answer as ever, and they are not ready.",
+        (("gateways", f"sum(hauberk_remote_circuit_open{{{_OURS}}})"),),
+        counted="gateways",
+    ),
+    Panel(
         "Model server, time of a call",
         "With its retries.",
         _quantiles("hauberk_remote_call_duration_seconds"),
@@ -195,7 +201,7 @@ _WHAT_COMES_IN = (
     Panel(
         "Entropy under overlays",
         "STRIP: a heap near 0 beside the usual one is a trigger.",
-        (("{{le}}", _rate("hauberk_strip_score_bucket", by="le")),),
+        (("{{le}}", _rate("hauberk_strip_entropy_bits_bucket", by="le")),),
         "short",
         "heatmap",
         12,
@@ -213,7 +219,7 @@ _WHAT_COMES_IN = (
     Panel(
         "Entropy, mean",
         "Half an hour beside the day before.",
-        (("30 min", "job:hauberk_strip_score:mean30m"), ("1 day", "job:hauberk_strip_score:mean1d")),
+        (("30 min", "job:hauberk_strip_entropy_bits:mean30m"), ("1 day", "job:hauberk_strip_entropy_bits:mean1d")),
         counted="bits",
     ),
     Panel(

@@ -18,7 +18,7 @@ from attacks.evasion.square import Square
 from attacks.evasion.transfer import transferred
 from attacks.evasion.vanished import vanished_gradients
 from attacks.extraction.copycat_cnn import CopycatCNN, Theft
-from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
+from attacks.gateway.remote import GatewayClassifier, GatewayGone, Stopped
 from attacks.oracle import Unfailing
 from evaluation.red_team.attack_report import EvasionResult, Status, TheftResult
 from models.accuracy import Judgement, judge_answers
@@ -57,7 +57,7 @@ class Campaign:
         images, answers: by attack, float32 [n, h, w, c] and int64 [n] (REFUSED or UNANSWERED where there is no label).
     """
 
-    gateway: RemoteClassifier
+    gateway: GatewayClassifier
     attacked: Dataset
     others: Dataset
     eps: float

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from attacks.attack import check_eps
-from attacks.gateway.remote import RemoteClassifier
+from attacks.gateway.remote import GatewayClassifier
 from evaluation.red_team.attack_report import (
     AttackedGateway,
     AttackOptions,
@@ -65,7 +65,7 @@ class RedTeamPlan:
         if self.images < 1:
             raise InvalidInput(f"expected at least 1 image to attack, got {self.images}")
 
-    def options(self, gateway: RemoteClassifier) -> AttackOptions:
+    def options(self, gateway: GatewayClassifier) -> AttackOptions:
         """The plan as the report tells it, for this gateway."""
         default = GREY_EPS if gateway.input_shape[2] == 1 else COLOUR_EPS
         return AttackOptions(
@@ -87,7 +87,7 @@ DEFAULT_PLAN = RedTeamPlan()
 
 
 def red_team(
-    gateway: str | RemoteClassifier,
+    gateway: str | GatewayClassifier,
     data: Dataset,
     *,
     plan: RedTeamPlan = DEFAULT_PLAN,
@@ -97,7 +97,7 @@ def red_team(
     """Attack a gateway that is yours through its public routes, and report the wrong answers.
 
     Args:
-        gateway: its URL, or an open `RemoteClassifier`, which has an API key and a patience of its own and can be stopped.
+        gateway: its URL, or an open `GatewayClassifier`, which has an API key and a patience of its own and can be stopped.
         data: labelled images in the gateway's shape; the classes in the gateway's order.
         out: directory for report.json and adversarial.npz, both written anew after each attack.
         progress: told (attack, queries, queries it may spend).
@@ -130,15 +130,15 @@ def red_team(
 
 
 @contextmanager
-def _opened(gateway: str | RemoteClassifier, plan: RedTeamPlan) -> Iterator[RemoteClassifier]:
-    if isinstance(gateway, RemoteClassifier):
+def _opened(gateway: str | GatewayClassifier, plan: RedTeamPlan) -> Iterator[GatewayClassifier]:
+    if isinstance(gateway, GatewayClassifier):
         yield gateway
     else:
-        with RemoteClassifier(gateway, patience_s=plan.patience_s) as opened:
+        with GatewayClassifier(gateway, patience_s=plan.patience_s) as opened:
             yield opened
 
 
-def _check_fit(data: Dataset, gateway: RemoteClassifier, images: int) -> None:
+def _check_fit(data: Dataset, gateway: GatewayClassifier, images: int) -> None:
     """Whether these data are the gateway's. Raises: InvalidInput."""
     shape, classes = data.images.shape[1:], len(gateway.labels)
     if shape != gateway.input_shape:
@@ -183,7 +183,7 @@ def _report(campaign: Campaign, options: AttackOptions) -> AttackReport:
     return report.model_copy(update={"findings": [limit for limit in measured_limits(report) if limit.measured > limit.limit]})
 
 
-def _described(gateway: RemoteClassifier) -> AttackedGateway:
+def _described(gateway: GatewayClassifier) -> AttackedGateway:
     served = gateway.served
     return AttackedGateway(
         url=gateway.url,
@@ -195,7 +195,7 @@ def _described(gateway: RemoteClassifier) -> AttackedGateway:
     )
 
 
-def _queries(gateway: RemoteClassifier) -> Queries:
+def _queries(gateway: GatewayClassifier) -> Queries:
     traffic = gateway.traffic
     return Queries(
         spent=traffic.queries,

@@ -45,6 +45,7 @@ _CURVE_NAMES = {
     "noise": "random noise",
     "oblivious": "attacker does not know the defence",
     "adaptive": "attacker knows the defence, not the secret",
+    "transfer": "attacker has trained a classifier of their own",
 }
 _THEME = {"#ffffff": "none", "#000000": "currentColor", _GRID: "var(--line)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(COLOURS, 1) if colour != "#000000"
@@ -58,6 +59,8 @@ def evasion_curves(points: Sequence[CurvePoint]) -> str:
         for variant, axes in panels.items():
             for number, (kind, name) in enumerate(_CURVE_NAMES.items()):
                 line = [point for point in points if (point.variant, point.kind) == (variant, kind)]
+                if not line:
+                    continue
                 x = [0.0, *(point.eps for point in line)]
                 shares = [point.wrong for point in line]
                 _line(axes, number, name, x[1:], [share.rate for share in shares])

@@ -116,7 +116,9 @@ class Report:
         bundle: name, version, input_shape, classes, and defences with their modes.
         data: file, sha256, split, rows, and the number of images attacked, held back and left to the attackers.
         budget: name and limits of the budget.
-        left_out: sections that needed more images than there were, with the reason.
+        left_out: attacks and sections that needed more images than there were, or gradients or training that the classifier lacks, with
+            the reason.
+        capabilities: of the classifier: engine, activations, gradients ("own", "twin" or none), training.
         seconds: duration of this run, without the results reused from an earlier one.
         warnings: what makes the figures doubtful: a classifier far less right than the data allow, data it was calibrated on.
     """
@@ -142,6 +144,12 @@ class Report:
     membership: list[dict[str, Any]]
     checks: list[Check]
     warnings: list[str] = field(default_factory=list)
+    capabilities: dict[str, Any] = field(default_factory=dict)
+
+    def left_out_by_reason(self) -> dict[str, str]:
+        """The reasons for what was left out, each with all that it is the reason for."""
+        reasons = dict.fromkeys(self.left_out.values())
+        return {reason: ", ".join(name for name, why in self.left_out.items() if why == reason) for reason in reasons}
 
 
 REPORT = TypeAdapter(Report)

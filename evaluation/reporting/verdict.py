@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.statistics.intervals import clopper_pearson
-from evaluation.tables.evasion import CLEAN
+from evaluation.tables.evasion import CLEAN, FOLLOW_GRADIENTS
 from evaluation.tables.outcomes import ABSTAINED, RIGHT, WRONG, worst
 from evaluation.variants import FULL_STACK, UNDEFENDED
 
 _NORMAL = 1.96
 _CONFIDENCE = 0.95
+_BLIND = (
+    " This is the black-box half of an evaluation: no attack followed the classifier's gradients, so it claims no robustness against an "
+    "attacker who has the model, whatever the worst case of the attacks tried shows."
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,21 @@ def verdict(results: Mapping[str, Mapping[str, Any]]) -> Verdict:
     """The verdict on the results of an evaluation, by section and cell."""
     benign = results["benign"]
     found = [_worth(results, variant) for variant in benign if variant != UNDEFENDED]
+    blind = not followed_gradients(results["evasion"])
     without_radius = sorted({cell["attack"] for cell in results["evasion"].values() if cell["eps"] is None} - {CLEAN})
     outside = f"{', '.join(without_radius)} (bounded in the number of pixels, not in eps), " if without_radius else ""
+    outside += "every attack that follows gradients, " if blind else ""
     return Verdict(
-        _summary(found),
+        _summary(found) + (_BLIND if blind else ""),
         found,
         f"the worst case of a radius is over the attacks within that radius and the unchanged image; it leaves out {outside}other "
         "norms, patches, rotations, and attackers with more queries or steps than the budget",
     )
+
+
+def followed_gradients(cells: Mapping[str, Any]) -> bool:
+    """Whether any attack of the evasion table had the classifier's gradients."""
+    return any(cell["attack"] in FOLLOW_GRADIENTS for cell in cells.values())
 
 
 def paired(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Difference:
@@ -126,13 +137,14 @@ def _worth(results: Mapping[str, Mapping[str, Any]], variant: str) -> Worth:
 
 def _evasion(cells: Mapping[str, Any], variant: str) -> Iterator[Gain]:
     """Wrong answers in the worst case of each radius."""
+    kind = "evasion" if followed_gradients(cells) else "black-box evasion"
     for eps in sorted({cell["eps"] for cell in cells.values() if cell["eps"] is not None}):
         wrong = []
         for stack in (UNDEFENDED, variant):
             within = (cell["outcomes"] for cell in (cells[CLEAN], *cells.values()) if cell["eps"] == eps or cell is cells[CLEAN])
             wrong.append(worst([np.array(outcomes[stack]) for outcomes in within if stack in outcomes]) == WRONG)
         before, after = wrong
-        yield Gain(f"evasion at eps {eps:.3g}", float(before.mean()), float(after.mean()), paired(before, after))
+        yield Gain(f"{kind} at eps {eps:.3g}", float(before.mean()), float(after.mean()), paired(before, after))
 
 
 def _backdoors(results: Mapping[str, Mapping[str, Any]], variant: str) -> Iterator[Gain]:

@@ -26,6 +26,7 @@ from evaluation.scanning.stored_activations import stored_activations
 from models.accuracy import Judgement, drawn, judge
 from models.classifier import ActivationClassifier
 from models.datasets import IN_MEMORY, Dataset, Origin
+from models.engines.twins.capabilities import engine_of
 from models.errors import InvalidInput
 from models.printable import printable_json
 from models.progress import Progress, silent
@@ -158,7 +159,12 @@ def scan(
         "hauberk": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
-        "classifier": {"file": plan.classifier_file, "layer": layer, "earlier_layer": classifier.earlier_layer()},
+        "classifier": {
+            "file": plan.classifier_file,
+            "engine": engine_of(classifier),
+            "layer": layer,
+            "earlier_layer": classifier.earlier_layer(),
+        },
         "data": {
             "file": plan.origin.file,
             "split": plan.origin.split,

@@ -1,4 +1,5 @@
-"""Success versus eps: of an attacker who does not know the defences, of one who does, and of random noise of the same norm."""
+"""Success versus eps: of an attacker who does not know the defences, of one who does, and of random noise of the same norm; where the
+classifier has no gradients, of one who trained a classifier of their own, and of noise."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from attacks.attack import Goal
+from attacks.attack import Adversarial, Goal
 from attacks.evasion.transfer import Relentless
 from evaluation.cells import Cell
 from evaluation.tables.evasion import EvasionTable, gradient_attack
 from evaluation.tables.outcomes import ABSTAINED, WRONG, Outcomes, outcomes
+from models.classifier import DifferentiableClassifier
 
 SECTION = "curves"
-KINDS = ("noise", "oblivious", "adaptive")
+NOISE, OBLIVIOUS, ADAPTIVE, TRANSFER = "noise", "oblivious", "adaptive", "transfer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +39,26 @@ class Curves:
         return tuple(float(np.round(self.eps_at_most * (i + 1) / points, 5)) for i in range(points))
 
     def _at(self, eps: float) -> dict[str, Any]:
-        evasion = self.evasion
-        images, labels = evasion.data.images, evasion.data.labels
-        bare = Relentless(evasion.target.classifier)
-        crafted = gradient_attack("pgd", eps, evasion.budget)(bare, images, Goal(labels), seed=evasion.seed)
+        labels, known = self.evasion.data.labels, self.evasion.target.gradients
+        crafted = self._crafted(eps, known)
         rows = {}
-        for name, defended in evasion.target.variants.items():
-            adaptive = evasion.adversarial(eps, name, steps=evasion.budget.steps)
-            sent = (evasion.noise(eps).images, crafted.images, adaptive.images)
-            rows[name] = {kind: _counts(outcomes(defended, x, labels)) for kind, x in zip(KINDS, sent, strict=True)}
+        for name, defended in self.evasion.target.variants.items():
+            sent = {kind: found.images for kind, found in crafted.items()}
+            if known is not None:
+                sent[ADAPTIVE] = self.evasion.adversarial(eps, name, steps=self.evasion.budget.steps).images
+            rows[name] = {kind: _counts(outcomes(defended, images, labels)) for kind, images in sent.items()}
         return {"eps": eps, "variants": rows}
+
+    def _crafted(self, eps: float, known: DifferentiableClassifier | None) -> dict[str, Adversarial]:
+        """The images that every variant is sent, by kind of attacker."""
+        evasion = self.evasion
+        found = {NOISE: evasion.noise(eps)}
+        if known is not None:
+            attack = gradient_attack("pgd", eps, evasion.budget)
+            found[OBLIVIOUS] = attack(Relentless(known), evasion.data.images, Goal(evasion.data.labels), seed=evasion.seed)
+        elif len(evasion.others):
+            found[TRANSFER] = evasion.transferred(eps)
+        return found
 
 
 def _counts(found: Outcomes) -> dict[str, int]:

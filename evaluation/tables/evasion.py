@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks.attack import Adversarial, Attack, Goal
+from attacks.attack import Adversarial, Attack, Goal, differentiable
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
 from attacks.evasion.hop_skip_jump import HopSkipJump
@@ -38,6 +38,8 @@ OBLIVIOUS = ("fgm", "bim", "pgd")
 QUERY = ("square", "hop_skip_jump")
 UNBLURRED = "square_unblurred"
 JSMA = "jsma"
+FOLLOW_GRADIENTS = (JSMA, *OBLIVIOUS, ADAPTIVE, WITH_SECRET)
+"""The attacks that need the classifier's gradients."""
 # The share of pixels that JSMA may change, and by how much: the values of Papernot et al. 2016 for MNIST.
 _JSMA_THETA, _JSMA_GAMMA = 1.0, 0.1
 _OVERLAYS, _MORE_OVERLAYS = 8, 32
@@ -63,33 +65,39 @@ class EvasionTable:
     threads: int
 
     def cells(self) -> Iterator[Cell]:
-        """One cell per attack and radius, and per stack of defences where the attack depends on it."""
+        """One cell per attack and radius, and per stack of defences where the attack depends on it; without gradients, of those that need
+        none (`evaluation.tables.untried`)."""
+        known = self.target.gradients
         yield Cell(SECTION, CLEAN, partial(self._sent, CLEAN, None, lambda: unchanged(self.data.images)))
-        yield Cell(SECTION, JSMA, partial(self._sent, JSMA, None, self._jsma))
+        if known is not None:
+            yield Cell(SECTION, JSMA, partial(self._sent, JSMA, None, partial(self._jsma, known)))
         for eps in self.radii:
             yield Cell(SECTION, f"{NOISE} {eps:g}", partial(self._sent, NOISE, eps, partial(self.noise, eps)))
-            for name in OBLIVIOUS:
-                attack = gradient_attack(name, eps, self.budget)
-                crafted = partial(self._crafted, attack, self.target.classifier)
-                yield Cell(SECTION, f"{name} {eps:g}", partial(self._sent, name, eps, crafted))
+            if known is not None:
+                yield from self._oblivious(eps, known)
             if len(self.others):
-                yield Cell(SECTION, f"{TRANSFER} {eps:g}", partial(self._sent, TRANSFER, eps, partial(self._transferred, eps)))
+                yield Cell(SECTION, f"{TRANSFER} {eps:g}", partial(self._sent, TRANSFER, eps, partial(self.transferred, eps)))
             for variant in self.target.variants:
                 for name in (*QUERY, *([UNBLURRED] if self.target.blurs(variant) else [])):
                     yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._queried, name, eps, variant))
-                for name in (ADAPTIVE, WITH_SECRET):
+                for name in (ADAPTIVE, WITH_SECRET) if known is not None else ():
                     yield Cell(SECTION, f"{name} {eps:g} {variant}", partial(self._adapted, name, eps, variant))
+
+    def _oblivious(self, eps: float, known: DifferentiableClassifier) -> Iterator[Cell]:
+        for name in OBLIVIOUS:
+            crafted = partial(self._crafted, gradient_attack(name, eps, self.budget), known)
+            yield Cell(SECTION, f"{name} {eps:g}", partial(self._sent, name, eps, crafted))
 
     def adversarial(self, eps: float, variant: str, *, steps: int, secret: bytes | None = None) -> Adversarial:
         """The adaptive attacker's images: PGD through the purifier and STRIP, repeated for refused images with more of STRIP's overlays
         and other secrets of the attacker's own."""
-        defended = self.target.variants[variant]
+        defended, known = self.target.variants[variant], differentiable(self.target.classifier, ADAPTIVE)
         attack = gradient_attack("pgd", eps, self.budget, steps=steps)
         goal = Goal(self.data.labels)
 
         def view(seed: int, overlays: int) -> AdaptiveView:
             draws = self.budget.draws
-            return AdaptiveView(defended, self.target.classifier, secret=secret, draws=draws, overlays=overlays, seed=seed)
+            return AdaptiveView(defended, known, secret=secret, draws=draws, overlays=overlays, seed=seed)
 
         first = attack(view(self.seed, _OVERLAYS), self.data.images, goal, seed=self.seed)
         found = outcomes(defended, first.images, self.data.labels)
@@ -146,18 +154,19 @@ class EvasionTable:
         signs = np.random.default_rng(self.seed).choice(np.array([-eps, eps], np.float32), self.data.images.shape)
         return unchanged(np.clip(self.data.images + signs, 0, 1))
 
+    def transferred(self, eps: float) -> Adversarial:
+        """The images of an attacker who trained a classifier of their own on `others`."""
+        return self._crafted(gradient_attack("pgd", eps, self.budget), self._surrogate)
+
     def _crafted(self, attack: Attack, classifier: DifferentiableClassifier) -> Adversarial:
         """Run all steps of the attack: an image that only just fools the bare classifier no longer does once purified."""
         return attack(Relentless(classifier), self.data.images, Goal(self.data.labels), seed=self.seed)
 
-    def _jsma(self) -> Adversarial:
+    def _jsma(self, known: DifferentiableClassifier) -> Adversarial:
         classes = len(self.target.classifier.labels)
         others = np.random.default_rng(self.seed).integers(1, classes, len(self.data))
         goal = Goal((self.data.labels + others) % classes, targeted=True)
-        return SaliencyMap(theta=_JSMA_THETA, gamma=_JSMA_GAMMA)(self.target.classifier, self.data.images, goal, seed=self.seed)
-
-    def _transferred(self, eps: float) -> Adversarial:
-        return self._crafted(gradient_attack("pgd", eps, self.budget), self._surrogate)
+        return SaliencyMap(theta=_JSMA_THETA, gamma=_JSMA_GAMMA)(known, self.data.images, goal, seed=self.seed)
 
     @cached_property
     def _surrogate(self) -> KerasClassifier:

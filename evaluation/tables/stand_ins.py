@@ -50,11 +50,15 @@ class StandIns:
     seed: int
 
     def backdoors(self) -> Iterator[Cell]:
-        """One cell per backdoor: a poisoned copy of the classifier, with the detectors of the bundle calibrated on it."""
-        known = backdoors(self.target.classifier, seed=self.seed)
+        """One cell per backdoor: a poisoned copy of the classifier, with the bundle's detectors calibrated on it; none of a classifier
+        that cannot be trained."""
+        copied = self.target.trainable
+        if copied is None:
+            return
+        known = backdoors(copied, seed=self.seed)
         for kind in self.budget.backdoors:
             if kind in known:
-                yield Cell("backdoors", kind, partial(self._backdoor, kind))
+                yield Cell("backdoors", kind, partial(self._backdoor, kind, copied))
 
     def extraction(self) -> Iterator[Cell]:
         """One cell per stack and optimiser: thieves against no defence, each postprocessor alone, and the full stack."""
@@ -82,11 +86,11 @@ class StandIns:
             for row in membership_inference(victim, members, strangers, seed=self.seed)
         ]
 
-    def _backdoor(self, kind: str) -> dict[str, Any]:
+    def _backdoor(self, kind: str, copied: KerasClassifier) -> dict[str, Any]:
         half = len(self.others) // 2
         served = {step.defence.name for step in self.target.full_stack.detectors}
         (row,) = backdoor_rows(
-            self.target.classifier,
+            copied,
             self.others.take(slice(0, half)),
             self.others.take(slice(half, None)),
             self.held,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attacks.gateway.remote import RemoteClassifier
+from attacks.gateway.remote import GatewayClassifier
 from evaluation.red_team.attack_report import summary
 from evaluation.red_team.campaign import ATTACKS
 from evaluation.red_team.red_team import IMAGES, REPORT, RedTeamPlan, red_team
@@ -83,7 +83,7 @@ def attack(
     given = read_data(data, split, rows, AsPictures(resize, colours))
     check_writable(out)
     with (
-        RemoteClassifier(url, api_key=key, patience_s=patience) as gateway,
+        GatewayClassifier(url, api_key=key, patience_s=patience) as gateway,
         _ctrl_c_stops(gateway),
         progress_bar("queries") as progress,
     ):
@@ -119,7 +119,7 @@ def _key(file: Path | None) -> str | None:
 
 
 @contextmanager
-def _ctrl_c_stops(gateway: RemoteClassifier) -> Iterator[None]:
+def _ctrl_c_stops(gateway: GatewayClassifier) -> Iterator[None]:
     """The first Ctrl-C ends the attacks with what they have, the second ends the process."""
 
     def stop(number: int, frame: Any) -> None:

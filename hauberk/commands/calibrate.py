@@ -18,6 +18,7 @@ from hauberk.commands.declaration import Declaration
 from hauberk.commands.options import (
     ChannelsOption,
     ColoursOption,
+    GradientsOption,
     InputRangeOption,
     LabelsOption,
     LayoutOption,
@@ -36,6 +37,7 @@ from hauberk.commands.options import (
     say,
 )
 from models.datasets import Split, has_halves, shared_images
+from models.engines.twins.twin_file import own_program
 from models.image_rows import Samples
 from models.machine import processors
 from models.printable import printable
@@ -70,6 +72,7 @@ def calibrate(
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
     ] = EVASION_EPS,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
+    gradients: GradientsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     minutes: Annotated[
@@ -112,6 +115,7 @@ def calibrate(
     clean = read_samples(data, split, rows, AsPictures(resize, colours, declared.names()))
     plan.parts(clean)
     model = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
+    plan = replace(plan, gradients=gradients or own_program(classifier, model, threads=used))
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
@@ -138,6 +142,7 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
     print(printable(f"  {'engine':<15}  {_engine(calibrated)}"))
+    print(f"  {'able':<15}  {calibrated.capabilities.in_words()}")
     for declared in bundle.settings["defences"]:
         name = declared["name"]
         print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))

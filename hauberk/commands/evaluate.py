@@ -22,6 +22,7 @@ from evaluation.tables.outcomes import Robustness
 from hauberk.commands.data import AsPictures, origin, read_data, sha256_of
 from hauberk.commands.options import (
     ColoursOption,
+    GradientsOption,
     ResizeOption,
     RowsOption,
     SeedOption,
@@ -33,6 +34,7 @@ from hauberk.commands.options import (
 from models.bundle import Bundle, read_bundle
 from models.datasets import Origin
 from models.errors import InvalidInput
+from models.pictures.folders import is_picture_folder
 from models.printable import printable
 from models.progress import Progress
 
@@ -57,6 +59,7 @@ def evaluate(
     eps: Annotated[
         str | None, typer.Option(help="L-inf radii with commas between; 0.1,0.3 for grey and 2/255,8/255 for colour images.")
     ] = None,
+    gradients: GradientsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
@@ -67,13 +70,14 @@ def evaluate(
     check_page_can_be_drawn()
     check_writable(out)
     read = read_bundle(bundle)
-    images = read_data(data, split, rows, AsPictures(resize, colours or _colours_of(read), read.labels))
+    images = read_data(data, split, rows, AsPictures(resize, colours or _colours_of(read, data), read.labels))
     came_from = origin(data, split, rows, len(images))
     plan = EvaluationPlan(
         budget=BUDGETS[budget],
         radii=_radii(eps),
         seed=seed,
         threads=threads,
+        gradients=gradients,
         origin=came_from,
         warnings=_calibrated_on(read, data, came_from),
     )
@@ -83,8 +87,10 @@ def evaluate(
     _summarise(report, out)
 
 
-def _colours_of(bundle: Bundle) -> Literal["grey", "rgb"] | None:
-    """As what pictures are read for its classifier."""
+def _colours_of(bundle: Bundle, data: Path) -> Literal["grey", "rgb"] | None:
+    """As what the pictures of a folder are read for its classifier; None of other data."""
+    if not is_picture_folder(data):
+        return None
     return {1: "grey", 3: "rgb"}.get(bundle.input_shape[2])  # type: ignore[return-value]  # of these two words
 
 
@@ -165,8 +171,8 @@ def _summarise(report: Report, out: Path) -> None:
     console.print(f"Left out: {report.verdict.left_out_of_the_worst_case}.", markup=False, highlight=False)
     for check in report.checks:
         console.print(f"{'fine ' if check.fine else 'DOUBT'} {check.name}: {check.found}", markup=False, highlight=False)
-    for section, reason in report.left_out.items():
-        console.print(f"left out: {section}: {reason}", markup=False, highlight=False)
+    for reason, names in report.left_out_by_reason().items():
+        console.print(f"left out: {names}: {reason}", markup=False, highlight=False, soft_wrap=True)
     queries, gradients = (sum(getattr(cost, what) for cost in report.costs) for what in ("queries", "gradients"))
     console.print(f"{queries:,} queries and {gradients:,} gradients, {report.seconds:.0f} s.", highlight=False)
     console.print(f"All tables and curves: {printable(out / 'report.html')}", markup=False, highlight=False, soft_wrap=True)

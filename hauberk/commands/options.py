@@ -29,6 +29,10 @@ SeedOption = Annotated[
     int, typer.Option(min=0, max=SEED_AT_MOST, help="Of everything drawn: the same seed and input give the same result.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all processors when not given.")]
+GradientsOption = Annotated[
+    Path | None,
+    typer.Option(help="A model without gradients: the same network with some, .keras or .pt2; compared before it is believed."),
+]
 LabelsOption = Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")]
 LayoutOption = Annotated[
     Layout | None,

@@ -32,6 +32,7 @@ def convert_bundle(directory: Path, data: Path, *, threads: int | None = None) -
     from models.engines.keras import KerasClassifier
 
     bundle, used = read_bundle(directory), threads or processors()
+    _check_reads_no_layer(bundle)
     images = calibration_images(bundle, data)
     conversion = convert(KerasClassifier.from_bundle(bundle, threads=used), images, threads=used)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
@@ -43,6 +44,15 @@ def convert_bundle(directory: Path, data: Path, *, threads: int | None = None) -
         shutil.rmtree(directory)
         draft.replace(directory)
     return read_bundle(directory), conversion
+
+
+def _check_reads_no_layer(bundle: Bundle) -> None:
+    for defence in bundle.settings["defences"]:
+        if "layer" in defence:
+            raise InvalidInput(
+                f"expected a bundle none of whose detectors reads a layer, but {defence['name']} reads {defence['layer']}, which has "
+                "another name in ONNX; run hauberk calibrate again, which fits it to the converted model"
+            )
 
 
 def calibration_images(bundle: Bundle, data: Path) -> Images:
@@ -75,9 +85,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--threads", type=int, help="of both engines; all processors when not given")
     wanted = parser.parse_args()
     try:
-        bundle, conversion = convert_bundle(wanted.bundle, wanted.data)
+        bundle, conversion = convert_bundle(wanted.bundle, wanted.data, threads=wanted.threads)
     except InvalidInput as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)

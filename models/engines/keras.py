@@ -101,6 +101,8 @@ class KerasClassifier:
     Raises: InvalidInput on construction: a model that does not map one image to one class distribution.
     """
 
+    engine = "Keras"
+
     def __init__(
         self,
         model: Any,

@@ -19,10 +19,8 @@ import numpy as np
 from models.classifier import Activations, Images
 from models.engines.float32 import in_float32, layers_inside
 from models.engines.image_gradient import fast_image_gradients
+from models.engines.reading.layers import one_of, position, side_of_squares
 from models.errors import InvalidInput
-
-FEATURES_AT_MOST = 4096
-"""A feature map [h, w, c] of more numbers is averaged over squares until it has no more; a vector is kept as it is."""
 
 _MAP_RANK = 4  # [n, h, w, c]
 _KERNEL_RANK = 2  # kernels are matrices or larger; scales and offsets (batch normalisation, PReLU) are vectors
@@ -70,7 +68,7 @@ class KerasActivations:
         """The layer read by default. Raises: InvalidInput: no layer of the model has a kernel."""
         names, hidden, _ = self._seen
         if hidden is None:
-            raise InvalidInput(f"expected a model with a classification head, but no layer has a kernel; name {_one_of(names)}")
+            raise InvalidInput(f"expected a model with a classification head, but no layer has a kernel; name {one_of(names)}")
         return hidden
 
     @property
@@ -99,7 +97,7 @@ class KerasActivations:
 
         Cost: a forward and a backward pass per image up to the layer. Raises: InvalidInput, as a call.
         """
-        compiled = self._backward(None if layer is None else self._position(layer))
+        compiled = self._backward(None if layer is None else position(self.layers, layer))
         constant, float32 = self._tf.constant, self._tf.float32
         found = np.empty_like(images)
         for start in range(0, len(images), self._batch_size):
@@ -107,47 +105,31 @@ class KerasActivations:
             found[rows] = compiled(constant(images[rows], float32), constant(by_activations[rows], float32)).numpy()
         return found
 
-    def _backward(self, position: int | None) -> Any:
-        if position not in self._transposed:
+    def _backward(self, at: int | None) -> Any:
+        if at not in self._transposed:
             tf = self._tf
 
             def gradient(images: Any, by_activations: Any) -> Any:
                 with fast_image_gradients(images.graph), in_float32(self._model):
-                    activations = self._read(position, images)
+                    activations = self._read(at, images)
                 return tf.gradients(activations, images, grad_ys=by_activations)[0]
 
             signature = [tf.TensorSpec([None, *self._shape], tf.float32), tf.TensorSpec([None, None], tf.float32)]
-            self._transposed[position] = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
-        return self._transposed[position]
+            self._transposed[at] = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
+        return self._transposed[at]
 
-    def _read(self, position: int | None, images: Any) -> Any:
+    def _read(self, at: int | None, images: Any) -> Any:
         """The layer's activations [n, d] as operations in the graph that is being traced."""
         calls, output = self._watched(images)
-        return _flat(self._tf, _last_hidden(calls, output) if position is None else calls[position].returned)
+        return _flat(self._tf, _last_hidden(calls, output) if at is None else calls[at].returned)
 
     def _function(self, layer: str | int | None) -> Any:
-        position = None if layer is None else self._position(layer)
-        if position not in self._compiled:
-            if position is None:
+        at = None if layer is None else position(self.layers, layer)
+        if at not in self._compiled:
+            if at is None:
                 _ = self.hidden_layer  # raises where there is none
-            self._compiled[position] = self._traced(partial(self._read, position))
-        return self._compiled[position]
-
-    def _position(self, layer: str | int) -> int:
-        names = self.layers
-        if isinstance(layer, int):
-            if -len(names) <= layer < len(names):
-                return layer % len(names)
-            raise InvalidInput(
-                f"expected a layer from {-len(names)} to {len(names) - 1} or its name, got {layer}: {_listed(names)}"
-            )
-        matching = [at for at, name in enumerate(names) if name == layer]
-        matching = matching or [at for at, name in enumerate(names) if name.rpartition("/")[2] == layer]
-        if len(matching) == 1:
-            return matching[0]
-        if matching:
-            raise InvalidInput(f"expected one layer, got {layer!r}, which is {_one_of([names[at] for at in matching])}")
-        raise InvalidInput(f"expected {_one_of(names)} as the layer, got {layer!r}")
+            self._compiled[at] = self._traced(partial(self._read, at))
+        return self._compiled[at]
 
     @cached_property
     def _seen(self) -> tuple[tuple[str, ...], str | None, str | None]:
@@ -249,12 +231,17 @@ def _hidden_name(calls: Sequence[_Call], output: Any) -> str | None:
 def _earlier_name(calls: Sequence[_Call], output: Any) -> str | None:
     hidden = _last_hidden(calls, output)
     earlier = list(itertools.takewhile(lambda call: call.returned is not hidden, calls))
-    maps = [call.name for call in earlier if call.returned.shape.rank == _MAP_RANK]
+    maps = [call.name for call in earlier if _is_map(call.returned)]
     return maps[-1] if maps else None
 
 
+def _is_map(tensor: Any) -> bool:
+    """Whether a tensor is [n, h, w, c] of more than one pixel: what a pooling of the whole map leaves has no spatial detail."""
+    return bool(tensor.shape.rank == _MAP_RANK and tuple(tensor.shape[1:3]) != (1, 1))
+
+
 def _flat(tf: Any, tensor: Any) -> Any:
-    """[n, ...] as float32 [n, d]; maps [n, h, w, c] of more than FEATURES_AT_MOST numbers are averaged over squares first."""
+    """[n, ...] as float32 [n, d]; large maps [n, h, w, c] are averaged over squares first (see `layers`)."""
     tensor = tf.cast(tensor, tf.float32)
     if tensor.shape.rank == _MAP_RANK and None not in tensor.shape[1:]:
         tensor = _pooled(tf, tensor)
@@ -265,16 +252,5 @@ def _flat(tf: Any, tensor: Any) -> Any:
 
 
 def _pooled(tf: Any, maps: Any) -> Any:
-    h, w, c = maps.shape[1:]
-    side = next(
-        side for side in range(1, max(h, w) + 1) if -(-h // side) * -(-w // side) * c <= FEATURES_AT_MOST or side >= max(h, w)
-    )
+    side = side_of_squares(*maps.shape[1:])
     return maps if side == 1 else tf.nn.avg_pool2d(maps, side, side, "SAME")
-
-
-def _one_of(names: Sequence[str]) -> str:
-    return f"one of {_listed(names)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -70,7 +70,7 @@ class KerasGradients:
 
         def derivative(logits: Logits) -> Logits:
             values, by_logits = loss(logits[:rows], labels)
-            scale = _powers_of_two(by_logits)
+            scale = powers_of_two(by_logits)
             seen.extend((values, scale))
             whole = np.zeros_like(logits)
             whole[:rows] = by_logits / scale
@@ -156,7 +156,7 @@ class KerasGradients:
         return tf.concat([-logits / 2, logits / 2], axis=1) if single else logits
 
 
-def _powers_of_two(by_logits: Logits) -> NDArray[np.float32]:
+def powers_of_two(by_logits: Logits) -> NDArray[np.float32]:
     """The power of two [n, 1] of the order of each row's largest derivative: small numbers divided by it pass the network without
     becoming 0 on the way, and no digit is lost."""
     largest = np.abs(by_logits).max(axis=1, keepdims=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.classifier import Images, Probabilities
+from models.classifier import Activations, Images, Probabilities
+from models.engines.reading.onnx_activations import OnnxActivations
+from models.engines.reading.onnx_layers import METADATA
 from models.errors import InvalidInput
 from models.machine import processors
 
@@ -35,7 +38,7 @@ _ERRORS_ONLY = 3
 
 
 class OnnxClassifier:
-    """A graph from images float32 [n, h, w, c] in [0, 1] to probabilities float32 [n, k].
+    """An `ActivationClassifier`: a graph from images float32 [n, h, w, c] in [0, 1] to probabilities float32 [n, k].
 
     `models.engines.onnx_graph.composed` makes one of any model.
 
@@ -47,9 +50,12 @@ class OnnxClassifier:
         batch_size: largest number of images per forward pass; larger batches are split to bound the memory. As many as take 64 MiB in the
             largest step, 256 at most, when not given.
         providers: names of `PROVIDERS`, the first that is installed is used; those of the environment when none.
+        source: the graph once more, for sessions that read its layers; kept in memory for them when none.
 
     Raises: InvalidInput on construction: no such graph, or no such provider.
     """
+
+    engine = "ONNX"
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class OnnxClassifier:
         threads: int | None = None,
         batch_size: int | None = None,
         providers: str | None = None,
+        source: Callable[[], bytes] | None = None,
     ) -> None:
         self.labels, self.input_shape = tuple(labels), input_shape
         self._session = _session(model, threads or processors(), providers)
@@ -71,13 +78,20 @@ class OnnxClassifier:
         self._input, self._outputs = taken.name, [given.name]
         self.batch_size = batch_size or _rows(self._session, input_shape)
         self.provider: str = self._session.get_providers()[0]
+        self._activations = OnnxActivations(
+            source or (lambda: model),
+            partial(_session, threads=threads or processors(), providers=providers),
+            described=self._session.get_modelmeta().custom_metadata_map.get(METADATA),
+            batch_size=self.batch_size,
+        )
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
         """The classifier of a bundle: the bytes that are loaded are those that were hashed."""
         from models.bundle import ONNX_MODEL
 
-        return cls(bundle.read(ONNX_MODEL), labels=bundle.labels, input_shape=bundle.input_shape, threads=threads)
+        read = partial(bundle.read, ONNX_MODEL)
+        return cls(read(), labels=bundle.labels, input_shape=bundle.input_shape, threads=threads, source=read)
 
     def predict(self, images: Images) -> Probabilities:
         """Class probabilities [n, k] of images float32 [n, h, w, c] in [0, 1]; one forward pass per image."""
@@ -85,6 +99,22 @@ class OnnxClassifier:
             return self._forward(images) if len(images) else np.empty((0, len(self.labels)), np.float32)
         parts = [self._forward(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)]
         return np.concatenate(parts)
+
+    def layers(self) -> tuple[str, ...]:
+        """See `ActivationClassifier.layers`: tensors of the graph, see `models.engines.reading.onnx_layers`."""
+        return self._activations.layers
+
+    def hidden_layer(self) -> str:
+        """See `ActivationClassifier.hidden_layer`."""
+        return self._activations.hidden_layer
+
+    def earlier_layer(self) -> str | None:
+        """See `ActivationClassifier.earlier_layer`."""
+        return self._activations.earlier_layer
+
+    def activations(self, images: Images, layer: str | int | None = None) -> Activations:
+        """See `ActivationClassifier.activations`; of any tensor of the graph, in a session of its own."""
+        return self._activations(images, layer)
 
     def _forward(self, images: Images) -> Probabilities:
         outputs: Probabilities = self._session.run(self._outputs, {self._input: images})[0]
@@ -107,19 +137,23 @@ def _session(model: bytes, threads: int, providers: str | None) -> Any:
         raise InvalidInput(f"expected a graph that ONNX Runtime computes, but it does not: {reason_of(failure)}") from failure
 
 
+def named_providers(wanted: str) -> list[str]:
+    """ONNX Runtime's names of what HAUBERK_ONNX_PROVIDERS names, in its order. Raises: InvalidInput: a name that is unknown, or none."""
+    names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
+    if not names or any(name not in _PROVIDERS for name in names):
+        raise InvalidInput(f"expected {PROVIDERS} to be of {', '.join(_PROVIDERS)}, with commas between, got {wanted!r}")
+    return [_PROVIDERS[name] for name in names]
+
+
 def _provider(wanted: str) -> str:
     import onnxruntime
 
-    names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
-    unknown = [name for name in names if name not in _PROVIDERS]
-    if unknown or not names:
-        raise InvalidInput(f"expected {PROVIDERS} to be of {', '.join(_PROVIDERS)}, with commas between, got {wanted!r}")
     there = onnxruntime.get_available_providers()
-    for name in names:
-        if _PROVIDERS[name] in there:
-            return _PROVIDERS[name]
+    for provider in named_providers(wanted):
+        if provider in there:
+            return provider
     raise InvalidInput(
-        f"expected one of {', '.join(names)} ({PROVIDERS}), but this ONNX Runtime has none of them; install onnxruntime-gpu, or add cpu"
+        f"expected one of {wanted} ({PROVIDERS}), but this ONNX Runtime has none of them; install onnxruntime-gpu, or add cpu"
     )
 
 

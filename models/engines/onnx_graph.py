@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.engines.onnx_checks import check_model, image_input, model_output, shape_of
 from models.engines.onnx_passes import rewrite
+from models.engines.reading.onnx_layers import METADATA, layers_of
 from models.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -225,8 +226,16 @@ def _finished(model: ModelProto, around: _Nodes, input_shape: tuple[int, int, in
     except Exception as failure:  # the checker's kinds, and those of what it calls
         raise InvalidInput(f"{name} is no valid ONNX model: {_first_line(failure)}") from failure
     rewrite(model)
-    helper.set_model_props(model, {BYTES_PER_ROW: str(bytes_per_row(model))})
+    helper.set_model_props(model, {BYTES_PER_ROW: str(bytes_per_row(model)), **_described(model)})
     return model
+
+
+def _described(model: ModelProto) -> dict[str, str]:
+    """The layers that can be read, for where `onnx` is not installed; of a model that does not run, none: who opens it is told."""
+    try:
+        return {METADATA: layers_of(model).as_text()}
+    except InvalidInput:
+        return {}
 
 
 def bytes_per_row(model: ModelProto) -> int:

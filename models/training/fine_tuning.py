@@ -12,6 +12,7 @@ from models.datasets import Dataset
 from models.engines.channels_first import as_channels_last
 from models.engines.float32 import in_float32
 from models.engines.keras import KerasClassifier, import_tensorflow
+from models.engines.twins.capabilities import Capabilities
 from models.errors import InvalidInput
 
 
@@ -106,7 +107,12 @@ def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArr
 
 
 def check_training_data(classifier: KerasClassifier, data: Dataset) -> None:
-    """Check that data fit the classifier. Raises: InvalidInput: no images, another shape, unknown labels."""
+    """Check that data fit the classifier.
+
+    Raises: InvalidInput: no images, another shape, unknown labels, a classifier that is no Keras model.
+    """
+    if not isinstance(classifier, KerasClassifier):
+        raise InvalidInput(Capabilities.of(classifier).lacks_training("fine-tuning"))
     if not len(data):
         raise InvalidInput("expected at least one image to train on, got none")
     if data.images.shape[1:] != classifier.input_shape:

@@ -303,10 +303,17 @@ class Connection(HttpToolsProtocol):
         if self._turned_away is None or self.outlet.is_closing():
             return
         self._turned_away.end_wait()
-        self.flow.resume_reading()
-        self._waits_since = self.loop.time()
         if self._turned_away.came_whole:
             self._refuse_turned_away(self._turned_away)
+            return
+        self._waits_since = self.loop.time()
+        self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """The server ends: what waits to be refused waits no longer."""
+        if self._turned_away is not None and self._turned_away.came_whole:
+            self._refuse_turned_away(self._turned_away)
+        super().shutdown()
 
     def on_response_complete(self) -> None:
         self._idle_since = self.loop.time()

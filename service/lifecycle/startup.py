@@ -57,7 +57,7 @@ def load(settings: Settings, bundle: Bundle, observer: RemoteObserver | None = N
 def tune_the_interpreter() -> None:
     """Set the interpreter up for serving: the garbage collector skips all objects of the start, and threads take turns more often.
 
-    A full collection would visit all of TensorFlow. The event loop and the worker take Python's lock from each other all the time, and
+    A full collection would visit every module. The event loop and the worker take Python's lock from each other all the time, and
     more is answered when neither has to wait for Python's 5 ms (docs/decisions/0006).
     """
     gc.collect()

@@ -216,8 +216,7 @@ class Metrics:
         )
         counter.inc(int(np.count_nonzero(detection.abstained)))
         for histogram, of in self._of_detectors.get(detection.name, ()):
-            column = detection.scores if of == "scores" else detection.calls
-            for number in column.tolist():
+            for number in getattr(detection, of).tolist():
                 if not math.isnan(number):
                     histogram.observe(number)
 

@@ -145,7 +145,7 @@ def test_a_classifier_without_gradients_is_refused_in_one_sentence(name: str, cl
     class OnlyPredicts:
         input_shape, labels, predict = classifier.input_shape, classifier.labels, classifier.predict
 
-    with pytest.raises(InvalidInput, match="expected a classifier with gradients, got OnlyPredicts"):
+    with pytest.raises(InvalidInput, match="needs gradients, and this model is OnlyPredicts, which has none; name a twin"):
         GRADIENT_ATTACKS[name](OnlyPredicts(), images, goal, seed=SEED)
 
 

@@ -86,7 +86,7 @@ def test_predictions_move_the_metrics_of_every_stage(server: Any, digits: Any) -
         'hauberk_requests_total{code="200",route="/predict"}',
         'hauberk_request_duration_seconds_count{route="/predict"}',
         "hauberk_batch_size_count",
-        "hauberk_strip_score_count",
+        "hauberk_strip_entropy_bits_count",
         "hauberk_strip_overlays_sum",
         "hauberk_purification_distance_count",
         *(f'hauberk_stage_duration_seconds_count{{stage="{s}"}}' for s in ("purify", "predict", "abstain", "obscure", "queue")),
@@ -96,7 +96,7 @@ def test_predictions_move_the_metrics_of_every_stage(server: Any, digits: Any) -
     server.ask(digits[0][:8].tolist())
     moved = np.subtract([server.metric(name) for name in names], before)
     assert (moved > 0).all()
-    assert moved[names.index("hauberk_strip_score_count")] == 8
+    assert moved[names.index("hauberk_strip_entropy_bits_count")] == 8
 
 
 def test_refusals_move_their_metrics_and_no_path_becomes_a_label(server: Any) -> None:

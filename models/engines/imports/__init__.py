@@ -51,7 +51,7 @@ def imported(path: Path, *, threads: int | None = None, image_shape: ImageShape 
     Raises: InvalidInput, one sentence: no such file, a format that is not read, code in it, a framework that is not installed.
     """
     if not path.exists():
-        raise InvalidInput(f"expected {_TAKEN}, got {path}, which does not exist")
+        raise InvalidInput(f"expected {_TAKEN}, got {path}, which does not exist; docs/formats.md says how to save one")
     kind = kind_of(path)
     if kind not in MODEL_KINDS:
         raise InvalidInput(f"expected {_TAKEN}, got {path.name}{kind and f', which is {kind}'}{_what_to_do(kind)}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.classifier import Images, Probabilities
 from models.engines.conversion import Agreement, Conversion, compare
@@ -132,7 +133,7 @@ def _input_sizes(own: tuple[int | None, ...], prepared: tuple[int, int, int]) ->
     return prepared if len(own) == len(prepared) else tuple(size for size in prepared if size != 1)
 
 
-def _head(raw: np.ndarray, outputs: Outputs) -> Probabilities:  # type: ignore[type-arg]  # of floats, [n, k] or [n]
+def _head(raw: NDArray[np.float64], outputs: Outputs) -> Probabilities:
     """From a model's own outputs to probabilities, in double precision."""
     raw = raw.reshape(len(raw), -1)
     if raw.shape[1] == 1:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 RawOutputs = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
-"""The framework's own forward pass: inputs [n, ...] as the model itself wants them (its range, layout and type) to each of its outputs, in
-their order."""
+"""The framework's own forward pass: inputs [n, ...] as the model itself wants them (its range, layout and type) to each of its outputs,
+in their order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,18 +30,27 @@ _ROWS_TRIED = 2
 def opened(path: Path, threads: int | None, image_shape: tuple[int, int, int] | None) -> Imported:
     """See `models.engines.imports.imported`."""
     if kind_of(path) == TORCH_EXPORT:
-        return _exported(path, checked_program(path), threads)
+        return _exported(path, threads)
     return _scripted(path, checked_script(path), threads, image_shape)
 
 
-def _exported(path: Path, content: bytes, threads: int | None) -> Imported:
-    torch = _torch("a program of torch.export", threads)
+def load_program(path: Path, threads: int | None) -> Any:
+    """The `torch.export.ExportedProgram` in a file, loaded as data. Raises: InvalidInput: none, one that needs code, no PyTorch."""
+    content, torch = checked_program(path), _torch("a program of torch.export", threads)
     with _quiet():
         try:
             program = torch.export.load(BytesIO(content))
-            module = program.module()
+            program.module()
         except Exception as failure:  # what its reader raises for a graph that contradicts itself is of any kind
             raise _unloaded(torch, "a program of torch.export", path.name, failure) from failure
+    return program
+
+
+def _exported(path: Path, threads: int | None) -> Imported:
+    program = load_program(path, threads)
+    torch = _torch("a program of torch.export", threads)
+    with _quiet():
+        module = program.module()
         model = _converted(torch, path.name, program)
     parameters = sum(int(weight.numel()) for weight in program.parameters())
     return Imported(what="a program of torch.export", model=model, predict_source=_pass(torch, module), parameters=parameters)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from models.engines.remote.address import RemoteAddress
-from models.engines.remote.connection import Connection, Reply
+from models.engines.remote.connection import ServerConnection, ServerReply
 from models.engines.remote.options import RemoteOptions
 from models.errors import RemoteBadAnswer, RemoteFailure, RemoteTooSlow, RemoteUnreachable
 from models.version import __version__
@@ -81,7 +81,7 @@ class Calls:
         self.address, self.options, self.observer = address, options, observer
         self._sleep = sleep
         self._context = _context(options) if address.tls else None
-        self._idle: list[Connection] = []
+        self._idle: list[ServerConnection] = []
         weakref.finalize(self, _close, self._idle)
         self._lock = threading.Lock()
         self._random = random.Random()  # noqa: S311  # it spreads retries, and keeps no secret
@@ -95,20 +95,20 @@ class Calls:
         with self._lock:
             _close(self._idle)
 
-    def get(self, path: str, *, until: float, at_most: int, again: bool = True) -> Reply:
+    def get(self, path: str, *, until: float, at_most: int, again: bool = True) -> ServerReply:
         """The answer with status 200 to a GET, after retries if it may be made `again`. Raises: RemoteFailure."""
         request = f"GET {path} HTTP/1.1\r\n".encode() + self._head + b"\r\n"
         return self._ask([request], until, at_most, self.options.attempts if again else 1)
 
     def post(
         self, path: str, headers: Mapping[str, str], body: Sequence[bytes | memoryview], *, until: float, at_most: int
-    ) -> Reply:
+    ) -> ServerReply:
         """The answer with status 200 to a POST, after retries. Raises: RemoteFailure."""
         lines = [f"{name}: {value}" for name, value in {**headers, "content-length": sum(map(len, body))}.items()]
         start = "\r\n".join([f"POST {path} HTTP/1.1", *lines, ""]).encode()
         return self._ask([start + self._head + b"\r\n", *body], until, at_most, self.options.attempts)
 
-    def _ask(self, request: Sequence[bytes | memoryview], until: float, at_most: int, attempts: int) -> Reply:
+    def _ask(self, request: Sequence[bytes | memoryview], until: float, at_most: int, attempts: int) -> ServerReply:
         attempt = 0
         while True:
             try:
@@ -119,7 +119,7 @@ class Calls:
                     raise
                 self._pause(attempt, failure, until)
 
-    def _exchange(self, request: Sequence[bytes | memoryview], until: float, at_most: int) -> Reply:
+    def _exchange(self, request: Sequence[bytes | memoryview], until: float, at_most: int) -> ServerReply:
         """One attempt; on a connection that was kept first, if there is one."""
         kept = self._kept()
         if kept is not None:
@@ -128,9 +128,9 @@ class Calls:
             except RemoteUnreachable:
                 if kept.answering:
                     raise
-        return self._on(Connection(self.address, self._context, until=until), request, until, at_most)
+        return self._on(ServerConnection(self.address, self._context, until=until), request, until, at_most)
 
-    def _on(self, connection: Connection, request: Sequence[bytes | memoryview], until: float, at_most: int) -> Reply:
+    def _on(self, connection: ServerConnection, request: Sequence[bytes | memoryview], until: float, at_most: int) -> ServerReply:
         reply = connection.exchange(request, until=until, at_most=at_most)
         with self._lock:
             keep = not connection.closed and len(self._idle) < _IDLE_AT_MOST
@@ -140,7 +140,7 @@ class Calls:
             connection.close()
         return reply
 
-    def _kept(self) -> Connection | None:
+    def _kept(self) -> ServerConnection | None:
         """A connection that the server has not closed."""
         while True:
             with self._lock:
@@ -151,7 +151,7 @@ class Calls:
                 return connection
             connection.close()
 
-    def _judged(self, reply: Reply) -> Reply:
+    def _judged(self, reply: ServerReply) -> ServerReply:
         """Raises: RemoteUnreachable, RemoteBadAnswer: another status than 200, a body in another coding."""
         status, address = reply.status, self.address
         if status in _NOT_NOW:
@@ -185,7 +185,7 @@ class Calls:
         self.observer.retried()
 
 
-def _close(connections: list[Connection]) -> None:
+def _close(connections: list[ServerConnection]) -> None:
     while connections:
         connections.pop().close()
 

@@ -20,9 +20,9 @@ from models.engines.remote.address import RemoteAddress
 from models.engines.remote.calls import OK, Calls, RemoteObserver, RemoteTakesLess, Unobserved, outcome_of
 from models.engines.remote.circuit import Circuit
 from models.engines.remote.fingerprint import Fingerprint
-from models.engines.remote.open_inference import OpenInference
+from models.engines.remote.open_inference import OpenInferenceModel
 from models.engines.remote.options import RemoteOptions
-from models.engines.remote.tensorflow_serving import TensorflowServing
+from models.engines.remote.tensorflow_serving import TensorflowServingModel
 from models.engines.remote.tensors import Described, row_shape
 from models.errors import InvalidInput, RemoteBadAnswer, RemoteFailure
 from models.preparation import Outputs, Preparation
@@ -57,6 +57,8 @@ class RemoteClassifier:
     Raises: InvalidInput on construction: another kind of model, or images of another shape than its; RemoteFailure.
     Thread safety: may be called from any thread.
     """
+
+    engine = "remote"
 
     def __init__(
         self,
@@ -221,9 +223,9 @@ class RemoteClassifier:
         return scores.astype(np.float32)
 
 
-def dialect_of(calls: Calls) -> OpenInference | TensorflowServing:
+def dialect_of(calls: Calls) -> OpenInferenceModel | TensorflowServingModel:
     """The protocol that the address names."""
-    return OpenInference(calls) if calls.address.protocol == "v2" else TensorflowServing(calls)
+    return OpenInferenceModel(calls) if calls.address.protocol == "v2" else TensorflowServingModel(calls)
 
 
 def _of_logits(scores: NDArray[np.float64]) -> Probabilities:

@@ -30,7 +30,7 @@ _REASON_AT_MOST = 200
 
 
 @dataclass
-class Reply:
+class ServerReply:
     """An answer: its status, its headers by their names in lower case (the first of each name), its body."""
 
     status: int = 0
@@ -38,7 +38,7 @@ class Reply:
     body: bytes = b""
 
 
-class Connection:
+class ServerConnection:
     """An open connection; after an exchange that raised it cannot be used again.
 
     Args:
@@ -74,7 +74,7 @@ class Connection:
         poll.register(self._socket, select.POLLIN | select.POLLHUP | select.POLLERR)
         return self.closed or bool(poll.poll(0))
 
-    def exchange(self, request: Sequence[bytes | memoryview], *, until: float, at_most: int) -> Reply:
+    def exchange(self, request: Sequence[bytes | memoryview], *, until: float, at_most: int) -> ServerReply:
         """Send a request's bytes and receive an answer with a body of `at_most` bytes. `answering` says whether any of it came.
 
         Raises: RemoteUnreachable, RemoteTooSlow, RemoteBadAnswer.
@@ -114,7 +114,7 @@ class _Reading:
     """An answer as it comes in: the callbacks of httptools' parser, which count, and judge nothing themselves."""
 
     def __init__(self, at_most: int) -> None:
-        self.reply = Reply()
+        self.reply = ServerReply()
         self.complete = self.keeps = False
         self._at_most = at_most
         self._all = self._of_body = self._declared = 0  # bytes
@@ -138,7 +138,7 @@ class _Reading:
     def on_message_begin(self) -> None:
         if self.complete:
             raise ValueError("expected one answer to one request, got another")
-        self.reply = Reply()
+        self.reply = ServerReply()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.reply.headers.setdefault(name.lower(), value)

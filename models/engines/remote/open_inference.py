@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.engines.remote.address import RemoteAddress
 from models.engines.remote.calls import Calls
-from models.engines.remote.connection import Reply
+from models.engines.remote.connection import ServerReply
 from models.engines.remote.tensors import (
     DATATYPES,
     Described,
@@ -38,7 +38,7 @@ _HEADER_LENGTH = b"inference-header-content-length"
 _VERSION_AT_MOST = 128
 
 
-class OpenInference:
+class OpenInferenceModel:
     """A model behind the Open Inference Protocol.
 
     Args:
@@ -104,7 +104,7 @@ class OpenInference:
         headers = {"content-type": "application/octet-stream", _HEADER_LENGTH.decode(): str(len(head))}
         return headers, [head, tensor.data.cast("B")]
 
-    def _answer(self, reply: Reply, given: TensorSpec, rows: int, identity: str) -> NDArray[np.float64]:
+    def _answer(self, reply: ServerReply, given: TensorSpec, rows: int, identity: str) -> NDArray[np.float64]:
         address = self._address
         document, tail = _parts(reply, address)
         check_name(document.get("model_name"), address.model, "the model", address)
@@ -123,7 +123,7 @@ class OpenInference:
         check_version(version, self.version, self._address)
 
 
-def _parts(reply: Reply, address: RemoteAddress) -> tuple[dict[str, Any], memoryview]:
+def _parts(reply: ServerReply, address: RemoteAddress) -> tuple[dict[str, Any], memoryview]:
     """An answer's JSON, and what lies behind it."""
     body, length = memoryview(reply.body), reply.headers.get(_HEADER_LENGTH)
     if length is None:

@@ -35,7 +35,7 @@ _TYPES = {"DT_HALF": "FP16", "DT_FLOAT": "FP32", "DT_DOUBLE": "FP64", "DT_UINT8"
 _VERSION_AT_MOST = 128
 
 
-class TensorflowServing:
+class TensorflowServingModel:
     """A model behind TensorFlow Serving.
 
     Args:

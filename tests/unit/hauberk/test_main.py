@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ def test_an_interruption_is_code_130(hauberk: Command, monkeypatch: pytest.Monke
     def interrupted(**_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "app", interrupted)
+    monkeypatch.setattr(command_line, "app_for", lambda _: interrupted)
     assert hauberk("serve").code == 130
 
 
@@ -92,11 +94,44 @@ def test_an_error_of_ours_is_code_1_and_says_so(hauberk: Command, monkeypatch: p
     def broken(**_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(command_line, "app", broken)
+    monkeypatch.setattr(command_line, "app_for", lambda _: broken)
     ran = hauberk("serve")
     assert ran.code == 1
     assert "ZeroDivisionError" in ran.errors
     assert ran.errors.endswith("hauberk: internal error; please report it with the lines above\n")
+
+
+def test_a_missing_framework_is_code_2_and_says_what_to_install(hauberk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(**_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow.python'", name="tensorflow.python")
+
+    monkeypatch.setattr(command_line, "app_for", lambda _: without)
+    ran = hauberk("train")
+    assert ran.code == 2
+    assert ran.errors == 'hauberk: expected tensorflow to be installed, which this needs: pip install "hauberk[tensorflow]"\n'
+
+
+def test_a_missing_module_of_no_extra_is_an_error_of_ours(hauberk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(**_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    monkeypatch.setattr(command_line, "app_for", lambda _: without)
+    assert hauberk("train").code == 1
+
+
+@pytest.mark.parametrize("asked", [("serve", "--help"), ("attack", "--help")])
+def test_a_command_imports_what_it_needs_and_not_what_others_need(asked: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from hauberk.main import app_for; app_for(sys.argv[1:]); "
+        "print([name for name in ('sklearn', 'hauberk.commands.scan', 'hauberk.commands.evaluate') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True, timeout=300)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_the_help_lists_every_command(hauberk: Command) -> None:
+    listed = hauberk("--help").output
+    assert all(name in listed for name in command_line.COMMANDS)
 
 
 HARDEN = ("--adversarial", "pgd", "--eps", 0.1, "--iterations", 1, "--rows", "0:200", "--no-purified", "--threads", 2)

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import numpy as np
 import pytest
 

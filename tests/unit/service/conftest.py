@@ -41,7 +41,7 @@ class FakeWaves:
         probabilities[abstained] = 0
         labels = np.where(abstained, -1, np.minimum((means * self.classes).astype(np.int64), self.classes - 1))
         n = len(means)
-        found = Detection("strip", "enforce", abstained, np.full(n, 8), np.full(n, 0.5))
+        found = Detection("strip", "enforce", abstained, np.full(n, 8), np.full(n, 0.5), np.full(n, 0.5))
         trace = Trace({"purify": 0.001, "predict": 0.002, "abstain": 0.003, "obscure": 0.0005}, n, np.full(n, 1.5), (found,))
         return Decisions(probabilities, abstained, labels, trace)
 

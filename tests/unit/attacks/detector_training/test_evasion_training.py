@@ -97,9 +97,11 @@ def test_a_layer_may_be_named_and_one_that_does_not_exist_is_refused(classifier:
 def test_a_classifier_without_gradients_is_refused() -> None:
     blank = linear((8, 8, 1), 3)
     parts = CalibrationSplit(*[Dataset(np.zeros((9, 8, 8, 1), np.float32), np.zeros(9, np.int64))] * 2)
-    with pytest.raises(InvalidInput, match="binary_input_detector: expected a classifier with gradients"):
+    with pytest.raises(InvalidInput, match="binary_input_detector needs gradients, and this model is FakeClassifier"):
         EvasionTraining().fit_input_detector(blank, parts, Terms(rate=0.1))
-    with pytest.raises(InvalidInput, match="binary_activation_detector: expected a classifier with readable layers"):
+    with pytest.raises(
+        InvalidInput, match="binary_activation_detector reads a layer of the model, and this model is FakeClassifier"
+    ):
         EvasionTraining().fit_activation_detector(blank, parts, Terms(rate=0.1))
 
 

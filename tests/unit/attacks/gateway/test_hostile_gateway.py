@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from attacks.gateway.http_client import BoundedHttpClient, retry_after_s
-from attacks.gateway.remote import GatewayGone, RemoteClassifier
+from attacks.gateway.remote import GatewayClassifier, GatewayGone
 from models.errors import InvalidInput
 from tests.unit.attacks.gateway.test_remote import SHAPE, described, documented, some
 
@@ -110,7 +110,7 @@ def test_an_answer_that_never_ends_is_given_up_at_the_deadline(what: str) -> Non
 def test_a_description_that_never_ends_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(DESCRIPTION, "/docs.json")
     with hostile(ENDLESS["dripped headers"]) as server, pytest.raises(InvalidInput, match="timed out"):
-        RemoteClassifier(server.url, timeout_s=0.3)
+        GatewayClassifier(server.url, timeout_s=0.3)
 
 
 def test_an_exchange_leaves_no_clock_that_could_end_the_next() -> None:
@@ -128,7 +128,7 @@ def test_an_exchange_leaves_no_clock_that_could_end_the_next() -> None:
 def test_a_gateway_that_asks_to_come_back_at_once_is_not_asked_without_end(status: str, header: str) -> None:
     with hostile(lambda connection: connection.sendall(answer(b"", status, retry_after=header))) as server:
         with (
-            RemoteClassifier(server.url, patience_s=0.6) as remote,
+            GatewayClassifier(server.url, patience_s=0.6) as remote,
             pytest.raises(GatewayGone, match=r"beyond a patience of 0\.6 s"),
         ):
             remote.predict(some(2))
@@ -152,7 +152,7 @@ def test_a_time_that_no_clock_has_is_no_traceback_and_no_wait_beyond_a_day(heade
 
 def test_time_lost_on_answers_that_were_not_completed_counts_against_the_patience() -> None:
     with hostile(ENDLESS["dripped headers"]) as server:
-        with RemoteClassifier(server.url, patience_s=0.7) as remote:
+        with GatewayClassifier(server.url, patience_s=0.7) as remote:
             remote._client._deadline._seconds = 0.3
             with pytest.raises(GatewayGone, match=r"stopped answering \(timed out\).* beyond a patience of 0.7 s"):
                 remote.predict(some(2))
@@ -174,7 +174,7 @@ def test_predictions_of_any_other_form_are_one_sentence(predictions: Any) -> Non
     body = answer(json.dumps({"predictions": predictions}).encode())
     with (
         hostile(lambda connection: connection.sendall(body)) as server,
-        RemoteClassifier(server.url) as remote,
+        GatewayClassifier(server.url) as remote,
         pytest.raises(GatewayGone, match=r"expected .*predictions .* got something else"),
     ):
         remote.predict(np.ones((1, *SHAPE), np.float32))
@@ -192,4 +192,4 @@ def test_predictions_of_any_other_form_are_one_sentence(predictions: Any) -> Non
 def test_a_description_of_names_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     monkeypatch.setitem(DESCRIPTION, "/", json.dumps(described(**changes)).encode())
     with hostile(ENDLESS["dripped headers"]) as server, pytest.raises(InvalidInput, match="its description"):
-        RemoteClassifier(server.url)
+        GatewayClassifier(server.url)

@@ -18,7 +18,7 @@ import pytest
 
 from attacks.attack import BudgetSpent
 from attacks.gateway.http_client import retry_after_s
-from attacks.gateway.remote import GatewayGone, RemoteClassifier, Stopped
+from attacks.gateway.remote import GatewayClassifier, GatewayGone, Stopped
 from models.errors import InvalidInput
 from tests.fakes import noise
 
@@ -134,7 +134,7 @@ def once(first: Answer) -> Callable[[np.ndarray], Answer]:
 
 
 def test_it_reads_the_gateways_own_description(gateway: Gateway) -> None:
-    with RemoteClassifier(gateway.url + "/") as remote:
+    with GatewayClassifier(gateway.url + "/") as remote:
         assert (remote.input_shape, remote.labels) == (SHAPE, LABELS)
         served = remote.served
         assert (served.model, served.version, served.images_at_most) == ("animals", "0123456789ab", IMAGES_AT_MOST)
@@ -144,7 +144,7 @@ def test_it_reads_the_gateways_own_description(gateway: Gateway) -> None:
 def test_probabilities_are_those_of_the_answer_and_refusals_are_rows_of_zeros(gateway: Gateway) -> None:
     images = some(5)
     images[2, 0, 0] = 0
-    with RemoteClassifier(gateway.url) as remote:
+    with GatewayClassifier(gateway.url) as remote:
         answers = remote.predict(images)
         first = images.reshape(5, -1)[:, :3]
         expected = first / first.sum(axis=1, keepdims=True)
@@ -156,7 +156,7 @@ def test_probabilities_are_those_of_the_answer_and_refusals_are_rows_of_zeros(ga
 
 
 def test_batches_are_cut_to_the_size_of_a_request_and_share_a_connection(gateway: Gateway) -> None:
-    with RemoteClassifier(gateway.url, api_key="a-key") as remote:
+    with GatewayClassifier(gateway.url, api_key="a-key") as remote:
         assert remote.predict(some(19)).shape == (19, 3)
         assert remote.predict(some(0)).shape == (0, 3)
     assert gateway.batches == [8, 8, 3]
@@ -166,7 +166,7 @@ def test_batches_are_cut_to_the_size_of_a_request_and_share_a_connection(gateway
 
 def test_the_budget_is_kept_exactly_and_earlier_answers_are_handed_over(gateway: Gateway) -> None:
     images = some(30)
-    with RemoteClassifier(gateway.url, queries_at_most=21) as remote:
+    with GatewayClassifier(gateway.url, queries_at_most=21) as remote:
         remote.predict(images[:2])
         with pytest.raises(BudgetSpent, match="as many images have been sent as may be: 21") as end:
             remote.predict(images)
@@ -180,7 +180,7 @@ def test_the_budget_is_kept_exactly_and_earlier_answers_are_handed_over(gateway:
 @pytest.mark.parametrize("status", [429, 503])
 def test_it_waits_as_long_as_the_gateway_asks_for(gateway: Gateway, status: int) -> None:
     gateway.predict = once(as_json({}, status, retry_after="1"))
-    with RemoteClassifier(gateway.url) as remote:
+    with GatewayClassifier(gateway.url) as remote:
         started = time.monotonic()
         assert remote.predict(some(3)).all()
         assert 1.0 <= time.monotonic() - started < 3
@@ -190,7 +190,7 @@ def test_it_waits_as_long_as_the_gateway_asks_for(gateway: Gateway, status: int)
 
 def test_a_wait_beyond_the_patience_is_not_begun(gateway: Gateway) -> None:
     gateway.predict = lambda images: as_json({}, 503, retry_after="3600")
-    with RemoteClassifier(gateway.url, patience_s=10) as remote:
+    with GatewayClassifier(gateway.url, patience_s=10) as remote:
         started = time.monotonic()
         with pytest.raises(GatewayGone, match=r"is busy \(status 503\) and has to be waited for 3600 s"):
             remote.predict(some(3))
@@ -200,7 +200,7 @@ def test_a_wait_beyond_the_patience_is_not_begun(gateway: Gateway) -> None:
 
 def test_503_for_ever_ends_with_the_patience_and_is_not_asked_again(gateway: Gateway) -> None:
     gateway.predict = lambda images: as_json({}, 503)
-    with RemoteClassifier(gateway.url, patience_s=1.5) as remote:
+    with GatewayClassifier(gateway.url, patience_s=1.5) as remote:
         for _ in range(2):
             with pytest.raises(GatewayGone, match=r"patience of 1\.5 s"):
                 remote.predict(some(3))
@@ -210,7 +210,7 @@ def test_503_for_ever_ends_with_the_patience_and_is_not_asked_again(gateway: Gat
 
 def test_a_body_too_large_is_sent_again_in_parts(gateway: Gateway) -> None:
     gateway.predict = lambda images: predictions(images) if len(images) <= 3 else as_json({}, 413)
-    with RemoteClassifier(gateway.url) as remote:
+    with GatewayClassifier(gateway.url) as remote:
         assert remote.predict(some(8)).all()
         assert remote.traffic.queries == 8
     assert gateway.batches == [8, 4, 2, 2, 2, 2]
@@ -218,7 +218,7 @@ def test_a_body_too_large_is_sent_again_in_parts(gateway: Gateway) -> None:
 
 def test_what_ran_into_the_deadline_counts_as_spent(gateway: Gateway) -> None:
     gateway.predict = once(as_json({}, 504, retry_after="0"))
-    with RemoteClassifier(gateway.url) as remote:
+    with GatewayClassifier(gateway.url) as remote:
         assert remote.predict(some(4)).all()
         assert remote.traffic.queries == 8
 
@@ -244,7 +244,7 @@ MISBEHAVIOUR: dict[str, tuple[Callable[[np.ndarray], Answer], str]] = {
 @pytest.mark.parametrize("what", MISBEHAVIOUR)
 def test_an_answer_that_is_none_ends_it_in_one_sentence(gateway: Gateway, what: str) -> None:
     gateway.predict, sentence = MISBEHAVIOUR[what]
-    with RemoteClassifier(gateway.url) as remote, pytest.raises(GatewayGone, match=sentence) as end:
+    with GatewayClassifier(gateway.url) as remote, pytest.raises(GatewayGone, match=sentence) as end:
         remote.predict(some(3))
     assert "\n" not in str(end.value)
     assert end.value.answered.shape == (0, 3)
@@ -252,7 +252,7 @@ def test_an_answer_that_is_none_ends_it_in_one_sentence(gateway: Gateway, what: 
 
 def test_an_endless_answer_is_not_read_to_its_end(gateway: Gateway) -> None:
     gateway.predict = lambda images: (200, b" " * (8 << 20), {})
-    with RemoteClassifier(gateway.url) as remote, pytest.raises(GatewayGone, match="an answer of more than"):
+    with GatewayClassifier(gateway.url) as remote, pytest.raises(GatewayGone, match="an answer of more than"):
         remote.predict(some(3))
 
 
@@ -263,14 +263,14 @@ def test_a_gateway_that_goes_away_leaves_its_earlier_answers(gateway: Gateway) -
         return 200, b"", {"content-length": "100", "connection": "close"}
 
     gateway.predict = hang_up
-    with RemoteClassifier(gateway.url) as remote, pytest.raises(GatewayGone, match="stopped answering") as end:
+    with GatewayClassifier(gateway.url) as remote, pytest.raises(GatewayGone, match="stopped answering") as end:
         remote.predict(some(12))
     assert len(end.value.answered) == 8
 
 
 def test_it_stops_when_told_to_even_while_it_waits(gateway: Gateway) -> None:
     gateway.predict = lambda images: as_json({}, 503, retry_after="60")
-    with RemoteClassifier(gateway.url) as remote:
+    with GatewayClassifier(gateway.url) as remote:
         timer = threading.Timer(0.3, remote.stop)
         timer.start()
         started = time.monotonic()
@@ -296,7 +296,7 @@ def test_what_is_no_gateway_is_refused_in_one_sentence(gateway: Gateway, what: s
     for name, answer in changes.items():
         setattr(gateway, name, answer)
     with pytest.raises(InvalidInput, match=f"expected a Hauberk gateway at {gateway.url}, got something else .*{sentence}"):
-        RemoteClassifier(gateway.url)
+        GatewayClassifier(gateway.url)
 
 
 @pytest.mark.parametrize(
@@ -313,13 +313,13 @@ def test_what_is_no_gateway_is_refused_in_one_sentence(gateway: Gateway, what: s
 )
 def test_a_url_that_leads_nowhere_is_refused_in_one_sentence(url: str, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence) as refusal:
-        RemoteClassifier(url)
+        GatewayClassifier(url)
     assert "secret" not in str(refusal.value)
 
 
 def test_a_key_that_would_break_a_header_is_refused_without_being_shown(gateway: Gateway) -> None:
     with pytest.raises(InvalidInput, match="printable ASCII") as refusal:
-        RemoteClassifier(gateway.url, api_key="s3cret\r\nx: y")
+        GatewayClassifier(gateway.url, api_key="s3cret\r\nx: y")
     assert "s3cret" not in str(refusal.value)
 
 

@@ -15,7 +15,10 @@ from defences.poison.spectral_signatures import SpectralSignatures
 from evaluation.scanning.scan import KeptWork, ScanPlan, scan
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
+from models.engines.onnx import OnnxClassifier
 from models.errors import InvalidInput
+from tests.converted import converted, graph
+from tests.fakes import squares
 
 SPECTRAL = (SpectralSignatures(),)
 
@@ -73,3 +76,28 @@ def test_the_witness_of_a_classifier_without_an_earlier_layer_is_the_pixels() ->
     images = np.random.default_rng(0).random((600, 2, 2, 1), np.float32)
     rows = np.arange(599, -1, -1)
     np.testing.assert_array_equal(Witness(Shallow(), lambda rows: images[rows])(rows), images[rows].reshape(600, 4))  # type: ignore[arg-type]
+
+
+def test_a_graph_of_onnx_gets_the_verdicts_of_the_keras_model_it_was_converted_from(
+    backdoored: tuple[Any, Poisoned], undoored: tuple[Any, Dataset]
+) -> None:
+    (doored, poisoned), (clean, clean_data) = backdoored, undoored
+    for model, data, verdict in ((doored, poisoned.data, "poison"), (clean, clean_data, "clean")):
+        source = KerasClassifier(model, outputs="logits")
+        mine, other = (scan(each, data).report for each in (converted(source), source))
+        assert mine.verdict == other.verdict == verdict
+        assert mine.poisoned_classes == other.poisoned_classes
+        assert abs(mine.suspicious_samples - other.suspicious_samples) <= 2  # of rounding, at the border of two clusters
+        assert (mine.classifier["engine"], other.classifier["engine"]) == ("ONNX", "Keras")
+        for one, own in zip(mine.methods, other.methods, strict=True):
+            assert [found.verdict for found in one.classes] == [found.verdict for found in own.classes]
+
+
+def test_a_model_without_a_layer_of_weights_is_refused_in_a_sentence() -> None:
+    from onnx import helper
+
+    nodes = [helper.make_node("ReduceMean", ["images", "axes"], ["classes"], keepdims=0)]
+    model = graph(nodes, {"axes": np.array([1, 2], np.int64)}, images=[16, 16, 3], output="classes", classes=3)
+    colours = OnnxClassifier(model.SerializeToString(), labels=("red", "green", "blue"), input_shape=(16, 16, 3), threads=1)
+    with pytest.raises(InvalidInput, match="expected a model with a classification head, but no node has a kernel; name"):
+        scan(colours, squares(60, seed=1))

@@ -19,8 +19,12 @@ from attacks.attack import Goal
 from attacks.evasion.gradient import FastGradient
 from defences.assembly import assemble, check
 from models.bundle import Bundle, read_bundle
+from models.classifier import ActivationClassifier
+from models.engines.bundle_classifier import classifier_of
 from models.engines.keras import KerasClassifier
+from models.engines.keras_export import exported
 from tests.fakes import squares
+from tests.poisoned import small_network
 from tests.unit.hauberk.conftest import Command, Ran, process
 from tests.unit.hauberk.test_main import assert_refused
 
@@ -122,9 +126,15 @@ def calibrate(hauberk: Command, **changes: Any) -> Ran:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no classifier": ({"classifier": "none.keras"}, "none.keras, which does not exist; save one with model.save('name.keras')"),
-    "another format": ({"classifier": "squares.npz"}, "expected a model in the .keras format, got squares.npz"),
-    "a model that does not load": ({"classifier": "broken.keras"}, "loads in safe mode, but broken.keras does not"),
+    "no classifier": ({"classifier": "none.keras"}, "none.keras, which does not exist; docs/formats.md says how to save one"),
+    "another format": (
+        {"classifier": "squares.npz"},
+        "got squares.npz, which is an archive of arrays (.npz), damaged perhaps; docs/formats.md says how",
+    ),
+    "a model that does not load": (
+        {"classifier": "broken.keras"},
+        "torch.export, TorchScript or skops model, got broken.keras; docs/formats.md says how",
+    ),
     "no data": ({"data": "none.npz"}, "none.npz, which does not exist"),
     "too few labels": ({"labels": "red,green"}, "expected 3 labels, one per class of the model, got 2"),
     "a label twice": ({"labels": "red,green,red"}, "expected --labels to be different names"),
@@ -238,7 +248,10 @@ def test_a_bad_model_is_one_line_even_though_tensorflow_was_loaded_to_see_it(wor
     command = [sys.executable, "-c", "from hauberk.main import main; main()", "calibrate"]
     options = ["--classifier=broken.keras", "--data=squares.npz", "--out=bundle", "--rows=0:300"]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
-    assert_refused(Ran(ended.returncode, ended.stdout, ended.stderr), "loads in safe mode, but broken.keras does not")
+    assert_refused(
+        Ran(ended.returncode, ended.stdout, ended.stderr),
+        "expected a Keras model that Keras 3 reads, but broken.keras is none",
+    )
 
 
 def test_detectors_of_evasion_are_trained_calibrated_with_strip_and_served(
@@ -255,12 +268,68 @@ def test_detectors_of_evasion_are_trained_calibrated_with_strip_and_served(
         assert {"clean", "sign noise", "shifted", "fast_gradient 0.2"} <= bundle.card[name]["trained_on"].keys()
         assert max(bundle.card[name]["alone"]["refused_harmless"].values()) <= 0.02
     check(bundle)
-    classifier, test = KerasClassifier.from_bundle(bundle), squares(60, seed=11)
+    classifier, test = classifier_of(bundle, threads=1), squares(60, seed=11)
+    assert isinstance(classifier, ActivationClassifier)
+    [layer] = [defence["layer"] for defence in bundle.settings["defences"] if "layer" in defence]
+    assert layer in classifier.layers()  # it is named as what serves names it, whatever learned from whose gradients
     decided = assemble(bundle, classifier, secret=b"").classify(test.images)
     assert [detection.name for detection in decided.trace.detections] == names
-    attacked = FastGradient(eps=0.2)(classifier, test.images, Goal(test.labels)).images
+    attacked = FastGradient(eps=0.2)(KerasClassifier.from_bundle(bundle), test.images, Goal(test.labels)).images
     alone = assemble(bundle, classifier, secret=b"", modes={"strip": "off", "total_variation": "off"})
     assert alone.classify(attacked).abstained.mean() > decided.abstained.mean() + 0.5
+
+
+def test_what_the_classifier_can_do_is_said_and_written_into_the_card(
+    hauberk: Command, onnx_file: Path, clean_data: Path, tmp_path: Path
+) -> None:
+    ran = hauberk(
+        "calibrate",
+        "--classifier",
+        onnx_file,
+        "--data",
+        clean_data,
+        "--out",
+        tmp_path / "graph",
+        "--false-abstention-rate",
+        "0.05",
+    )
+    assert ran.code == 0, ran.errors
+    assert "  able             ONNX: predictions, activations; no gradients, no training" in ran.output
+    wanted = {"engine": "ONNX", "activations": True, "gradients": None, "training": False}
+    assert read_bundle(tmp_path / "graph").card["capabilities"] == wanted
+
+
+def test_detectors_that_need_gradients_name_the_twin_that_a_graph_needs(
+    hauberk: Command, onnx_file: Path, clean_data: Path, tmp_path: Path
+) -> None:
+    small_network(seed=3).save(tmp_path / "other.keras")
+    options = [
+        "--data",
+        clean_data,
+        "--out",
+        tmp_path / "none",
+        "--detectors",
+        "binary_input_detector",
+        "--false-abstention-rate",
+        "0.05",
+    ]
+    for more, said in (
+        ([], "binary_input_detector needs gradients, and this model is ONNX, which has none; name a twin with --gradients"),
+        (["--gradients", tmp_path / "other.keras"], "other.keras gives the same label on"),
+    ):
+        ran = hauberk("calibrate", "--classifier", onnx_file, *options, *more)
+        assert ran.code == 2
+        assert said in ran.errors.splitlines()[-1]  # below the bar of what was done before
+        assert "Traceback" not in ran.errors
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network as a graph from elsewhere."""
+    path = tmp_path_factory.mktemp("onnx") / "squares.onnx"
+    path.write_bytes(exported(KerasClassifier(keras_model)).SerializeToString())
+    return path
 
 
 @pytest.mark.parametrize("eps", ["0", "-0.1", "nan"])

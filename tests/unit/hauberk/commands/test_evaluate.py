@@ -19,7 +19,10 @@ from evaluation.budget import BUDGETS
 from evaluation.reporting.report import REPORT, Report
 from hauberk.commands.data import sha256_of
 from models.bundle import read_bundle, record, write_bundle
+from models.engines.keras import KerasClassifier
+from models.engines.keras_export import exported
 from tests.fakes import squares
+from tests.poisoned import small_network
 from tests.unit.hauberk.conftest import Command, Ran
 from tests.unit.hauberk.test_main import assert_refused
 
@@ -220,8 +223,49 @@ def test_too_few_images_for_a_section_are_said_in_the_report(hauberk: Command, b
     assert ran.code == 0, ran.errors
     found = REPORT.validate_json((tmp_path / "report.json").read_bytes())
     assert set(found.left_out) == {"transfer", "backdoors", "extraction", "membership"}
-    assert "left out: backdoors: needs 600 images" in ran.output
+    assert "left out: transfer, backdoors, extraction, membership: needs 600 images" in ran.output
     assert "transfer" not in {row.attack for row in found.evasion}
+
+
+@pytest.fixture(scope="module")
+def graph_bundle(bundle: Path, keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle as a graph, without the Keras model."""
+    directory = tmp_path_factory.mktemp("bundles") / "graph"
+    directory.mkdir()
+    (directory / "model.onnx").write_bytes(exported(KerasClassifier(keras_model)).SerializeToString())
+    read = read_bundle(bundle)
+    classifier = {key: value for key, value in read.settings["classifier"].items() if key != "file"} | {"engine": "onnx"}
+    settings = {**read.settings, "classifier": classifier}
+    write_bundle(directory, settings=settings, calibration=read.calibration, card={})
+    return directory
+
+
+def test_of_a_graph_the_black_box_half_is_run_and_the_rest_is_named(
+    hauberk: Command, graph_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    ran = evaluate(hauberk, graph_bundle, data, tmp_path, rows="0:60", eps="0.1")
+    assert ran.code == 0, ran.errors
+    said = " ".join(ran.output.split())
+    assert "This is the black-box half of an evaluation" in said
+    assert (
+        "left out: jsma, fgm, bim, pgd, bpda_eot, bpda_eot_with_secret, curves of attackers who have the model, checks on" in said
+    )
+    assert "DOUBT attacks that follow gradients were tried: none was" in said
+
+
+def test_a_twin_is_compared_before_it_is_believed(
+    hauberk: Command, graph_bundle: Path, keras_file: Path, data: Path, tmp_path: Path
+) -> None:
+    small_network(seed=3).save(tmp_path / "other.keras")
+    options = {"rows": "0:60", "eps": "0.1"}
+    ran = evaluate(hauberk, graph_bundle, data, tmp_path / "out", gradients=tmp_path / "other.keras", **options)
+    assert_refused(ran, "but other.keras gives the same label on")
+    ran = evaluate(hauberk, graph_bundle, data, tmp_path / "out", gradients=keras_file, **options)
+    assert ran.code == 0, ran.errors
+    found = REPORT.validate_json((tmp_path / "out" / "report.json").read_bytes())
+    assert found.capabilities == {"engine": "ONNX", "activations": True, "gradients": "twin", "training": True}
+    assert {"pgd", "bpda_eot"} <= {row.attack for row in found.evasion}
+    assert "black-box" not in ran.output
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def onnx_model(*, kind: str = "") -> ModelProto:
     from onnx import TensorProto, helper, numpy_helper
 
     weights = numpy_helper.from_array(np.ones((768, 3), np.float32), "w")
-    shape = ["n", "h", "w", 3] if kind == "dynamic" else ["n", 16, 16, 3]
+    shape: list[str | int | None] = ["n", "h", "w", 3] if kind == "dynamic" else ["n", 16, 16, 3]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])
     nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["scores"])]

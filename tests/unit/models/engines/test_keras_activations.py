@@ -10,7 +10,7 @@ import pytest
 
 from models.classifier import ActivationClassifier
 from models.engines.keras import KerasClassifier, import_tensorflow
-from models.engines.keras_activations import FEATURES_AT_MOST
+from models.engines.reading.layers import FEATURES_AT_MOST
 from models.errors import InvalidInput
 from tests.fakes import noise
 

@@ -47,7 +47,8 @@ def model_of(nodes: Any, inputs: Any, outputs: Any, *, weights: Any = None, vers
 
 
 def predicted(model: Any, images: Any, classes: int, **options: Any) -> Any:
-    graph = composed(model, input_shape=images.shape[1:], **{"preparation": Preparation(), "outputs": "logits"} | options)
+    chosen: dict[str, Any] = {"preparation": Preparation(), "outputs": "logits"} | options
+    graph = composed(model, input_shape=images.shape[1:], **chosen)
     labels = [str(label) for label in range(classes)]
     return OnnxClassifier(graph.SerializeToString(), labels=labels, input_shape=images.shape[1:], threads=1).predict(images)
 

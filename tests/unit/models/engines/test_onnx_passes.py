@@ -44,11 +44,9 @@ def rewritten(before: ModelProto, x: Any, atol: float = 1e-6) -> Counter[str]:
 
 
 def ramps(w: list[float], b: list[float] | None, v: list[float], c: float | None, **attributes: Any) -> ModelProto:
-    weights = {"w": np.float32(w).reshape(-1, 1, 1, 1), "v": np.float32(v).reshape(1, -1, 1, 1)}  # type: ignore[arg-type]
-    if b is not None:
-        weights["b"] = np.float32(b)  # type: ignore[arg-type]
-    if c is not None:
-        weights["c"] = np.array([c], np.float32)
+    weights = {"w": np.array(w, np.float32).reshape(-1, 1, 1, 1), "v": np.array(v, np.float32).reshape(1, -1, 1, 1)}
+    weights |= {} if b is None else {"b": np.array(b, np.float32)}
+    weights |= {} if c is None else {"c": np.array([c], np.float32)}
     nodes = [
         helper.make_node("Conv", ["x", "w", *(["b"] if b is not None else [])], ["lines"], **attributes),
         helper.make_node("Relu", ["lines"], ["ramps"]),

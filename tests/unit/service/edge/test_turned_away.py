@@ -56,6 +56,8 @@ def test_what_came_whole_is_answered_when_it_may_be_and_read_on_after_it(at: At)
             await asyncio.sleep(WAIT_S / 20)
         assert time.monotonic() - began > 0.9 * WAIT_S
         assert not bench.wire.paused
+        bench.connection.look(asyncio.get_running_loop().time() + KEEP_ALIVE_S - 1)
+        assert not bench.wire.closed
         bench.full = False
         await bench.send(REQUEST)
 
@@ -100,6 +102,17 @@ def test_who_leaves_while_its_refusal_waits_is_counted_as_gone(at: At) -> None:
     bench = at(scenario)
     assert [end[1] for end in bench.watcher.ends] == [503, 499]
     assert bench.watcher.in_flight == 0
+
+
+def test_a_server_that_ends_answers_what_waits_to_be_refused(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        await fill(bench)
+        await bench.send(REQUEST)
+        bench.connection.shutdown()
+        assert bench.wire.statuses == [503, 503]
+        assert bench.wire.closed
+
+    at(scenario)
 
 
 def test_a_connection_that_waits_is_not_taken_for_a_slow_client(at: At) -> None:

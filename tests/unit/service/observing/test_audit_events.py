@@ -30,7 +30,7 @@ def decisions(strip: Mode = "enforce") -> Decisions:
     found = np.array([False, True, False])
     abstained = found if strip == "enforce" else np.zeros(3, bool)
     scores = np.array([0.512345, 0.000123, np.nan])
-    trace = Trace(detections=(Detection("strip", strip, found, np.array([8, 96, 8]), scores),))
+    trace = Trace(detections=(Detection("strip", strip, found, np.array([8, 96, 8]), scores, scores),))
     probabilities = np.full((3, 2), 0.314159, np.float32)
     return Decisions(probabilities, abstained, np.where(abstained, -1, 1), trace)
 

@@ -23,7 +23,7 @@ CONTRACT = {
     "hauberk_abstentions": ("counter", {"defence", "mode"}),
     "hauberk_stage_duration_seconds": ("histogram", {"stage"}),
     "hauberk_rejected_inputs": ("counter", {"reason"}),
-    "hauberk_strip_score": ("histogram", set()),
+    "hauberk_strip_entropy_bits": ("histogram", set()),
     "hauberk_strip_overlays": ("histogram", set()),
     "hauberk_purification_distance": ("histogram", set()),
     "hauberk_predicted_class": ("counter", {"label"}),
@@ -113,7 +113,7 @@ def test_a_wave_moves_outcomes_classes_stages_distance_and_what_the_detector_saw
     assert value(made, "hauberk_stage_duration_seconds_sum", stage="predict") == pytest.approx(0.002)
     assert value(made, "hauberk_purification_distance_count") == 3
     assert value(made, "hauberk_strip_overlays_sum") == 24
-    assert value(made, "hauberk_strip_score_sum") == pytest.approx(1.5)
+    assert value(made, "hauberk_strip_entropy_bits_sum") == pytest.approx(1.5)
 
 
 def test_a_batch_moves_its_size_the_queue_and_the_time_in_it() -> None:
