@@ -53,7 +53,6 @@ from models.version import __version__
 # An example request of more numbers than this is no longer something to paste.
 _EXAMPLE_NUMBERS_AT_MOST = 20_000
 _KEPT_DECIMALS = 4
-_TWINS_COMPARED_ON = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class CalibrationPlan:
         gradients: a twin of a classifier that has no gradients of its own, for the detectors that learn from attacks; or its file.
         test: other labelled images, to measure on.
         minutes: that the calibration may take; what would take longer is left out, see `effort`. No bound when none.
-        image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; 32 overlays when none.
+        image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; five overlays when none.
         effort: the most that is looked at.
         reading_is_checked: that no other reading of the images fits the classifier better, as the command line does before.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
@@ -228,34 +227,34 @@ def calibrate(
     if not isinstance(classifier, RemoteClassifier):
         announce(converting_told(classifier, len(clean)))
     conversion = converted(classifier, clean.images, threads=threads)
-    serving = _serving(classifier, conversion, clean, plan, threads)
-    work = plan.work(serving, len(clean), threads, spent_s=time.monotonic() - began)
+    served = _served(classifier, conversion, clean, plan, threads)
+    work = plan.work(served, len(clean), threads, spent_s=time.monotonic() - began)
     announce(work.told())
     effort = work.chosen.effort
     provenance = plan.provenance(clean)
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
-    purifier = choose_purifier(serving, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
-    detectors = calibrate_detectors(serving, parts, fits_of(plan.detectors), plan.terms(progress, effort))
+    purifier = choose_purifier(served, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
+    detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), plan.terms(progress, effort))
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
-    fitted = _Fitted(classifier, serving, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)
-    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(serving))
+    return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
 
 
-def _serving(
+def _served(
     classifier: KeptClassifier, conversion: Conversion, clean: Samples, plan: CalibrationPlan, threads: int
 ) -> Classifier:
     """What will serve, with whatever gradients there are: defences are fitted to it, and detectors name its layers as it does."""
-    some = clean.images[drawn(len(clean), at_most=_TWINS_COMPARED_ON)]
+    some = clean.images[next(blocks(clean.images))]
     if not isinstance(classifier, KerasClassifier):
         return with_gradients(classifier, some, given=plan.gradients, threads=threads)
-    serving: Classifier = classifier
+    served: Classifier = classifier
     if conversion.engine == "onnx" and conversion.model is not None:
-        serving = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
-    return with_gradients(serving, some, given=plan.gradients, own=lambda: classifier, threads=threads)
+        served = OnnxClassifier(conversion.model, labels=classifier.labels, input_shape=classifier.input_shape, threads=threads)
+    return with_gradients(served, some, given=plan.gradients, own=lambda: classifier, threads=threads)
 
 
 def fit_detectors(
@@ -287,7 +286,7 @@ class _Fitted:
     """Everything a bundle is written from."""
 
     classifier: KeptClassifier
-    serving: Classifier
+    served: Classifier
     name: str
     purifier: PurifierChoice
     detectors: tuple[CalibratedDetector, ...]
@@ -333,7 +332,7 @@ class _Fitted:
             "labels": list(self.classifier.labels),
             **described(self.classifier),
             "engine": self.conversion.card(),
-            "capabilities": Capabilities.of(self.serving).settings(),
+            "capabilities": Capabilities.of(self.served).settings(),
             "calibration": self.provenance,
             SPEED: self.work.speed_card(),
             "effort": self.work.card(),
@@ -360,9 +359,9 @@ def _write(
         _save_model(fitted.classifier, fitted.conversion, draft)
         settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
-        defended = assemble(unmeasured, fitted.serving, secret=b"", threads=threads)
+        defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)
         parts = {where: PartOf(progress, "measuring", number, len(measure_on)) for number, where in enumerate(measure_on)}
-        measured = {where: measure(defended, fitted.serving, data, parts[where]) for where, data in measure_on.items()}
+        measured = {where: measure(defended, fitted.served, data, parts[where]) for where, data in measure_on.items()}
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():

@@ -151,5 +151,5 @@ def _ms(seconds: float) -> str:
 
 def _round(calls: int) -> int:
     """To two digits: it is an estimate."""
-    unit = int(10 ** max(0, len(str(calls)) - 2))
+    unit: int = 10 ** max(0, len(str(calls)) - 2)
     return round(calls / unit) * unit
