@@ -66,7 +66,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedSize:
     """The two servers: seconds until each answered, MiB of each worker, and their cells under one client."""
 
     ready_s: tuple[float, float]
@@ -147,7 +147,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _served(bundle: Bundle, requests: list[bytes], directory: Path, cell_s: float) -> Served:
+def _served(bundle: Bundle, requests: list[bytes], directory: Path, cell_s: float) -> ServedSize:
     settings = {"HAUBERK_BUNDLE": str(bundle.directory), "HAUBERK_SECRET": "0123456789abcdef" * 2}
     contenders = (
         Contender("defences on", GATEWAY, settings),
@@ -158,10 +158,10 @@ def _served(bundle: Bundle, requests: list[bytes], directory: Path, cell_s: floa
         loader = Loader(directory, cell_s, _ROUNDS)
         cells = loader.alternate(servers, loader.prepare(requests))
         memory = [server.memory().worker for server in servers]
-    return Served((servers[0].ready_s, servers[1].ready_s), (memory[0], memory[1]), (cells[0], cells[1]))
+    return ServedSize((servers[0].ready_s, servers[1].ready_s), (memory[0], memory[1]), (cells[0], cells[1]))
 
 
-def _text(size: Size, calibration: Calibration, served: Served, cell_s: float) -> str:
+def _text(size: Size, calibration: Calibration, served: ServedSize, cell_s: float) -> str:
     card, bundle = calibration.bundle.card, calibration.bundle
     usual = card["measured"]["calibration_images"]["mean_model_calls"]
     rows = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pictures.errors import MalformedPicture, WrongMode
+from models.pictures.errors import DamagedPicture, UnusableColours
 
 TRANSPARENT = "Expected an opaque picture, got one with transparent pixels; paint it on a background first."
 COLOURED = "Expected a grey picture, as this classifier takes one channel, got one with colours."
@@ -36,7 +36,7 @@ class Colours:
 
 
 def plain(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
-    """Pixels uint8 or uint16 [h, w, channels], with the colours that they stand for. Raises: MalformedPicture, WrongMode."""
+    """Pixels uint8 or uint16 [h, w, channels], with the colours that they stand for. Raises: DamagedPicture, UnusableColours."""
     if pixels.dtype == np.bool_:
         pixels = pixels * np.uint8(_WHITE)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
@@ -45,17 +45,17 @@ def plain(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
     if colours.transparent is not None and pixels.shape[2] in (1, 3):
         key = np.frombuffer(colours.transparent, ">u2")
         if key.size != pixels.shape[2]:
-            raise MalformedPicture
+            raise DamagedPicture
         scale = 255 // ((1 << colours.bits) - 1) if colours.bits < 8 else 1
         if (pixels == key.astype(np.uint32) * scale).all(axis=2).any():
-            raise WrongMode(detail=TRANSPARENT)
+            raise UnusableColours(detail=TRANSPARENT)
     return pixels
 
 
 def _painted(numbers: NDArray[Any], palette: bytes, alpha: bytes) -> NDArray[Any]:
     colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
     if numbers.max() >= len(colours) or len(alpha) > len(colours):
-        raise MalformedPicture
+        raise DamagedPicture
     opacity = np.full((len(colours), 1), _OPAQUE, np.uint8)
     opacity[: len(alpha), 0] = np.frombuffer(alpha, np.uint8)
     painted: NDArray[Any] = np.hstack([colours, opacity])[numbers]
@@ -65,16 +65,16 @@ def _painted(numbers: NDArray[Any], palette: bytes, alpha: bytes) -> NDArray[Any
 def fitting(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
     """Pixels [h, w, 1 to 4] with the classifier's channels, one or three.
 
-    An alpha that is opaque everywhere is left out, grey becomes RGB, and RGB whose channels are equal grey. Raises: WrongMode.
+    An alpha that is opaque everywhere is left out, grey becomes RGB, and RGB whose channels are equal grey. Raises: UnusableColours.
     """
     if pixels.shape[2] in (2, 4):
         if pixels[..., -1].min() < _OPAQUE:
-            raise WrongMode(detail=TRANSPARENT)
+            raise UnusableColours(detail=TRANSPARENT)
         pixels = pixels[..., :-1]
     if pixels.shape[2] < channels:
         return np.repeat(pixels, channels, axis=2)
     if pixels.shape[2] > channels and (pixels != pixels[..., :1]).any():
-        raise WrongMode(detail=COLOURED)
+        raise UnusableColours(detail=COLOURED)
     return pixels[..., :channels]
 
 

@@ -30,7 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from models.pictures import channels
 from models.pictures.channels import Colours
-from models.pictures.errors import MalformedPicture, UnusablePicture, WrongMode, WrongShape
+from models.pictures.errors import DamagedPicture, UnusableColours, UnusablePicture, UnusableSize
 from models.pictures.orientation import UPRIGHT, orientation, upright, upright_size
 
 PNG, JPEG = b"image/png", b"image/jpeg"
@@ -82,14 +82,14 @@ def pixels(body: bytes, media_type: bytes, size: Size | None) -> NDArray[Any]:
         media_type: as declared; b"" takes either.
         size: (h, w) that it has to have; any of at most PIXELS_AT_MOST when None.
 
-    Raises: MalformedPicture, WrongShape, WrongMode.
+    Raises: DamagedPicture, UnusableSize, UnusableColours.
     """
     try:
         return _pixels(body, media_type, size)
     except UnusablePicture:
         raise
     except Exception:  # noqa: BLE001  # a damaged picture makes decoders raise a dozen different things
-        raise MalformedPicture from None
+        raise DamagedPicture from None
 
 
 def _pixels(body: bytes, media_type: bytes, size: Size | None) -> NDArray[Any]:
@@ -105,31 +105,31 @@ def _pixels(body: bytes, media_type: bytes, size: Size | None) -> NDArray[Any]:
         one, other = (_decoded(JpegImageFile(io.BytesIO(file)), jpeg.size, jpeg.mode) for file in files)
         if np.array_equal(one, other):
             return upright(channels.plain(one, Colours()), jpeg.turned)
-    raise MalformedPicture
+    raise DamagedPicture
 
 
 def _decoded(picture: ImageFile, size: tuple[int, int], mode: str) -> NDArray[Any]:
     # What Pillow is about to decode, whatever was checked before.
     if (picture.size[::-1], picture.mode) != (size, mode):
-        raise MalformedPicture
+        raise DamagedPicture
     return np.asarray(picture)
 
 
 def _check_stored(stored: Size, size: Size | None) -> None:
-    """Before it is known how the picture is turned. Raises: WrongShape."""
+    """Before it is known how the picture is turned. Raises: UnusableSize."""
     if size is not None and sorted(stored) != sorted(size):
         _check_size(stored, size, UPRIGHT)
     if size is None and math.prod(stored) > PIXELS_AT_MOST:
-        raise WrongShape(detail=f"Expected a picture of at most {PIXELS_AT_MOST:,} pixels, got {stored[1]} by {stored[0]}.")
+        raise UnusableSize(detail=f"Expected a picture of at most {PIXELS_AT_MOST:,} pixels, got {stored[1]} by {stored[0]}.")
 
 
 def _check_size(stored: Size, size: Size | None, turned: int) -> None:
-    """Raises: WrongShape, unless the picture has this size (h, w) once it is upright."""
+    """Raises: UnusableSize, unless the picture has this size (h, w) once it is upright."""
     if size is None:
         return
     h, w = upright_size(*stored, turned)
     if (h, w) != size:
-        raise WrongShape(detail=f"Expected a picture {size[1]} pixels wide and {size[0]} high, got {w} and {h}.")
+        raise UnusableSize(detail=f"Expected a picture {size[1]} pixels wide and {size[0]} high, got {w} and {h}.")
 
 
 class _Png(NamedTuple):
@@ -143,19 +143,19 @@ class _Png(NamedTuple):
 
 
 def _png(body: bytes, size: Size | None) -> _Png:
-    """Raises: MalformedPicture, WrongShape, WrongMode."""
+    """Raises: DamagedPicture, UnusableSize, UnusableColours."""
     if len(body) < _PNG_HEADER_BYTES or body[8:16] != b"\0\0\0\rIHDR":
-        raise MalformedPicture
+        raise DamagedPicture
     width, height, bits, colour_type = struct.unpack_from(">IIBB", body, 16)
     _check_stored((height, width), size)
     mode = _PNG_MODES.get((colour_type, bits))
     if mode is None:
-        raise WrongMode(detail=channels.DEEP.format(bits=bits))
+        raise UnusableColours(detail=channels.DEEP.format(bits=bits))
     kept, notes = _png_chunks(body)
     turned = orientation(notes.get(b"eXIf", b""))
     _check_size((height, width), size, turned)
     if notes.get(b"acTL", _ONE_FRAME)[:4] != _ONE_FRAME:
-        raise WrongMode(detail=channels.ANIMATED)
+        raise UnusableColours(detail=channels.ANIMATED)
     palette = notes[b"PLTE"] if colour_type == _PNG_PALETTE else None
     data = [part[8:-4] for part in kept[1:] if part[4:8] == b"IDAT"]
     _check_pixels(data, (height, width), bits * _PNG_CHANNELS[colour_type], interlaced=body[28] == 1)
@@ -163,29 +163,29 @@ def _png(body: bytes, size: Size | None) -> _Png:
 
 
 def _png_chunks(body: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
-    """The signature and the chunks of pixels, and the data of the chunks that say something about these. Raises: MalformedPicture."""
+    """The signature and the chunks of pixels, and the data of the chunks that say something about these. Raises: DamagedPicture."""
     kept, notes, at, kind = [body[:8]], dict[bytes, bytes](), 8, b""
     for _ in range(_parts_at_most(body)):
         (length,) = struct.unpack_from(">I", body, at)
         kind, end = body[at + 4 : at + 8], at + 12 + length
         if end > len(body) or kind in notes or (kind == b"IHDR" and at != 8):
-            raise MalformedPicture
+            raise DamagedPicture
         if kind in _PNG_NOTED:
             notes[kind] = body[at + 8 : end - 4]
             if zlib.crc32(body[at + 4 : end - 4]) != int.from_bytes(body[end - 4 : end]):
-                raise MalformedPicture
+                raise DamagedPicture
         if kind in _PNG_KEPT:
             kept.append(body[at:end])
         at = end
         if kind == b"IEND":
             break
     if kind != b"IEND" or at != len(body):
-        raise MalformedPicture
+        raise DamagedPicture
     return kept, notes
 
 
 def _check_pixels(parts: Sequence[bytes], size: tuple[int, int], bits: int, *, interlaced: bool) -> None:
-    """Pillow leaves black what a file has no pixels for. Raises: MalformedPicture, unless they are all there, and no more.
+    """Pillow leaves black what a file has no pixels for. Raises: DamagedPicture, unless they are all there, and no more.
 
     Args:
         bits: of a pixel.
@@ -197,7 +197,7 @@ def _check_pixels(parts: Sequence[bytes], size: tuple[int, int], bits: int, *, i
         rows += high * (1 + (wide * bits + 7) // 8) if high > 0 and wide > 0 else 0
     inflater = zlib.decompressobj()
     if len(inflater.decompress(b"".join(parts), rows + 1)) != rows or not inflater.eof:
-        raise MalformedPicture
+        raise DamagedPicture
 
 
 class _Jpeg(NamedTuple):
@@ -211,20 +211,20 @@ class _Jpeg(NamedTuple):
 
 
 def _jpeg(body: bytes, size: Size | None) -> _Jpeg:
-    """Raises: MalformedPicture, WrongShape, WrongMode."""
+    """Raises: DamagedPicture, UnusableSize, UnusableColours."""
     kept, at, marker = [body[:2]], 2, 0
     frames: list[tuple[int, int, str]] = []
     exif = b""
     for _ in range(_parts_at_most(body)):
         past = _NO_FILL_BYTE.search(body, at)
         if past is None or past.start() == at:
-            raise MalformedPicture
+            raise DamagedPicture
         start = at = past.start() - 1
         marker = body[at + 1]
         (length,) = struct.unpack_from(">H", body, at + 2)
         at += 2 + length
         if length < 2 or at > len(body):
-            raise MalformedPicture
+            raise DamagedPicture
         if marker in _JPEG_FRAMES:
             frames.append(_frame(body, at - length, size))
         if marker not in _JPEG_METADATA:
@@ -235,7 +235,7 @@ def _jpeg(body: bytes, size: Size | None) -> _Jpeg:
             break
     scans = body[at:]
     if marker != _JPEG_SCAN or len(frames) != 1 or len(kept) > _JPEG_TABLES_AT_MOST or _count(scans) > _SCANS_AT_MOST:
-        raise MalformedPicture
+        raise DamagedPicture
     (height, width, mode), turned = frames[0], orientation(exif)
     _check_size((height, width), size, turned)
     return _Jpeg(b"".join(kept), scans, (height, width), mode, turned)
@@ -263,7 +263,7 @@ def _markers(scans: bytes) -> _Markers:
 
 
 def _filled_up(scans: bytes, markers: _Markers, fill: bytes, size: tuple[int, int]) -> bytes:
-    """The scans of a picture, each part of their data followed by `fill` and, at its end, by restarts. Raises: MalformedPicture."""
+    """The scans of a picture, each part of their data followed by `fill` and, at its end, by restarts. Raises: DamagedPicture."""
     end = fill + b"".join(b"\xff%c%s" % (restart, fill) for restart in _JPEG_RESTARTS)
     blocks = math.prod(-(-length // 8) for length in size)
     kept, at, following = [], 0, 0
@@ -281,15 +281,15 @@ def _filled_up(scans: bytes, markers: _Markers, fill: bytes, size: tuple[int, in
             kept.append(scans[at : at + length])
             at += length
             following = int(np.searchsorted(markers.places, at))
-    raise MalformedPicture
+    raise DamagedPicture
 
 
 def _frame(body: bytes, at: int, size: Size | None) -> tuple[int, int, str]:
-    """Height, width and mode of the frame whose length stands at `at`. Raises: WrongShape, WrongMode."""
+    """Height, width and mode of the frame whose length stands at `at`. Raises: UnusableSize, UnusableColours."""
     bits, height, width, count = struct.unpack_from(">BHHB", body, at + 2)
     _check_stored((height, width), size)
     if bits != 8:
-        raise WrongMode(detail=channels.DEEP.format(bits=bits))
+        raise UnusableColours(detail=channels.DEEP.format(bits=bits))
     if count not in _JPEG_MODES:
-        raise WrongMode(detail=channels.MANY.format(channels=count))
+        raise UnusableColours(detail=channels.MANY.format(channels=count))
     return height, width, _JPEG_MODES[count]

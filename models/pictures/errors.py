@@ -15,19 +15,19 @@ class UnusablePicture(InvalidInput):
         super().__init__(self.detail)
 
 
-class MalformedPicture(UnusablePicture):
+class DamagedPicture(UnusablePicture):
     """No whole picture of a known kind."""
 
     detail = "Expected one whole picture, got a damaged or cut one, or no picture at all."
 
 
-class WrongMode(UnusablePicture):
+class UnusableColours(UnusablePicture):
     """Its colours cannot be held in the channels without loss."""
 
     detail = "Expected an opaque picture, grey or RGB."
 
 
-class WrongShape(UnusablePicture):
+class UnusableSize(UnusablePicture):
     """Another size."""
 
     detail = "Expected a picture of another size."

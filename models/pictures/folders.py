@@ -18,7 +18,7 @@ from models.datasets import Dataset
 from models.errors import InvalidInput
 from models.pictures.channels import COLOURED
 from models.pictures.decoding import Size
-from models.pictures.errors import UnusablePicture, WrongMode
+from models.pictures.errors import UnusableColours, UnusablePicture
 from models.pictures.reading import ENDINGS, read_picture, reason
 from models.progress import Progress, silent
 from models.stored_images import IN_MEMORY_AT_MOST, StoredImages, refused_when_full
@@ -180,7 +180,7 @@ class _Reading:
             try:
                 picture = read_picture(file, channels_wanted=channels, size=self.size)
             except (UnusablePicture, OSError) as failure:
-                if only_while_grey and isinstance(failure, WrongMode) and failure.detail == COLOURED:
+                if only_while_grey and isinstance(failure, UnusableColours) and failure.detail == COLOURED:
                     raise _Coloured from None
                 unusable.append(f"{name} ({reason(failure)})")
                 continue

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.files import NotAFile, read_file
 from models.pictures import channels
 from models.pictures.decoding import PIXELS_AT_MOST, Size, pixels
-from models.pictures.errors import MalformedPicture, UnusablePicture, WrongMode, WrongShape
+from models.pictures.errors import DamagedPicture, UnusableColours, UnusablePicture, UnusableSize
 from models.pictures.orientation import orientation, upright
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -61,9 +61,9 @@ def _webp(body: bytes) -> NDArray[Any]:
         picture = WebPImageFile(io.BytesIO(body))
         frames = int(getattr(picture, "n_frames", 1))
     except Exception:  # noqa: BLE001  # a damaged picture makes decoders raise a dozen different things
-        raise MalformedPicture from None
+        raise DamagedPicture from None
     if frames != 1:
-        raise WrongMode(detail=channels.ANIMATED)
+        raise UnusableColours(detail=channels.ANIMATED)
     return upright(_decoded(picture), orientation(picture.info.get("exif", b"").removeprefix(_EXIF)))
 
 
@@ -73,7 +73,7 @@ def _bmp(body: bytes) -> NDArray[Any]:
     try:
         picture = BmpImageFile(io.BytesIO(body))
     except Exception:  # noqa: BLE001
-        raise MalformedPicture from None
+        raise DamagedPicture from None
     return _decoded(picture)
 
 
@@ -81,13 +81,13 @@ def _decoded(picture: Any) -> NDArray[Any]:
     """Pixels [h, w, channels] of an opened picture, of which nothing is decoded yet."""
     if math.prod(picture.size) > PIXELS_AT_MOST:
         w, h = picture.size
-        raise WrongShape(detail=f"Expected a picture of at most {PIXELS_AT_MOST:,} pixels, got {w} by {h}.")
+        raise UnusableSize(detail=f"Expected a picture of at most {PIXELS_AT_MOST:,} pixels, got {w} by {h}.")
     if picture.mode not in _MODES:
-        raise WrongMode(detail=f"Expected a grey picture or RGB, got one of mode {picture.mode}.")
+        raise UnusableColours(detail=f"Expected a grey picture or RGB, got one of mode {picture.mode}.")
     try:
         found = np.asarray(picture if picture.mode == _MODES[picture.mode] else picture.convert(_MODES[picture.mode]))
     except Exception:  # noqa: BLE001
-        raise MalformedPicture from None
+        raise DamagedPicture from None
     return found.reshape(*found.shape[:2], -1)
 
 

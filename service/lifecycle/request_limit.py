@@ -96,14 +96,17 @@ def _compare(settings: Settings, calls: int, times: CallTimes) -> None:
     if times.stated is None:
         return
     slower = times.here / times.stated
-    found = f"a model call takes {times.here * 1000:.2g} ms here, {slower:.1f} times what the bundle's card states"
+    found = (f"{times.here * 1000:.2g}", f"{slower:.1f}")
     if calls * times.here > settings.deadline_s:
         logger.warning(
-            "%s: the largest request can take %.2g s in the worst case, and the deadline is %g s; give this server more processors, "
-            "raise HAUBERK_DEADLINE_S, or lower HAUBERK_MAX_IMAGES on all replicas",
-            found,
+            "a model call takes %s ms here, %s times what the bundle's card states: the largest request can take %.2g s in the worst case, "
+            "and the deadline is %g s; give this server more processors, raise HAUBERK_DEADLINE_S, or lower HAUBERK_MAX_IMAGES on all "
+            "replicas",
+            *found,
             calls * times.here,
             settings.deadline_s,
         )
     elif slower >= _MUCH_SLOWER:
-        logger.warning("%s; the machine is slower, or busy", found)
+        logger.warning(
+            "a model call takes %s ms here, %s times what the bundle's card states; the machine is slower, or busy", *found
+        )

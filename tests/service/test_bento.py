@@ -119,10 +119,10 @@ def test_it_holds_what_serving_needs_and_nothing_that_lies_about(built: Built) -
 
 def test_it_installs_what_was_tested_and_no_development_tool(built: Built) -> None:
     assert pins(built.requirements) <= pins((ROOT / "requirements.lock").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed, tools = (
         {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in requirements}
-        for requirements in (project["dependencies"], project["optional-dependencies"]["dev"])
+        for requirements in (declared["dependency-groups"]["serving"], declared["project"]["optional-dependencies"]["dev"])
     )
     installed = {name for name, _ in pins(built.requirements)}
     assert needed <= installed

@@ -154,7 +154,10 @@ def test_its_metadata_name_the_version_the_command_and_the_extras(wheel: Path) -
         metadata = HeaderParser().parsestr(archive.read(f"hauberk-{__version__}.dist-info/METADATA").decode())
         scripts = archive.read(f"hauberk-{__version__}.dist-info/entry_points.txt").decode()
     assert metadata["Version"] == __version__
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"report", "cluster", "ray", "tracing", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {
+        *("report", "cluster", "ray", "tracing", "dev"),
+        *("tensorflow", "onnx", "torch", "sklearn-models"),
+    }
     assert "hauberk = hauberk.main:main" in scripts
     for requirement in metadata.get_all("Requires-Dist") or ():
         name, wanted = re.match(r"([\w.-]+)(.*)", requirement).groups()  # type: ignore[union-attr]

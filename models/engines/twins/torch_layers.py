@@ -35,7 +35,7 @@ _SAME = ("to", "_to_copy", "clone", "contiguous")
 
 
 @dataclass(frozen=True)
-class Cut:
+class LayerCut:
     """A graph that ends at a node.
 
     Attributes:
@@ -56,7 +56,7 @@ class TorchLayers:
         self._nodes = {node.name: node for node in module.graph.nodes if self._has_rows(node)}
         head = self._head()
         self.names = tuple(name for name, node in self._nodes.items() if node is head or _operation(node) not in _RELAYOUT)
-        self._cuts: dict[str, Cut] = {}
+        self._cuts: dict[str, LayerCut] = {}
 
     @property
     def output(self) -> Any:
@@ -91,15 +91,15 @@ class TorchLayers:
         maps = [name for name in before if name in self.names and _is_map(self._nodes[name])]
         return maps[-1] if maps else None
 
-    def logits(self, *, probabilities: bool) -> Cut:
+    def logits(self, *, probabilities: bool) -> LayerCut:
         """The program, cut before the softmax or sigmoid that it ends in where it returns probabilities."""
         last = self.output
         columns = last.meta["val"].shape[-1]
         while probabilities and _operation(last) in _SAME:
             last = last.args[0]
         if probabilities and _operation(last) in _SURE[min(int(columns), 2)]:
-            return Cut(self._cut(last.args[0]), sure=True)
-        return Cut(self._cut(self.output))
+            return LayerCut(self._cut(last.args[0]), sure=True)
+        return LayerCut(self._cut(self.output))
 
     def reader(self, layer: str | int | None) -> tuple[Callable[[Any], Any], tuple[int, ...]]:
         """The graph cut at a layer, with its channels last, and the shape of a row there. Raises: InvalidInput: no such layer."""
@@ -108,7 +108,7 @@ class TorchLayers:
             name = self.names[position(self.names, name)]
         node = self._nodes[str(name)]
         if name not in self._cuts:
-            self._cuts[str(name)] = Cut(self._cut(node))
+            self._cuts[str(name)] = LayerCut(self._cut(node))
         read, shape = self._cuts[str(name)].read, _row(node)
         if len(shape) == _MAP_AXES:
             return lambda images: read(images).permute(0, 2, 3, 1), (*shape[1:], shape[0])
