@@ -38,7 +38,14 @@ def entropy_bits(probabilities: Probabilities) -> NDArray[np.float64]:
 def change(probabilities: Probabilities, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """What every row leaves to classes other than its label, in float64: [n, k], [n] -> [n], in [0, 1]."""
     left: NDArray[np.float64] = 1 - probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return np.maximum(left, 0.0)
+    sure = np.flatnonzero(left <= 0)
+    if sure.size:
+        # A probability that float32 rounds to 1. The others still tell how sure: without them, a classifier with large logits would have
+        # many clean images tie with a perfect backdoor's at 0, and so switch off its own detector.
+        others = probabilities[sure].astype(np.float64)
+        others[np.arange(len(sure)), labels[sure]] = 0
+        left[sure] = others.sum(axis=1)
+    return left
 
 
 def _compiled_for(images: Images) -> Images:

@@ -140,12 +140,36 @@ def test_strip_on_a_classifier_that_scores_like_a_backdoor_only_monitors_and_say
     assert not (choice.fitted.choosing <= choice.threshold).any()
 
 
-def test_a_classifier_that_is_too_sure_cannot_switch_off_its_own_detector() -> None:
-    sure = linear((4, 4, 1), 4, sharpness=300.0)
-    choice, _ = calibrated(sure, split(labelled(sure, 600), rate=0.05, confidence=None, seed=0), rate=0.05)
-    assert -np.inf < choice.threshold <= 1e-4
+def unwavering(images: Images, logit: float) -> Probabilities:
+    """Whatever is in an image: class 0, a little less surely for a darker one."""
+    margin = logit + 6 * (images.mean(axis=(1, 2, 3), dtype=np.float64) - 0.5)
+    return softmax(np.stack([margin, np.zeros(len(margin)), np.zeros(len(margin))], axis=1))
+
+
+@pytest.mark.parametrize("logit", [12.0, 25.0, 80.0])  # float32 rounds the last two's probabilities to 1
+def test_a_classifier_that_is_too_sure_cannot_switch_off_its_own_detector(logit: float) -> None:
+    sure = FakeClassifier(lambda images: unwavering(images, logit), (4, 4, 1), 3)
+    parts = split(labelled(sure, 600), rate=0.05, confidence=None, seed=0)
+    choice, strip = calibrated(sure, parts, rate=0.05)
+    assert 0 < choice.threshold <= 1e-4
     assert choice.mode == "enforce"
     assert "distrust a classifier that is so sure" in choice.reason
+    assert (choice.fitted.holding <= strip.threshold).sum() == conformal_rank(len(parts.holding), 0.05, None)
+    backdoor = constant([1, 0, 0], (4, 4, 1))
+    images = noise(50, (4, 4, 1), 9)
+    assert refused(strip, backdoor, images, random_keys(50, np.random.default_rng(0))).all()
+
+
+def test_a_classifier_that_is_sure_of_other_answers_under_overlays_is_not_like_a_backdoor() -> None:
+    # Its entropies are next to none under every overlay, its changes are not.
+    sure = linear((4, 4, 1), 4, sharpness=300.0)
+    choice, strip = calibrated(sure, split(labelled(sure, 600), rate=0.05, confidence=None, seed=0), rate=0.05)
+    assert choice.threshold > 0.05
+    assert choice.mode == "enforce"
+    assert "distrust" not in choice.reason
+    backdoor = constant([1, 0, 0, 0], (4, 4, 1))
+    images = noise(50, (4, 4, 1), 9)
+    assert refused(strip, backdoor, images, random_keys(50, np.random.default_rng(0))).all()
 
 
 @pytest.mark.parametrize(("rate", "confidence"), [(0.05, None), (0.05, 0.95), (0.2, None)])
