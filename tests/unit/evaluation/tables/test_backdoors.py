@@ -61,8 +61,11 @@ def test_a_blended_trigger_works_and_strip_refuses_it(rows: dict[str, BackdoorRo
     assert row.strip_mode == "enforce"
     assert row.refused_triggered.rate > 0.8
     assert row.refused_clean.rate < 0.07
-    assert row.answered.rate < 0.2
-    assert row.auroc.low > 0.95
+    assert row.answered.rate < 0.1
+    assert row.refused_of_working.rate > 0.9
+    # A triggered image on which the trigger fails changes its answer as clean ones do: up to 5 % here, over seeds.
+    assert row.auroc.value > 0.9
+    assert row.auroc.low > 0.8
 
 
 def test_all_to_all_works_and_strip_does_not_see_it(rows: dict[str, BackdoorRow]) -> None:
