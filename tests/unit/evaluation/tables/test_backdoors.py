@@ -63,7 +63,8 @@ def test_a_blended_trigger_works_and_strip_refuses_it(rows: dict[str, BackdoorRo
     assert row.refused_clean.rate < 0.07
     assert row.answered.rate < 0.1
     assert row.refused_of_working.rate > 0.9
-    # A triggered image on which the trigger fails changes its answer as clean ones do: up to 5 % here, over seeds.
+    # A triggered image on which the trigger fails changes its answer as clean ones do: 1 to 5 % over seeds 0 to 2.
+    # The refusals are of seed 0: from 220 held images the threshold may be low (seed 1 refuses 62.5 %), the area is not (.953 to .988).
     assert row.auroc.value > 0.9
     assert row.auroc.low > 0.8
 
