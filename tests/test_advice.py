@@ -16,10 +16,23 @@ from tests.test_layers import graph, modules
 
 COMMANDS = ("train", "calibrate", "scan", "evaluate", "attack", "serve")
 
+_TOLD = {"calibrate", "scan", "train"}
+
 GIVEN_IN: dict[tuple[str, str], set[str]] = {
     ("defences.calibration.fits", "--detectors"): {"calibrate"},  # evaluate fits STRIP only, and names it itself
     ("hauberk.commands.classifier_options", "--labels"): {"calibrate", "scan"},  # train gives no names
-    ("models.accuracy", "--input-range"): {"calibrate", "scan", "train"},  # evaluate says its own, attack asks for answers only
+    # Only these open the file of a model and are told how it reads images; the others read what a bundle declares, or ask a server.
+    **{("models.input_readings", option): _TOLD for option in ("--channels", "--layout", "--preset", "--input-range")},
+    ("models.engines.keras", "--output"): _TOLD,
+    ("models.engines.keras_input", "--layout"): _TOLD,
+    ("models.engines.onnx_checks", "--output"): _TOLD,
+    ("models.engines.remote.tensors", "--output"): {"calibrate"},  # a bundle names the output
+    ("hauberk.commands.declaration", "--labels"): {"calibrate", "scan"},  # train gives no names
+    ("models.pictures.folders", "--labels"): {"calibrate", "scan"},  # of names that were given, in the other commands none are
+    ("models.engines.twins.capabilities", "--gradients"): {
+        "calibrate",
+        "evaluate",
+    },  # the others ask no foreign model for gradients
 }
 """Messages that fewer commands give than import their module: the commands that can."""
 
@@ -103,8 +116,8 @@ def test_every_option_that_a_message_names_exists_in_every_command_that_gives_th
 
 
 def test_messages_are_found_with_the_commands_that_give_them() -> None:
-    assert ("models.accuracy", "--input-range", "train") in named()
-    assert ("evaluation.evaluate", "--input-range", "calibrate") in named()  # it names the command
+    assert ("models.input_readings", "--input-range", "train") in named()
+    assert ("hauberk.commands.calibrate", "--bundle", "serve") in named()  # it names the command
     assert ("evaluation.red_team.campaign", "--max-queries", "attack") in named()
     assert len({option for _, option, _ in named()}) > 20
 

@@ -79,7 +79,7 @@ def test_a_model_trained_behind_a_preset_is_asked_about_and_what_is_advised_fits
         opened(tmp_path / "model.keras", TINTED)
     advised = re.search(r"; say ((?:--\S+ ?)+)", str(asked.value))
     assert advised is not None
-    options = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in advised[1].split())
+    options = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in advised[1].rstrip("; ").split())
     as_advised, as_trained = (
         opened(tmp_path / "model.keras", TINTED, **options),
         opened(tmp_path / "model.keras", TINTED, preset=preset),
