@@ -40,10 +40,10 @@ def read(body: bytes, media_type: bytes, tensors: Tensors) -> Images:
         raise WrongMode(detail=channels.NONE_FITS)
     try:
         pixels = channels.fitting(decoding.pixels(body, media_type, (h, w)), c)
-    except errors.MalformedPicture:
+    except errors.DamagedPicture:
         raise MalformedPicture from None
-    except errors.WrongShape as failure:
+    except errors.UnusableSize as failure:
         raise WrongShape(detail=failure.detail) from None
-    except errors.WrongMode as failure:
+    except errors.UnusableColours as failure:
         raise WrongMode(detail=failure.detail) from None
     return tensors.images(channels.shades(pixels).reshape(1, h, w, c))

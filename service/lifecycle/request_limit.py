@@ -99,9 +99,9 @@ def _compare(settings: Settings, calls: int, times: CallTimes) -> None:
     found = (f"{times.here * 1000:.2g}", f"{slower:.1f}")
     if calls * times.here > settings.deadline_s:
         logger.warning(
-            "a model call takes %s ms here, %s times what the bundle's card states: the largest request can take %.2g s in the worst case, "
-            "and the deadline is %g s; give this server more processors, raise HAUBERK_DEADLINE_S, or lower HAUBERK_MAX_IMAGES on all "
-            "replicas",
+            "a model call takes %s ms here, %s times what the bundle's card states: the largest request can take %.2g s in the worst "
+            "case, and the deadline is %g s; give this server more processors, raise HAUBERK_DEADLINE_S, or lower "
+            "HAUBERK_MAX_IMAGES on all replicas",
             *found,
             calls * times.here,
             settings.deadline_s,
