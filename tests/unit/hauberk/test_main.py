@@ -152,7 +152,10 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "a shift of less than nothing": ({"adversarial": "fgm", "shift": -1}, "adversarial trainer: expected shift >= 0, got -1"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
     "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
-    "a range of no model": ({"input-range": "0,255"}, "expected --classifier with --input-range and --outputs, got none"),
+    "a range of no model": (
+        {"input-range": "0,255"},
+        "expected --classifier with options that say how a model reads images, got none",
+    ),
     "no model to harden": ({"adversarial": "pgd", "classifier": "none.keras"}, "none.keras, which does not exist"),
 }
 
