@@ -37,6 +37,7 @@ from models.accuracy import judge
 from models.datasets import Dataset, Split, has_halves, shared_images
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
+from models.file_kinds import ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT, kind_of
 from models.machine import processors
 from models.printable import printable
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
@@ -174,6 +175,12 @@ def _hardened(
     return hardened.classifier
 
 
+def _no_keras_model(what: str) -> InvalidInput:
+    return InvalidInput(
+        f"expected a Keras model to train, got {what}, which cannot be trained here; leave --classifier out to train a new network"
+    )
+
+
 def _start(
     data: Dataset,
     trainer: AdversarialTrainer,
@@ -185,12 +192,12 @@ def _start(
 ) -> KerasClassifier:
     """The classifier to harden. Raises: InvalidInput: one that is no better than guessing on the data."""
     if classifier is not None:
+        kind = kind_of(classifier)
+        if kind in (ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT):  # before anything is asked about it in vain
+            raise _no_keras_model(kind)
         given = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
         if not isinstance(given, KerasClassifier):
-            raise InvalidInput(
-                f"expected a Keras model to train, got {given.source.what}, which cannot be trained here; leave --classifier out to "
-                "train a new network"
-            )
+            raise _no_keras_model(given.source.what)
         found = judge(given, data).better_than_guessing()
         print(how_it_reads(given))
         if found.reason:

@@ -153,8 +153,8 @@ def positions(classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]
         return np.arange(len(classes))
     unknown = [name for name in classes if name not in known]
     raise InvalidInput(
-        f"expected sub-folders named as the classes {_few(names)}, got {_few(unknown)}; rename them, or give --labels in the order of "
-        "the model's outputs"
+        f"expected sub-folders named as the classes {_few(names)}, got {_few(unknown)}; rename them, or name the classes as they "
+        "are, in the order of the model's outputs, with hauberk calibrate --labels or hauberk scan --labels"
     )
 
 

@@ -85,7 +85,9 @@ class Described:
                 f"expected {address} to declare its output, but its metadata have none; declare it as the input is"
             )
         wanted = "one output" if name is None else f"an output {name!r}"
-        raise InvalidInput(f"expected {wanted} at {address}, got {_listed(self.outputs)}; say which one with --output")
+        raise InvalidInput(
+            f"expected {wanted} at {address}, got {_listed(self.outputs)}; say which one with hauberk calibrate --output"
+        )
 
 
 def row_shape(spec: TensorSpec, prepared: tuple[int, int, int], address: RemoteAddress) -> tuple[int, ...]:

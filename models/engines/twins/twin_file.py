@@ -17,7 +17,8 @@ from models.classifier import Classifier, DifferentiableClassifier, Images
 from models.engines.conversion import Agreement, compare
 from models.engines.imports.classifier import ForeignClassifier
 from models.engines.imports.torch import load_program
-from models.engines.keras import KerasClassifier, load_model
+from models.engines.keras import KerasClassifier, load_model, output_names
+from models.engines.keras_input import layout_of, own_shape
 from models.engines.twins.capabilities import engine_of
 from models.engines.twins.torch_classifier import TorchClassifier
 from models.engines.twins.twin import Twinned, twinned
@@ -74,9 +75,15 @@ def opened_twin(path: Path, classifier: Classifier, images: Images, *, threads: 
     Raises: InvalidInput: a file that is no Keras or torch.export model, or whose answers are not the classifier's.
     """
     some = images[np.linspace(0, len(images) - 1, min(len(images), _TRIED_ON)).astype(np.int64)]
-    opened = _program(path, classifier, threads) if kind_of(path) == TORCH_EXPORT else _keras(path, classifier, threads)
+    likely: Layout = "nhwc"
+    if kind_of(path) == TORCH_EXPORT:
+        opened = _program(path, classifier, threads)
+    else:
+        model = load_model(path, threads=threads)
+        opened = _keras(model, path, classifier)
+        likely = layout_of(own_shape(model)) if getattr(model, "inputs", None) else likely
     best: _Read | None = None
-    for preparation, outputs in _ways(some):
+    for preparation, outputs in _ways(some, likely):
         read = _read(opened, preparation, outputs, classifier, some)
         if best is None or read.better_than(best):
             best = read
@@ -118,8 +125,9 @@ class _Read:
         return (self.agreement.same_labels, -self.agreement.largest_difference)
 
 
-def _ways(images: Images) -> Iterator[tuple[Preparation, Outputs]]:
-    layouts: tuple[Layout, ...] = ("nhwc", "nchw")
+def _ways(images: Images, likely: Layout) -> Iterator[tuple[Preparation, Outputs]]:
+    """The likely layout first: where none fits, the reason that is given is the first."""
+    layouts: tuple[Layout, ...] = ("nhwc", "nchw") if likely == "nhwc" else ("nchw", "nhwc")
     for layout in layouts:
         for reading in readings(images, Preparation(layout=layout)):
             yield reading.preparation, "probabilities"
@@ -137,8 +145,12 @@ def _read(opened: Opened, preparation: Preparation, outputs: Outputs, classifier
         return _Read(reason=str(failure))
 
 
-def _keras(path: Path, classifier: Classifier, threads: int) -> Opened:
-    model = load_model(path, threads=threads)
+def _keras(model: Any, path: Path, classifier: Classifier) -> Opened:
+    """Raises: InvalidInput: a model with several outputs, of which no option names the twin's."""
+    outputs = getattr(model, "outputs", None) or ()
+    if len(outputs) > 1:
+        names = ", ".join(output_names(model))
+        raise InvalidInput(f"expected a twin with one output (--gradients), got {path.name} with {len(outputs)}: {names}")
 
     def opened(preparation: Preparation, outputs: Outputs) -> DifferentiableClassifier:
         return KerasClassifier(model, input_shape=classifier.input_shape, preparation=preparation, outputs=outputs)

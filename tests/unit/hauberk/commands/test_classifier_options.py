@@ -77,7 +77,7 @@ def test_a_model_trained_behind_a_preset_is_asked_about_and_what_is_advised_fits
         InvalidInput, match=r"is right on .* when it is given pixels from 0 to 1, but on .* with .*; say --"
     ) as asked:
         opened(tmp_path / "model.keras", TINTED)
-    advised = re.search(r"; say ((?:--\S+ ?)+)", str(asked.value))
+    advised = re.search(r"; say (--[^\s;]+(?: --[^\s;]+)*)(?:; or else |, or --| \(|$)", str(asked.value))
     assert advised is not None
     options = dict(option.removeprefix("--").replace("-", "_", 1).split("=") for option in advised[1].rstrip("; ").split())
     as_advised, as_trained = (

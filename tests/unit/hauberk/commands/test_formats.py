@@ -18,6 +18,7 @@ from models.bundle import read_bundle
 from models.engines.bundle_classifier import classifier_of
 from models.engines.imports import imported
 from tests.fakes import squares
+from tests.unit.hauberk.commands.test_data import as_folder
 from tests.unit.hauberk.conftest import Command, Ran
 from tests.unit.hauberk.test_main import assert_refused
 from tests.unit.models.engines.imports.test_formats import FIXTURES, FORMATS, placed
@@ -77,6 +78,19 @@ def test_a_model_that_cannot_be_trained_here_is_not(hauberk: Command, workplace:
         "train", "--classifier=squares.onnx", "--data=squares.npz", "--out=hard.keras", "--adversarial=pgd", "--eps=0.1"
     )
     assert_refused(ran, "expected a Keras model to train, got an ONNX model, which cannot be trained here")
+
+
+def test_train_refuses_a_format_before_it_asks_for_names_that_it_has_no_option_for(hauberk: Command, workplace: Path) -> None:
+    import onnx
+
+    model = onnx.load(str(FIXTURES / "squares.onnx"))
+    onnx.helper.set_model_props(model, {"names": '["red", "green", "blue"]'})  # the folders' order is another
+    onnx.save(model, str(workplace / "squares.onnx"))
+    as_folder(DATA, workplace / "pictures")
+    options = ["--classifier=squares.onnx", "--data=pictures", "--out=hard.keras", "--adversarial=pgd", "--eps=0.1"]
+    ran = hauberk("train", *options)
+    assert ran.code == 2, ran
+    assert "expected a Keras model to train, got an ONNX model, which cannot be trained here" in ran.errors
 
 
 # ONNX files -------------------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_answers_and_gradients_are_those_of_the_same_network_in_keras(twin: Torc
 
 def test_layers_and_their_gradients_are_those_of_the_same_layers_in_keras(twin: TorchClassifier, source: KerasClassifier) -> None:
     pairs = [(twin.hidden_layer(), source.hidden_layer()), (twin.earlier_layer(), source.earlier_layer())]
-    (flat,) = (name for name in source.layers() if name.startswith("flatten"))  # Keras numbers names within a process
+    flat = next(layer for layer in source.layers() if layer.startswith("flatten"))  # numbered by how many Keras has named before
     pairs.append(("flatten", flat))
     for own, other in pairs:
         wanted = source.activations(IMAGES, other)

@@ -185,6 +185,24 @@ def test_files_that_are_no_twin_are_refused_in_a_sentence(graph: OnnxClassifier,
         assert "\n" not in str(refused.value)
 
 
+def test_a_keras_file_that_fits_in_no_way_is_refused_without_advice_that_no_command_takes_for_a_twin(
+    graph: OnnxClassifier, tmp_path: Path
+) -> None:
+    import keras
+
+    taken = keras.Input(SHAPE)
+    flat = keras.layers.Flatten()(taken)
+    keras.Model(taken, [keras.layers.Dense(3, name=name)(flat) for name in ("one", "two")]).save(tmp_path / "two.keras")
+    with pytest.raises(InvalidInput, match=r"expected a twin with one output \(--gradients\), got two\.keras with 2: one, two"):
+        opened_twin(tmp_path / "two.keras", graph, IMAGES, threads=2)
+    other = keras.Sequential([keras.Input((3, 9, 9)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    other.save(tmp_path / "first.keras")
+    with pytest.raises(
+        InvalidInput, match=r"\(--gradients\), got first\.keras: expected images of the model's shape \(9, 9, 3\)"
+    ):
+        opened_twin(tmp_path / "first.keras", graph, IMAGES, threads=2)
+
+
 def test_a_conversion_that_rounds_its_weights_is_still_a_twin(graph: OnnxClassifier, source: KerasClassifier) -> None:
     """Weights of half precision, as a served model may have."""
     rounded = small_network(seed=4)
