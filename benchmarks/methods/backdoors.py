@@ -59,7 +59,7 @@ def section() -> str:
         f"purifier. Target {_TARGET}; source-specific: of class {_SOURCE}. STRIP is calibrated on {_BUDGET.held_out:,} clean images "
         f"that no training saw (rate 0.01, marginal), and measured on {_BUDGET.clean:,} clean and at most {_BUDGET.triggered} "
         "triggered test images. In brackets exact 95 % intervals (of the AUROC DeLong's). TPR and FPR are of the calibrated, staged "
-        "threshold; the last two columns of the mean entropy under all overlays.\n\n"
+        "threshold; the last two columns of the mean change under all overlays.\n\n"
         f"### Digits, `mnist-standard`\n\n{table(_HEADER, grey)}\n"
         f"### Coloured digits on crops of photographs, {_SIDE}x{_SIDE}x3\n\n"
         f"The reference network, {_EPOCHS} epochs on {_TRAINED_ON:,} images and purified copies; purifier: {purifier.mode}, weight "

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
 from benchmarks.methods.backdoors import coloured_digits
+from benchmarks.serving.mlserver import PYTHON, mlserver, python, remote_bundle
+from benchmarks.serving.remote import inference
 from models.bundle import read_bundle
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
@@ -29,6 +31,7 @@ from models.engines.keras import import_tensorflow
 _SEED, _TRAINED_ON, _CALIBRATED_ON, _SHOWN = 0, 6000, 300, 1000
 _EPOCHS, _AT_ONCE = 6, 20
 _OFF = "total_variation=off,strip=off,reverse_sigmoid=off"
+_SECRET = {"HAUBERK_SECRET": "a secret of the benchmark"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class Saved:
 
 
 def section() -> str:
-    """The page's section. Needs PyTorch with onnxscript: pip install torch onnxscript."""
+    """The page's section.
+
+    Needs PyTorch with onnxscript (pip install torch onnxscript); its last lines need MLServer (`benchmarks/serving/mlserver.py`).
+    """
     train, test = (load_dataset(MNIST, split=split) for split in ("train", "test"))
     trained_on = coloured_digits(train.take(slice(0, _TRAINED_ON)), seed=_SEED)
     clean = coloured_digits(test.take(slice(0, _CALIBRATED_ON)), seed=_SEED + 1)
@@ -52,6 +58,7 @@ def section() -> str:
         for saved in _saved(Path(scratch), trained_on, shown.images):
             print(saved.name, file=sys.stderr, flush=True)
             rows.append(_row(saved, Path(scratch), shown))
+        remote = _remote(saved, Path(scratch), clean, shown)
     header = (
         "file",
         "accuracy in its own framework",
@@ -61,14 +68,18 @@ def section() -> str:
     )
     return (
         "## Formats\n\n"
-        f"`python -m benchmarks.methods.formats`, seed {_SEED}: small networks for 32x32x3 trained in each framework on {_TRAINED_ON:,} "
+        f"`python -m benchmarks formats`, seed {_SEED}: small networks for 32x32x3 trained in each framework on {_TRAINED_ON:,} "
         f"coloured digits, saved, calibrated by `hauberk calibrate` on {_CALIBRATED_ON}, served, and asked over HTTP, "
-        f"with the defences, which change answers, off.\n\n{table(header, rows)}"
+        f"with the defences, which change answers, off.\n\n{table(header, rows)}\n{remote}"
     )
 
 
+def _bundle_of(saved: Saved, scratch: Path) -> Path:
+    return scratch / "bundles" / saved.name.replace(" ", "-").replace(".", "").replace(",", "")
+
+
 def _row(saved: Saved, scratch: Path, shown: Dataset) -> list[str]:
-    out = scratch / "bundles" / saved.name.replace(" ", "-").replace(".", "")
+    out = _bundle_of(saved, scratch)
     command = [
         sys.executable,
         "-W",
@@ -82,7 +93,7 @@ def _row(saved: Saved, scratch: Path, shown: Dataset) -> list[str]:
     bundle = read_bundle(out)
     settings = {"HAUBERK_BUNDLE": str(out), "HAUBERK_MODES": _OFF}
     with serving(Contender(saved.name, GATEWAY, settings), scratch / "server" / out.name, _request(shown.images[:1])) as server:
-        served = _served(server, shown.images, bundle.labels)
+        served = np.array([bundle.labels.index(answer["label"]) for answer in _answers(server, shown.images)])
     same = int((served == saved.labels).sum())
     agreement = bundle.card["engine"]["agreement"]
     difference = "" if agreement is None else f"{agreement['largest_difference']:.1e}"
@@ -106,15 +117,40 @@ def _request(images: Images) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _served(server: Server, images: Images, labels: tuple[str, ...]) -> NDArray[np.int64]:
-    found: list[int] = []
+def _answers(server: Server, images: Images) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
         for start in range(0, len(images), _AT_ONCE):
             body = _npy(images[start : start + _AT_ONCE])
             connection.request("POST", "/predict/npy", body, {"content-type": "application/octet-stream"})
-            answer = json.loads(connection.getresponse().read())
-            found += [labels.index(one["label"]) for one in answer["predictions"]]
-    return np.array(found)
+            found += json.loads(connection.getresponse().read())["predictions"]
+    return found
+
+
+def _remote(saved: Saved, scratch: Path, clean: Dataset, shown: Dataset) -> str:
+    """The bundle of this model, and the same with MLServer in place of its model: whether all answers are the same."""
+    interpreter = python()
+    if interpreter is None:
+        return f"Not measured: the same in front of MLServer, since {PYTHON} names no Python with it.\n"
+    bundle, first = read_bundle(_bundle_of(saved, scratch)), _request(shown.images[:1])
+    contender, port = mlserver(interpreter, scratch / "mlserver", bundle)
+    with serving(contender, scratch / "mlserver-home", inference(shown.images[0]), port=port):
+        remote = remote_bundle(bundle, port, scratch / "remote", clean.images)
+        answers = []
+        for each in (bundle, remote):
+            settings = _SECRET | {"HAUBERK_BUNDLE": str(each.directory)}
+            with serving(Contender(each.name, GATEWAY, settings), scratch / "server" / each.directory.name, first) as server:
+                answers.append(_answers(server, shown.images))
+    here, there = answers
+    same = sum(one["label"] == other["label"] for one, other in zip(here, there, strict=True))
+    pairs = [(one["probabilities"], other["probabilities"]) for one, other in zip(here, there, strict=True)]
+    both = [pair for pair in pairs if None not in pair]
+    difference = max(float(np.abs(np.subtract(one, other)).max()) for one, other in both)
+    return (
+        f"The bundle of the last one ({saved.name}) and the same with MLServer in place of its model, every defence on, one secret: the "
+        f"same label or refusal for {same:,} of {len(here):,} images ({sum(one['abstained'] for one in here):,} refused in process); "
+        f"answered probabilities differ by {difference:.1e} at most.\n"
+    )
 
 
 def _saved(scratch: Path, data: Dataset, shown: Images) -> Iterator[Saved]:

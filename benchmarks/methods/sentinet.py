@@ -242,7 +242,7 @@ def _measured(
 def _patient_scores(
     classifier: KerasClassifier, detectors: Sequence[CalibratedDetector], images: Images
 ) -> list[NDArray[np.float64]]:
-    """The scores of each detector without early exits; for STRIP the mean entropy under all overlays."""
+    """The scores of each detector without early exits; for STRIP the mean under all overlays of what it decides by."""
     patient: list[Strip | SentiNet] = []
     for each in detectors:
         detector = each.detector

@@ -97,9 +97,9 @@ def section() -> str:
         f"MNIST training images, every poisoned label {_TARGET}, the reference network, {_EPOCHS} epochs. Calibrated on 5,000 other "
         f"training images (rate {_RATE:g}, marginal), measured on all 10,000 test images and, triggered, on the "
         f"{len(data.triggered):,} of them that are no {_TARGET}.\n\n{table(header, rows)}\n"
-        f"Chosen by calibration for STRIP alone: {chosen.blend} {chosen.weight:g}, stages {chosen.stages}, threshold "
-        f"{strip.threshold:.3f} bits. Clean images per second, the same {_TIMED} images, same model, alternating: "
-        f"**{ratio:.1f}x** ART.\n\n{_early_exits(alone, strip, data)}"
+        f"Chosen by calibration for STRIP alone: {len(chosen.overlays)} overlays, {chosen.blend} {chosen.weight:g}, stages "
+        f"{chosen.stages}, threshold {strip.threshold:.4f} of change. Clean images per second, the same {_TIMED} images, same "
+        f"model, alternating: **{ratio:.1f}x** ART.\n\n{_early_exits(alone, strip, data)}"
     )
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.harness.readiness import free_port
 from benchmarks.harness.servers import ROOT, Contender
 from models.bundle import ONNX_MODEL, Bundle, read_bundle, write_bundle
-from models.datasets import MNIST, load_dataset
+from models.classifier import Images
 from models.engines.bundle_classifier import keras_classifier_of
 from models.engines.keras_export import exported
 from models.engines.remote.address import RemoteAddress
@@ -91,13 +91,12 @@ def _model_settings(bundle: Bundle) -> Mapping[str, object]:
     }
 
 
-def remote_bundle(bundle: Bundle, port: int, directory: Path) -> Bundle:
-    """The same defences, calibrated for the same model, around the one that a model server serves now."""
+def remote_bundle(bundle: Bundle, port: int, directory: Path, clean: Images) -> Bundle:
+    """The same defences, calibrated for the same model, around the one that a model server serves now; `clean` are for its probes."""
     directory.mkdir()
     address = RemoteAddress.parse(f"v2://127.0.0.1:{port}/{MODEL}")
     classifier = RemoteClassifier(address, RemoteOptions(), input_shape=bundle.input_shape, labels=bundle.labels)
-    clean = load_dataset(MNIST, split="test").images[: 2 * PROBE_IMAGES]
-    fingerprint = Fingerprint.of(classifier.predict, clean)
+    fingerprint = Fingerprint.of(classifier.predict, clean[: 2 * PROBE_IMAGES])
     settings = dict(bundle.settings)
     settings["classifier"] = {
         "engine": "remote",

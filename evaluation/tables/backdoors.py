@@ -74,7 +74,7 @@ class BackdoorRow:
         refused_of_working: TPR over the triggered images to which the purified copy assigns the attacker's label.
         answered: triggered images that the full stack answers with the attacker's label.
         detectors: every detector, STRIP first, their thresholds sharing one rate; the last row is all enforcing detectors together.
-        auroc, tpr_at_one_percent, curve: of STRIP's full score, the mean entropy under all overlays.
+        auroc, tpr_at_one_percent, curve: of STRIP's full score, the mean under all overlays of what it decides by.
     """
 
     kind: str
@@ -283,7 +283,7 @@ def _labels(classifier: KerasClassifier, images: Images) -> Labels:
 
 
 def _full_scores(classifier: KerasClassifier, strip: Strip, images: Images) -> NDArray[np.float64]:
-    """The mean entropy under all overlays, of every image."""
+    """The mean under all overlays of what STRIP decides by, of every image."""
     patient = replace(strip, threshold=np.inf, stages=(len(strip.overlays),), slack=(0.0,))
     decisions = DefendedClassifier(classifier, detectors=[Step(patient, "monitor")]).classify(images)
     return decisions.trace.detections[0].scores

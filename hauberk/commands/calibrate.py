@@ -1,4 +1,4 @@
-"""hauberk calibrate: a trained Keras classifier and clean data in, a bundle that `hauberk serve` protects out."""
+"""hauberk calibrate: a trained classifier and clean data in, a bundle that `hauberk serve` protects out."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.harness.cells import LoadCell
 from benchmarks.harness.closed_loop import Outcome
-from benchmarks.serving.timing import Question, TimeTold, ask, text
+from benchmarks.serving.timing import QUESTIONS, Question, TimeTold, ask, text
 from evaluation.statistics.roc import IntervalEstimate
+from models.bundle import read_bundle, standard_bundle_directory
 
 
 def test_a_guess_that_is_worse_than_chance_tells_as_much_as_one_that_is_better() -> None:
@@ -26,6 +27,13 @@ def test_a_guess_that_is_worse_than_chance_tells_as_much_as_one_that_is_better()
     assert "| AUC of 2 or 96, schedule of 0.1 s | <= 0.55x | **0.6x** | no |" in page
     assert "| 2 or 96, 32 copies a request | 0.990 (0.900 to 1.000) | too large | 0.6 s |" in page
     assert "| none | 1 | 100.0 | 100.0 |" in page
+
+
+def test_questions_are_about_numbers_of_overlays_after_which_the_served_bundle_decides() -> None:
+    (strip,) = (
+        defence for defence in read_bundle(standard_bundle_directory()).settings["defences"] if defence["name"] == "strip"
+    )
+    assert {number for question in QUESTIONS for number in (question.few, question.many)} <= set(strip["stages"])
 
 
 class Told(ThreadingHTTPServer):
