@@ -85,7 +85,7 @@ def machine() -> str:
         for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])
         if line.startswith("model name")
     ]
-    packages = ("tensorflow", "numba", "numpy", "adversarial-robustness-toolbox")
+    packages = ("onnxruntime", "tensorflow", "numba", "numpy", "adversarial-robustness-toolbox")
     return f"{os.cpu_count()} x {names[0] if names else platform.machine()}, Python {platform.python_version()}, " + ", ".join(
         f"{package} {version(package)}" for package in packages
     )
