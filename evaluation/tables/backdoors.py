@@ -69,7 +69,7 @@ class BackdoorRow:
         success_purified: the same behind the purifier.
         accuracy_before, accuracy: on clean images, undefended, of the given classifier and of the copy.
         strip_mode: chosen by calibration; the rates of refusal below are STRIP's own in either mode.
-        threshold_bits: calibrated, for the staged statistic (`defences/detectors/strip.py`).
+        threshold: calibrated, for the staged statistic and in its unit (`defences/detectors/strip.py`).
         refused_triggered, refused_clean: TPR and FPR at that threshold.
         refused_of_working: TPR over the triggered images to which the purified copy assigns the attacker's label.
         answered: triggered images that the full stack answers with the attacker's label.
@@ -87,7 +87,7 @@ class BackdoorRow:
     accuracy_before: Share
     accuracy: Share
     strip_mode: str
-    threshold_bits: float
+    threshold: float
     overlays: int
     refused_triggered: Share
     refused_clean: Share
@@ -256,7 +256,7 @@ def _measured(scene: _Scene, case: _Case) -> BackdoorRow:
         accuracy_before=share(_labels(scene.classifier, scene.clean.images) == scene.clean.labels),
         accuracy=share(_labels(copy, scene.clean.images) == scene.clean.labels),
         strip_mode=case.calibrated[0].mode,
-        threshold_bits=strip.threshold,
+        threshold=strip.threshold,
         overlays=len(strip.overlays),
         refused_triggered=share(refused),
         refused_clean=share(clean.trace.detections[0].abstained),
