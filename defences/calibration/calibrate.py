@@ -394,7 +394,7 @@ def measure(
         undefended_accuracy=float((answers_for(undefended, data.images) == data.labels).mean()),
         accuracy_on_answered=float(hits[answered].mean()) if answered.any() else None,
         accuracy_abstention_counted_wrong=float(hits.mean()),
-        abstained=float(1 - answered.mean()),
+        abstained=float((~answered).mean()),  # not 1 - answered: a share at the rate would lie above it
         mean_model_calls=calls / len(data),
     )
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from defences.calibration.calibrate import CalibrationPlan, calibrate
+from defences.calibration.calibrate import CalibrationPlan, calibrate, measure
 from models.bundle import read_bundle
+from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.image_rows import PackedDataset, PackedImages, Rows
 from service.settings import read_settings
+from tests.fakes import constant
 
 SIDE, IMAGES = 128, 300
 BLOCK_BYTES = 64 << 20
@@ -88,3 +91,17 @@ def test_an_interruption_leaves_nothing_and_what_was_there(
         calibrate(classifier, clean, out=tmp_path / "bundle", plan=plan, progress=interrupted)
     assert os.listdir(tmp_path) == ["bundle"]
     assert os.listdir(tmp_path / "bundle") == []
+
+
+def test_a_share_of_refusals_at_the_rate_is_not_counted_as_one_above_it() -> None:
+    shape = (4, 4, 1)
+    images = np.zeros((400, *shape), np.float32)
+    images[:4] = 1
+
+    class _RefusesWhite:
+        def classify(self, images: Any) -> Any:
+            white = images.reshape(len(images), -1).min(axis=1) == 1
+            return SimpleNamespace(labels=np.where(white, -1, 0), trace=SimpleNamespace(model_calls=len(images)))
+
+    refusing: Any = _RefusesWhite()
+    assert measure(refusing, constant([1.0, 0.0], shape), Dataset(images, np.zeros(400, np.int64))).abstained == 0.01
