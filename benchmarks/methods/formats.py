@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.peers import table
+from benchmarks.harness.requests import http_request
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
 from benchmarks.methods.backdoors import coloured_digits
 from benchmarks.serving.mlserver import PYTHON, mlserver, python, remote_bundle
@@ -30,6 +31,7 @@ from models.engines.keras import import_tensorflow
 
 _SEED, _TRAINED_ON, _CALIBRATED_ON, _SHOWN = 0, 6000, 300, 1000
 _EPOCHS, _AT_ONCE = 6, 20
+_NPY = "application/x-npy"
 _OFF = "total_variation=off,strip=off,reverse_sigmoid=off"
 _SECRET = {"HAUBERK_SECRET": "a secret of the benchmark"}
 
@@ -107,14 +109,7 @@ def _npy(images: Images) -> bytes:
 
 
 def _request(images: Images) -> bytes:
-    body = _npy(images)
-    lines = (
-        "POST /predict/npy HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/octet-stream",
-        f"Content-Length: {len(body)}",
-    )
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return http_request("/predict/npy", _NPY, _npy(images))
 
 
 def _answers(server: Server, images: Images) -> list[dict[str, Any]]:
@@ -122,8 +117,11 @@ def _answers(server: Server, images: Images) -> list[dict[str, Any]]:
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
         for start in range(0, len(images), _AT_ONCE):
             body = _npy(images[start : start + _AT_ONCE])
-            connection.request("POST", "/predict/npy", body, {"content-type": "application/octet-stream"})
-            found += json.loads(connection.getresponse().read())["predictions"]
+            connection.request("POST", "/predict/npy", body, {"content-type": _NPY})
+            response = connection.getresponse()
+            answer = response.read()
+            assert response.status == http.client.OK, answer
+            found += json.loads(answer)["predictions"]
     return found
 
 
