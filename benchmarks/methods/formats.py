@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness.mlserver import PYTHON, inference, mlserver, python, remote_bundle
 from benchmarks.harness.peers import table
 from benchmarks.harness.requests import http_request
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
 from benchmarks.methods.backdoors import coloured_digits
-from benchmarks.serving.mlserver import PYTHON, mlserver, python, remote_bundle
-from benchmarks.serving.remote import inference
 from models.bundle import read_bundle
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
@@ -48,7 +47,7 @@ class Saved:
 def section() -> str:
     """The page's section.
 
-    Needs PyTorch with onnxscript (pip install torch onnxscript); its last lines need MLServer (`benchmarks/serving/mlserver.py`).
+    Needs PyTorch with onnxscript (pip install torch onnxscript); its last lines need MLServer (`benchmarks/harness/mlserver.py`).
     """
     train, test = (load_dataset(MNIST, split=split) for split in ("train", "test"))
     trained_on = coloured_digits(train.take(slice(0, _TRAINED_ON)), seed=_SEED)

@@ -1,6 +1,6 @@
 """python -m benchmarks remote: the gateway in front of MLServer, beside MLServer alone, and what becomes of requests when it is killed.
 
-MLServer runs from an environment of its own, which MLSERVER_PYTHON names (`benchmarks/serving/mlserver.py`); without it the section is
+MLServer runs from an environment of its own, which MLSERVER_PYTHON names (`benchmarks/harness/mlserver.py`); without it the section is
 left as it is on the page.
 """
 
@@ -16,15 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from benchmarks.harness import requests as wire
 from benchmarks.harness.cells import NAMES, LoadCell, Loader
 from benchmarks.harness.closed_loop import Load, Outcome
+from benchmarks.harness.mlserver import PYTHON, MlServer, inference, mlserver, python, remote_bundle
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
-from benchmarks.serving.mlserver import MODEL, PYTHON, MlServer, mlserver, python, remote_bundle
 from models.bundle import Bundle, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, load_dataset
 
@@ -84,7 +83,7 @@ def section(cell_s: float = CELL_S) -> str | None:
     interpreter = python()
     if interpreter is None:
         print(
-            f"remote: not measured, since {PYTHON} names no Python with MLServer; see benchmarks/serving/mlserver.py",
+            f"remote: not measured, since {PYTHON} names no Python with MLServer; see benchmarks/harness/mlserver.py",
             file=sys.stderr,
         )
         return None
@@ -142,13 +141,6 @@ def _gateways(bundle: Bundle, remote: Bundle) -> list[Contender]:
         Contender(ON, GATEWAY, there),
         Contender(IN_PROCESS, GATEWAY, here),
     ]
-
-
-def inference(image: NDArray[np.float32]) -> bytes:
-    """What asks MLServer for the same."""
-    tensor = {"name": "images", "datatype": "FP32", "shape": [1, *image.shape], "data": image.ravel()}
-    body = orjson.dumps({"inputs": [tensor]}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return wire.http_request(f"/v2/models/{MODEL}/infer", "application/json", body)
 
 
 def _outage(server: _Restarted, gateway: Server, loader: Loader, requests: Path) -> Outage:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.harness.mlserver import MODEL, PYTHON, inference, mlserver, python
 from benchmarks.harness.servers import serving
-from benchmarks.serving.mlserver import MODEL, PYTHON, mlserver, python
-from benchmarks.serving.remote import inference
 from models.bundle import ONNX_MODEL, read_bundle, standard_bundle_directory
 from models.engines.onnx import OnnxClassifier
 from models.engines.remote.address import RemoteAddress
@@ -21,7 +20,7 @@ from models.engines.remote.options import RemoteOptions
 def test_mlserver_answers_as_the_model_in_this_process(tmp_path: Path, digits: Any) -> None:
     interpreter = python()
     if interpreter is None:
-        pytest.skip(f"{PYTHON} names no Python with MLServer; benchmarks/serving/mlserver.py says how to make one")
+        pytest.skip(f"{PYTHON} names no Python with MLServer; benchmarks/harness/mlserver.py says how to make one")
     bundle, images = read_bundle(standard_bundle_directory()), digits[0][:1000, ..., None]
     contender, port = mlserver(interpreter, tmp_path / "mlserver", bundle)
     graph = (tmp_path / "mlserver" / ONNX_MODEL).read_bytes()

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.harness.cells import LoadCell
 from benchmarks.harness.closed_loop import Outcome
+from benchmarks.harness.mlserver import PYTHON
 from benchmarks.serving import remote
-from benchmarks.serving.mlserver import PYTHON
 from benchmarks.serving.remote import DIRECT, ON, Outage, text
 
 

@@ -3,7 +3,7 @@
     python3 -m venv /tmp/mlserver && /tmp/mlserver/bin/pip install mlserver==1.7.1 onnxruntime
     MLSERVER_PYTHON=/tmp/mlserver/bin/python python -m benchmarks remote
 
-`python -m benchmarks.serving.mlserver BUNDLE OUT` writes the graph of a bundle, in a process of its own, since TensorFlow may come with
+`python -m benchmarks.harness.mlserver BUNDLE OUT` writes the graph of a bundle, in a process of its own, since TensorFlow may come with
 it.
 """
 
@@ -19,6 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from benchmarks.harness import requests as wire
 from benchmarks.harness.readiness import free_port
 from benchmarks.harness.servers import ROOT, Contender
 from models.bundle import ONNX_MODEL, Bundle, read_bundle, write_bundle
@@ -34,7 +39,7 @@ from models.engines.remote.options import RemoteOptions
 PYTHON = "MLSERVER_PYTHON"
 """The environment variable that names the Python of an environment with mlserver and onnxruntime."""
 MODEL = "digits"
-_RUNTIME = Path(__file__).parent / "contenders" / "mlserver_onnx.py"
+_RUNTIME = ROOT / "benchmarks" / "serving" / "contenders" / "mlserver_onnx.py"
 _START = "from mlserver.cli import main; main()"
 
 
@@ -68,7 +73,7 @@ def mlserver(interpreter: str, directory: Path, bundle: Bundle) -> tuple[MlServe
     directory.mkdir()
     shutil.copy(_RUNTIME, directory)
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving.mlserver", str(bundle.directory), str(directory / ONNX_MODEL)],
+        [sys.executable, "-m", "benchmarks.harness.mlserver", str(bundle.directory), str(directory / ONNX_MODEL)],
         cwd=ROOT,
         check=True,
     )
@@ -77,6 +82,13 @@ def mlserver(interpreter: str, directory: Path, bundle: Bundle) -> tuple[MlServe
     settings = {f"MLSERVER_{name}_PORT": str(port) for name, port in ports.items()}
     settings |= {"MLSERVER_PARALLEL_WORKERS": "0", "MLSERVER_DEBUG": "false", "PYTHONPATH": ""}
     return MlServer("MLServer", "", settings, directory=directory, python=interpreter), ports["HTTP"]
+
+
+def inference(image: NDArray[np.float32]) -> bytes:
+    """What asks MLServer for the same."""
+    tensor = {"name": "images", "datatype": "FP32", "shape": [1, *image.shape], "data": image.ravel()}
+    body = orjson.dumps({"inputs": [tensor]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return wire.http_request(f"/v2/models/{MODEL}/infer", "application/json", body)
 
 
 def _model_settings(bundle: Bundle) -> Mapping[str, object]:
