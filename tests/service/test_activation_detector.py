@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, keras_model: Any, keras_fil
         detectors=NAME,
         evasion_eps=EPS,
         false_abstention_rate=0.05,
-        gradients=str(keras_file),
+        gradients=keras_file,
         threads=1,
     )
     return read_bundle(directory / "bundle")
