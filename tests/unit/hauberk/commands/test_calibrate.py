@@ -179,6 +179,36 @@ def test_labels_in_the_data_beyond_the_classes_of_the_model_are_refused(hauberk:
     assert_refused(calibrate(hauberk, data="seven.npz"), "expected labels below 3, the classes of the model, got 7")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"x_test": np.zeros((60, 8, 8, 3), np.uint8)},
+            "expected images of the model's shape (16, 16, 3) in the test split, got (8, 8, 3)",
+        ),
+        ({"y_test": np.full(60, 7)}, "expected labels below 3, the classes of the model, in the test split, got 7"),
+        ({"y_test": np.zeros(7, int)}, "expected one label per image in half.npz, got 60 images and 7 labels"),
+    ],
+)
+def test_a_test_half_that_cannot_be_measured_on_is_refused_before_the_work(
+    hauberk: Command, workplace: Path, clean_data: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with np.load(clean_data) as whole:
+        np.savez(workplace / "half.npz", **{**whole, **changes})
+    assert_refused(calibrate(hauberk, data="half.npz", false_abstention_rate=0.05), sentence)
+
+
+def test_a_directory_of_arrays_is_calibrated_on_as_an_archive_is(hauberk: Command, workplace: Path, clean_data: Path) -> None:
+    (workplace / "arrays").mkdir()
+    with np.load(clean_data) as whole:
+        np.save(workplace / "arrays" / "images.npy", whole["x_train"])
+        np.save(workplace / "arrays" / "labels.npy", whole["y_train"])
+    ran = calibrate(hauberk, data="arrays", false_abstention_rate=0.05)
+    assert ran.code == 0, ran.errors
+    data = read_bundle(workplace / "bundle").card["calibration"]["data"]
+    assert (data["file"], data["images"], len(data["sha256"])) == ("arrays", 420, 64)
+
+
 def test_images_of_another_shape_are_refused(hauberk: Command, workplace: Path) -> None:
     np.savez(workplace / "grey.npz", images=np.zeros((300, 16, 16), np.uint8), labels=np.zeros(300, int))
     assert_refused(calibrate(hauberk, data="grey.npz"), "expected images of the model's shape (16, 16, 3), got (16, 16, 1)")

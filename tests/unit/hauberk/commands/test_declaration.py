@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import typer
 
 from hauberk.commands.declaration import Declaration
+from hauberk.main import app_for
 from models.errors import InvalidInput
 from models.preparation import PRESETS, Preparation
 
@@ -66,3 +68,17 @@ def test_a_declaration_allows_what_it_does_not_speak_of() -> None:
     assert not Declaration(preset="torch").allows(Preparation(channels="bgr"))
     assert Declaration(input_range="0,255").allows(Preparation.of_range(0, 255, channels="bgr"))
     assert not Declaration(layout="nhwc").allows(Preparation(layout="nchw"))
+
+
+@pytest.mark.parametrize(("command", "without"), [("calibrate", set()), ("scan", set()), ("train", {"labels"})])
+def test_every_command_that_is_given_a_model_takes_every_option_with_the_same_help(command: str, without: set[str]) -> None:
+    given: Any = typer.main.get_command(app_for([command]))
+    found = {one.name: one.help for one in given.commands[command].params} if hasattr(given, "commands") else {}
+    reference: Any = typer.main.get_command(app_for(()))
+    wanted = {one.name: one.help for one in reference.commands["calibrate"].params if one.name in vars(Declaration())}
+    assert wanted.keys() == vars(Declaration()).keys()
+    assert all(wanted.values())
+    assert {name: found.get(name) for name in wanted if name not in without} == {
+        name: text for name, text in wanted.items() if name not in without
+    }
+    assert without.isdisjoint(found)
