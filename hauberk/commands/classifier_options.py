@@ -35,14 +35,14 @@ AnyClassifier = KerasClassifier | ForeignClassifier
 """A Keras model, or the graph of one from another framework."""
 
 
-Which = TypeVar("Which", bound=KeptClassifier, covariant=True)
+_Which = TypeVar("_Which", bound=KeptClassifier, covariant=True)
 
 
 @dataclass(frozen=True)
-class Opened(Generic[Which]):
+class Opened(Generic[_Which]):
     """A classifier that was opened, and how right it is on the images it was opened for: nobody has to try its readings again."""
 
-    classifier: Which
+    classifier: _Which
     accuracy: Judgement
 
 
