@@ -42,7 +42,7 @@ from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
 from models.engines.remote.classifier import RemoteClassifier
 from models.engines.twins.capabilities import Capabilities
-from models.engines.twins.twin_file import TwinGiven, with_gradients
+from models.engines.twins.twin_file import TwinGiven, check_twin, with_gradients
 from models.image_rows import Samples, answers_for, blocks
 from models.machine import processors
 from models.progress import PartOf, Progress, silent
@@ -235,6 +235,7 @@ def calibrate(
     check_target(out)
     plan.parts(clean)
     plan.check_test(classifier)
+    check_twin(plan.gradients, classifier)
     threads, began = plan.threads or processors(), time.monotonic() - plan.spent_s
     accuracy = plan.judged(classifier, clean)
     if not isinstance(classifier, RemoteClassifier):

@@ -162,7 +162,7 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
 
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
-    "of another shape": ({"x_test": np.zeros((20, 8, 8, 3), np.uint8)}, "in the test split, got (8, 8, 3)"),
+    "of another shape": ({"x_test": np.zeros((60, 8, 8, 3), np.uint8)}, "in the test split, got (8, 8, 3)"),
     "of other classes": ({"y_test": np.full(60, 5)}, "expected labels up to 2, as those to train on, in the test split, got 5"),
     "fewer labels": ({"y_test": np.zeros(7, int)}, "expected one label per image in unfit.npz, got 60 images and 7 labels"),
     "not in 0..1": ({"x_test": np.full((60, 16, 16, 3), 7.0)}, "expected float images within 0..1"),

@@ -118,7 +118,7 @@ def test_a_bundle_behind_a_link_is_replaced_by_a_whole_one(
     plan = CalibrationPlan(false_abstention_rate=0.05, minutes=1e-3, threads=1)
     calibrate(classifier, clean, out=tmp_path / "first", plan=plan)
     (tmp_path / "linked").symlink_to(tmp_path / "first")
-    calibrate(classifier, clean, out=tmp_path / "linked", plan=plan)
+    calibrate(classifier, clean, out=tmp_path / "linked", plan=plan, name="linked")
     assert read_bundle(tmp_path / "linked").name == "linked"
     assert read_bundle(tmp_path / "first").name == "first"
     assert sorted(os.listdir(tmp_path)) == ["first", "linked"]

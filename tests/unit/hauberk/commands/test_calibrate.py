@@ -354,6 +354,15 @@ def test_detectors_that_need_gradients_name_the_twin_that_a_graph_needs(
     assert not (tmp_path / "none").exists()
 
 
+def test_a_twin_that_is_not_there_or_not_needed_is_refused_before_the_work(
+    hauberk: Command, workplace: Path, onnx_file: Path, keras_file: Path
+) -> None:
+    ran = calibrate(hauberk, classifier=onnx_file, gradients="none.keras", false_abstention_rate=0.05)
+    assert_refused(ran, "expected the file of a twin (--gradients), got none.keras, which does not exist")
+    ran = calibrate(hauberk, gradients=keras_file, false_abstention_rate=0.05)
+    assert_refused(ran, "for a model without gradients, but this one is Keras, which has its own; leave it out")
+
+
 @pytest.fixture(scope="module")
 def onnx_file(keras_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small network as a graph from elsewhere."""

@@ -160,7 +160,7 @@ def test_no_image_is_asked_about_twice_in_the_same_way_until_a_classifier_is_ref
     where = ("--classifier", server.address(), "--data", tmp_path / "turned.npz", "--out", tmp_path / "mine")
     ran = hauberk("calibrate", *where, *said, "--labels", "red,green,blue")
     assert ran.code == 2
-    asked = [row.tobytes() for one in server.asked for row in one.rows]
+    asked = [row.tobytes() for one in server.asked for row in one.rows if len(one.rows) > 1]  # one blank row introduces it
     assert len(asked) == len(set(asked)) >= 420
 
 
