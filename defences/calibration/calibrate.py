@@ -133,6 +133,16 @@ class CalibrationPlan:
         start, image_s = self.effort, self.image_s
         return work_of(classifier, task, start=start, within_s=within_s, image_s=image_s, threads=threads, spent_s=spent_s)
 
+    def check_clean(self, clean: Samples) -> None:
+        """Raises: InvalidInput: too few images for the promise, or images of one class: what they have in common is not what is clean."""
+        self.parts(clean)
+        found = np.unique(clean.labels)
+        if len(found) < 2:
+            raise InvalidInput(
+                f"expected clean images of at least 2 classes to calibrate on, got only class {found[0]}; rows of a file that is sorted "
+                "by class are of one: shuffle it"
+            )
+
     def check_test(self, classifier: Classifier) -> None:
         """Raises: InvalidInput: the classifier cannot be measured on `test`, which would be found out after all the work."""
         if self.test is None:
@@ -233,7 +243,7 @@ def calibrate(
     """
     served_as = served_name(out, name)
     check_target(out)
-    plan.parts(clean)
+    plan.check_clean(clean)
     plan.check_test(classifier)
     check_twin(plan.gradients, classifier)
     threads, began = plan.threads or processors(), time.monotonic() - plan.spent_s

@@ -86,7 +86,7 @@ def calibrate(
     check_target(out)
     check_writable(out.parent)
     clean = read_samples(data, split, rows, AsPictures(resize, colours, declared.names()))
-    plan.parts(clean)
+    plan.check_clean(clean)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
     opened = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
     model = opened.classifier

@@ -13,8 +13,9 @@ import typer
 from attacks.evasion.vanished import vanished_gradients
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import how_it_reads, open_classifier
-from hauberk.commands.data import AsPictures, chosen_rows, class_names, read_data
+from hauberk.commands.data import AsPictures, class_names, read_data
 from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
+from hauberk.commands.judged_on import judge_on
 from hauberk.commands.options import (
     ColoursOption,
     ResizeOption,
@@ -26,7 +27,7 @@ from hauberk.commands.options import (
     progress_bar,
 )
 from models.accuracy import judge
-from models.datasets import Dataset, Split, has_halves, shared_images
+from models.datasets import Dataset, shared_images
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
 from models.file_kinds import ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT, kind_of
@@ -38,6 +39,8 @@ from models.training.reference_classifier import train as fit
 from models.training.training_state import Epoch
 
 _VALIDATION_AT_MOST = 1000
+_HARDENING: dict[str, float | None] = {"eps": 0.3, "iterations": 7, "ratio": 1.0, "trades": 0.0, "shift": 0, "patience": None}
+"""What the options of --adversarial are when they are not given."""
 
 
 @asks_about_the_model(labels=False)
@@ -85,6 +88,10 @@ def train(
         raise InvalidInput(f"expected --out to be a file to write, got {out}, which is a directory")
     if classifier is not None and adversarial is None:
         raise InvalidInput("expected --adversarial fgm or pgd with --classifier, got none; a model is hardened, not trained anew")
+    hardening = {"eps": eps, "iterations": iterations, "ratio": ratio, "trades": trades, "shift": shift, "patience": patience}
+    said = [f"--{name}" for name, value in hardening.items() if value != _HARDENING[name]]
+    if said and adversarial is None:  # who says how strong the attack is believes that there is one
+        raise InvalidInput(f"expected --adversarial fgm or pgd with {' and '.join(said)}, got none")
     if classifier is None and not declared.is_empty:
         raise InvalidInput(
             "expected --classifier with options that say how a model reads images, got none; a new model reads 0,1 and ends in a softmax"
@@ -98,10 +105,10 @@ def train(
         trainer = AdversarialTrainer(attacks=attacks, recipe=recipe, ratio=ratio, beta=trades, shift=shift, patience=patience)
     pictures = AsPictures(resize, colours)
     dataset = read_data(data, split, rows, pictures)
-    _check_classes(dataset)
     # Read before the long work: a test half that cannot be used is known in seconds.
-    judged_on, what = _judged_on(dataset, data, split, rows, pictures)
-    _check_alike(judged_on, what, dataset, new=classifier is None)
+    judged_on, what = judge_on(dataset, data, split, rows, pictures, new=classifier is None)
+    if shift >= min(dataset.images.shape[1:3]):
+        raise InvalidInput(f"expected --shift below the sides of the images, {dataset.images.shape[1:3]}, got {shift}")
     if trainer is not None:
         start = _start(dataset, trainer, classifier, declared=declared, names=class_names(data), threads=used)
         trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
@@ -205,38 +212,6 @@ def _print_epoch(epoch: Epoch) -> None:
 
 def _checkpoint(out: Path) -> Path:
     return out.with_suffix(".training.npz")
-
-
-def _judged_on(trained_on: Dataset, path: Path, split: Split, rows: str | None, pictures: AsPictures) -> tuple[Dataset, str]:
-    """Images that the model was not trained on, of the same file, and what they are; the training images where there are no others."""
-    if split == "train" and has_halves(path):
-        return read_data(path, "test", None), "the test split"
-    if rows is not None:
-        whole = read_data(path, split, None, pictures)
-        others = whole.take(np.delete(np.arange(len(whole)), chosen_rows(rows, len(whole))))
-        if len(others):
-            return others, "the other rows of the file"
-    return trained_on, "the training images themselves"
-
-
-def _check_classes(data: Dataset) -> None:
-    """Raises: InvalidInput: nothing to tell apart; rows of a file that is sorted by class are of one."""
-    found = np.unique(data.labels)
-    if len(found) < 2:
-        raise InvalidInput(f"expected labels of at least 2 classes to train on, got only class {found[0]}")
-
-
-def _check_alike(judged_on: Dataset, what: str, trained_on: Dataset, *, new: bool) -> None:
-    """Raises: InvalidInput: images of another shape than those trained on, or labels that a `new` network will not know."""
-    shape, wanted = judged_on.images.shape[1:], trained_on.images.shape[1:]
-    if shape != wanted:
-        raise InvalidInput(f"expected images {wanted}, as those to train on, in {what}, got {shape}")
-    known, got = int(trained_on.labels.max()), int(judged_on.labels.max())
-    if new and got > known:
-        raise InvalidInput(
-            f"expected labels up to {known}, as those to train on, in {what}, got {got}; rows of a file that is sorted by class hold "
-            "some classes only: shuffle it"
-        )
 
 
 def _judge(trained: KerasClassifier, trained_on: Dataset, judged_on: Dataset, what: str) -> None:

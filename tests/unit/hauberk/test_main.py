@@ -153,6 +153,14 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "a shift of less than nothing": ({"adversarial": "fgm", "shift": -1}, "adversarial trainer: expected shift >= 0, got -1"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
     "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
+    "an attack's size without the attack": (
+        {"eps": 0.1, "trades": 6},
+        "expected --adversarial fgm or pgd with --eps and --trades, got none",
+    ),
+    "a shift out of sight": (
+        {"adversarial": "fgm", "shift": 16},
+        "expected --shift below the sides of the images, (16, 16), got 16",
+    ),
     "a range of no model": (
         {"input-range": "0,255"},
         "expected --classifier with options that say how a model reads images, got none",

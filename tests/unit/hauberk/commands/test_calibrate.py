@@ -209,8 +209,18 @@ def test_a_directory_of_arrays_is_calibrated_on_as_an_archive_is(hauberk: Comman
     assert (data["file"], data["images"], len(data["sha256"])) == ("arrays", 420, 64)
 
 
+def test_images_of_one_class_are_refused_with_the_likely_reason(hauberk: Command, workplace: Path) -> None:
+    data = squares(1000, seed=1)
+    order = np.argsort(data.labels, kind="stable")
+    np.savez(workplace / "sorted.npz", images=data.images[order], labels=data.labels[order])
+    sentence = (
+        "expected clean images of at least 2 classes to calibrate on, got only class 0; rows of a file that is sorted by class"
+    )
+    assert_refused(calibrate(hauberk, data="sorted.npz", rows="0:300"), sentence)
+
+
 def test_images_of_another_shape_are_refused(hauberk: Command, workplace: Path) -> None:
-    np.savez(workplace / "grey.npz", images=np.zeros((300, 16, 16), np.uint8), labels=np.zeros(300, int))
+    np.savez(workplace / "grey.npz", images=np.zeros((300, 16, 16), np.uint8), labels=np.arange(300) % 3)
     assert_refused(calibrate(hauberk, data="grey.npz"), "expected images of the model's shape (16, 16, 3), got (16, 16, 1)")
 
 
