@@ -5,23 +5,25 @@ The buckets are no public interface of it: where they are not as expected, every
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Histogram
 
-_FEW = 4
+_FEW = 8
 
 
 def observe_all(histogram: Histogram, values: NDArray[Any]) -> None:
     """What `histogram.observe` does for each of them, in whatever order; those that are NaN are none."""
-    values = values[~np.isnan(values)]
     bounds, buckets, total = (getattr(histogram, name, None) for name in ("_upper_bounds", "_buckets", "_sum"))
     if len(values) <= _FEW or not bounds or not buckets or total is None:
         for value in values.tolist():
-            histogram.observe(value)
+            if not math.isnan(value):
+                histogram.observe(value)
         return
+    values = values[~np.isnan(values)]
     counts = np.bincount(np.searchsorted(bounds, values))
     for bucket in np.flatnonzero(counts).tolist():
         buckets[bucket].inc(int(counts[bucket]))

@@ -214,12 +214,12 @@ def test_bodies_of_an_account_are_read_as_fast_as_their_bytes_may_and_one_that_w
     clock = Clock()
     account, second = Account("", math.inf, clock), READ_BYTES_PER_S
     assert account.reading_waits_s(second) == 0.0
-    assert account.reading_waits_s(second // 2) == 1.0 - READ_AT_ONCE_S
+    assert account.reading_waits_s(second // 2) == pytest.approx(1.0 - READ_AT_ONCE_S)
     account.reading_took(-second // 2)  # it was shorter than its client had said
-    assert account.reading_waits_s(second) == 1.0 - READ_AT_ONCE_S
-    assert account.reading_waits_s(second) == 2.0 - READ_AT_ONCE_S
+    assert account.reading_waits_s(second) == pytest.approx(1.0 - READ_AT_ONCE_S)
+    assert account.reading_waits_s(second) == pytest.approx(2.0 - READ_AT_ONCE_S)
     assert account.reading_waits_s(1) is None
     clock.now += 1.0
-    assert account.reading_waits_s(second) == 2.0 - READ_AT_ONCE_S  # the one that was refused is not paid for
+    assert account.reading_waits_s(second) == pytest.approx(2.0 - READ_AT_ONCE_S)  # the one that was refused is not paid for
     clock.now += 100.0
     assert account.reading_waits_s(1) == 0.0
