@@ -312,7 +312,7 @@ class Pass:
         keys = self._defended.keys(images)
         with self._stage("purify"):
             purified, distance = self._purify(images, keys)
-        kept = np.flatnonzero(self._pending)
+        kept = self._pending.nonzero()[0]
         with self._stage("abstain"):
             if self._sessions:
                 for session in self._sessions:
@@ -358,7 +358,7 @@ class Pass:
         for session in self._sessions:
             decided[session.undecided] = False
         self._pending &= ~decided
-        rows = np.flatnonzero(decided)
+        rows = decided.nonzero()[0]
         return (self._numbers[rows], self._conclude(rows)) if rows.size else None
 
     def _rows_of(self, turn: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import orjson
+import uvloop
 
 from defences.assembly import assemble
-from defences.defended_classifier import Decisions, DefendedClassifier, Trace, Wave
-from defences.keyed import image_keys
-from defences.table import DEFENCES
+from defences.defended_classifier import Decisions, DefendedClassifier
 from models.bundle import Bundle, read_bundle
 from models.classifier import Classifier, Images, Probabilities
 from models.datasets import MNIST, load_dataset
@@ -45,26 +44,52 @@ READ, KEYS, PURIFY, STRIP, FORWARD, OBSCURE, PATH, METRICS, BATCHER, WRITE = (
     "writing the answer",
 )
 PARTS = (READ, KEYS, PURIFY, STRIP, FORWARD, OBSCURE, PATH, METRICS, BATCHER, WRITE)
-_WHOLE = "data path"
 _SECRET, _ID = b"a secret of the benchmark", "0" * 32
-_IMAGES, _REPEATS, _COMPARED = 320, 21, 2000
+_IMAGES, _REPEATS, _COMPARED = 320, 11, 2000
 _CORNER = 4
+_CALLS = 1000
 
-Work = Callable[[], object]
+
+class Clock:
+    """Processor time of one thread by part, without that of other parts within it."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls, self._within = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0), 0.0
+
+    def timed(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same work, whose time is that of a part."""
+
+        def call(*given: Any) -> Any:
+            before, self._within = self._within, 0.0
+            began = time.thread_time()
+            try:
+                return work(*given)
+            finally:
+                spent = time.thread_time() - began
+                self.seconds[part] += spent - self._within
+                self.calls[part] += 1
+                self._within = before + spent
+
+        return call
 
 
-class Recorder:
-    """A classifier that keeps what it was asked, and what it answered."""
+class Timed:
+    """An object whose methods and properties take the time of a part; what `begin` returns is such an object, too."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._of, self.labels, self.input_shape = classifier, classifier.labels, classifier.input_shape
-        self.calls: list[tuple[Images, Probabilities]] = []
+    def __init__(self, of: Any, part: str, clock: Clock) -> None:
+        self._of, self._part, self._clock = of, part, clock
 
-    def predict(self, images: Images) -> Probabilities:
-        """See `Classifier`."""
-        outputs = self._of.predict(images)
-        self.calls.append((images, outputs))
-        return outputs
+    def __getattr__(self, name: str) -> Any:
+        found = self._clock.timed(self._part, getattr)(self._of, name)
+        return self._clock.timed(self._part, found) if callable(found) else found
+
+    def __call__(self, *given: Any) -> Any:
+        """See what is timed."""
+        return self._clock.timed(self._part, self._of)(*given)
+
+    def begin(self, *given: Any) -> Timed:
+        """See `Detector`."""
+        return Timed(self._clock.timed(self._part, self._of.begin)(*given), self._part, self._clock)
 
 
 class Backdoored:
@@ -80,117 +105,90 @@ class Backdoored:
         return outputs
 
 
-class _Answered:
-    """A data path that has its answer at once: what is left is the batcher."""
-
-    def __init__(self, decisions: Decisions) -> None:
-        self._decisions, self._left = decisions, 0
-
-    def begin(self, images: Images) -> _Answered:
-        self._given = self._joined = len(images)
-        return self
-
-    def join(self, batch: _Answered, images: Images) -> None:
-        self._given, self._joined = len(images), self._joined + len(images)
-
-    def costs(self, batch: _Answered) -> tuple[Any, Any]:
-        return np.arange(self._joined - self._given, self._joined), np.ones(self._given, np.int64)
-
-    def advance(self, batch: _Answered, turn: Any = None) -> Wave:
-        return np.arange(self._joined - self._given, self._joined), self._decisions
-
-
-class _Unheard:
-    """An `Observer` of the batcher that does nothing."""
-
-    def batch(self, images: int, waited_s: Sequence[float]) -> None: ...
-
-    def decided(self, decisions: Decisions) -> None: ...
-
-    def failed(self, failure: Exception) -> None: ...
-
-
 def measure(bundle: Bundle, together: int, *, defended: bool, repeats: int = _REPEATS) -> dict[str, float]:
-    """Microseconds of a processor per image by part, the median of repeats that take turns, for so many images at once."""
-    modes: Mapping[str, Any] = {} if defended else dict.fromkeys(DEFENCES, "off")
-    modes = {each["name"]: modes.get(each["name"], each["mode"]) for each in bundle.settings["defences"]}
+    """Microseconds of a processor per image by part, the median of repeats, for so many clients that each ask for an image at a time.
+
+    Each image goes the way of a request without HTTP: its body is read, the batcher decides on it, its answer is written. What the clock
+    itself takes is measured and left out.
+    """
     images = load_dataset(MNIST, split="test").images[:_IMAGES]
+    bodies = [orjson.dumps({"images": image[..., 0].tolist()}) for image in np.split(images, len(images))]
     classifier = classifier_of(bundle, threads=1)
-    works = _works(bundle, classifier, modes, np.split(images, _IMAGES // together))
-    seconds: dict[str, list[float]] = {part: [] for part in works}
-    for repeat in range(repeats + 1):
-        for part, work in works.items():
-            began = time.process_time()
-            work()
-            if repeat:
-                seconds[part].append(time.process_time() - began)
-    found = {part: 1e6 * float(np.median(spent)) / _IMAGES for part, spent in seconds.items()}
-    whole = found.pop(_WHOLE)
-    return found | {PATH: whole - sum(found.get(part, 0.0) for part in (KEYS, PURIFY, STRIP, FORWARD, OBSCURE))}
+    found: list[dict[str, float]] = []
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for _ in range(repeats + 1):
+            loop, worker = Clock(), Clock()
+            way = _Way(bundle, classifier, loop, worker, defended=defended)
+            whole = runner.run(way.all_of(bodies, together))
+            found.append(_shares(whole, loop, worker))
+    return {part: 1e6 * float(np.median([each[part] for each in found[1:]])) / _IMAGES for part in found[0]}
 
 
-def _works(bundle: Bundle, classifier: Classifier, modes: Mapping[str, Any], batches: Sequence[Images]) -> dict[str, Work]:
-    defended = assemble(bundle, classifier, secret=_SECRET, modes=modes)
-    recorders = [_recorded(bundle, classifier, modes, batch) for batch in batches]
-    waves = [[wave for _, wave in defended.waves(batch)] for batch in batches]
-    images = np.split(np.concatenate(batches), _IMAGES)
-    ones = [defended.classify(image) for image in images]
-    bodies = [orjson.dumps({"images": image[..., 0].tolist()}) for image in images]
-    keys = [image_keys(batch, _SECRET) for batch in batches]
-    admission = Admission(bundle.input_shape, len(batches[0]))
-    writer = AnswerWriter(bundle.name, bundle.version, bundle.labels)
-    metrics = Metrics(new_registry(), labels=bundle.labels, build=("", "", ""))
-    works: dict[str, Work] = {
-        _WHOLE: lambda: [defended.classify(batch) for batch in batches],
-        READ: lambda: [admission.images(body) for body in bodies],
-        KEYS: lambda: [image_keys(batch, _SECRET) for batch in batches],
-        FORWARD: lambda: [classifier.predict(rows) for recorder in recorders for rows, _ in recorder.calls],
-        METRICS: lambda: [_observed(metrics, batch, decided) for batch, decided in zip(batches, waves, strict=True)],
-        BATCHER: lambda: asyncio.run(_batched(batches, ones[0])),
-        WRITE: lambda: [writer.answer(_ID, one) for one in ones],
-    }
-    for step in defended.preprocessors:
-        works[PURIFY] = lambda purify=step.defence: [purify(*each) for each in zip(batches, keys, strict=True)]
-    for detector in defended.detectors:
-        works[STRIP] = lambda begin=detector.defence.begin: [
-            _session(begin(batch, of), recorder.calls) for batch, of, recorder in zip(batches, keys, recorders, strict=True)
-        ]
-    for last in defended.postprocessors:
-        works[OBSCURE] = lambda obscure=last.defence: [obscure(outputs) for outputs in _answered(recorders, len(batches[0]))]
-    return works
+class _Way:
+    """The way of a request without HTTP, with a clock of the event loop's thread and one of the worker's."""
+
+    def __init__(self, bundle: Bundle, classifier: Classifier, loop: Clock, worker: Clock, *, defended: bool) -> None:
+        modes: Any = {} if defended else dict.fromkeys([each["name"] for each in bundle.settings["defences"]], "off")
+        admission, writer = Admission(bundle.input_shape, 1), AnswerWriter(bundle.name, bundle.version, bundle.labels)
+        self.read, self.write = loop.timed(READ, admission.images), loop.timed(WRITE, writer.answer)
+        self.path = Timed(_timed_path(bundle, classifier, modes, worker), PATH, worker)
+        self.observer = Timed(Metrics(new_registry(), labels=bundle.labels, build=("", "", "")), METRICS, worker)
+
+    async def all_of(self, bodies: Sequence[bytes], together: int) -> float:
+        """The seconds of a processor that all bodies took."""
+        batcher = Batcher(_Begun(self.path), self.observer)
+        began = time.process_time()
+        await asyncio.gather(*(self._client(batcher, bodies[first::together]) for first in range(together)))
+        whole = time.process_time() - began
+        await batcher.stop()
+        return whole
+
+    async def _client(self, batcher: Batcher[Any], bodies: Sequence[bytes]) -> None:
+        for body in bodies:
+            self.write(_ID, await batcher.classify(self.read(body)))
 
 
-def _recorded(bundle: Bundle, classifier: Classifier, modes: Mapping[str, Any], batch: Images) -> Recorder:
-    recorder = Recorder(classifier)
-    assemble(bundle, recorder, secret=_SECRET, modes=modes).classify(batch)
-    return recorder
+class _Begun:
+    """A data path whose batches are not timed as objects of their own."""
+
+    def __init__(self, path: Timed) -> None:
+        self.join, self.costs, self.advance = path.join, path.costs, path.advance
+        self.begin = path.__getattr__("begin")
 
 
-def _answered(recorders: Sequence[Recorder], count: int) -> list[Probabilities]:
-    return [recorder.calls[0][1][:count] for recorder in recorders]
+def _timed_path(bundle: Bundle, classifier: Classifier, modes: Mapping[str, Any], clock: Clock) -> DefendedClassifier:
+    classifier = Timed(classifier, FORWARD, clock)
+    plain = assemble(bundle, classifier, secret=_SECRET, modes=modes)  # type: ignore[arg-type]  # it has every attribute
+    timed = DefendedClassifier(
+        plain.classifier,
+        preprocessors=[replace(step, defence=Timed(step.defence, PURIFY, clock)) for step in plain.preprocessors],
+        detectors=[replace(step, defence=Timed(step.defence, STRIP, clock)) for step in plain.detectors],
+        postprocessors=[replace(step, defence=Timed(step.defence, OBSCURE, clock)) for step in plain.postprocessors],
+        secret=_SECRET,
+    )
+    vars(timed)["keys"] = clock.timed(KEYS, timed.keys)
+    return timed
 
 
-def _session(session: Any, calls: Sequence[tuple[Images, Probabilities]]) -> None:
-    """A detector's session from its beginning to its end, with the outputs of another run."""
-    answers = calls[0][1]
-    for _, outputs in calls:
-        rows = len(session.probe())
-        session.decide(outputs[len(outputs) - rows :], answers)
-        _ = session.undecided
+def _shares(whole: float, *clocks: Clock) -> dict[str, float]:
+    inside, around = _cost_of_a_clock()
+    seconds = {part: sum(clock.seconds[part] - inside * clock.calls[part] for clock in clocks) for part in PARTS}
+    calls = {part: sum(clock.calls[part] for clock in clocks) for part in PARTS}
+    seconds[PATH] -= around * sum(calls[part] for part in (KEYS, PURIFY, STRIP, FORWARD, OBSCURE))
+    seconds[BATCHER] = whole - sum(seconds.values()) - (inside + around) * sum(calls.values())
+    return {part: spent for part, spent in seconds.items() if calls[part] or part == BATCHER}
 
 
-def _observed(metrics: Metrics, batch: Images, waves: Sequence[Decisions]) -> None:
-    metrics.batch(len(batch), [0.0] * len(batch))
-    for decided in waves:
-        metrics.decided(decided)
+def _cost_of_a_clock() -> tuple[float, float]:
+    """What reading it adds to the part that is timed, and to what is around."""
+    clock = Clock()
+    timed = Timed(_Nothing(), FORWARD, clock)
+    clock.timed(PATH, lambda: [timed.nothing for _ in range(_CALLS)])()
+    return clock.seconds[FORWARD] / _CALLS, clock.seconds[PATH] / _CALLS
 
 
-async def _batched(batches: Sequence[Images], one: Decisions) -> None:
-    """Every batch as clients that each ask for an image at once, and wait for all answers."""
-    batcher = Batcher(_Answered(replace(one.rows(np.zeros(len(batches[0]), np.int64)), trace=Trace())), _Unheard())
-    for batch in batches:
-        await asyncio.gather(*(batcher.classify(image) for image in np.split(batch, len(batch))))
-    await batcher.stop()
+class _Nothing:
+    nothing = None
 
 
 def fingerprint(bundle: Bundle, count: int = _COMPARED) -> str:

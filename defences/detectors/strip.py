@@ -332,7 +332,7 @@ class StripSession:
     @property
     def undecided(self) -> NDArray[np.int64]:
         """Indices of undecided images."""
-        return np.flatnonzero(self._flags[:, 0])
+        return self._flags[:, 0].nonzero()[0]
 
     @property
     def calls(self) -> NDArray[np.int64]:
