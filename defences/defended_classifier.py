@@ -319,7 +319,7 @@ class Pass:
                     session.join(kept, images, keys)
             else:
                 self._sessions = [step.defence.begin(images, keys) for step in self._defended.detectors]
-            self._model_calls += sum(int(session.calls[len(kept) :].sum()) for session in self._sessions)
+            self._model_calls += sum(int(np.add.reduce(session.calls[len(kept) :])) for session in self._sessions)
         numbers, pending = np.arange(self._joined, self._joined + n), np.ones(n, bool)
         raw = np.zeros((n, self._raw.shape[1]), np.float32)
         if kept.size:
@@ -459,7 +459,7 @@ def _any_of(rows: NDArray[np.int64], among: NDArray[np.bool_] | None) -> bool:
 
 def _checked(outputs: Probabilities, rows: int) -> Probabilities:
     """Refuse NaN: it compares false with every threshold, and would pass every detector."""
-    if outputs.ndim != 2 or len(outputs) != rows or not np.isfinite(outputs).all():
+    if outputs.ndim != 2 or len(outputs) != rows or not np.logical_and.reduce(np.isfinite(outputs), axis=None):
         raise ValueError(f"expected finite probabilities for {rows} rows, got {outputs.dtype} {outputs.shape}")
     return outputs
 

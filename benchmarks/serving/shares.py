@@ -33,7 +33,7 @@ from benchmarks.serving.tracing import Processor
 from models.bundle import default_bundle_directory, standard_bundle_directory
 from models.datasets import MNIST, load_dataset
 
-_CELL_S, _PIECES, _TURNS, _REQUESTS = 12.0, 3, 3, 500
+_CELL_S, _PIECES, _TURNS, _REQUESTS = 12.0, 3, 5, 500
 REST = "connection, HTTP, edge"
 WHOLE = "a request"
 _BUNDLES: dict[str, Callable[[], Path]] = {"mnist-standard": standard_bundle_directory, "mnist": default_bundle_directory}

@@ -175,6 +175,14 @@ class Strip(Defence):
 
     _bank: NDArray[np.float32] = field(init=False, repr=False)
     """The overlays as float32 rows."""
+    _marks: NDArray[np.int64] = field(init=False, repr=False)
+    """Where stages begin and end: 0 and the stages."""
+    _ahead: NDArray[np.int64] = field(init=False, repr=False)
+    """The overlays of every stage, and none after the last."""
+    _limits: NDArray[np.float64] = field(init=False, repr=False)
+    """The boundaries."""
+    _shares: tuple[np.float32, np.float32] = field(init=False, repr=False)
+    """What is kept of an image under an overlay, and of the overlay."""
 
     name = "strip"
     record: ClassVar[DefenceRecord] = DefenceRecord(
@@ -223,6 +231,11 @@ class Strip(Defence):
         if np.isnan(self.threshold):
             raise InvalidParameter("strip: expected a threshold, got NaN")
         object.__setattr__(self, "_bank", (self.overlays.astype(np.float32) / 255).reshape(n, -1))
+        object.__setattr__(self, "_marks", np.array([0, *self.stages]))
+        object.__setattr__(self, "_ahead", np.diff(self._marks, append=n))
+        object.__setattr__(self, "_limits", self.boundaries())
+        kept = 1 if self.blend == "add" else 1 - self.weight
+        object.__setattr__(self, "_shares", (np.float32(kept), np.float32(self.weight)))
 
     @property
     def calls_at_most(self) -> int:
@@ -259,13 +272,8 @@ class Strip(Defence):
         rows = np.empty((n * m, self._bank.shape[1]), np.float32)
         flat, order = _compiled_for(images).reshape(n, -1), np.ascontiguousarray(order)
         start, stop = np.zeros(n, np.int64), np.full(n, m)
-        _superimpose(flat, self._bank, order, np.arange(n), start, stop, self._kept, np.float32(self.weight), rows)
+        _superimpose(flat, self._bank, order, np.arange(n), start, stop, *self._shares, rows)
         return rows.reshape(-1, *images.shape[1:])
-
-    @property
-    def _kept(self) -> np.float32:
-        """What is kept of an image under an overlay."""
-        return np.float32(1 if self.blend == "add" else 1 - self.weight)
 
     def check_input_shape(self, shape: tuple[int, int, int]) -> None:
         """Overlays have to be of the shape of the images."""
@@ -303,15 +311,7 @@ class StripSession:
 
     def __init__(self, strip: Strip, shape: tuple[int, ...]) -> None:
         self._strip, self._shape = strip, shape
-        self._boundaries = strip.boundaries()
-        self._stages = np.array([0, *strip.stages])
-        self._blend = strip._kept, np.float32(strip.weight)
-        self._images = np.empty((0, strip._bank.shape[1]), np.float32)
-        self._order = np.empty((0, len(strip.overlays)), np.int32)
-        self._stage = np.empty(0, np.int64)
-        self._sums = np.empty((0, 2))  # of the statistic, and of entropies
-        self._flags = np.empty((0, 2), bool)  # in doubt, abstained
-        self._turn = np.empty(0, np.int64)
+        self._stages, self._boundaries = strip._marks, strip._limits
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Drop all images but those at `kept`, and append these."""
@@ -341,8 +341,7 @@ class StripSession:
     @property
     def next_calls(self) -> NDArray[np.int64]:
         """Overlays of the stage before each undecided image."""
-        calls: NDArray[np.int64] = self._stages[np.minimum(self._stage + 1, len(self._stages) - 1)] - self._stages[self._stage]
-        return calls
+        return self._strip._ahead[self._stage]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -358,7 +357,14 @@ class StripSession:
         strip = self._strip
         most = _NUMBERS_PER_PROBE // strip._bank.shape[1]
         self._turn, rows = _probe(
-            self._images, strip._bank, self._order, np.ascontiguousarray(doubtful), self._stage, self._stages, most, *self._blend
+            self._images,
+            strip._bank,
+            self._order,
+            np.ascontiguousarray(doubtful),
+            self._stage,
+            self._stages,
+            most,
+            *strip._shares,
         )
         return rows.reshape(-1, *self._shape)
 
