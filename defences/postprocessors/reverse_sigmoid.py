@@ -71,10 +71,9 @@ class ReverseSigmoid(Defence):
         """The obscured rows, and which rows [n] the argmax guard had to act on."""
         y = np.ascontiguousarray(probabilities, np.float64)
         beta = self.beta * min(1.0, _REFERENCE_LOSERS / max(1, y.shape[1] - 1))
-        if y.shape[1] > 1:
-            return _obscure(y, beta, self.gamma)  # type: ignore[no-any-return]  # compiled
-        both, guarded = _obscure(np.concatenate([1 - y, y], axis=1), beta, self.gamma)
-        return both[:, 1:], guarded
+        both = y if y.shape[1] > 1 else np.concatenate([1 - y, y], axis=1)
+        obscured, guarded = _obscure(both, both.sum(axis=1), beta, self.gamma)
+        return obscured[:, obscured.shape[1] - y.shape[1] :], guarded
 
     @classmethod
     def compile_kernels(cls) -> None:
@@ -83,21 +82,21 @@ class ReverseSigmoid(Defence):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _obscure(given: Any, beta: float, gamma: float) -> Any:
+def _obscure(given: Any, totals: Any, beta: float, gamma: float) -> Any:
     """The obscured rows of float64 [n, k], k >= 2, in float32, and which of them the argmax guard had to act on.
 
-    Compiled, since thirty small operations of NumPy take longer than the forward pass of an image.
+    Compiled, since some thirty operations of NumPy on a few rows take longer than what they compute (docs/decisions/0018). NumPy sums the
+    rows: where a winner is near 1, the order of the summands decides its last digits.
     """
     n, classes = given.shape
     result, guarded = given.astype(np.float32), np.zeros(n, np.bool_)
     y, perturbation, obscured = np.empty(classes), np.empty(classes), np.empty(classes, np.float32)
     for i in range(n):
-        total = given[i].sum()
-        if not total > 0:
+        if not totals[i] > 0:
             continue
         # Near 1 the rounding of float32 is most of the winner's distance to 1, on which the logit depends, and it differs from batch to
         # batch. The other classes are exact to seven digits, so the winner is one minus their sum.
-        y[:] = given[i] / total
+        y[:] = given[i] / totals[i]
         for k in range(classes):
             safe = min(max(y[k], _TINY), 1 - _TINY)
             logit = np.log(safe) - np.log1p(-safe)

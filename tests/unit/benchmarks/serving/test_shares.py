@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+import pytest
 
 from benchmarks.serving import parts, shares
 from models.bundle import Bundle, read_bundle, standard_bundle_directory
@@ -37,13 +40,28 @@ def test_the_perfect_backdoor_sees_its_class_under_its_trigger_alone() -> None:
     np.testing.assert_array_equal(found[3:], clean.predict(images)[3:])
 
 
-def test_the_recorder_answers_as_its_classifier_and_keeps_what_it_was_asked() -> None:
-    classifier = classifier_of(bundle(), threads=1)
-    recorder, images = parts.Recorder(classifier), noise(3, (28, 28, 1), 0)
-    np.testing.assert_array_equal(recorder.predict(images), classifier.predict(images))
-    [(asked, answered)] = recorder.calls
-    assert asked is images
-    assert answered.shape == (3, 10)
+def test_a_part_within_another_is_not_counted_twice() -> None:
+    clock = parts.Clock()
+
+    def busy() -> None:
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+
+    inner = clock.timed(parts.FORWARD, busy)
+    clock.timed(parts.PATH, lambda: [busy(), inner(), inner()])()
+    assert clock.calls[parts.FORWARD] == 2
+    assert clock.seconds[parts.FORWARD] == pytest.approx(0.04, rel=0.2)
+    assert clock.seconds[parts.PATH] == pytest.approx(0.02, rel=0.2)
+
+
+def test_what_is_timed_answers_as_it_did() -> None:
+    classifier, images = classifier_of(bundle(), threads=1), noise(3, (28, 28, 1), 0)
+    clock = parts.Clock()
+    timed = parts.Timed(classifier, parts.FORWARD, clock)
+    np.testing.assert_array_equal(timed.predict(images), classifier.predict(images))
+    assert timed.labels == classifier.labels
+    assert clock.seconds[parts.FORWARD] > 0
 
 
 def test_the_section_has_a_row_a_part_and_leaves_out_what_is_off() -> None:
