@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from models.datasets import MNIST, load_dataset
 
 _CELL_S, _PIECES, _TURNS, _REQUESTS = 12.0, 3, 5, 500
 REST = "connection, HTTP, edge"
-WHOLE = "a request"
+WHOLE = "all of it"
 _BUNDLES: dict[str, Callable[[], Path]] = {"mnist-standard": standard_bundle_directory, "mnist": default_bundle_directory}
 
 Shares = Mapping[str, float]
@@ -49,17 +49,18 @@ def section(cell_s: float = _CELL_S) -> str:
     return text(measured(_BUNDLES, [ROOT], cell_s)[0])
 
 
-def measured(bundles: Sequence[str] | Mapping[str, Any], roots: Sequence[Path], cell_s: float) -> list[dict[Column, Shares]]:
+def measured(bundles: Iterable[str], roots: Sequence[Path], cell_s: float) -> list[dict[Column, Shares]]:
     """Shares of every column, in each of these checkouts."""
     found: list[dict[Column, Shares]] = [{} for _ in roots]
     for bundle in bundles:
-        whole = _over_http(bundle, roots, cell_s)
+        whole = _over_http(bundle, roots, cell_s) if cell_s else {}
         for clients in (1, AT):
             for defended in (True, False):
                 for number, own in enumerate(_in_process(bundle, clients, roots, defended=defended)):
-                    request = whole[number, clients, defended]
-                    own[REST] = request - sum(own.values())
-                    found[number][bundle, clients, defended] = own | {WHOLE: request}
+                    parts_us = sum(own.values())
+                    request = whole.get((number, clients, defended))
+                    beyond = {} if request is None else {REST: request - parts_us}
+                    found[number][bundle, clients, defended] = own | beyond | {WHOLE: parts_us if request is None else request}
     return found
 
 
@@ -138,7 +139,9 @@ def _cell(us: float | None, other: float | None) -> str:
 def main() -> None:
     """Print the section, or this checkout beside another one; docs/benchmarks.md is written by `python -m benchmarks` only."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell-seconds", type=float, default=_CELL_S, help="seconds of load on a server, default %(default)s")
+    parser.add_argument(
+        "--cell-seconds", type=float, default=_CELL_S, help="of load on a server, default %(default)s; 0: no HTTP"
+    )
     parser.add_argument("--against", type=Path, help="another checkout, measured in turns with this one")
     parser.add_argument("--bundles", nargs="*", choices=list(_BUNDLES), default=list(_BUNDLES), help="default both")
     given = parser.parse_args()
