@@ -66,11 +66,11 @@ def measured(bundles: Iterable[str], roots: Sequence[Path], cell_s: float) -> li
 
 def _in_process(bundle: str, clients: int, roots: Sequence[Path], *, defended: bool) -> list[dict[str, float]]:
     options = ["--together", str(clients), *([] if defended else ["--off"])]
-    turns = [[_parts(root, bundle, *options) for root in roots] for _ in range(_TURNS)]
-    return [
-        {part: float(np.median([turn[number][part] for turn in turns])) for part in turns[0][number]}
-        for number in range(len(roots))
-    ]
+    turns: list[list[dict[str, float]]] = [[] for _ in roots]
+    for turn in range(_TURNS):
+        for number in range(len(roots)) if turn % 2 == 0 else reversed(range(len(roots))):
+            turns[number].append(_parts(roots[number], bundle, *options))
+    return [{part: float(np.median([each[part] for each in of_one])) for part in of_one[0]} for of_one in turns]
 
 
 def _parts(root: Path, bundle: str, *options: str) -> Any:
