@@ -312,8 +312,8 @@ class Batcher(Generic[_Batch]):
     def _hand_out(self, parts: list[JobPart], numbers: NDArray[np.int64], decisions: Decisions) -> None:
         if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
             raise RuntimeError("the data path decided on images out of order")  # they would go to the wrong request
-        firsts = np.searchsorted(numbers, [part.starts for part in parts]).tolist()
-        lasts = np.searchsorted(numbers, [part.ends for part in parts]).tolist()
+        firsts = numbers.searchsorted([part.starts for part in parts]).tolist()
+        lasts = numbers.searchsorted([part.ends for part in parts]).tolist()
         answered = [
             part.job
             for part, first, last in zip(parts, firsts, lasts, strict=True)

@@ -198,7 +198,8 @@ class Metrics:
     def decided(self, decisions: Decisions) -> None:
         """`Observer`: a wave is decided."""
         abstained = int(np.count_nonzero(decisions.abstained))
-        self._images_abstained.inc(abstained)
+        if abstained:
+            self._images_abstained.inc(abstained)
         self._images_answered.inc(len(decisions.abstained) - abstained)
         times = np.bincount(decisions.labels[decisions.labels >= 0])
         for label in np.flatnonzero(times).tolist():
