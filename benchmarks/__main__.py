@@ -29,7 +29,7 @@ from benchmarks.methods import (
     strip,
     total_variation,
 )
-from benchmarks.serving import engines, hostile_clients, operations, remote, scaling, service, timing, tracing
+from benchmarks.serving import engines, hostile_clients, operations, remote, scaling, service, shares, timing, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -47,6 +47,7 @@ Runtime and TensorFlow*, are of STRIP's statistic "entropy" with 96 overlays, an
 _SECTIONS: dict[str, Callable[[], str | None]] = {
     "service": service.section,
     "scaling": scaling.section,
+    "shares": shares.section,
     "operations": operations.section,
     "hostile_clients": hostile_clients.section,
     "tracing": tracing.section,

@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from models.classifier import Classifier, Images, Labels
 from models.errors import InvalidInput
 from models.image_rows import Samples, answers_for, blocks
-from models.proposals import PreparedClassifier, Proposal, is_better, proposal
+from models.proposals import PreparedClassifier, Proposal, Trials, is_better
 
 Verdict = Literal["fine", "doubtful", "guessing", "too few images"]
 Cause = Literal["classes in another order", "images read otherwise", "a simple rule does better"]
@@ -101,14 +101,22 @@ def judge(classifier: Classifier, data: Samples, *, advice: str | None = "say") 
     Cost: a model call for each image looked at, and that of `models.proposals.proposal` where the classifier is right on less than 97 %.
     """
     some = data.take(drawn(len(data)))
-    answers = answers_for(classifier, some.images)
-    found = judge_answers(some.labels, answers, len(classifier.labels))
+    trials = Trials(classifier, some) if isinstance(classifier, PreparedClassifier) and advice is not None else None
+    return judge_looked_at(some, answers_for(classifier, some.images), len(classifier.labels), trials, advice=advice or "say")
+
+
+def judge_looked_at(some: Samples, answers: Labels, classes: int, trials: Trials | None, *, advice: str = "say") -> Judgement:
+    """Judge a classifier by its answers to these images; see `judge`.
+
+    Args:
+        trials: of other readings of the same images; None where there is no other to try.
+    """
+    found = judge_answers(some.labels, answers, classes)
     if found.verdict == "too few images":
         return found
-    read = None
-    if advice is not None and found.rate < _GOOD_ENOUGH and isinstance(classifier, PreparedClassifier):
-        read = _another_reading(classifier, some, answers, advice)
-    return judge_answers(some.labels, answers, len(classifier.labels), read=read, nearest=_nearest(some, answers))
+    other = None if trials is None or found.rate >= _GOOD_ENOUGH else trials.proposal(answers == some.labels)
+    read = None if other is None else read_otherwise(other, advice)
+    return judge_answers(some.labels, answers, classes, read=read, nearest=_nearest(some, answers))
 
 
 def judge_answers(
@@ -187,11 +195,6 @@ def _another_order(labels: Labels, answers: Labels, classes: int) -> Against:
         f"(it answers {named}); number the labels of the data as the classifier's outputs are"
     )
     return Against("classes in another order", said, other, answers[judged_on] == labels[judged_on])
-
-
-def _another_reading(classifier: PreparedClassifier, data: Samples, answers: Labels, advice: str) -> Against | None:
-    found = proposal(classifier, data, answers == data.labels)
-    return None if found is None else read_otherwise(found, advice)
 
 
 def read_otherwise(found: Proposal, advice: str) -> Against:

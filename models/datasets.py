@@ -167,11 +167,24 @@ def _labels(labels: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
     if labels.ndim == 2 and labels.shape[1] == 1:  # the CIFAR files of Keras
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise InvalidInput(f"expected integer labels [n] in {path.name}, got {labels.dtype} {list(labels.shape)}")
+        raise InvalidInput(
+            f"expected integer labels [n] in {path.name}, got {labels.dtype} {list(labels.shape)}{labels_advice(labels)}"
+        )
     indices = labels.astype(np.int64)
     if len(indices) and int(indices.min()) < 0:  # or beyond int64
         raise InvalidInput(f"expected labels from 0 in {path.name}, got {int(indices.min())}")
     return indices
+
+
+def labels_advice(labels: NDArray[np.generic]) -> str:
+    """What to store in the place of labels that are no numbers of classes, as the end of a sentence."""
+    if labels.ndim == 1 and labels.dtype.kind in "USTO":
+        return "; number the classes from 0 in the order of the model's outputs"
+    if labels.ndim == 1 and labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels.astype(float))):
+        return "; store labels.astype(int)"
+    if labels.ndim == 2:
+        return "; store labels.argmax(axis=1) of one-hot labels"
+    return ""
 
 
 def _images(images: NDArray[np.generic], path: Path) -> Images:

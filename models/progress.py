@@ -24,3 +24,23 @@ class PartOf:
 
     def __call__(self, done: int, of: int) -> None:
         self.progress(self.what, self.number * of + done, self.parts * of)
+
+
+@dataclass
+class Counted:
+    """Progress of a work of so many steps in all, whose parts count on from one another."""
+
+    progress: Progress
+    what: str
+    of: int
+    done: int = 0
+
+    def add(self, steps: int) -> None:
+        """So many more steps are done."""
+        self.done += steps
+        self.progress(self.what, self.done, self.of)
+
+    def end(self) -> None:
+        """No further step is needed."""
+        self.done = self.of
+        self.progress(self.what, self.of, self.of)

@@ -85,54 +85,76 @@ def proposal(
     *,
     among: Callable[[Preparation], bool] = lambda _: True,
 ) -> Proposal | None:
-    """The reading of these images that the classifier is most often right with; None where that is the declared one.
+    """See `Trials.proposal`, of which this is the first question."""
+    return Trials(classifier, data).proposal(declared_right, among=among)
+
+
+class Trials:
+    """A classifier on some images read in other ways. No image is read in the same way twice, however often it is asked.
 
     Args:
-        declared_right: on which of the images the classifier is right as it is, [n].
-        among: which readings come into question.
-
-    Cost: 64 model calls for every reading, 192 more for those that are not far behind, and one for each image that is judged on.
+        data: a part of them is what a reading is chosen on, the others what it is judged on.
     """
-    order = np.random.default_rng(2).permutation(len(data))
-    chosen_on, judged_on = np.split(order, [min(_CHOSEN_ON, len(order) // 3)])
-    declared, flat = classifier.preparation, bool(getattr(classifier, "flat_input", False))
-    tried = [
-        one
-        for one in readings(data.images[next(blocks(data.images, numbers_at_most=_LOOKED_AT_NUMBERS))], declared, flat=flat)
-        if among(one.preparation) and one.preparation != declared
-    ]
-    if not tried or not len(chosen_on):
-        return None
-    best, alternatives = _best(classifier, data.take(chosen_on), tried)
-    if best is None or best[1].mean() <= declared_right[chosen_on].mean():
-        return None
-    judged = data.take(judged_on)
-    right = _right(classifier, judged, best[0])
-    return Proposal(best[0], alternatives, right, declared_right[judged_on])
 
+    def __init__(self, classifier: PreparedClassifier, data: Samples) -> None:
+        order = np.random.default_rng(2).permutation(len(data))
+        self._classifier, self._data = classifier, data
+        self._chosen_on, self._judged_on = np.split(order, [min(_CHOSEN_ON, len(order) // 3)])
+        self._first, self._others = self._chosen_on[:_LOOKED_AT_FIRST], self._chosen_on[_LOOKED_AT_FIRST:]
+        self._readings: list[Reading] | None = None
+        self._known: dict[tuple[Preparation, bytes], NDArray[np.bool_]] = {}
 
-_Tried = tuple[Reading, NDArray[np.bool_]]
+    def proposal(
+        self, declared_right: NDArray[np.bool_], *, among: Callable[[Preparation], bool] = lambda _: True
+    ) -> Proposal | None:
+        """The reading of these images that the classifier is most often right with; None where that is the declared one.
 
+        Args:
+            declared_right: on which of the images the classifier is right as it is, [n].
+            among: which readings come into question.
 
-def _best(classifier: PreparedClassifier, data: Samples, tried: list[Reading]) -> tuple[_Tried | None, tuple[Reading, ...]]:
-    """The reading that is right most often, and others that are nearly."""
-    first = data.take(slice(0, _LOOKED_AT_FIRST))
-    shares = np.array([_right(classifier, first, one).mean() for one in tried])
-    kept = [one for one, share in zip(tried, shares, strict=True) if share >= shares.max() - _WORSE_BY]
-    found = [(one, _right(classifier, data, one)) for one in kept]
-    most = max(right.mean() for _, right in found)
-    good = [(one, right) for one, right in found if right.mean() >= most - _AS_GOOD]
-    return good[0], tuple(one for one, _ in good[1 : 1 + _ALTERNATIVES])
+        Cost: 64 model calls for every reading, 192 more for those that are not far behind, and one for each image that is judged on;
+        nothing for what was asked before.
+        """
+        declared = self._classifier.preparation
+        tried = [one for one in self._all() if among(one.preparation) and one.preparation != declared]
+        if not tried or not len(self._chosen_on):
+            return None
+        best, alternatives = self._best(tried)
+        if self._right(best, self._first, self._others).mean() <= declared_right[self._chosen_on].mean():
+            return None
+        return Proposal(best, alternatives, self._right(best, self._judged_on), declared_right[self._judged_on])
 
+    def _all(self) -> list[Reading]:
+        if self._readings is None:
+            images = self._data.images
+            some = images[next(blocks(images, numbers_at_most=_LOOKED_AT_NUMBERS))]
+            flat = bool(getattr(self._classifier, "flat_input", False))
+            self._readings = list(readings(some, self._classifier.preparation, flat=flat))
+        return self._readings
 
-def _right(classifier: PreparedClassifier, data: Samples, reading: Reading) -> NDArray[np.bool_]:
-    """On which of these images the classifier is right when it reads them so, [n]."""
-    found = [np.empty(0, np.int64)]
-    for block in blocks(data.images):
-        given = _as_if(data.images[block], reading.preparation, classifier.preparation)
-        found.append(classifier.predict(given).argmax(axis=1))
-    right: NDArray[np.bool_] = np.concatenate(found) == data.labels
-    return right
+    def _best(self, tried: list[Reading]) -> tuple[Reading, tuple[Reading, ...]]:
+        """The reading that is right most often, and others that are nearly."""
+        shares = np.array([self._right(one, self._first).mean() for one in tried])
+        kept = [one for one, share in zip(tried, shares, strict=True) if share >= shares.max() - _WORSE_BY]
+        found = [(one, self._right(one, self._first, self._others).mean()) for one in kept]
+        most = max(share for _, share in found)
+        good = [one for one, share in found if share >= most - _AS_GOOD]
+        return good[0], tuple(good[1 : 1 + _ALTERNATIVES])
+
+    def _right(self, reading: Reading, *parts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """On which images of these parts the classifier is right when it reads them so, [n]."""
+        return np.concatenate([self._right_on(reading.preparation, rows) for rows in parts])
+
+    def _right_on(self, wanted: Preparation, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        key = wanted, rows.tobytes()
+        if key not in self._known:
+            data, found = self._data.take(rows), [np.empty(0, np.int64)]
+            for block in blocks(data.images):
+                given = _as_if(data.images[block], wanted, self._classifier.preparation)
+                found.append(self._classifier.predict(given).argmax(axis=1))
+            self._known[key] = np.concatenate(found) == data.labels
+        return self._known[key]
 
 
 def _as_if(images: Images, wanted: Preparation, declared: Preparation) -> Images:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.archives import FOR_DATA, array_names, check_archive, read_arrays
 from models.classifier import Images, Labels
-from models.datasets import Dataset, Split, check_channels_last, load_dataset, load_packed
+from models.datasets import Dataset, Split, check_channels_last, labels_advice, load_dataset, load_packed
 from models.errors import InvalidInput
 from models.files import open_file
 from models.image_rows import PackedDataset, PackedImages, Samples, blocks, unit_images
@@ -176,6 +176,7 @@ def _checked(raw: NDArray[np.generic], labels: NDArray[np.generic], name: str) -
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(raw) or not len(raw):
         raise InvalidInput(
             f"expected one integer label for each of {len(raw)} images in {name}, got {labels.dtype} {list(labels.shape)}"
+            + labels_advice(labels)
         )
     indices = np.asarray(labels).astype(np.int64)
     if not 0 <= int(indices.min()) <= int(indices.max()) < _LABELS_AT_MOST:

@@ -42,7 +42,7 @@ from defences.defended_classifier import Decisions, Wave
 from models.classifier import Images
 from service.errors import DeadlineExceeded, InternalError, Problem, QueueFull, Stopping
 from service.failures import is_outage, problem_of, said
-from service.jobs import Job, JobPart, TracedJob, times_asked
+from service.jobs import Job, JobPart, TimedJob, TracedJob, times_asked
 from service.lines import AccountLine, Lines
 from service.turns import Turns
 
@@ -91,8 +91,8 @@ class Batcher(Generic[_Batch]):
         queue_images: how many images may wait. batch_images: how many of one account may be at work at once, at least as many as a
             request may hold; of all accounts together, twice as many.
         deadline_s: from `classify` to its answer.
-        traced: whether answers carry a trace of their own: what detectors found in each image, and the intervals of the stages it
-            went through, "queue" before them.
+        timed: whether answers carry a trace of their own, with the intervals of the stages that their images went through, "queue"
+            before them. traced: the same, and what detectors found in each image, too.
         call_s: about what a model call takes: the slower, the fewer in a step.
     """
 
@@ -104,10 +104,13 @@ class Batcher(Generic[_Batch]):
         queue_images: int = 1024,
         batch_images: int = 64,
         deadline_s: float = 10.0,
+        timed: bool = False,
         traced: bool = False,
         call_s: float = 0.0,
     ) -> None:
-        self._path, self._observer, self._traced = path, observer, traced
+        self._path, self._observer = path, observer
+        self._job: type[Job] = TracedJob if traced else TimedJob if timed else Job
+        self._timed = timed or traced
         self._batch_images, self._deadline_s = batch_images, deadline_s
         self._lines: Lines[Job] = Lines(queue_images)
         self._batch: _Batch | None = None
@@ -130,6 +133,11 @@ class Batcher(Generic[_Batch]):
         return self._lines.full(account)
 
     @property
+    def shared(self) -> bool:
+        """Whether accounts share the worker, now or a little while ago."""
+        return self._turns.shared
+
+    @property
     def stalled_s(self) -> float:
         """For how long the worker has taken no step although there is work; without end when its thread is no more."""
         if not self._worker.is_alive():
@@ -139,14 +147,14 @@ class Batcher(Generic[_Batch]):
         return time.monotonic() - max(self._waits_since, self._stepped)
 
     async def classify(self, images: Images, account: Hashable = None) -> Decisions:
-        """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `traced`.
+        """Decide on the images [n, h, w, c] of one request, n <= batch_images. The answer carries a trace when `timed` or `traced`.
 
         Raises: QueueFull, Stopping, DeadlineExceeded, InternalError; ValueError: more images than a batch. Cancelling drops the work
         if it has not begun.
         """
         if self._stopping:
             raise Stopping
-        job = (TracedJob if self._traced else Job)(images, self._loop.create_future())
+        job = self._job(images, self._loop.create_future())
         if job.count > self._batch_images:
             raise ValueError(f"expected at most {self._batch_images} images a request, got {job.count}")
         if not self.waiting:
@@ -263,7 +271,7 @@ class Batcher(Generic[_Batch]):
             times = times_asked(parts, numbers)
             asked = decisions if times is None else decisions.rows(np.repeat(np.arange(len(numbers)), times))
             self._tell(self._observer.decided, asked)
-            if self._traced:
+            if self._timed:
                 for job in {part.job: None for part in parts}:
                     job.note(decisions.trace.intervals)
             self._hand_out(parts, numbers, decisions)
@@ -304,8 +312,8 @@ class Batcher(Generic[_Batch]):
     def _hand_out(self, parts: list[JobPart], numbers: NDArray[np.int64], decisions: Decisions) -> None:
         if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
             raise RuntimeError("the data path decided on images out of order")  # they would go to the wrong request
-        firsts = np.searchsorted(numbers, [part.starts for part in parts]).tolist()
-        lasts = np.searchsorted(numbers, [part.ends for part in parts]).tolist()
+        firsts = numbers.searchsorted([part.starts for part in parts]).tolist()
+        lasts = numbers.searchsorted([part.ends for part in parts]).tolist()
         answered = [
             part.job
             for part, first, last in zip(parts, firsts, lasts, strict=True)

@@ -231,11 +231,13 @@ class Gateway:
         )
 
     async def _get_ready(self) -> None:
+        from service import distinct
         from service.lifecycle import startup
 
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(None, self.serving.admission.warm_up)
+            await loop.run_in_executor(None, distinct.warm_up)
             warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle, self.serving.metrics.remote)
         except Exception as failure:  # noqa: BLE001  # none is lost: it is logged, and ends the server
             _give_up_after(failure)
@@ -255,7 +257,8 @@ class Gateway:
             queue_images=settings.queue_at_most(self.bundle.input_shape),
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
-            traced=self.telemetry.traced,
+            timed=self.telemetry.tracer is not None,
+            traced=self.telemetry.audit is not None,
             call_s=warm.call_s,
         )
         serving.metrics.watch(lambda: batcher.waiting)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, Interval, Trace, Wave, in_order
 from models.classifier import Images
+from service.distinct import distinct
 from service.lines import AccountLine
 
 _NO_TRACE = Trace()
@@ -103,20 +104,38 @@ class Job:
         """What the worker did up to a wave; called before `take`."""
 
 
-class TracedJob(Job):
-    """One whose answer carries a trace."""
+class TimedJob(Job):
+    """One whose answer's trace has the intervals of the stages that its images went through, "queue" before them."""
 
-    __slots__ = ("_began", "_intervals", "_waves")
+    __slots__ = ("_began", "_intervals")
 
     def begin(self) -> None:
         super().begin()
-        self._waves: list[Wave] = []
         self._intervals: list[Interval] = []
         self._began = time.perf_counter()
 
     def note(self, intervals: Sequence[Interval]) -> None:
         if self.undecided:
             self._intervals += [interval for interval in intervals if interval.started >= self._began]
+
+    def _finish(self, answer: Decisions) -> None:
+        found, queue = answer.trace, Interval("queue", self.submitted, self.let_in)
+        trace = Trace(
+            purification_distance=found.purification_distance,
+            detections=found.detections,
+            intervals=(queue, *self._intervals),
+        )
+        super()._finish(Decisions(answer.probabilities, answer.abstained, answer.labels, trace))
+
+
+class TracedJob(TimedJob):
+    """One whose answer's trace says what detectors found in each image, too."""
+
+    __slots__ = ("_waves",)
+
+    def begin(self) -> None:
+        super().begin()
+        self._waves: list[Wave] = []
 
     def take(self, wave: Decisions, rows: NDArray[np.int64], first: int, last: int) -> bool:
         part = slice(first, last)
@@ -127,28 +146,8 @@ class TracedJob(Job):
             self._waves.append((rows, answer))
         if self.undecided:
             return False
-        if self._waves:
-            answer = in_order(self._waves, wave.probabilities.shape[1])
-        found, queue = answer.trace, Interval("queue", self.submitted, self.let_in)
-        trace = Trace(
-            purification_distance=found.purification_distance,
-            detections=found.detections,
-            intervals=(queue, *self._intervals),
-        )
-        self._finish(Decisions(answer.probabilities, answer.abstained, answer.labels, trace))
+        self._finish(in_order(self._waves, wave.probabilities.shape[1]) if self._waves else answer)
         return True
-
-
-def distinct(images: Images) -> tuple[Images, NDArray[np.int64] | None]:
-    """The images without those that were there before, byte for byte, and which of them each one is; None when all differ."""
-    if len(images) < 2:
-        return images, None
-    firsts: dict[bytes, int] = {}
-    asked = [firsts.setdefault(image.tobytes(), i) for i, image in enumerate(images)]
-    if len(firsts) == len(images):
-        return images, None
-    kept, which = np.unique(asked, return_inverse=True)
-    return images[kept], which
 
 
 def times_asked(parts: Sequence[JobPart], numbers: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -170,7 +170,8 @@ class Serving:
 
         A body that is refused is paid for like the images that it could have held, since reading it was the same work.
         """
-        body = await exchange.read()
+        shared = self.batcher is not None and self.batcher.shared
+        body = await (exchange.read_in_turn() if shared else exchange.read())
         try:
             if max(len(body), work) <= SHORT_BYTES:
                 images = read(body)

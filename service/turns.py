@@ -79,10 +79,10 @@ class Turns:
             parts: where they belong, in the order of their numbers.
             fresh: images from this number on have just joined: they take part anyway.
         """
-        first = int(np.searchsorted(numbers, fresh))
+        first = int(numbers.searchsorted(fresh))
         if first < len(calls):
-            self._first_calls = max(1, int(calls[first:].max()))
-        if calls.sum() <= (self._together if self.shared else self._alone):
+            self._first_calls = max(1, int(np.maximum.reduce(calls[first:])))
+        if np.add.reduce(calls) <= (self._together if self.shared else self._alone):
             self._have_spent_enough()
             return None
         starts = [part.starts for part in parts]

@@ -2,7 +2,7 @@
 
 An attacker asks about images of two kinds in random order, one request after the other over one connection on an idle machine, and
 guesses the kind from the time of the answer: the AUC of a single query, .5 for a guess. The kinds are digits by the overlays that STRIP
-takes for them under the benchmark's secret.
+takes for them under the benchmark's secret: the stages of the bundle that is served. Where they take all of them, most are refused.
 
 Behind a schedule a query takes an interval or more, in which the machine is idle but for a few milliseconds. There several attackers,
 each an address of its own, ask in turns within an interval: as many queries in a fraction of the time, and still one at a time. With 300
@@ -32,15 +32,19 @@ from benchmarks.harness.raw_http import RawConnection
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
 from benchmarks.harness.wanted import Wanted, wanted_table
 from benchmarks.serving.service_tables import AT
+from defences.assembly import assemble
 from evaluation.statistics.roc import IntervalEstimate, auroc
+from models.bundle import Bundle, read_bundle, standard_bundle_directory
 from models.datasets import MNIST, load_dataset
+from models.engines.bundle_classifier import classifier_of
 
 QUERIES, CELL_S = 300, 30.0
 _KEYS = {"HAUBERK_SECRET": "a secret of the benchmark"}
 _OFF = "none"
-_INTERVALS_S = (0.1, 0.6)
+_INTERVALS_S = (0.1, 0.2)
 _AUC_AT_MOST = 0.55
 _IMAGES, _TIMEOUT_S = 6000, 30.0
+_IMAGES_OF_A_KIND, _IMAGES_PER_REQUEST = 8, 64
 _ATTACKERS, _FIRST_ADDRESS = 4, 10
 
 
@@ -68,33 +72,44 @@ class Question:
         return f"{self.few} or {self.many}" + "".join(text for count, text in extra if count > 1)
 
 
-# Of the stages of `mnist-standard`: the first, one in the middle and the last.
-QUESTIONS = (
-    Question(3, 20),
-    Question(3, 6),
-    Question(3, 20, copies=4),
-    Question(3, 20, copies=32),
-    Question(3, 6, copies=32),
-    Question(3, 20, different=4),
-    Question(3, 20, together=8),
-)
+def questions(numbers: Sequence[int], largest: int) -> tuple[Question, ...]:
+    """The rows of the section, for images that take these numbers of overlays, and for so many images in the largest request.
+
+    Two numbers are told apart: the fewest and the most, or the fewest and the next that is at least twice as many.
+    """
+    few, *more = sorted(numbers)
+    if not more:
+        raise ValueError(f"expected images that take different numbers of overlays, got only such that take {few}")
+    twice, many = next((number for number in more if number >= 2 * few), more[-1]), more[-1]
+    return (
+        Question(few, many),
+        Question(few, twice),
+        Question(few, many, copies=4),
+        Question(few, many, copies=largest),
+        Question(few, twice, copies=largest),
+        Question(few, many, different=4),
+        Question(few, many, together=8),
+    )
 
 
-def overlays_of(images: NDArray[np.float32]) -> NDArray[np.int64]:
-    """How many overlays STRIP takes for each, in a gateway with this benchmark's secret."""
-    from defences.assembly import load_bundle
-    from models.bundle import standard_bundle_directory
+def served_bundle() -> Bundle:
+    """The bundle that `serving` starts a server with."""
+    return read_bundle(standard_bundle_directory())
 
-    defended = load_bundle(standard_bundle_directory(), secret=_KEYS["HAUBERK_SECRET"].encode(), threads=1)
+
+def overlays_of(images: NDArray[np.float32], bundle: Bundle) -> NDArray[np.int64]:
+    """How many overlays STRIP takes for each, in a gateway that serves this bundle with this benchmark's secret."""
+    defended = assemble(bundle, classifier_of(bundle, threads=1), secret=_KEYS["HAUBERK_SECRET"].encode(), modes={}, threads=1)
     (strip,) = defended.classify(images).trace.detections
     return strip.calls
 
 
-def pools() -> dict[int, NDArray[np.uint8]]:
-    """Digits by their number of overlays."""
+def pools(bundle: Bundle) -> dict[int, NDArray[np.uint8]]:
+    """Digits by their number of overlays; a number that few take is left out."""
     digits = load_dataset(MNIST, split="test").take(slice(0, _IMAGES)).images
-    overlays = overlays_of(digits)
-    return {number: wire.to_bytes(digits[overlays == number]) for number in np.unique(overlays).tolist()}
+    numbers, counts = np.unique(overlays := overlays_of(digits, bundle), return_counts=True)
+    kept = numbers[counts >= _IMAGES_OF_A_KIND]
+    return {number: wire.to_bytes(digits[overlays == number]) for number in kept.tolist()}
 
 
 def ask(
@@ -181,27 +196,44 @@ def _answer(question: Question, servers: Sequence[Server], kinds: Mapping[int, N
     return TimeTold(question, free, scheduled, interval)
 
 
-def section(queries: int = QUERIES, cell_s: float = CELL_S, questions: Sequence[Question] = QUESTIONS) -> str:
-    """The page's section."""
-    kinds = pools()
+def section(queries: int = QUERIES, cell_s: float = CELL_S, rows: Sequence[int] | None = None) -> str:
+    """The page's section; `rows` are those of `questions` to measure, all when none."""
+    bundle = served_bundle()
+    kinds = pools(bundle)
+    asked = questions(list(kinds), bundle.images_per_request or _IMAGES_PER_REQUEST)
+    asked = asked if rows is None else tuple(asked[row] for row in rows)
     names = [_OFF, *(f"{seconds:g} s" for seconds in _INTERVALS_S)]
     settings = [{}, *({"HAUBERK_RELEASE_S": f"{seconds:g}"} for seconds in _INTERVALS_S)]
-    requests = [wire.as_json(image) for image in kinds[QUESTIONS[0].few][..., 0]]
+    requests = [wire.as_json(image) for image in kinds[min(kinds)][..., 0]]
     with TemporaryDirectory() as name, ExitStack() as stack:
         loader = Loader(Path(name), cell_s)
-        servers = [
-            stack.enter_context(serving(Contender(each, GATEWAY, _KEYS | own), Path(name) / str(number), requests[0]))
-            for number, (each, own) in enumerate(zip(names, settings, strict=True))
+        contenders = [
+            Contender(each, GATEWAY, _KEYS | {"HAUBERK_BUNDLE": str(bundle.directory)} | own)
+            for each, own in zip(names, settings, strict=True)
         ]
-        answers = [_answer(question, servers, kinds, queries) for question in questions]
+        servers = [
+            stack.enter_context(serving(contender, Path(name) / str(number), requests[0]))
+            for number, contender in enumerate(contenders)
+        ]
+        answers = [_answer(question, servers, kinds, queries) for question in asked]
         file = loader.prepare(requests)
-        costs = {clients: loader.alternate(servers, file, clients=clients) for clients in (1, AT)}
-    names = [server.contender.name for server in servers]
-    return text(answers, {clients: dict(zip(names, cells, strict=True)) for clients, cells in costs.items()}, queries, cell_s)
+        cells = {clients: loader.alternate(servers, file, clients=clients) for clients in (1, AT)}
+    costs = {clients: dict(zip(names, of_one, strict=True)) for clients, of_one in cells.items()}
+    return text(answers, costs, queries, cell_s, in_words(bundle))
 
 
-def text(answers: Sequence[TimeTold], costs: Mapping[int, Mapping[str, LoadCell]], queries: int, cell_s: float) -> str:
-    """The section, from what times tell, and from cells by clients and schedule."""
+def in_words(bundle: Bundle) -> str:
+    """What is served: the bundle, what computes it, and after how many overlays STRIP decides."""
+    (strip,) = (defence for defence in bundle.settings["defences"] if defence["name"] == "strip")
+    *stages, last = strip["stages"]
+    engine = {"onnx": "ONNX Runtime", "keras": "TensorFlow"}.get(bundle.engine, bundle.engine)
+    return f"the bundle {bundle.name} in {engine}, whose STRIP decides after {', '.join(map(str, stages))} or {last} overlays"
+
+
+def text(
+    answers: Sequence[TimeTold], costs: Mapping[int, Mapping[str, LoadCell]], queries: int, cell_s: float, served: str
+) -> str:
+    """The section, from what times tell, and from cells by clients and schedule; `served` says what was."""
     wanted = [
         Wanted(f"AUC of {each.question}, schedule of {each.interval}", _AUC_AT_MOST, max(auc.value, 1 - auc.value), at_most=True)
         for each in answers
@@ -220,8 +252,8 @@ def text(answers: Sequence[TimeTold], costs: Mapping[int, Mapping[str, LoadCell]
             "## Times of answers",
             "",
             "`python -m benchmarks timing`: which of two numbers of overlays an image takes, told from the time of one answer: AUC "
-            f"(95 % interval), {queries} queries of each kind, one at a time, every defence on; then the cost of the schedule, one "
-            f"image a request, {cell_s:g} s a cell in alternating rounds.",
+            f"(95 % interval), {queries} queries of each kind, one at a time, of {served}, every defence on; then the cost of the "
+            f"schedule, one image a request, {cell_s:g} s a cell in alternating rounds.",
             "",
             wanted_table(wanted),
             table(("overlays", "without a schedule", "with one", "of"), told),
@@ -242,8 +274,7 @@ def main() -> None:
     parser.add_argument("--cell-seconds", type=float, default=CELL_S, help="seconds of a cell, default %(default)s")
     parser.add_argument("--questions", type=int, nargs="*", help="numbers of the rows to measure, from 0; all when not given")
     given = parser.parse_args()
-    questions = QUESTIONS if given.questions is None else [QUESTIONS[number] for number in given.questions]
-    print(section(given.queries, given.cell_seconds, questions))
+    print(section(given.queries, given.cell_seconds, given.questions))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,7 +42,7 @@ from models.engines.keras import KerasClassifier
 from models.engines.onnx import OnnxClassifier
 from models.engines.remote.classifier import RemoteClassifier
 from models.engines.twins.capabilities import Capabilities
-from models.engines.twins.twin_file import TwinGiven, with_gradients
+from models.engines.twins.twin_file import TwinGiven, check_twin, with_gradients
 from models.image_rows import Samples, answers_for, blocks
 from models.machine import processors
 from models.progress import PartOf, Progress, silent
@@ -71,7 +70,8 @@ class CalibrationPlan:
         minutes: that the calibration may take; what would take longer is left out, see `effort`. No bound when none.
         image_s: seconds that a clean image may take on average, which chooses among the ways to lay over; five overlays when none.
         effort: the most that is looked at.
-        reading_is_checked: that no other reading of the images fits the classifier better, as the command line does before.
+        accuracy: of the bare classifier on the clean images, where it was judged before, as the command line does; judged here when none.
+        spent_s: of the minutes, before the calibration began: the command line opens the classifier and tries readings in them.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
     Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none.
@@ -88,7 +88,8 @@ class CalibrationPlan:
     minutes: float | None = None
     image_s: float | None = None
     effort: Effort = FULL
-    reading_is_checked: bool = False
+    accuracy: Judgement | None = None
+    spent_s: float = 0.0
     origin: Origin = IN_MEMORY
     data_sha256: str | None = None
 
@@ -128,14 +129,35 @@ class CalibrationPlan:
             needed=images_needed(self.false_abstention_rate, self.confidence),
             detectors=self.detectors,
         )
-        within_s = None if self.minutes is None else max(0.0, 60 * self.minutes - spent_s)
-        return work_of(classifier, task, start=self.effort, within_s=within_s, image_s=self.image_s, threads=threads)
+        within_s = None if self.minutes is None else 60 * self.minutes
+        start, image_s = self.effort, self.image_s
+        return work_of(classifier, task, start=start, within_s=within_s, image_s=image_s, threads=threads, spent_s=spent_s)
+
+    def check_clean(self, clean: Samples) -> None:
+        """Raises: InvalidInput: too few images for the promise, or images of one class: what they have in common is not what is clean."""
+        self.parts(clean)
+        found = np.unique(clean.labels)
+        if len(found) < 2:
+            raise InvalidInput(
+                f"expected clean images of at least 2 classes to calibrate on, got only class {found[0]}; rows of a file that is sorted "
+                "by class are of one: shuffle it"
+            )
+
+    def check_test(self, classifier: Classifier) -> None:
+        """Raises: InvalidInput: the classifier cannot be measured on `test`, which would be found out after all the work."""
+        if self.test is None:
+            return
+        shape, most = self.test.images.shape[1:], int(self.test.labels.max())
+        if shape != classifier.input_shape:
+            raise InvalidInput(f"expected images of the model's shape {classifier.input_shape} in the test split, got {shape}")
+        if most >= len(classifier.labels):
+            raise InvalidInput(
+                f"expected labels below {len(classifier.labels)}, the classes of the model, in the test split, got {most}"
+            )
 
     def judged(self, classifier: Classifier, clean: Samples) -> Judgement:
         """How right the bare classifier is. Raises: InvalidInput: no better than guessing, with the likely reason."""
-        found = judge(classifier, clean, advice=None if self.reading_is_checked else "say")
-        if found.verdict == "guessing" and self.reading_is_checked:
-            found = judge(classifier, clean)
+        found = self.accuracy if self.accuracy is not None else judge(classifier, clean)
         return found.better_than_guessing()
 
     def provenance(self, clean: Samples) -> dict[str, Any]:
@@ -221,8 +243,10 @@ def calibrate(
     """
     served_as = served_name(out, name)
     check_target(out)
-    plan.parts(clean)
-    threads, began = plan.threads or processors(), time.monotonic()
+    plan.check_clean(clean)
+    plan.check_test(classifier)
+    check_twin(plan.gradients, classifier)
+    threads, began = plan.threads or processors(), time.monotonic() - plan.spent_s
     accuracy = plan.judged(classifier, clean)
     if not isinstance(classifier, RemoteClassifier):
         announce(converting_told(classifier, len(clean)))
@@ -365,7 +389,7 @@ def _write(
         example = _example(defended, list(measure_on.values())[-1])
         write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card(measured), example=example)
         if out.exists():
-            shutil.rmtree(out)
+            out.replace(Path(scratch) / "replaced")  # removed with the scratch: no moment is long in which there is no bundle
         draft.replace(out)
     return read_bundle(out), measured
 

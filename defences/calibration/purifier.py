@@ -13,7 +13,7 @@ from defences.purifiers.total_variation import TotalVariation
 from models.accuracy import drawn
 from models.classifier import Classifier, Images
 from models.image_rows import Samples, blocks
-from models.progress import PartOf, Progress, silent
+from models.progress import Counted, Progress, silent
 
 ACCURACY_POINTS_AT_MOST = 0.5
 _NOISY_IMAGES = 256
@@ -96,7 +96,8 @@ def choose_purifier(
     """
     if images_at_most is not None:
         data = data.take(drawn(len(data), at_most=images_at_most))
-    passes = _Passes(classifier, data, PartOf(progress, "purifier", 0, 1), 2 * (1 + len(_STRENGTHS)))
+    done = Counted(progress, "purifier", 2 * (1 + len(_STRENGTHS)) * len(data))
+    passes = _Passes(classifier, data, done)
     raw_hits, noisy_hits = passes.hits(), passes.hits(noise=_HEAVY_NOISE)
     few = data.images[:_NOISY_IMAGES]
     trials: list[PurifierTrial] = []
@@ -110,7 +111,7 @@ def choose_purifier(
         if trials[-1].affordable or not trials[-1].acts:
             break
         chosen = number
-    passes.end()
+    done.end()
     undefended = float(raw_hits.mean())
     budget = f"at most {ACCURACY_POINTS_AT_MOST} points of clean accuracy and none under noise"
     if trials[-1].affordable:
@@ -133,15 +134,10 @@ def _told(trial: PurifierTrial) -> str:
 
 
 class _Passes:
-    """Passes of a classifier over the same images, counted as parts of so many."""
+    """Passes of a classifier over the same images, image by image `done`."""
 
-    def __init__(self, classifier: Classifier, data: Samples, progress: PartOf, of: int) -> None:
-        self._classifier, self._data, self._progress = classifier, data, progress
-        self._done, self._of = 0, of * len(data)
-
-    def end(self) -> None:
-        """No further pass is needed."""
-        self._progress(self._of, self._of)
+    def __init__(self, classifier: Classifier, data: Samples, done: Counted) -> None:
+        self._classifier, self._data, self._done = classifier, data, done
 
     def hits(self, purifier: TotalVariation | None = None, *, noise: float = 0.0) -> NDArray[np.bool_]:
         """On which images [n], under noise of this size and then purified, the classifier is right. The noise is the same every time."""
@@ -153,8 +149,7 @@ class _Passes:
             if purifier is not None:
                 images = _purified(images, purifier)
             found.append(self._classifier.predict(images).argmax(axis=1) == self._data.labels[block])
-            self._done += len(images)
-            self._progress(self._done, self._of)
+            self._done.add(len(images))
         return np.concatenate(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from defences.detectors.sentinet import SentiNet
 from defences.keyed import Keys, random_keys
 from models.classifier import Classifier, Probabilities
 from models.image_rows import ImageRows, outputs_for
-from models.progress import PartOf
+from models.progress import Counted
 
 OVERLAYS_AT_MOST = 64
 # Standard deviations of a window's score under one overlay, largest first.
@@ -49,7 +48,7 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
 
     Cost: up to `calls_at_most` model calls per image of the first part for each slack tried, and about a third of that per held image.
     """
-    rng, progress = np.random.default_rng(terms.seed), terms.progress
+    rng = np.random.default_rng(terms.seed)
     labels = outputs_for(classifier, parts.choosing.images)
     bank = _bank(labels, min(OVERLAYS_AT_MOST, len(parts.choosing) // 2))
     draft = SentiNet(
@@ -61,14 +60,14 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
     choosing = parts.choosing.take(np.delete(np.arange(len(parts.choosing)), bank)).images
     keys = random_keys(len(choosing), rng)
     trials: list[PatienceTrial] = []
-    for number, patience in enumerate(_PATIENCE):
-        done = PartOf(progress, "windows", number, len(_PATIENCE))
+    done = Counted(terms.progress, "windows", len(_PATIENCE) * len(choosing))
+    for patience in _PATIENCE:
         runs = _run(replace(draft, slack=_slack(patience)), classifier, choosing, keys, done)
         threshold = float(np.quantile(runs.scores, terms.rate, method="lower"))
         trials.append(PatienceTrial(patience, threshold, runs.mean_calls(threshold)))
         if trials[-1].mean_calls <= _MEAN_CALLS_AT_MOST:
             break
-    progress("windows", 1, 1)
+    done.end()
     chosen = replace(draft, slack=_slack(trials[-1].patience))
     hasty = replace(chosen, threshold=float(np.quantile(runs.scores, min(1.0, _IN_QUESTION * terms.rate))))
     scores = _held_scores(hasty, classifier, parts.holding.images, random_keys(len(parts.holding), rng), terms)
@@ -111,22 +110,21 @@ class _Runs:
         return 1 + float(sum(new * some.sum(axis=1).mean() for new, some in zip(self.new, come, strict=True)))
 
 
-def _run(
-    sentinet: SentiNet, classifier: Classifier, images: ImageRows, keys: Keys, progress: Callable[[int, int], None]
-) -> _Runs:
+def _run(sentinet: SentiNet, classifier: Classifier, images: ImageRows, keys: Keys, done: Counted) -> _Runs:
     """Every image through every step."""
     patient = replace(sentinet, threshold=np.inf)
     at_once = max(1, rows_per_forward(images) // max(step.windows for step in patient.plan()))
     scores: list[NDArray[np.float64]] = []
     suspicion: list[list[NDArray[np.float64]]] = [[] for _ in patient.plan()]
     for start in range(0, len(images), at_once):
-        progress(start, len(images))
-        session = patient.begin(images[start : start + at_once], keys[start : start + at_once])
+        block = images[start : start + at_once]
+        session = patient.begin(block, keys[start : start + at_once])
         session.decide(classifier.predict(session.probe()))
         for column in suspicion:
             column.append(session.suspicion.copy())
             session.decide(classifier.predict(session.probe()))
         scores.append(session.scores)
+        done.add(len(block))
     new = tuple(step.after - step.before for step in patient.plan())
     return _Runs(np.concatenate(scores), tuple(np.concatenate(column) for column in suspicion), new)
 
@@ -137,19 +135,22 @@ def _held_scores(hasty: SentiNet, classifier: Classifier, images: ImageRows, key
     The others leave early, at the threshold of `hasty`, which should be above the calibrated one; if not, all are measured without it.
     """
     rank = conformal_rank(len(images), terms.rate, terms.confidence)
-    for sentinet in (hasty, replace(hasty, threshold=np.inf)):
+    ways = hasty, replace(hasty, threshold=np.inf)
+    done = Counted(terms.progress, "held windows", len(ways) * len(images))
+    for sentinet in ways:
         at_once = max(1, rows_per_forward(images) // max(step.windows for step in sentinet.plan()))
         blocks = []
         for start in range(0, len(images), at_once):
-            terms.progress("held windows", start, len(images))
-            session = sentinet.begin(images[start : start + at_once], keys[start : start + at_once])
+            block = images[start : start + at_once]
+            session = sentinet.begin(block, keys[start : start + at_once])
             while session.undecided.size:
                 session.decide(classifier.predict(session.probe()))
             blocks.append(session.scores)
+            done.add(len(block))
         scores = np.concatenate(blocks)
         if (scores <= sentinet.threshold).sum() >= rank:
             break
-    terms.progress("held windows", 1, 1)
+    done.end()
     return scores
 
 

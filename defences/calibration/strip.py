@@ -17,7 +17,7 @@ from defences.detectors.strip import Blend, Strip
 from defences.keyed import random_keys
 from models.classifier import Classifier
 from models.image_rows import ImageRows, answers_for
-from models.progress import PartOf
+from models.progress import Counted, PartOf
 
 # In the order of preference: the paper's way first. It is also the one that leaves a bright trigger as it is.
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
@@ -78,8 +78,8 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
     share = conformal_rank(len(held), terms.rate, terms.confidence) / len(held)
     drafts = []
     tried = _OVERLAYS[: effort.overlay_trials]
-    for number, (blend, weight) in enumerate(tried):
-        done = PartOf(terms.progress, "overlays", number, len(tried))
+    done = Counted(terms.progress, "overlays", len(tried) * (len(rated) * count + len(images) * min(count, effort.overlays)))
+    for blend, weight in tried:
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend, statistic="change")
         telling = _most_telling(strip, classifier, rated, answers[: len(rated)], effort.overlays, done)
         changes = _changes(telling, classifier, images, answers, done)
@@ -161,7 +161,7 @@ def _most_telling(
     images: ImageRows,
     answers: NDArray[np.int64],
     count: int,
-    progress: Callable[[int, int], None],
+    progress: Counted,
 ) -> Strip:
     """With so many overlays, those that change clean images most, the first of them most of all."""
     ranked = np.argsort(-_changes(strip, classifier, images, answers, progress).mean(axis=0), kind="stable")
@@ -199,20 +199,19 @@ def _best(drafts: Sequence[_Draft], mean_overlays_at_most: float) -> _Draft:
 
 
 def _changes(
-    strip: Strip, classifier: Classifier, images: ImageRows, answers: NDArray[np.int64], progress: Callable[[int, int], None]
+    strip: Strip, classifier: Classifier, images: ImageRows, answers: NDArray[np.int64], progress: Counted
 ) -> NDArray[np.float64]:
     """The change of every image under every overlay: [n, N]."""
     overlays = len(strip.overlays)
     result = np.empty((len(images), overlays))
     at_once = max(1, rows_per_forward(images) // overlays)
     for start in range(0, len(images), at_once):
-        progress(start, len(images))
         block = images[start : start + at_once]
         order = np.tile(np.arange(overlays, dtype=np.int32), (len(block), 1))
         outputs = classifier.predict(strip.superimpose(block, order))
         labels = np.repeat(answers[start : start + at_once], overlays)
         result[start : start + at_once] = strip.change_of(outputs, labels).reshape(len(block), -1)
-    progress(len(images), len(images))
+        progress.add(len(labels))
     return result
 
 

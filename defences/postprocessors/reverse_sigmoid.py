@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from defences.defence import Defence, DefenceRecord
@@ -68,47 +69,59 @@ class ReverseSigmoid(Defence):
 
     def obscure(self, probabilities: Probabilities) -> tuple[Probabilities, NDArray[np.bool_]]:
         """The obscured rows, and which rows [n] the argmax guard had to act on."""
-        y = probabilities.astype(np.float64)
-        if y.shape[1] > 1:
-            return self._obscure(y)
-        both, guarded = self._obscure(np.concatenate([1 - y, y], axis=1))
-        return both[:, 1:], guarded
+        y = np.ascontiguousarray(probabilities, np.float64)
+        beta = self.beta * min(1.0, _REFERENCE_LOSERS / max(1, y.shape[1] - 1))
+        both = y if y.shape[1] > 1 else np.concatenate([1 - y, y], axis=1)
+        obscured, guarded = _obscure(both, both.sum(axis=1), beta, self.gamma)
+        return obscured[:, obscured.shape[1] - y.shape[1] :], guarded
 
-    def _obscure(self, given: NDArray[np.float64]) -> tuple[Probabilities, NDArray[np.bool_]]:
-        total = given.sum(axis=1)
-        answered = total > 0
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """The formula, row by row."""
+        cls()(np.full((1, 2), 0.5, np.float32))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _obscure(given: Any, totals: Any, beta: float, gamma: float) -> Any:
+    """The obscured rows of float64 [n, k], k >= 2, in float32, and which of them the argmax guard had to act on.
+
+    Compiled, since some thirty operations of NumPy on a few rows take longer than what they compute (docs/decisions/0018). NumPy sums the
+    rows: where a winner is near 1, the order of the summands decides its last digits.
+    """
+    n, classes = given.shape
+    result, guarded = given.astype(np.float32), np.zeros(n, np.bool_)
+    y, perturbation, obscured = np.empty(classes), np.empty(classes), np.empty(classes, np.float32)
+    for i in range(n):
+        if not totals[i] > 0:
+            continue
         # Near 1 the rounding of float32 is most of the winner's distance to 1, on which the logit depends, and it differs from batch to
         # batch. The other classes are exact to seven digits, so the winner is one minus their sum.
-        y = given / np.where(answered, total, 1.0)[:, None]
-        perturbation = self._perturbation(y)
-        share = _largest_share(y, perturbation)
-        obscured = np.clip(y - share[:, None] * perturbation, 0.0, 1.0)
-        obscured /= np.where(answered, obscured.sum(axis=1), 1.0)[:, None]
-        result = obscured.astype(np.float32)
+        y[:] = given[i] / totals[i]
+        for k in range(classes):
+            safe = min(max(y[k], _TINY), 1 - _TINY)
+            logit = np.log(safe) - np.log1p(-safe)
+            perturbation[k] = beta * np.tanh(0.5 * gamma * logit) / 2  # sigmoid(x) - 1/2, without overflow
+        winner = y.argmax()
+        share = _largest_share(y, perturbation, winner)
+        blurred = np.minimum(np.maximum(y - share * perturbation, 0.0), 1.0)
+        obscured[:] = blurred / blurred.sum()
         # A lead that float64 resolves can vanish in float32: such a row is returned unchanged.
-        merged = result.argmax(axis=1) != given.argmax(axis=1)
-        kept = merged | ~answered
-        result[kept] = given[kept]
-        return result, ((share < 1) | merged) & answered
-
-    def _perturbation(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        beta = self.beta * min(1.0, _REFERENCE_LOSERS / (y.shape[1] - 1))
-        safe = np.clip(y, _TINY, 1 - _TINY)
-        logit = np.log(safe) - np.log1p(-safe)
-        perturbation: NDArray[np.float64] = beta * np.tanh(0.5 * self.gamma * logit) / 2  # sigmoid(x) - 1/2, without overflow
-        return perturbation
+        merged = obscured.argmax() != winner
+        if not merged:
+            result[i] = obscured
+        guarded[i] = share < 1 or merged
+    return result, guarded
 
 
-def _largest_share(y: NDArray[np.float64], perturbation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest s in [0, 1] per row such that the winner w keeps a twentieth of its lead over every i:
+@njit(nogil=True, cache=True, error_model="numpy")
+def _largest_share(y: Any, perturbation: Any, winner: int) -> float:
+    """Largest s in [0, 1] such that the winner w keeps a twentieth of its lead over every i:
 
     (y_w - s r_w) - (y_i - s r_i) >= 0.05 (y_w - y_i)   <=>   s <= 0.95 (y_w - y_i) / (r_w - r_i)  where r_w > r_i
     """
-    rows = np.arange(len(y))
-    winner = y.argmax(axis=1)
-    lead = y[rows, winner][:, None] - y
-    loss = perturbation[rows, winner][:, None] - perturbation
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bound = np.where(loss > 0, (1 - _LEAD_KEPT) * lead / loss, np.inf)
-    share: NDArray[np.float64] = np.minimum(bound.min(axis=1), 1.0)
+    share = 1.0
+    for k in range(y.size):
+        loss = perturbation[winner] - perturbation[k]
+        if loss > 0:
+            share = min(share, (1 - _LEAD_KEPT) * (y[winner] - y[k]) / loss)
     return share

@@ -124,7 +124,7 @@ class TotalVariation(Defence):
         step = math.sqrt(_STEP_PRODUCT / _GRADIENT_NORM_SQUARED)
         purified: Images = kernel.minimise(
             images,
-            _plane_seeds(keys, c),
+            _plane_seeds(keys, c) if self.keep_probability < 1 else keys,
             float(self.keep_probability),
             lanes,
             float(self.weight),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,23 +15,14 @@ from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
 from hauberk.commands.classifier_options import how_it_reads, open_servable
 from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
-from hauberk.commands.declaration import Declaration
+from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
 from hauberk.commands.options import (
-    ChannelsOption,
     ColoursOption,
     GradientsOption,
-    InputRangeOption,
-    LabelsOption,
-    LayoutOption,
-    MeanOption,
-    OutputOption,
-    OutputsOption,
-    PresetOption,
     ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
-    StdOption,
     ThreadsOption,
     check_writable,
     progress_bar,
@@ -43,6 +35,7 @@ from models.machine import processors
 from models.printable import printable
 
 
+@asks_about_the_model()
 def calibrate(
     classifier: Annotated[
         str,
@@ -57,15 +50,7 @@ def calibrate(
     rows: RowsOption = None,
     resize: ResizeOption = None,
     colours: ColoursOption = None,
-    labels: LabelsOption = None,
-    layout: LayoutOption = None,
-    input_range: InputRangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    channels: ChannelsOption = None,
-    preset: PresetOption = None,
-    outputs: OutputsOption = None,
-    output: OutputOption = None,
+    declared: Declaration = NOTHING_SAID,
     detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(fittable())}.")] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
@@ -86,18 +71,7 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
-    declared = Declaration(
-        labels=labels,
-        layout=layout,
-        input_range=input_range,
-        mean=mean,
-        std=std,
-        channels=channels,
-        preset=preset,
-        outputs=outputs,
-        output=output,
-    )
-    fits, used = chosen_fits(detectors), threads or processors()
+    began, fits, used = time.monotonic(), chosen_fits(detectors), threads or processors()
     plan = CalibrationPlan(
         detectors=tuple(fits),
         false_abstention_rate=false_abstention_rate,
@@ -107,16 +81,17 @@ def calibrate(
         threads=used,
         minutes=minutes,
         image_s=image_seconds,
-        reading_is_checked=replace(declared, labels=None, outputs=None, output=None).is_empty,
     )
     served_name(out, name)
     check_target(out)
     check_writable(out.parent)
     clean = read_samples(data, split, rows, AsPictures(resize, colours, declared.names()))
-    plan.parts(clean)
-    model = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
-    plan = replace(plan, gradients=gradients or own_program(classifier, model, threads=used))
+    plan.check_clean(clean)
     plan = replace(plan, test=_other_half(data, split), origin=origin(data, split, rows, len(clean)), data_sha256=sha256_of(data))
+    opened = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
+    model = opened.classifier
+    plan = replace(plan, accuracy=opened.accuracy, gradients=gradients or own_program(classifier, model, threads=used))
+    plan = replace(plan, spent_s=time.monotonic() - began)
     with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
     print(how_it_reads(model))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hauberk.commands.declaration import Declaration
-from models.accuracy import drawn, judge_answers, read_otherwise
-from models.classifier import Labels
+from hauberk.commands.opened_judged import judged
+from models.accuracy import Judgement, drawn
 from models.engines.imports import Imported, imported
 from models.engines.imports.classifier import ForeignClassifier, proposed_input
 from models.engines.kept import KeptClassifier
@@ -20,17 +22,12 @@ from models.engines.remote.address import RemoteAddress, is_remote
 from models.engines.remote.classifier import RemoteClassifier, metadata_of
 from models.engines.remote.options import RemoteOptions
 from models.errors import InvalidInput, RemoteFailure
-from models.image_rows import Samples, answers_for, outputs_for
-from models.input_readings import in_words, said
+from models.image_rows import Samples, outputs_for
+from models.input_readings import in_words
 from models.preparation import InputType, Layout, Outputs, Preparation
 from models.printable import printable
-from models.proposals import is_better, proposal
 
 _SUM_TOLERANCE = 1e-2
-# Another reading is proposed where the classifier is right on fewer, and where it gains this much, more than by chance.
-_GOOD_ENOUGH = 0.98
-_BETTER_BY = 0.02
-_BY_CHANCE = 3e-3
 _LABELS_SHOWN = 10
 
 
@@ -38,16 +35,29 @@ AnyClassifier = KerasClassifier | ForeignClassifier
 """A Keras model, or the graph of one from another framework."""
 
 
+_Which = TypeVar("_Which", bound=KeptClassifier, covariant=True)
+
+
+@dataclass(frozen=True)
+class Opened(Generic[_Which]):
+    """A classifier that was opened, and how right it is on the images it was opened for: nobody has to try its readings again."""
+
+    classifier: _Which
+    accuracy: Judgement
+
+
 def open_servable(
     what: str, data: Samples, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
-) -> KeptClassifier:
+) -> Opened[KeptClassifier]:
     """The classifier of a file, or on the model server at an address; see `open_classifier`."""
     if is_remote(what):
         return _open_remote(RemoteAddress.parse(what), data, declared, names)
     return open_classifier(Path(what), data, declared=declared, names=names, threads=threads)
 
 
-def _open_remote(address: RemoteAddress, data: Samples, declared: Declaration, names: Sequence[str] | None) -> RemoteClassifier:
+def _open_remote(
+    address: RemoteAddress, data: Samples, declared: Declaration, names: Sequence[str] | None
+) -> Opened[RemoteClassifier]:
     """The classifier on a model server. Raises: InvalidInput, also where the server gives no usable answer."""
     try:
         with_options = RemoteOptions.for_commands()
@@ -67,16 +77,16 @@ def _open_remote(address: RemoteAddress, data: Samples, declared: Declaration, n
             output=declared.output,
         )
         look = data.take(drawn(len(data)))
-        classifier.outputs = _outputs(classifier, look, declared.outputs)
-        _check_labels_and_reading(classifier, data, look, declared)
+        raw = _raw_outputs(classifier, look)
+        classifier.outputs = _outputs(raw, declared.outputs)
+        return Opened(classifier, judged(classifier, data, look, raw, declared))
     except RemoteFailure as failure:
         raise InvalidInput(f"{failure}; is the model served there?") from failure
-    return classifier
 
 
 def open_classifier(
     path: Path, data: Samples, *, declared: Declaration, names: Sequence[str] | None = None, threads: int
-) -> AnyClassifier:
+) -> Opened[AnyClassifier]:
     """The classifier in `path`, fitted to the images of `data`.
 
     Args:
@@ -94,20 +104,11 @@ def open_classifier(
     source = imported(path, threads=threads, image_shape=(h, w, c))
     labels = _labels(declared, source, names)
     look = data.take(drawn(len(data)))
-    raw = _classifier(source, path, (h, w, c), declared, labels, "probabilities", threads)
-    classifier = _classifier(source, path, (h, w, c), declared, labels, _outputs(raw, look, declared.outputs), threads)
-    _check_labels_and_reading(classifier, data, look, declared)
-    return classifier
-
-
-def _check_labels_and_reading(classifier: KeptClassifier, data: Samples, look: Samples, declared: Declaration) -> None:
-    """Raises: InvalidInput."""
-    if int(data.labels.max()) >= len(classifier.labels):
-        raise InvalidInput(
-            f"expected labels below {len(classifier.labels)}, the classes of the model, got {int(data.labels.max())}"
-        )
-    answers = answers_for(classifier, look.images)
-    _check_reading(classifier, look, answers, declared)
+    classifier = _classifier(source, path, (h, w, c), declared, labels, "probabilities", threads)
+    raw = _raw_outputs(classifier, look)
+    if (outputs := _outputs(raw, declared.outputs)) != "probabilities":
+        classifier = _classifier(source, path, (h, w, c), declared, labels, outputs, threads)
+    return Opened(classifier, judged(classifier, data, look, raw, declared))
 
 
 def how_it_reads(classifier: KeptClassifier) -> str:
@@ -169,11 +170,16 @@ def _of_keras(model: Any) -> tuple[Layout, InputType]:
     return layout_of(own_shape(model)), "uint8" if takes_bytes(model) else "float32"
 
 
-def _outputs(classifier: KeptClassifier, look: Samples, asked: Outputs | None) -> Outputs:
-    """Whether the model ends in probabilities or logits, from what it says about some images."""
+def _raw_outputs(classifier: KeptClassifier, look: Samples) -> NDArray[np.float32]:
+    """What the model itself says about some images, [n, k]. Raises: InvalidInput: no numbers."""
     raw = outputs_for(classifier, look.images)
     if not np.isfinite(raw).all():
         raise InvalidInput("expected finite outputs from the classifier, got NaN or infinity on the given images")
+    return raw
+
+
+def _outputs(raw: NDArray[np.float32], asked: Outputs | None) -> Outputs:
+    """Whether the model ends in probabilities or logits, from what it says about some images."""
     within = bool(raw.min() >= -_SUM_TOLERANCE and raw.max() <= 1 + _SUM_TOLERANCE)
     sums_to_one = bool(np.abs(raw.sum(axis=1) - 1).max() <= _SUM_TOLERANCE)
     if asked == "logits":
@@ -192,38 +198,3 @@ def _outputs(classifier: KeptClassifier, look: Samples, asked: Outputs | None) -
             "independent sigmoids are not one classification; say --outputs logits if they are logits after all"
         )
     return "logits"
-
-
-def _check_reading(classifier: KeptClassifier, look: Samples, answers: Labels, declared: Declaration) -> None:
-    """A classifier shown images in another way than it was trained on is wrong without a word: compare, and ask.
-
-    Raises: InvalidInput: a reading that nothing speaks against fits better than the one taken for what was not said.
-    """
-    plain = judge_answers(look.labels, answers, len(classifier.labels))
-    if plain.verdict == "too few images" or plain.rate >= _GOOD_ENOUGH:
-        return
-    found = proposal(classifier, look, answers == look.labels, among=declared.allows)
-    if found is None or not is_better(found.right, found.declared_right, by=_BETTER_BY, chance=_BY_CHANCE, than=plain.guessing):
-        return
-    explained = judge_answers(look.labels, answers, len(classifier.labels), read=read_otherwise(found, "say"))
-    if explained.cause == "classes in another order":  # which explains more, and is said by whoever judges next
-        return
-    order = ""
-    if (
-        plain.cause == "classes in another order"
-    ):  # red and blue exchanged, in the images or among the classes: both may explain it
-        order = f"; or else {plain.reason.split('; ', 1)[1]}"
-    insist = "" if plain.verdict == "guessing" else f", or {_insisting(classifier)} to insist"  # a guess is refused all the same
-    raise InvalidInput(
-        f"the classifier is right on {100 * found.declared_right.mean():.1f} % of {len(found.right):,} images when it is given "
-        f"{in_words(classifier.preparation)}, but on {100 * found.right.mean():.1f} % with {found.reading.name}; say "
-        f"{found.options}{found.others}{insist}{order}"
-    )
-
-
-def _insisting(classifier: KeptClassifier) -> str:
-    """The options that say all that a reading may change, as it is."""
-    preparation, (_, _, channels) = classifier.preparation, classifier.input_shape
-    order = " --channels=rgb" if channels > 1 and preparation.channels == "rgb" else ""
-    layout = " --layout=nhwc" if channels > 1 and classifier.flat_input and preparation.layout == "nhwc" else ""
-    return said(preparation) + order + layout

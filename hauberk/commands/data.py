@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hauberk.commands.options import progress_bar
-from models.datasets import Dataset, Origin, Split, has_halves, load_dataset
+from models.datasets import Dataset, Origin, Split, has_halves, in_memory, load_dataset
 from models.errors import InvalidInput
 from models.image_rows import PackedDataset, PackedImages, Samples
 from models.pictures.folders import PictureFolder, is_picture_folder, list_pictures, positions, read_pictures
@@ -64,7 +64,7 @@ def read_data(path: Path, split: Split, rows: str | None, pictures: AsPictures =
         stored = _pictures(path, rows, pictures, None)
         return Dataset(stored.images(slice(None)), stored.labels)
     _check_no_pictures(path, pictures)
-    data = load_dataset(path, split=split)
+    data = in_memory(open_samples(path)) if path.is_dir() else load_dataset(path, split=split)
     return data if rows is None else data.take(chosen_rows(rows, len(data)))
 
 
@@ -109,12 +109,18 @@ def origin(path: Path, split: Split, rows: str | None, samples: int) -> Origin:
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file, hex; of a folder of pictures that of the names and contents of all."""
-    if not is_picture_folder(path):
+    """The digest of a file, hex; of a folder of pictures or a directory of arrays that of the names and contents of all."""
+    if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    found, folder = hashlib.sha256(), list_pictures(path)
-    for name, picture in zip(folder.names, folder.files, strict=True):
+    if is_picture_folder(path):
+        folder = list_pictures(path)
+        names, files = folder.names, folder.files
+    else:
+        names = ("images.npy", "labels.npy")
+        files = tuple(path / name for name in names)
+    found = hashlib.sha256()
+    for name, picture in zip(names, files, strict=True):
         content = hashlib.sha256()
         with picture.open("rb") as opened:
             while part := opened.read(_DIGEST_AT_ONCE):

@@ -1,10 +1,19 @@
-"""What the user says about a model, from the options to a preparation; what is not said stays open, and is proposed from accuracy."""
+"""What the user says about a model, from the options to a preparation; what is not said stays open, and is proposed from accuracy.
+
+The options are the fields of `Declaration`, and `asks_about_the_model` gives a command all of them.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
 
 from models.errors import InvalidInput
 from models.files import NotAFile, read_file
@@ -28,15 +37,29 @@ class Declaration:
     Raises: InvalidInput on construction: options that contradict each other, or are no numbers.
     """
 
-    labels: str | None = None
-    layout: Layout | None = None
-    input_range: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    channels: Channels | None = None
-    preset: str | None = None
-    outputs: Outputs | None = None
-    output: str | None = None
+    labels: Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")] = None
+    layout: Annotated[
+        Layout | None,
+        typer.Option(help="Whether the model's input has its channels last (nhwc) or first; as its shape says when not given."),
+    ] = None
+    input_range: Annotated[
+        str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1 or any LOW,HIGH.")
+    ] = None
+    mean: Annotated[
+        str | None, typer.Option(help="Mean subtracted from images in 0..1: one value or one a channel, 0.485,0.456,0.406.")
+    ] = None
+    std: Annotated[str | None, typer.Option(help="Deviation by which the rest is divided: one value or one a channel.")] = None
+    channels: Annotated[Channels | None, typer.Option(help="Order of the colours at the model's input; rgb when not given.")] = (
+        None
+    )
+    preset: Annotated[
+        Literal["torch", "caffe", "tf"] | None,
+        typer.Option(help="A usual preparation: ImageNet's mean and deviation, its mean in bytes and BGR, or -1 to 1."),
+    ] = None
+    outputs: Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")] = (
+        None
+    )
+    output: Annotated[str | None, typer.Option(help="Name of the output to take, of a model with several.")] = None
 
     def __post_init__(self) -> None:
         given = [
@@ -100,6 +123,42 @@ class Declaration:
         if {len(mean), len(std)} - {1, max(len(mean), len(std))}:
             raise InvalidInput(f"expected as many values in --mean as in --std, or one, got {len(mean)} and {len(std)}")
         return Preparation.of_statistics(mean, std)
+
+
+NOTHING_SAID = Declaration()
+
+_Command = Callable[..., None]
+
+
+def asks_about_the_model(*, labels: bool = True) -> Callable[[_Command], _Command]:
+    """Give a command the options of `Declaration` in the place of its parameter `declared`.
+
+    Args:
+        labels: whether it takes class names too.
+    """
+    # Read from the class, so that an option and its help are written once.
+    options = get_type_hints(Declaration, include_extras=True)
+    if not labels:
+        del options["labels"]
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+
+    def wrapped(command: _Command) -> _Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())
+        at = [one.name for one in own].index("declared")
+        asked = [inspect.Parameter(name, keyword, default=None, annotation=option) for name, option in options.items()]
+        parameters = [*own[:at], *asked, *(one.replace(kind=keyword) for one in own[at + 1 :])]
+
+        @wraps(command)
+        def with_options(*given: Any, **named: Any) -> None:
+            declared = Declaration(**{name: named.pop(name, None) for name in options})
+            command(*given, declared=declared, **named)
+
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+        return with_options
+
+    return wrapped
 
 
 def _names(labels: str) -> tuple[str, ...]:

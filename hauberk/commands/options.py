@@ -1,4 +1,4 @@
-"""Options that several commands take, each declared once; how they are read; and the progress bar of all commands."""
+"""Options that several commands take, each declared once (those about a model: declaration.py), and the progress bar of all commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hauberk.commands.progress_lines import ProgressLines
 from models.datasets import Split
 from models.errors import InvalidInput
-from models.preparation import Channels, Layout, Outputs
 from models.printable import printable
 from models.progress import Progress as Report
 
@@ -33,24 +32,6 @@ GradientsOption = Annotated[
     Path | None,
     typer.Option(help="A model without gradients: the same network with some, .keras or .pt2; compared before it is believed."),
 ]
-LabelsOption = Annotated[str | None, typer.Option(help="Class names: a,b,c or a text file with one a line.")]
-LayoutOption = Annotated[
-    Layout | None,
-    typer.Option(help="Whether the model's input has its channels last (nhwc) or first; as its shape says when not given."),
-]
-InputRangeOption = Annotated[
-    str | None, typer.Option(help="Values of black and white at the model's input: 0,1 or 0,255 or -1,1 or any LOW,HIGH.")
-]
-MeanOption = Annotated[
-    str | None, typer.Option(help="Mean subtracted from images in 0..1: one value or one a channel, 0.485,0.456,0.406.")
-]
-StdOption = Annotated[str | None, typer.Option(help="Deviation by which the rest is divided: one value or one a channel.")]
-ChannelsOption = Annotated[Channels | None, typer.Option(help="Order of the colours at the model's input; rgb when not given.")]
-PresetOption = Annotated[
-    Literal["torch", "caffe", "tf"] | None,
-    typer.Option(help="A usual preparation: ImageNet's mean and deviation, its mean in bytes and BGR, or -1 to 1."),
-]
-OutputsOption = Annotated[Outputs | None, typer.Option(help="Kind of the model's outputs; found out from them when not given.")]
 ResizeOption = Annotated[
     str | None, typer.Option(help="Of a folder of pictures: the size to bring all to, HEIGHTxWIDTH such as 32x32.")
 ]
@@ -58,7 +39,6 @@ ColoursOption = Annotated[
     Literal["grey", "rgb"] | None,
     typer.Option(help="Of a folder of pictures: one channel or three; grey where all are, when not given."),
 ]
-OutputOption = Annotated[str | None, typer.Option(help="Name of the output to take, of a model with several.")]
 
 
 def check_writable(directory: Path) -> None:

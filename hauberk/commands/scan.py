@@ -21,22 +21,13 @@ from evaluation.scanning.scan_report import ScanReport, unjudged
 from evaluation.scanning.spread import Backend
 from hauberk.commands.classifier_options import AnyClassifier, how_it_reads, open_classifier
 from hauberk.commands.data import AsPictures, class_names, open_data, origin, sample_names, stamp
-from hauberk.commands.declaration import Declaration
+from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
 from hauberk.commands.options import (
-    ChannelsOption,
     ColoursOption,
-    InputRangeOption,
-    LabelsOption,
-    LayoutOption,
-    MeanOption,
-    OutputOption,
-    OutputsOption,
-    PresetOption,
     ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
-    StdOption,
     ThreadsOption,
     check_writable,
     progress_bar,
@@ -54,8 +45,11 @@ METHODS = (ActivationClustering.name, SpectralSignatures.name)
 _FOUND = 3
 
 
+@asks_about_the_model()
 def scan(
-    classifier: Annotated[Path, typer.Option(help="The Keras classifier trained on the data, NAME.keras.")],
+    classifier: Annotated[
+        Path, typer.Option(help="The classifier trained on the data: its file, of any format that calibrate takes.")
+    ],
     data: Annotated[
         Path,
         typer.Option(
@@ -74,15 +68,7 @@ def scan(
     rows: RowsOption = None,
     resize: ResizeOption = None,
     colours: ColoursOption = None,
-    labels: LabelsOption = None,
-    layout: LayoutOption = None,
-    input_range: InputRangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    channels: ChannelsOption = None,
-    preset: PresetOption = None,
-    outputs: OutputsOption = None,
-    output: OutputOption = None,
+    declared: Declaration = NOTHING_SAID,
     truth: Annotated[
         Path | None,
         typer.Option(help="The truth, .npy of one bool a sample, true where it is clean: adds the shares found and missed."),
@@ -99,17 +85,6 @@ def scan(
 
     Example: hauberk scan --classifier mnist.keras --data models/data/mnist.npz --out out/scan
     """
-    declared = Declaration(
-        labels=labels,
-        layout=layout,
-        input_range=input_range,
-        mean=mean,
-        std=std,
-        channels=channels,
-        preset=preset,
-        outputs=outputs,
-        output=output,
-    )
     check_page_can_be_drawn()
     detectors = _detectors(methods, reduction, seed)
     check_writable(out)
@@ -121,7 +96,7 @@ def scan(
         declared=declared,
         names=class_names(data),
         threads=threads or processors(),
-    )
+    ).classifier
     known = None if truth is None else _truth(truth, len(stored))
     plan = ScanPlan(
         detectors=detectors,

@@ -13,28 +13,21 @@ import typer
 from attacks.evasion.vanished import vanished_gradients
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import how_it_reads, open_classifier
-from hauberk.commands.data import AsPictures, chosen_rows, class_names, read_data
-from hauberk.commands.declaration import Declaration
+from hauberk.commands.data import AsPictures, class_names, read_data
+from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
+from hauberk.commands.judged_on import judge_on
 from hauberk.commands.options import (
-    ChannelsOption,
     ColoursOption,
-    InputRangeOption,
-    LayoutOption,
-    MeanOption,
-    OutputOption,
-    OutputsOption,
-    PresetOption,
     ResizeOption,
     RowsOption,
     SeedOption,
     SplitOption,
-    StdOption,
     ThreadsOption,
     check_writable,
     progress_bar,
 )
 from models.accuracy import judge
-from models.datasets import Dataset, Split, has_halves, shared_images
+from models.datasets import Dataset, shared_images
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
 from models.file_kinds import ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT, kind_of
@@ -46,8 +39,11 @@ from models.training.reference_classifier import train as fit
 from models.training.training_state import Epoch
 
 _VALIDATION_AT_MOST = 1000
+_HARDENING: dict[str, float | None] = {"eps": 0.3, "iterations": 7, "ratio": 1.0, "trades": 0.0, "shift": 0, "patience": None}
+"""What the options of --adversarial are when they are not given."""
 
 
+@asks_about_the_model(labels=False)
 def train(
     data: Annotated[
         Path,
@@ -75,14 +71,7 @@ def train(
     classifier: Annotated[
         Path | None, typer.Option(help="With --adversarial: harden a copy of this model, NAME.keras, instead of a new one.")
     ] = None,
-    layout: LayoutOption = None,
-    input_range: InputRangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    channels: ChannelsOption = None,
-    preset: PresetOption = None,
-    outputs: OutputsOption = None,
-    output: OutputOption = None,
+    declared: Declaration = NOTHING_SAID,
     threads: ThreadsOption = None,
 ) -> None:
     """Train the reference network, or harden a network against an attack.
@@ -95,18 +84,14 @@ def train(
     """
     if out.suffix != ".keras":
         raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
+    if out.is_dir():
+        raise InvalidInput(f"expected --out to be a file to write, got {out}, which is a directory")
     if classifier is not None and adversarial is None:
         raise InvalidInput("expected --adversarial fgm or pgd with --classifier, got none; a model is hardened, not trained anew")
-    declared = Declaration(
-        layout=layout,
-        input_range=input_range,
-        mean=mean,
-        std=std,
-        channels=channels,
-        preset=preset,
-        outputs=outputs,
-        output=output,
-    )
+    hardening = {"eps": eps, "iterations": iterations, "ratio": ratio, "trades": trades, "shift": shift, "patience": patience}
+    said = [f"--{name}" for name, value in hardening.items() if value != _HARDENING[name]]
+    if said and adversarial is None:  # who says how strong the attack is believes that there is one
+        raise InvalidInput(f"expected --adversarial fgm or pgd with {' and '.join(said)}, got none")
     if classifier is None and not declared.is_empty:
         raise InvalidInput(
             "expected --classifier with options that say how a model reads images, got none; a new model reads 0,1 and ends in a softmax"
@@ -120,6 +105,10 @@ def train(
         trainer = AdversarialTrainer(attacks=attacks, recipe=recipe, ratio=ratio, beta=trades, shift=shift, patience=patience)
     pictures = AsPictures(resize, colours)
     dataset = read_data(data, split, rows, pictures)
+    # Read before the long work: a test half that cannot be used is known in seconds.
+    judged_on, what = judge_on(dataset, data, split, rows, pictures, new=classifier is None)
+    if shift >= min(dataset.images.shape[1:3]):
+        raise InvalidInput(f"expected --shift below the sides of the images, {dataset.images.shape[1:3]}, got {shift}")
     if trainer is not None:
         start = _start(dataset, trainer, classifier, declared=declared, names=class_names(data), threads=used)
         trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
@@ -135,7 +124,7 @@ def train(
     print(
         printable(out) + f": {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}"
     )
-    _judge(trained, dataset, *_judged_on(dataset, data, split, rows, pictures))
+    _judge(trained, dataset, judged_on, what)
 
 
 def _hardened(
@@ -195,23 +184,21 @@ def _start(
         kind = kind_of(classifier)
         if kind in (ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT):  # before anything is asked about it in vain
             raise _no_keras_model(kind)
-        given = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
+        opened = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
+        given, found = opened.classifier, opened.accuracy
         if not isinstance(given, KerasClassifier):
             raise _no_keras_model(given.source.what)
-        found = judge(given, data).better_than_guessing()
+        found.better_than_guessing()
         print(how_it_reads(given))
         if found.reason:
             print(printable(f"warning: before training: {found.reason}"))
         return given
-    classes = int(data.labels.max()) + 1
-    if classes < 2:
-        raise InvalidInput("expected labels of at least 2 classes to train on, got only class 0")
     import_tensorflow(threads)
     import keras
 
     keras.utils.set_random_seed(trainer.recipe.seed)
     h, w, c = data.images.shape[1:]
-    return KerasClassifier(robust_network((h, w, c), classes, trainer.attacks[0].eps))
+    return KerasClassifier(robust_network((h, w, c), int(data.labels.max()) + 1, trainer.attacks[0].eps))
 
 
 def _print_epoch(epoch: Epoch) -> None:
@@ -225,18 +212,6 @@ def _print_epoch(epoch: Epoch) -> None:
 
 def _checkpoint(out: Path) -> Path:
     return out.with_suffix(".training.npz")
-
-
-def _judged_on(trained_on: Dataset, path: Path, split: Split, rows: str | None, pictures: AsPictures) -> tuple[Dataset, str]:
-    """Images that the model was not trained on, of the same file, and what they are; the training images where there are no others."""
-    if split == "train" and has_halves(path):
-        return read_data(path, "test", None), "the test split"
-    if rows is not None:
-        whole = read_data(path, split, None, pictures)
-        others = whole.take(np.delete(np.arange(len(whole)), chosen_rows(rows, len(whole))))
-        if len(others):
-            return others, "the other rows of the file"
-    return trained_on, "the training images themselves"
 
 
 def _judge(trained: KerasClassifier, trained_on: Dataset, judged_on: Dataset, what: str) -> None:

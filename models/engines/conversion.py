@@ -138,6 +138,11 @@ def timed(converted: Classifier, source: Classifier, images: Images, *, threads:
     return Timing(len(images), threads, *fastest)
 
 
+def timing_s(call_s: float) -> float:
+    """How long timing takes where an image takes so many seconds in either engine, at most."""
+    return sum(min(_SECONDS_AT_MOST, 2 * (_TURNS + 1) * rows * call_s) for rows in TIMED_ROWS)
+
+
 def _seconds(predict: Callable[[Images], Any], images: Images) -> float:
     started = time.perf_counter()
     predict(images)

@@ -2,6 +2,9 @@
 
 Layers are found by watching one call: while TensorFlow traces the model, the input and the output of every layer are recorded. That
 works for Sequential, functional, subclassed and nested models, which need not have a graph of layers.
+
+Maps are read with their channels last, whatever a layer's own layout, as those of ONNX graphs are (`reading/onnx_layers.py`): where the
+channels are is followed through the operations, as layers of activations, sums and scales do not say it.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from models.engines.reading.layers import one_of, position, side_of_squares
 from models.errors import InvalidInput
 
 _MAP_RANK = 4  # [n, h, w, c]
+_CHANNELS_FIRST, _CHANNELS_LAST = 1, 3  # axes of a map
+_OF_MAPS = {"Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MaxPool", "AvgPool"}
+"""TensorFlow's operations on maps that say where the channels are."""
 _KERNEL_RANK = 2  # kernels are matrices or larger; scales and offsets (batch normalisation, PReLU) are vectors
 
 
@@ -215,16 +221,22 @@ def _has_kernel(layer: Any) -> bool:
 
 
 def _last_hidden(calls: Sequence[_Call], output: Any) -> Any:
+    """The head's input as the layer before returned it: what only moves axes in between is no layer."""
     head = _head(calls, output)
-    return None if head is None else head.given
+    if head is None:
+        return None
+    returned, source = {call.returned.name: call.returned for call in calls}, head.given
+    while source.name not in returned and source.op.type == "Transpose":
+        source = source.op.inputs[0]
+    return returned.get(source.name, head.given)
 
 
 def _hidden_name(calls: Sequence[_Call], output: Any) -> str | None:
     """The name of the layer that computed the head's input; layers without effect at inference, such as dropout, are skipped."""
-    head = _head(calls, output)
+    head, hidden = _head(calls, output), _last_hidden(calls, output)
     if head is None:
         return None
-    made_by = [call.name for call in calls if call.returned is head.given]
+    made_by = [call.name for call in calls if call.returned is hidden]
     return made_by[0] if made_by else f"the input of {head.name}"
 
 
@@ -236,15 +248,44 @@ def _earlier_name(calls: Sequence[_Call], output: Any) -> str | None:
 
 
 def _is_map(tensor: Any) -> bool:
-    """Whether a tensor is [n, h, w, c] of more than one pixel: what a pooling of the whole map leaves has no spatial detail."""
-    return bool(tensor.shape.rank == _MAP_RANK and tuple(tensor.shape[1:3]) != (1, 1))
+    """Whether a tensor is a map of more than one pixel: what a pooling of the whole map leaves has no spatial detail."""
+    if tensor.shape.rank != _MAP_RANK:
+        return False
+    pixels = tensor.shape[2:] if _channels(tensor) == _CHANNELS_FIRST else tensor.shape[1:3]
+    return tuple(pixels) != (1, 1)
+
+
+def _channels(tensor: Any) -> int:
+    """The axis of a map's channels: that of the nearest operation before it that says so, moved by the transpositions since."""
+    moved: list[list[int]] = []
+    axis = _CHANNELS_LAST  # of images, and where nothing says otherwise
+    while tensor.op.type != "Placeholder":
+        operation = tensor.op
+        if operation.type in _OF_MAPS:
+            axis = _CHANNELS_FIRST if operation.get_attr("data_format") == b"NCHW" else _CHANNELS_LAST
+            break
+        if operation.type == "Transpose":
+            order = sys.modules["tensorflow"].get_static_value(operation.inputs[1])
+            if order is None:
+                break
+            moved.append(order.tolist())
+        maps = [each for each in operation.inputs if each.shape.rank == _MAP_RANK and each.shape[0] is None]
+        if operation.type == "Reshape" or not maps:
+            break
+        tensor = maps[0]
+    for order in reversed(moved):
+        axis = order.index(axis)
+    return axis
 
 
 def _flat(tf: Any, tensor: Any) -> Any:
-    """[n, ...] as float32 [n, d]; large maps [n, h, w, c] are averaged over squares first (see `layers`)."""
+    """[n, ...] as float32 [n, d], maps with their channels last; large ones are averaged over squares first (see `layers`)."""
     tensor = tf.cast(tensor, tf.float32)
-    if tensor.shape.rank == _MAP_RANK and None not in tensor.shape[1:]:
-        tensor = _pooled(tf, tensor)
+    if tensor.shape.rank == _MAP_RANK:
+        if _channels(tensor) == _CHANNELS_FIRST:
+            tensor = tf.transpose(tensor, (0, 2, 3, 1))
+        if None not in tensor.shape[1:]:
+            tensor = _pooled(tf, tensor)
     width = int(np.prod([size if size is not None else -1 for size in tensor.shape[1:]]))
     if width < 0:
         raise InvalidInput(f"expected a layer of fixed size, got one of shape {tuple(tensor.shape)}; name another layer")

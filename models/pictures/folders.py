@@ -80,8 +80,8 @@ def list_pictures(path: Path) -> PictureFolder:
         raise InvalidInput(f"{failure.filename} cannot be read: {(failure.strerror or str(failure)).lower()}") from failure
     if len(classes) < _FEWEST_CLASSES or not files:
         raise InvalidInput(
-            f"expected a folder with one sub-folder of pictures a class, got {path} with {len(classes)} sub-folders and {len(files)} "
-            "pictures in them"
+            f"expected a folder with one sub-folder of pictures a class, two at least, got {path} with {len(classes)} "
+            f"sub-folder{'s' * (len(classes) != 1)} and {len(files)} pictures in them"
         )
     files.sort(key=lambda one: hashlib.blake2b(f"{one[0].parent.name}/{one[0].name}".encode("utf-8", "surrogateescape")).digest())
     return PictureFolder(

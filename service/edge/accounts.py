@@ -12,6 +12,9 @@ A budget counts images, not the model calls they cost: the budget left must not 
 
 Refusals for want of room cost a client nothing, and reading what is refused takes time from everybody. So they are paced: an account's
 go out as fast as `REFUSED_BYTES_PER_S` of refused requests, and later ones wait, unread where they can be.
+
+Bodies take time from everybody too, however few model calls they ask for. So while others have work, an account's are read as fast as
+`READ_BYTES_PER_S`, and later ones wait unread; one that would wait for long is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +45,11 @@ _FILE_BYTES = 16 << 20
 REFUSED_BYTES_PER_S, REFUSED_AT_ONCE_S = 8 << 20, 1.0
 """Of one account; and for so many seconds' worth of it no refusal waits."""
 _REFUSED_BYTES_AT_LEAST = 1 << 11
+
+READ_BYTES_PER_S, READ_AT_ONCE_S = 32 << 20, 0.05
+"""The same for bodies of one account while others have work."""
+READ_WAITS_S = 2.0
+"""Bodies that would wait for longer are refused: those that wait hold what of them came with their heads."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class Account:
 
     Attributes:
         held: bytes of its bodies, see bodies.py. paced_until: when all of its refusals so far may be out.
+        read_until: when its bodies so far are paid for.
     """
 
     name: str
@@ -98,6 +107,7 @@ class Account:
     clock: Callable[[], float] = time.monotonic
     held: int = field(default=0, init=False)
     paced_until: float = field(default=-math.inf, init=False)
+    read_until: float = field(default=-math.inf, init=False)
     left: float = field(init=False)
     _at: float = field(init=False, repr=False)
 
@@ -141,6 +151,20 @@ class Account:
         begins = max(self.paced_until, now - REFUSED_AT_ONCE_S)
         self.paced_until = min(begins + max(size, _REFUSED_BYTES_AT_LEAST) / REFUSED_BYTES_PER_S, now + at_most_s)
         return max(0.0, self.paced_until - now)
+
+    def reading_waits_s(self, size: int) -> float | None:
+        """For how long a body of so many bytes has to wait, unread: until those before it are paid for by time. None: for too long."""
+        now = self.clock()
+        begins = max(self.read_until, now - READ_AT_ONCE_S)
+        wait_s = max(0.0, begins - now)
+        if wait_s > READ_WAITS_S:
+            return None
+        self.read_until = begins + size / READ_BYTES_PER_S
+        return wait_s
+
+    def reading_took(self, more: int) -> None:
+        """A body had so many bytes more than was said, or fewer."""
+        self.read_until += more / READ_BYTES_PER_S
 
     def check(self) -> None:
         """Whether there is an image left, before a body is read. Raises: OverBudget."""

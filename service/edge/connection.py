@@ -27,7 +27,7 @@ from service.edge.addresses import household
 from service.edge.asgi import Scope
 from service.edge.bodies import Ahead
 from service.edge.crowd import Crowd, Seat
-from service.edge.exchange import CLOSE, mint
+from service.edge.exchange import CLOSE, DEPARTURE, Departure, mint
 from service.edge.outlet import Outlet
 from service.edge.site import Site
 from service.edge.turned_away import TurnedAway
@@ -90,6 +90,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
         self._problem: Problem | None = None
         self._turned_away: TurnedAway | None = None
+        self._departure = Departure()
         self._broken = False  # what comes from now on is dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -118,6 +119,7 @@ class Connection(HttpToolsProtocol):
         if self not in self.open:
             return  # it was closed before it was made
         self.open.discard(self)
+        self._departure.happens()
         self.site.bounds.bodies.let_go(self._ahead)
         self.crowd.leave(self, self._address)
         if self._turned_away is not None:
@@ -213,6 +215,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_turned_away(self._turned_away)
             self._stop(QueueFull())
         super().on_message_begin()
+        cast("Scope", self.scope)[DEPARTURE] = self._departure
         self._waits_since, self._in_head, self._stray = self.loop.time(), True, False
         self._head_bytes = self._wire_bytes = self._body_bytes = 0
 
@@ -267,6 +270,8 @@ class Connection(HttpToolsProtocol):
             if not self.parser.should_upgrade():
                 self.cycle.more_body = False  # of a request that was answered before it came whole, too
                 super().on_message_complete()
+                if not self.pipeline:
+                    self.flow.resume_reading()  # else a client that leaves would not be noticed
             return
         self._waits_since = None
         self._turned_away.came_whole = True

@@ -19,7 +19,7 @@ from service.edge.accounts import Account
 from service.edge.asgi import Receive, Scope, Send
 from service.edge.bodies import Bodies
 from service.edge.framing import declared_length
-from service.errors import MEDIA_TYPE, BodyTooLarge, Headers, Problem, SlowBody
+from service.errors import MEDIA_TYPE, BodyTooLarge, Headers, Problem, QueueFull, SlowBody
 
 if TYPE_CHECKING:
     from defences.defended_classifier import Interval
@@ -38,6 +38,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _minted = random.Random()  # noqa: S311
 # Most answers are out before this: only a client that waits longer is watched for leaving.
 _PATIENCE_S = 0.05
+DEPARTURE = "hauberk.departure"
+"""Where a scope has the `Departure` of its connection."""
 CLOSE = (b"connection", b"close")
 """The header that asks a client to connect again."""
 
@@ -141,6 +143,23 @@ class Exchange:
         size = declared_length(self.declared) if self.declared else self.body_at_most
         return self.account.refusal_waits_s(size, self._bounds.body_timeout_s)
 
+    async def read_in_turn(self) -> bytes:
+        """`read`, once the bodies of its account before it are paid for, see accounts.py; one of unknown length counts as the longest.
+
+        Raises: what `read` does; QueueFull, too, when too many of them wait already.
+        """
+        if self.account is None or self._bounds.load.closing:
+            return await self.read()
+        size = declared_length(self.declared) if self.declared else self.body_at_most
+        wait_s = self.account.reading_waits_s(size)
+        if wait_s is None:
+            raise QueueFull
+        if wait_s:
+            await asyncio.sleep(wait_s)
+        body = await self.read()
+        self.account.reading_took(len(body) - size)
+        return body
+
     async def read(self) -> bytes:
         """The body. Raises: BodyTooLarge, SlowBody, QueueFull, ClientLeft."""
         try:
@@ -224,8 +243,8 @@ class Exchange:
     async def unless_client_leaves(self, work: Awaitable[T]) -> T:
         """Await `work`; cancel it when the client goes first. Only after the body was read. Raises: ClientLeft."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        watch = _Watch(self.receive, task)
-        timer = task.get_loop().call_later(_PATIENCE_S, watch.begin)
+        watch = self.scope.get(DEPARTURE) or _Watch(self.receive)
+        watch.begin(task)
         try:
             return await work
         except asyncio.CancelledError:
@@ -234,19 +253,51 @@ class Exchange:
                 raise ClientLeft from None
             raise
         finally:
-            timer.cancel()
             watch.end()
 
 
-class _Watch:
-    """Waits for the client to leave, and cancels a task then."""
+class Departure:
+    """The end of a connection, which cancels the task of the request that is under way on it.
 
-    def __init__(self, receive: Receive, task: asyncio.Task[Any]) -> None:
-        self._receive, self._task = receive, task
+    Under overload every request waits for long: a task for each, which waits for its client to leave, would be work at the worst time.
+    """
+
+    __slots__ = ("_task", "left")
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self.left = False
+
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """This task works for the client from now on, until `end`."""
+        self._task = task
+        if self.left:
+            task.cancel()
+
+    def end(self) -> None:
+        """Nothing is done for the client any more."""
+        self._task = None
+
+    def happens(self) -> None:
+        """The connection is closed."""
+        self.left = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class _Watch:
+    """Waits for the client to leave, and cancels a task then: where no connection of ours tells it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
         self._waiting: asyncio.Task[None] | None = None
         self.left = False
 
-    def begin(self) -> None:
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._timer = task.get_loop().call_later(_PATIENCE_S, self._begin)
+
+    def _begin(self) -> None:
         self._waiting = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
@@ -256,5 +307,6 @@ class _Watch:
         self._task.cancel()
 
     def end(self) -> None:
+        self._timer.cancel()
         if self._waiting is not None:
             self._waiting.cancel()

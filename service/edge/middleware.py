@@ -73,8 +73,14 @@ async def _refuse(site: Site, exchange: Exchange, route: Route | None, problem: 
     site.refused(exchange, route, problem)
     if isinstance(problem, QueueFull) and (wait_s := exchange.refusal_waits_s()):
         exchange.let_go()
+        _forget_frames(problem)
         await asyncio.sleep(wait_s)
     await exchange.refuse(problem)
+
+
+def _forget_frames(failure: BaseException) -> None:
+    """Let go of what the functions that it came through had in their hands: the body, and its images."""
+    failure.__traceback__ = failure.__cause__ = failure.__context__ = None
 
 
 async def pass_on(exchange: Exchange) -> None:

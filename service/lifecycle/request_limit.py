@@ -1,6 +1,7 @@
 """How many images a request may hold: what the bundle states and the operator sets, never how busy the machine was at the start.
 
-    limit = HAUBERK_MAX_IMAGES, or the bundle's images_per_request, or 64
+    limit = HAUBERK_MAX_IMAGES, or the bundle's images_per_request, or 64; of the latter two no more than HAUBERK_BATCH_IMAGES
+            and HAUBERK_QUEUE_IMAGES have room for (`Settings.for_bundle`)
             fewer where HAUBERK_MAX_MODEL_CALLS, HAUBERK_DEADLINE_S or HAUBERK_RELEASE_S does not pay for the worst case
 
 The worst case, where every image needs every probe, is reckoned with the time of a model call that the bundle's card states. So all

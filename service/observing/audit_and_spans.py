@@ -24,11 +24,6 @@ class Telemetry:
     audit: AuditLog | None = None
     tracer: Tracer | None = None
 
-    @property
-    def traced(self) -> bool:
-        """Whether decisions have to carry a trace."""
-        return self.audit is not None or self.tracer is not None
-
     def started(self, software: str, defences: Sequence[tuple[str, str]], *, secret_is_random: bool) -> None:
         """The service takes requests now, behind these defences, (name, mode)."""
         if self.audit is not None:

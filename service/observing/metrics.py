@@ -6,7 +6,6 @@ The core knows nothing of this: here a frozen `Trace` is read after the fact.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +28,7 @@ from defences.defended_classifier import Decisions, Detection
 from defences.errors import StageFailure
 from defences.table import of_stage
 from service.errors import every_problem
+from service.observing.histograms import observe_all
 from service.observing.remote_calls import RemoteCalls
 
 # A `..._created` beside each series would double their number, and is no part of the contract.
@@ -198,15 +198,15 @@ class Metrics:
     def decided(self, decisions: Decisions) -> None:
         """`Observer`: a wave is decided."""
         abstained = int(np.count_nonzero(decisions.abstained))
-        self._images_abstained.inc(abstained)
+        if abstained:
+            self._images_abstained.inc(abstained)
         self._images_answered.inc(len(decisions.abstained) - abstained)
-        for label in decisions.labels.tolist():
-            if label >= 0:
-                self._classes[label].inc()
+        times = np.bincount(decisions.labels[decisions.labels >= 0])
+        for label in np.flatnonzero(times).tolist():
+            self._classes[label].inc(int(times[label]))
         for stage, seconds in decisions.trace.seconds.items():
             self._stages[stage].observe(seconds)
-        for distance in decisions.trace.purification_distance.tolist():
-            self._distance.observe(distance)
+        observe_all(self._distance, decisions.trace.purification_distance)
         for detection in decisions.trace.detections:
             self._detected(detection)
 
@@ -216,9 +216,7 @@ class Metrics:
         )
         counter.inc(int(np.count_nonzero(detection.abstained)))
         for histogram, of in self._of_detectors.get(detection.name, ()):
-            for number in getattr(detection, of).tolist():
-                if not math.isnan(number):
-                    histogram.observe(number)
+            observe_all(histogram, getattr(detection, of))
 
     def failed(self, failure: Exception) -> None:
         """`Observer`: a batch raised."""

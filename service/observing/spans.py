@@ -12,6 +12,7 @@ result with the SDK's.
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from defences.defended_classifier import Interval
 from service.edge.exchange import CLIENT_LEFT
 
 _METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
+_ONCE = frozenset(("purify", "predict"))
 _random = random.Random()  # noqa: S311  # unique, not secret
 
 # Tags: a field's number and how it is written (0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes).
@@ -30,6 +32,8 @@ _TRACE_ID, _SPAN_ID, _PARENT = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
 _STARTED, _ENDED = b"\x39", b"\x41"
 _NAME, _KIND, _ATTRIBUTE, _STATUS, _FLAGS = 0x2A, 0x30, 0x4A, 0x7A, b"\x85\x01"
 _SPAN_OF_SCOPE = 0x12
+# Ids and times, each after its tag: of a stage; and of a request, where the caller's span comes between them.
+_CHILD, _ROOT, _TIMES = struct.Struct("<2s16s2s8s2s8scQcQ"), struct.Struct("<2s16s2s8s"), struct.Struct("<cQcQ")
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _INTERNAL, _SERVER = SpanKind.INTERNAL.value + 1, SpanKind.SERVER.value + 1  # as OTLP numbers them
 
@@ -64,39 +68,20 @@ class TracedRequest:
         ids = _random.randbytes(16 + 8 + 8 * len(stages))
         trace_id = ids[:16] if self.parent is None else self.parent.trace_id.to_bytes(16, "big")
         own_id = ids[16:24]
-        spans = [
-            self._span(trace_id, ids[24 + 8 * n : 32 + 8 * n], _stage(stage), started, ended, _PARENT + own_id)
-            for n, (stage, started, ended) in enumerate(stages)
-        ]
+        spans, now, now_ns = [], self.now, self.now_ns
+        for at, (stage, started, ended) in enumerate(stages, start=3):
+            tag, about = _stage(stage)
+            times = now_ns + int((started - now) * 1e9), _ENDED, now_ns + int((ended - now) * 1e9)
+            span_id = ids[8 * at : 8 * at + 8]
+            spans += tag, _CHILD.pack(_TRACE_ID, trace_id, _SPAN_ID, span_id, _PARENT, own_id, _STARTED, *times), about
         above = b"" if self.parent is None else _PARENT + self.parent.span_id.to_bytes(8, "big")
         flags = _HAS_IS_REMOTE | (_IS_REMOTE if self.parent is not None and self.parent.is_remote else 0)
-        about = b"".join(
-            (
-                _request(self.method, self.route, self.status, flags),
-                _attribute(b"hauberk.request_id", _field(0x0A, self.request_id)),
-                _attribute(b"hauberk.images", _number(0x18, self.images)),
-                _attribute(b"hauberk.abstained", _number(0x18, self.abstained)),
-            )
-        )
-        spans.append(self._span(trace_id, own_id, about, self.started, self.now, above))
+        about = _request(self.method, self.route, self.status, flags)
+        named, counted = _request_id(len(self.request_id)), _counts(self.images, self.abstained)
+        own = _ROOT.pack(_TRACE_ID, trace_id, _SPAN_ID, own_id)
+        own_times = _TIMES.pack(_STARTED, now_ns + int((self.started - now) * 1e9), _ENDED, now_ns)
+        spans.append(_field(_SPAN_OF_SCOPE, b"".join((own, above, own_times, about, named, self.request_id, counted))))
         return b"".join(spans)
-
-    def _span(self, trace_id: bytes, span_id: bytes, about: bytes, started: float, ended: float, above: bytes) -> bytes:
-        span = b"".join(
-            (
-                _TRACE_ID,
-                trace_id,
-                _SPAN_ID,
-                span_id,
-                above,
-                _STARTED,
-                (self.now_ns + int((started - self.now) * 1e9)).to_bytes(8, "little"),
-                _ENDED,
-                (self.now_ns + int((ended - self.now) * 1e9)).to_bytes(8, "little"),
-                about,
-            )
-        )
-        return _field(_SPAN_OF_SCOPE, span)
 
 
 @lru_cache(maxsize=1 << 10)
@@ -120,8 +105,22 @@ def _request(method: str, route: str, status: int, flags: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _stage(name: str) -> bytes:
-    return _described(name, _INTERNAL, StatusCode.UNSET, _HAS_IS_REMOTE)
+def _stage(name: str) -> tuple[bytes, bytes]:
+    """What comes before the ids and times of a stage's span, and what comes after them."""
+    about = _described(name, _INTERNAL, StatusCode.UNSET, _HAS_IS_REMOTE)
+    return b"%c%b" % (_SPAN_OF_SCOPE, _varint(_CHILD.size + len(about))), about
+
+
+@lru_cache(maxsize=256)
+def _request_id(length: int) -> bytes:
+    """The attribute of a request id of so many bytes, without them."""
+    return _attribute(b"hauberk.request_id", _field(0x0A, bytes(length)))[: -length or None]
+
+
+@lru_cache(maxsize=1 << 10)
+def _counts(images: int, abstained: int) -> bytes:
+    counted = ((b"hauberk.images", images), (b"hauberk.abstained", abstained))
+    return b"".join(_attribute(name, _number(0x18, count)) for name, count in counted)
 
 
 def _described(name: str, kind: int, code: StatusCode, flags: int) -> bytes:
@@ -160,25 +159,28 @@ def export_request(resource: bytes, scope: str, spans: bytes) -> bytes:
     return _field(0x0A, _field(0x0A, resource) + _field(0x12, of_scope))
 
 
-def own_intervals(intervals: Sequence[Interval]) -> Iterator[Interval]:
+def own_intervals(intervals: Sequence[Interval]) -> Iterator[tuple[str, float, float]]:
     """A request's own stages, in order, of all that the worker did while it had its images.
 
     Images are purified and predicted once, as soon as they are let in, and obscured when they are decided: what else there is of
     these is of others. Intervals of one stage that are neighbours now are one; empty ones are dropped.
     """
-    firsts = {stage: next((i for i in intervals if i.stage == stage), None) for stage in ("purify", "predict")}
-    last = next((i for i in reversed(intervals) if i.stage == "obscure"), None)
-    open_: Interval | None = None
-    for interval in intervals:
-        if interval is not firsts.get(interval.stage, interval) or (interval.stage == "obscure" and interval is not last):
+    last = len(intervals) - 1
+    while last >= 0 and intervals[last].stage != "obscure":
+        last -= 1
+    left = set(_ONCE)
+    open_stage, opened, closes = "", 0.0, 0.0
+    for i, (stage, started, ended) in enumerate(intervals):
+        if stage in _ONCE:
+            if stage not in left:
+                continue
+            left.discard(stage)
+        if ended <= started or (stage == "obscure" and i != last):
             continue
-        if interval.ended <= interval.started:
-            continue
-        if open_ is not None and open_.stage == interval.stage:
-            open_ = open_._replace(ended=interval.ended)
-            continue
-        if open_ is not None:
-            yield open_
-        open_ = interval
-    if open_ is not None:
-        yield open_
+        if stage != open_stage:
+            if open_stage:
+                yield open_stage, opened, closes
+            open_stage, opened = stage, started
+        closes = ended
+    if open_stage:
+        yield open_stage, opened, closes

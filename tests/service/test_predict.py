@@ -79,6 +79,13 @@ def test_a_request_id_is_taken_or_minted_and_stands_in_the_answer(server: Any) -
     assert re.fullmatch("[0-9a-f]{32}", minted)
 
 
+def test_a_bundle_that_states_no_limit_takes_64_images_and_who_sends_more_is_told(server: Any, backdoored: Any) -> None:
+    assert backdoored.images_per_request is None
+    detail = problem(server.ask([GOOD] * 65), 422, "too_many_images")["detail"]
+    assert detail == "One request may hold 64 images at most; send the others in another request."
+    assert server.ask([GOOD] * 64).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("images", "status", "code"),
     [

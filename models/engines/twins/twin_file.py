@@ -54,19 +54,31 @@ def with_gradients(
 
     Raises: InvalidInput: a twin for a classifier that has gradients, one that cannot be read, one whose answers differ.
     """
-    able = isinstance(classifier, DifferentiableClassifier)
-    if given is not None and (able or own is not None):
-        what = f"is {engine_of(classifier)}, which has" if able else "was converted from one that is kept beside it and has"
-        raise InvalidInput(
-            f"expected a twin (--gradients) for a model without gradients, but this one {what} its own; leave it out"
-        )
-    if able:
+    check_twin(given, classifier)
+    if given is not None and own is not None:
+        raise _needless("was converted from one that is kept beside it and has")
+    if isinstance(classifier, DifferentiableClassifier):
         return classifier
     if isinstance(given, Path):
         return opened_twin(given, classifier, images, threads=threads)
     if given is not None:
         return twinned(classifier, given, images)
     return classifier if own is None else twinned(classifier, own(), images, name="the model it was converted from")
+
+
+def check_twin(given: TwinGiven | None, classifier: Classifier) -> None:
+    """What can be said of a twin before anything is opened or compared.
+
+    Raises: InvalidInput: none is needed, or the file is not there.
+    """
+    if given is not None and isinstance(classifier, DifferentiableClassifier):
+        raise _needless(f"is {engine_of(classifier)}, which has")
+    if isinstance(given, Path) and not given.exists():
+        raise InvalidInput(f"expected the file of a twin (--gradients), got {given}, which does not exist")
+
+
+def _needless(what: str) -> InvalidInput:
+    return InvalidInput(f"expected a twin (--gradients) for a model without gradients, but this one {what} its own; leave it out")
 
 
 def opened_twin(path: Path, classifier: Classifier, images: Images, *, threads: int) -> Twinned:

@@ -18,7 +18,7 @@ from tests import bundles
 from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran, process
 
-COMMANDS = ("serve", "train", "calibrate", "scan", "attack")
+COMMANDS = ("serve", "train", "calibrate", "scan", "evaluate", "attack")
 
 
 def assert_refused(ran: Ran, sentence: str) -> None:
@@ -147,17 +147,56 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"rows": "5:5"}, "expected --rows START:STOP"),
     "no epochs": ({"epochs": 0}, "expected epochs >= 1, got 0"),
     "nowhere to write": ({"out": "squares.npz/model.keras"}, "cannot write to"),
+    "a directory": ({"out": "folder.keras"}, "expected --out to be a file to write, got folder.keras, which is a directory"),
     "an unknown attack": ({"adversarial": "jsma"}, "expected --adversarial fgm or pgd, got 'jsma'"),
     "no eps": ({"adversarial": "pgd", "eps": 0}, "training attack: expected eps > 0, got 0.0"),
     "a shift of less than nothing": ({"adversarial": "fgm", "shift": -1}, "adversarial trainer: expected shift >= 0, got -1"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
     "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
+    "an attack's size without the attack": (
+        {"eps": 0.1, "trades": 6},
+        "expected --adversarial fgm or pgd with --eps and --trades, got none",
+    ),
+    "a shift out of sight": (
+        {"adversarial": "fgm", "shift": 16},
+        "expected --shift below the sides of the images, (16, 16), got 16",
+    ),
     "a range of no model": (
         {"input-range": "0,255"},
         "expected --classifier with options that say how a model reads images, got none",
     ),
     "no model to harden": ({"adversarial": "pgd", "classifier": "none.keras"}, "none.keras, which does not exist"),
 }
+
+
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "of another shape": ({"x_test": np.zeros((60, 8, 8, 3), np.uint8)}, "in the test split, got (8, 8, 3)"),
+    "of other classes": ({"y_test": np.full(60, 5)}, "expected labels up to 2, as those to train on, in the test split, got 5"),
+    "fewer labels": ({"y_test": np.zeros(7, int)}, "expected one label per image in unfit.npz, got 60 images and 7 labels"),
+    "not in 0..1": ({"x_test": np.full((60, 16, 16, 3), 7.0)}, "expected float images within 0..1"),
+    "one class": ({"y_train": np.zeros(420, int)}, "expected labels of at least 2 classes to train on, got only class 0"),
+}
+
+
+@pytest.mark.parametrize("method", [(), ("--adversarial", "fgm")])
+@pytest.mark.parametrize("what", UNFIT)
+def test_data_to_judge_on_that_cannot_be_used_are_refused_before_the_training(
+    hauberk: Command, clean_data: Path, tmp_path: Path, what: str, method: tuple[str, ...]
+) -> None:
+    changes, sentence = UNFIT[what]
+    with np.load(clean_data) as whole:
+        np.savez(tmp_path / "unfit.npz", **{**whole, **changes})
+    ran = hauberk("train", "--data", tmp_path / "unfit.npz", "--out", tmp_path / "m.keras", "--epochs", 1, *method)
+    assert_refused(ran, sentence)  # in one line: no progress was told before it
+    assert not (tmp_path / "m.keras").exists()
+
+
+def test_rows_of_a_sorted_file_that_lack_classes_are_refused(hauberk: Command, tmp_path: Path) -> None:
+    some = squares(420, seed=30)
+    order = np.argsort(some.labels, kind="stable")
+    np.savez(tmp_path / "sorted.npz", images=some.images[order], labels=some.labels[order])
+    ran = hauberk("train", "--data", tmp_path / "sorted.npz", "--out", tmp_path / "m.keras", "--rows", "0:250")
+    assert_refused(ran, "rows of a file that is sorted by class hold some classes only: shuffle it")
 
 
 @pytest.mark.parametrize("what", TRAIN)
@@ -167,6 +206,7 @@ def test_train_refuses_in_one_line(
     changes, sentence = TRAIN[what]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "squares.npz").symlink_to(clean_data)
+    (tmp_path / "folder.keras").mkdir()
     options = {"data": "squares.npz", "out": "model.keras"} | changes
     assert_refused(hauberk("train", *(f"--{name}={value}" for name, value in options.items())), sentence)
 

@@ -143,10 +143,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "infinity": ({"images": np.full((2, 3, 4), np.inf), "labels": LABELS}, "within 0..1"),
     "beyond float32": ({"images": np.full((2, 3, 4), 1e39), "labels": LABELS}, "within 0..1"),
     "float labels": ({"images": GREY, "labels": LABELS.astype(float)}, "got float64"),
-    "one-hot labels": ({"images": GREY, "labels": np.eye(2, dtype=int)}, r"got int64 \[2, 2\]"),
     "negative labels": ({"images": GREY, "labels": np.array([0, -1])}, "got -1"),
     "labels beyond int64": ({"images": GREY, "labels": np.array([0, 2**63], np.uint64)}, "labels from 0"),
-    "text labels": ({"images": GREY, "labels": np.array(["a", "b"])}, "integer labels"),
+    "text labels": (
+        {"images": GREY, "labels": np.array(["a", "b"])},
+        r"integer labels .*; number the classes from 0 in the order of the model's outputs",
+    ),
+    "labels stored as floats": (
+        {"images": GREY, "labels": np.array([0.0, 1.0])},
+        r"integer labels .*; store labels.astype\(int\)",
+    ),
+    "one-hot labels": ({"images": GREY, "labels": np.eye(2)}, r"integer labels .*; store labels.argmax\(axis=1\)"),
 }
 
 

@@ -16,7 +16,7 @@ from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.input_readings import readings, said
 from models.preparation import PRESETS, Preparation
-from models.proposals import Proposal, is_better, proposal
+from models.proposals import Proposal, Trials, is_better, proposal
 from tests.fakes import tinted
 
 TRUE_OF_COLOUR = {
@@ -136,6 +136,26 @@ def test_what_was_said_is_not_proposed_against(colour: KerasClassifier) -> None:
     assert better.reading.preparation.channels == "bgr"
     only = proposal(classifier, data, right, among=Declaration(input_range="0,1", channels="rgb").allows)
     assert only is None
+
+
+def test_no_image_is_read_twice_in_the_same_way_however_often_it_is_asked(colour: KerasClassifier) -> None:
+    data, asked = tinted(600, seed=3), list[bytes]()
+
+    class Counted(Behind):
+        def predict(self, images: Images) -> Probabilities:
+            asked.extend(image.tobytes() for image in images)
+            return super().predict(images)
+
+    classifier = Counted(colour, PRESETS["caffe"], Preparation())
+    right = colour.predict(data.images).argmax(axis=1) != data.labels
+    trials = Trials(classifier, data)
+    first, only_bgr = trials.proposal(right), trials.proposal(right, among=Declaration(channels="bgr").allows)
+    again = trials.proposal(right)
+    assert first is not None
+    assert again is not None
+    assert only_bgr is not None
+    assert (again.right == first.right).all()
+    assert len(asked) == len(set(asked)) > 600
 
 
 def test_a_model_of_vectors_is_read_in_either_layout() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from defences.defended_classifier import Decisions
 from models.bundle import Bundle
 from service.batching import Batcher
+from service.edge import accounts
 from service.edge.accounts import Account
 from service.edge.exchange import Bounds, Exchange, Source
 from service.edge.origins import is_loopback
-from service.errors import WrongDocument
+from service.errors import QueueFull, WrongDocument
 from service.release import Schedule
 from tests.unit.service.conftest import FakeWaves, Stepwise
 from tests.unit.service.served import IMAGE, Ask, run, serving
@@ -116,6 +118,49 @@ def test_a_client_with_many_long_bodies_that_take_forever_holds_up_no_other(bund
 
     run(made, scenario)
     assert read == ["modest", *["greedy"] * 5]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["of known length", "chunked"])
+def test_beside_others_the_bodies_of_an_account_are_read_at_a_bounded_rate_and_those_of_another_account_at_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    made, greedy, modest, size = serving(bundle), Account("greedy", math.inf), Account("modest", math.inf), 100_000
+    monkeypatch.setattr(accounts, "READ_BYTES_PER_S", 1e6)
+    order: list[str] = []
+
+    async def one(account: Account) -> float:
+        began, exchange = time.monotonic(), request(b" " * size, account)
+        exchange.declared = b"%d" % size if told else b""
+        exchange.body_at_most = 2 * size
+        await made.read(exchange, lambda body: order.append(account.name))
+        return time.monotonic() - began
+
+    async def scenario(ask: Ask) -> Any:
+        assert made.batcher is not None
+        alone = await asyncio.gather(one(greedy), one(greedy), one(greedy))
+        made.batcher._turns._company = 1 << 30
+        first = await one(greedy)
+        rest = await asyncio.gather(one(greedy), one(modest))
+        return alone, first, rest
+
+    alone, first, (second, other) = run(made, scenario, FakeWaves())
+    assert max(*alone, first, other) < 0.04
+    assert 0.04 < second < 0.1  # a tenth of a second, less the twentieth that is read at once
+    assert order[-2:] == ["modest", "greedy"]
+
+
+def test_beside_others_a_body_that_would_wait_for_long_is_refused_unread(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, account = serving(bundle), Account("greedy", math.inf)
+    monkeypatch.setattr(accounts, "READ_BYTES_PER_S", 1000.0)
+    account.reading_waits_s(10_000)
+
+    async def scenario(ask: Ask) -> Any:
+        assert made.batcher is not None
+        made.batcher._turns._company = 1 << 30
+        with pytest.raises(QueueFull):
+            await made.read(request(b" ", account), never)
+
+    run(made, scenario, FakeWaves())
 
 
 async def never(*_: Any) -> Any:

@@ -173,9 +173,29 @@ def test_a_value_that_cannot_be_is_refused_and_named(name: str, value: str) -> N
     assert name in message or name == "HAUBERK_MODES"
 
 
-@pytest.mark.parametrize("name", ["HAUBERK_BATCH_IMAGES", "HAUBERK_QUEUE_IMAGES"])
-def test_the_largest_request_fits_in_a_batch_and_in_the_queue(name: str) -> None:
-    assert f"expected {name} to be at least HAUBERK_MAX_IMAGES, got 10 and 64" == refused({name: "10"})
+ROOM = pytest.mark.parametrize("name", ["HAUBERK_BATCH_IMAGES", "HAUBERK_QUEUE_IMAGES"])
+
+
+@ROOM
+def test_a_largest_request_that_was_asked_for_fits_in_a_batch_and_in_the_queue(name: str) -> None:
+    assert refused({name: "10", "HAUBERK_MAX_IMAGES": "20"}) == (
+        f"expected {name} to be at least HAUBERK_MAX_IMAGES, got 10 and 20; raise {name} to 20 or lower HAUBERK_MAX_IMAGES to 10"
+    )
+    for advised in ({name: "20", "HAUBERK_MAX_IMAGES": "20"}, {name: "10", "HAUBERK_MAX_IMAGES": "10"}):
+        assert read_settings(advised).max_images == int(advised["HAUBERK_MAX_IMAGES"])
+    assert "got 64 and 80" in refused({"HAUBERK_MAX_IMAGES": "80"})  # a batch's own default
+
+
+@ROOM
+@pytest.mark.parametrize(("stated", "most"), [(7, 7), (10, 10), (64, 10), (None, 10)])
+def test_where_none_was_asked_for_the_smaller_of_the_bundles_limit_and_the_room_holds(
+    name: str, stated: int | None, most: int
+) -> None:
+    settings = read_settings({name: "10"})
+    assert settings.max_images == 10
+    served = settings.for_bundle(stated)
+    assert served.max_images == most
+    assert min(served.batch_images, served.queue_at_most((28, 28, 1))) >= most
 
 
 def test_answers_leave_before_their_deadline() -> None:

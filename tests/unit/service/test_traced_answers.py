@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from defences.defended_classifier import Decisions, Interval
@@ -50,7 +51,22 @@ def test_a_traced_answer_of_several_waves_is_put_together_in_the_order_of_its_im
     assert traced[0].trace.detections[0].abstained.tolist() == [False, False, True, False]
 
 
-def test_a_request_is_not_told_of_the_time_before_it_came(waves: Any) -> None:
+def test_an_answer_that_is_only_timed_carries_the_times_and_not_what_was_found() -> None:
+    path = FakeWaves(refuse_above=0.9, slow_above=0.5)
+
+    async def scenario(batcher: Batcher[Any]) -> Any:
+        return await batcher.classify(images(0.6, 0.1, 0.95, 0.1))
+
+    timed, traced = run(scenario, path, timed=True), run(scenario, path, traced=True)
+    assert [interval.stage for interval in timed.trace.intervals] == [interval.stage for interval in traced.trace.intervals]
+    assert timed.trace.detections == ()
+    assert np.array_equal(timed.probabilities, traced.probabilities)
+    assert timed.labels.tolist() == traced.labels.tolist()
+    assert timed.abstained.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["timed", "traced"])
+def test_a_request_is_not_told_of_the_time_before_it_came(waves: Any, kind: str) -> None:
     before = Interval("abstain", time.perf_counter() - 60, time.perf_counter() - 59)
 
     def timed(batch: Images) -> Iterator[tuple[NDArray[np.int64], Decisions]]:
@@ -62,7 +78,7 @@ def test_a_request_is_not_told_of_the_time_before_it_came(waves: Any) -> None:
     async def scenario(batcher: Batcher[Any]) -> Decisions:
         return await batcher.classify(images(0.1))
 
-    intervals = run(scenario, timed, traced=True).trace.intervals
+    intervals = run(scenario, timed, **{kind: True}).trace.intervals
     assert [interval.stage for interval in intervals] == ["queue", "predict"]
 
 

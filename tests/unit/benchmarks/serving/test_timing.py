@@ -12,28 +12,22 @@ import pytest
 
 from benchmarks.harness.cells import LoadCell
 from benchmarks.harness.closed_loop import Outcome
-from benchmarks.serving.timing import QUESTIONS, Question, TimeTold, ask, text
+from benchmarks.serving.timing import Question, TimeTold, ask, in_words, overlays_of, questions, served_bundle, text
 from evaluation.statistics.roc import IntervalEstimate
-from models.bundle import read_bundle, standard_bundle_directory
+from models.datasets import MNIST, load_dataset
 
 
 def test_a_guess_that_is_worse_than_chance_tells_as_much_as_one_that_is_better() -> None:
     cell = LoadCell((Outcome(np.array([[0.0, 0.1, 200, 0]]), 1.0, 0.1),))
     answers = [
-        TimeTold(Question(2, 96), IntervalEstimate(1.0, 0.9, 1.0), IntervalEstimate(0.4, 0.3, 0.5), "0.1 s"),
-        TimeTold(Question(2, 96, copies=32), IntervalEstimate(0.99, 0.9, 1.0), None, "0.6 s"),
+        TimeTold(Question(3, 20), IntervalEstimate(1.0, 0.9, 1.0), IntervalEstimate(0.4, 0.3, 0.5), "0.1 s"),
+        TimeTold(Question(3, 20, copies=32), IntervalEstimate(0.99, 0.9, 1.0), None, "0.6 s"),
     ]
-    page = text(answers, {1: {"none": cell, "0.1 s": cell}}, 300, 30.0)
-    assert "| AUC of 2 or 96, schedule of 0.1 s | <= 0.55x | **0.6x** | no |" in page
-    assert "| 2 or 96, 32 copies a request | 0.990 (0.900 to 1.000) | too large | 0.6 s |" in page
+    page = text(answers, {1: {"none": cell, "0.1 s": cell}}, 300, 30.0, "the bundle mnist")
+    assert "| AUC of 3 or 20, schedule of 0.1 s | <= 0.55x | **0.6x** | no |" in page
+    assert "| 3 or 20, 32 copies a request | 0.990 (0.900 to 1.000) | too large | 0.6 s |" in page
     assert "| none | 1 | 100.0 | 100.0 |" in page
-
-
-def test_questions_are_about_numbers_of_overlays_after_which_the_served_bundle_decides() -> None:
-    (strip,) = (
-        defence for defence in read_bundle(standard_bundle_directory()).settings["defences"] if defence["name"] == "strip"
-    )
-    assert {number for question in QUESTIONS for number in (question.few, question.many)} <= set(strip["stages"])
+    assert "300 queries of each kind, one at a time, of the bundle mnist, every defence on" in page
 
 
 class Told(ThreadingHTTPServer):
@@ -70,12 +64,12 @@ def told() -> Iterator[Told]:
         server.shutdown()
 
 
-KINDS = {3: np.zeros((4, 2, 2, 1), np.uint8), 96: np.full((4, 2, 2, 1), 255, np.uint8)}
+KINDS = {3: np.zeros((4, 2, 2, 1), np.uint8), 20: np.full((4, 2, 2, 1), 255, np.uint8)}
 
 
 @pytest.mark.parametrize(
     ("question", "interval_s", "attackers"),
-    [(Question(3, 96), 0.0, 1), (Question(3, 96, copies=2), 0.01, 4), (Question(3, 96, together=2), 0.01, 2)],
+    [(Question(3, 20), 0.0, 1), (Question(3, 20, copies=2), 0.01, 4), (Question(3, 20, together=2), 0.01, 2)],
 )
 def test_times_that_differ_tell_the_kinds_apart_whoever_asks(
     told: Told, question: Question, interval_s: float, attackers: int
@@ -89,4 +83,24 @@ def test_times_that_differ_tell_the_kinds_apart_whoever_asks(
 
 def test_a_gateway_that_refuses_requests_of_this_size_tells_nothing(told: Told) -> None:
     told.status = 422
-    assert ask(told.server_port, Question(3, 96), KINDS, 8, 0.01) is None
+    assert ask(told.server_port, Question(3, 20), KINDS, 8, 0.01) is None
+
+
+def test_the_questions_are_of_the_numbers_of_overlays_that_images_take() -> None:
+    assert {(each.few, each.many) for each in questions([20, 3, 4, 5, 6, 8], 64)} == {(3, 20), (3, 6)}
+    assert {(each.few, each.many) for each in questions([5, 9, 12], 64)} == {(5, 12)}
+    assert str(questions([3, 6, 20], 7)[3]) == "3 or 20, 7 copies a request"
+    with pytest.raises(ValueError, match="got only such that take 3"):
+        questions([3], 64)
+
+
+def test_what_is_served_is_named_and_images_take_its_stages() -> None:
+    bundle = served_bundle()
+    (stages,) = (defence["stages"] for defence in bundle.settings["defences"] if defence["name"] == "strip")
+    said = in_words(bundle)
+    assert f"the bundle {bundle.name} in " in said
+    assert said.endswith(f"after {', '.join(map(str, stages[:-1]))} or {stages[-1]} overlays")
+    digits = load_dataset(MNIST, split="test").images[:40]
+    taken = set(overlays_of(digits, bundle).tolist())
+    assert taken <= set(stages)
+    assert len(taken) > 1

@@ -61,6 +61,7 @@ def test_a_budget_of_minutes_is_announced_written_down_and_served_by(
     plan = CalibrationPlan(false_abstention_rate=0.05, minutes=1e-3, image_s=1e-9, threads=1)
     calibrated = calibrate(classifier, clean, out=tmp_path / "bundle", plan=plan, announce=said.append)
     assert said[0].startswith("converting the classifier and comparing both on 300 images takes about ")
+    assert said[0].endswith(" s, the export not counted")
     assert said[1].startswith("calibrating takes about ")
     assert "left out to keep within about 1 s (--minutes): " in said[1]
     card, bundle = calibrated.bundle.card, calibrated.bundle
@@ -105,3 +106,36 @@ def test_a_share_of_refusals_at_the_rate_is_not_counted_as_one_above_it() -> Non
 
     refusing: Any = _RefusesWhite()
     assert measure(refusing, constant([1.0, 0.0], shape), Dataset(images, np.zeros(400, np.int64))).abstained == 0.01
+
+
+def test_the_minutes_begin_with_the_command_and_not_when_the_classifier_is_open(
+    classifier: KerasClassifier, clean: PackedDataset, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    plan = CalibrationPlan(false_abstention_rate=0.05, minutes=10, spent_s=599.9, threads=1)
+    calibrated = calibrate(classifier, clean, out=tmp_path / "bundle", plan=plan, announce=said.append)
+    assert "for opening and comparing the classifier, and" in said[1]
+    assert "calibrating takes about 10 minutes at most: about 10 minutes for opening" in said[1]
+    assert len(calibrated.bundle.card["effort"]["left_out"]) >= 4
+
+
+def test_what_was_judged_before_is_not_judged_again(classifier: KerasClassifier, clean: PackedDataset) -> None:
+    class Silent(KerasClassifier):
+        def predict(self, images: Any) -> Any:
+            raise AssertionError("asked again")
+
+    judged = CalibrationPlan(false_abstention_rate=0.05).judged(classifier, clean)
+    again = CalibrationPlan(false_abstention_rate=0.05, accuracy=judged).judged(Silent(classifier.model), clean)
+    assert again is judged
+
+
+def test_a_bundle_behind_a_link_is_replaced_by_a_whole_one(
+    classifier: KerasClassifier, clean: PackedDataset, tmp_path: Path
+) -> None:
+    plan = CalibrationPlan(false_abstention_rate=0.05, minutes=1e-3, threads=1)
+    calibrate(classifier, clean, out=tmp_path / "first", plan=plan)
+    (tmp_path / "linked").symlink_to(tmp_path / "first")
+    calibrate(classifier, clean, out=tmp_path / "linked", plan=plan, name="linked")
+    assert read_bundle(tmp_path / "linked").name == "linked"
+    assert read_bundle(tmp_path / "first").name == "first"
+    assert sorted(os.listdir(tmp_path)) == ["first", "linked"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from defences.calibration.conformal import conformal_rank
 from defences.calibration.purifier import ACCURACY_POINTS_AT_MOST, choose_purifier
+from defences.calibration.sentinet import fit_sentinet
 from defences.calibration.split import IMAGES_AT_LEAST, CalibrationSplit, Terms, split
 from defences.calibration.strip import _staged_scores, fit_strip
 from defences.calibration.thresholds import CalibratedDetector, conclude
@@ -192,6 +194,25 @@ def test_as_many_held_images_are_refused_as_the_promise_allows(rate: float, conf
         ("add", 0.25),
         ("mix", 0.5),
     }
+
+
+def test_the_progress_of_a_work_counts_on_to_its_end_however_many_parts_it_has() -> None:
+    classifier, came = linear((4, 4, 1), 4, sharpness=2.0), dict[str, list[tuple[int, int]]]()
+    data = labelled(classifier, 900)
+    parts = split(data, rate=0.05, confidence=None, seed=0)
+    fitted: dict[str, Callable[..., object]] = {"strip": fit_strip, "sentinet": fit_sentinet}
+
+    def told(what: str, done: int, of: int) -> None:
+        came.setdefault(what, []).append((done, of))
+
+    choose_purifier(classifier, data, progress=told)
+    for fit in fitted.values():
+        fit(classifier, parts, Terms(rate=0.05, progress=told))
+    assert set(came) == {"purifier", "overlays", "threshold", "windows", "held windows"}
+    for what, reports in came.items():
+        assert len({of for _, of in reports}) == 1, what
+        assert reports == sorted(reports), what
+        assert reports[-1][0] == reports[-1][1], what
 
 
 def test_overlays_come_from_the_images_to_choose_on_and_never_from_those_held() -> None:

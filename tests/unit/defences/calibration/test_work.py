@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
 from defences.calibration.calibrate import CalibrationPlan
 from defences.calibration.conformal import scores_needed
-from defences.calibration.effort import FULL, Effort, Speed, Task, estimate, overlays_for, within
+from defences.calibration.effort import COUNTED, FULL, Effort, Speed, Task, estimate, overlays_for, within
+from defences.calibration.sentinet import _PATIENCE
 from defences.calibration.work import DEADLINE_S, Work, images_per_request, work_of
+from defences.detectors.sentinet import SentiNet
 from defences.errors import InvalidInput
 from service.settings import read_settings
 from tests.fakes import linear
@@ -75,6 +78,29 @@ def test_the_announcement_says_minutes_calls_and_milliseconds() -> None:
     minutes, calls = chosen.estimate.seconds(Speed(0.007)) / 60, round(chosen.estimate.model_calls, -4)
     told = Work(chosen, Speed(0.007, 0.0), 2, 6, None).told()
     assert told == f"calibrating takes about {minutes:.0f} minutes at most: {calls:,} model calls of 7 ms"
+
+
+def test_what_opening_took_is_part_of_the_minutes_and_is_said() -> None:
+    spent = work_of(linear((4, 4, 1), 3), TASK, start=FULL, within_s=600, image_s=None, threads=1, spent_s=300)
+    alone = spent.chosen.estimate.seconds(spent.speed)
+    assert spent.seconds == pytest.approx(300 + alone)
+    assert "about 5 minutes for opening and comparing the classifier, and " in spent.told()
+    gone = work_of(linear((4, 4, 1), 3), TASK, start=FULL, within_s=600, image_s=None, threads=1, spent_s=601)
+    assert "that is the least there is, and more than about 10 minutes" in gone.told()
+
+
+def test_a_fit_whose_cost_is_unknown_is_said_to_be_uncounted() -> None:
+    task = dataclasses.replace(TASK, detectors=("strip", "binary_input_detector"))
+    work = work_of(linear((4, 4, 1), 3), task, start=FULL, within_s=None, image_s=None, threads=1)
+    assert work.told().endswith("; training binary_input_detector comes on top, and is not counted")
+    counted = dataclasses.replace(TASK, detectors=COUNTED)
+    assert "not counted" not in work_of(linear((4, 4, 1), 3), counted, start=FULL, within_s=None, image_s=None, threads=1).told()
+
+
+def test_every_patience_that_sentinet_tries_is_counted() -> None:
+    task = dataclasses.replace(TASK, detectors=("sentinet",))
+    sentinet = SentiNet(overlays=np.zeros((2, 28, 28, 1), np.uint8), overlay_labels=np.zeros(2, np.int64), threshold=0.0)
+    assert estimate(FULL, task).calls["windows"] >= 333 * (sentinet.calls_at_most - 1) * len(_PATIENCE)
 
 
 def test_so_many_overlays_are_kept_that_an_image_is_decided_in_time() -> None:

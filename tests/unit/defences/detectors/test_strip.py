@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.detectors.strip import Strip
+from defences.detectors.strip import Strip, entropy_bits
 from defences.errors import InvalidParameter
 from models.classifier import Probabilities
-from tests.fakes import noise
+from tests.fakes import noise, softmax
 
 SHAPE = (3, 4, 1)
 OVERLAYS = np.rint(noise(4, SHAPE, 0) * 255).astype(np.uint8)
@@ -95,6 +95,26 @@ def test_change_is_what_a_prediction_leaves_to_other_classes_than_the_answer() -
     without.probe()
     with pytest.raises(ValueError, match="expected the answers to the images"):
         without.decide(rows[:4])
+
+
+@pytest.mark.parametrize("statistic", ["change", "entropy"])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_a_session_scores_as_the_formulas_of_a_row_say_also_where_a_probability_is_rounded_to_one(
+    statistic: str, classes: int
+) -> None:
+    rng = np.random.default_rng(classes)
+    strip = Strip(**GOOD | {"statistic": statistic, "stages": (4,), "slack": (0.0,), "threshold": 0.3})
+    answers = rng.random((5, classes)).astype(np.float32)
+    outputs = softmax(rng.normal(size=(20, classes)) * rng.uniform(1, 60, (20, 1)))
+    assert (outputs == 1).any()
+    assert (outputs == 0).any()
+    session = strip.begin(noise(5, SHAPE, 1), np.arange(5, dtype=np.uint64))
+    session.probe()
+    session.decide(outputs, answers)
+    found = strip.change_of(outputs, answers.argmax(axis=1).repeat(4)).reshape(5, 4).mean(axis=1)
+    np.testing.assert_allclose(session.scores, found, rtol=1e-12)
+    np.testing.assert_allclose(session.entropies, entropy_bits(outputs).reshape(5, 4).mean(axis=1), rtol=1e-12)
+    np.testing.assert_array_equal(session.abstained, session.scores <= 0.3)
 
 
 def test_an_image_whose_answer_is_replaced_by_another_as_certain_one_has_no_entropy_and_changes() -> None:

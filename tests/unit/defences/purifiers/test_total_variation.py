@@ -11,6 +11,8 @@ from defences import keyed
 from defences.detectors import strip
 from defences.errors import InvalidParameter
 from defences.keyed import image_keys
+from defences.postprocessors import reverse_sigmoid
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers import total_variation_kernel
 from defences.purifiers.total_variation import TotalVariation
 from hauberk.compile import compile_kernels
@@ -82,7 +84,15 @@ def test_masks_are_whole_when_every_pixel_is_kept() -> None:
 
 def test_nothing_served_is_compiled_after_the_kernels_were_compiled_ahead() -> None:
     compile_kernels()
-    compiled = (total_variation_kernel.minimise, total_variation_kernel.keyed_masks, keyed.keyed_permutations, strip._superimpose)
+    compiled = (
+        total_variation_kernel.minimise,
+        total_variation_kernel.keyed_masks,
+        keyed.keyed_permutations,
+        strip._superimpose,
+        strip._probe,
+        strip._judge,
+        reverse_sigmoid._obscure,
+    )
     before = [len(function.signatures) for function in compiled]
     for shape in ((8, 8, 1), (5, 7, 3)):
         images = noise(130, shape, 0)
@@ -93,5 +103,11 @@ def test_nothing_served_is_compiled_after_the_kernels_were_compiled_ahead() -> N
             purify.masks(images.shape, keys)
         overlays = np.zeros((4, *shape), np.uint8)
         detector = strip.Strip(overlays=overlays, threshold=0.0, stages=(2, 4), slack=(0.1, 0.0))
-        detector.begin(images, keys).probe()
-    assert [len(function.signatures) for function in compiled] == before == [1, 1, 1, 1]
+        session = detector.begin(images, keys)
+        outputs = np.full((len(session.probe()), 3), 1 / 3, np.float32)
+        outputs.setflags(write=False)
+        session.decide(outputs, outputs)
+        detector.superimpose(images, detector.orders(keys))
+        for columns in (1, 3):
+            ReverseSigmoid()(outputs[:, :columns])
+    assert [len(function.signatures) for function in compiled] == before == [1] * len(compiled)

@@ -179,8 +179,48 @@ def test_labels_in_the_data_beyond_the_classes_of_the_model_are_refused(hauberk:
     assert_refused(calibrate(hauberk, data="seven.npz"), "expected labels below 3, the classes of the model, got 7")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"x_test": np.zeros((60, 8, 8, 3), np.uint8)},
+            "expected images of the model's shape (16, 16, 3) in the test split, got (8, 8, 3)",
+        ),
+        ({"y_test": np.full(60, 7)}, "expected labels below 3, the classes of the model, in the test split, got 7"),
+        ({"y_test": np.zeros(7, int)}, "expected one label per image in half.npz, got 60 images and 7 labels"),
+    ],
+)
+def test_a_test_half_that_cannot_be_measured_on_is_refused_before_the_work(
+    hauberk: Command, workplace: Path, clean_data: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with np.load(clean_data) as whole:
+        np.savez(workplace / "half.npz", **{**whole, **changes})
+    assert_refused(calibrate(hauberk, data="half.npz", false_abstention_rate=0.05), sentence)
+
+
+def test_a_directory_of_arrays_is_calibrated_on_as_an_archive_is(hauberk: Command, workplace: Path, clean_data: Path) -> None:
+    (workplace / "arrays").mkdir()
+    with np.load(clean_data) as whole:
+        np.save(workplace / "arrays" / "images.npy", whole["x_train"])
+        np.save(workplace / "arrays" / "labels.npy", whole["y_train"])
+    ran = calibrate(hauberk, data="arrays", false_abstention_rate=0.05)
+    assert ran.code == 0, ran.errors
+    data = read_bundle(workplace / "bundle").card["calibration"]["data"]
+    assert (data["file"], data["images"], len(data["sha256"])) == ("arrays", 420, 64)
+
+
+def test_images_of_one_class_are_refused_with_the_likely_reason(hauberk: Command, workplace: Path) -> None:
+    data = squares(1000, seed=1)
+    order = np.argsort(data.labels, kind="stable")
+    np.savez(workplace / "sorted.npz", images=data.images[order], labels=data.labels[order])
+    sentence = (
+        "expected clean images of at least 2 classes to calibrate on, got only class 0; rows of a file that is sorted by class"
+    )
+    assert_refused(calibrate(hauberk, data="sorted.npz", rows="0:300"), sentence)
+
+
 def test_images_of_another_shape_are_refused(hauberk: Command, workplace: Path) -> None:
-    np.savez(workplace / "grey.npz", images=np.zeros((300, 16, 16), np.uint8), labels=np.zeros(300, int))
+    np.savez(workplace / "grey.npz", images=np.zeros((300, 16, 16), np.uint8), labels=np.arange(300) % 3)
     assert_refused(calibrate(hauberk, data="grey.npz"), "expected images of the model's shape (16, 16, 3), got (16, 16, 1)")
 
 
@@ -322,6 +362,15 @@ def test_detectors_that_need_gradients_name_the_twin_that_a_graph_needs(
         assert said in ran.errors.splitlines()[-1]  # below the bar of what was done before
         assert "Traceback" not in ran.errors
     assert not (tmp_path / "none").exists()
+
+
+def test_a_twin_that_is_not_there_or_not_needed_is_refused_before_the_work(
+    hauberk: Command, workplace: Path, onnx_file: Path, keras_file: Path
+) -> None:
+    ran = calibrate(hauberk, classifier=onnx_file, gradients="none.keras", false_abstention_rate=0.05)
+    assert_refused(ran, "expected the file of a twin (--gradients), got none.keras, which does not exist")
+    ran = calibrate(hauberk, gradients=keras_file, false_abstention_rate=0.05)
+    assert_refused(ran, "for a model without gradients, but this one is Keras, which has its own; leave it out")
 
 
 @pytest.fixture(scope="module")

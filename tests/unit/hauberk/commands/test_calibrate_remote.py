@@ -150,10 +150,24 @@ def test_a_reading_that_fits_better_is_proposed(calibrate: Callable[..., Any], s
     assert "--channels=bgr" in ran.errors
 
 
+@pytest.mark.parametrize("said", [("--input-range=-1,1", "--channels=bgr"), ("--input-range=0,1",), ()])
+def test_no_image_is_asked_about_twice_in_the_same_way_until_a_classifier_is_refused(
+    hauberk: Command, server: ModelServer, clean_data: Path, tmp_path: Path, said: tuple[str, ...]
+) -> None:
+    with np.load(clean_data) as whole:
+        np.savez(tmp_path / "turned.npz", images=whole["x_train"], labels=(whole["y_train"].ravel() + 1) % 3)
+    server.asked.clear()
+    where = ("--classifier", server.address(), "--data", tmp_path / "turned.npz", "--out", tmp_path / "mine")
+    ran = hauberk("calibrate", *where, *said, "--labels", "red,green,blue")
+    assert ran.code == 2
+    asked = [row.tobytes() for one in server.asked for row in one.rows if len(one.rows) > 1]  # one blank row introduces it
+    assert len(asked) == len(set(asked)) >= 420
+
+
 def test_tensorflow_serving_is_read_alike(server: ModelServer) -> None:
     declared = Declaration(labels="red,green,blue", input_range="-1,1", channels="bgr")
     test = squares(60, seed=11)
-    found = open_servable(server.address("tfs", version="7"), test, declared=declared, threads=1)
+    found = open_servable(server.address("tfs", version="7"), test, declared=declared, threads=1).classifier
     assert isinstance(found, RemoteClassifier)
     assert (found.outputs, found.preparation, found.version) == ("logits", WANTED, "7")
     assert (found.predict(test.images).argmax(axis=1) == test.labels).mean() > 0.95

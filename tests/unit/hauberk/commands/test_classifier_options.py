@@ -23,7 +23,7 @@ DATA = squares(100, seed=20)
 
 
 def opened(path: Path, data: Dataset = DATA, **options: Any) -> KerasClassifier:
-    classifier = open_classifier(path, data, declared=Declaration(**options), threads=1)
+    classifier = open_classifier(path, data, declared=Declaration(**options), threads=1).classifier
     assert isinstance(classifier, KerasClassifier)
     return classifier
 

@@ -82,6 +82,20 @@ def test_a_size_that_is_none_is_refused(resize: str) -> None:
         AsPictures(resize=resize)
 
 
+def test_a_directory_of_arrays_is_read_as_an_archive_and_its_digest_changes_with_its_numbers(
+    clean_data: Path, tmp_path: Path
+) -> None:
+    with np.load(clean_data) as whole:
+        np.save(tmp_path / "images.npy", whole["x_train"])
+        np.save(tmp_path / "labels.npy", whole["y_train"])
+    found, wanted = read_data(tmp_path, "train", "10:50"), read_data(clean_data, "train", "10:50")
+    np.testing.assert_array_equal(found.images, wanted.images)
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    before = sha256_of(tmp_path)
+    np.save(tmp_path / "labels.npy", np.zeros(420, np.int64))
+    assert sha256_of(tmp_path) != before
+
+
 def test_a_changed_picture_changes_the_digest_and_the_stamp(tmp_path: Path) -> None:
     path = as_folder(squares(6, seed=1), tmp_path / "data")
     before = sha256_of(path), stamp(path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import typer
 
 from hauberk.commands.declaration import Declaration
+from hauberk.main import app_for
 from models.errors import InvalidInput
 from models.preparation import PRESETS, Preparation
 
@@ -66,3 +68,16 @@ def test_a_declaration_allows_what_it_does_not_speak_of() -> None:
     assert not Declaration(preset="torch").allows(Preparation(channels="bgr"))
     assert Declaration(input_range="0,255").allows(Preparation.of_range(0, 255, channels="bgr"))
     assert not Declaration(layout="nhwc").allows(Preparation(layout="nchw"))
+
+
+def test_every_command_that_is_given_a_model_takes_the_same_options_with_the_same_help() -> None:
+    group: Any = typer.main.get_command(app_for(()))
+    fields = vars(Declaration())
+    told = {
+        name: {one.name: one.help for one in group.commands[name].params if one.name in fields}
+        for name in ("calibrate", "scan", "train")
+    }
+    assert list(told["calibrate"]) == list(fields)
+    assert all(told["calibrate"].values())
+    assert told["scan"] == told["calibrate"]
+    assert told["train"] == {name: text for name, text in told["calibrate"].items() if name != "labels"}

@@ -76,6 +76,38 @@ def test_convolutions_with_channels_first_answer_and_differentiate_as_with_chann
     assert not any("call" in layer.__dict__ for layer in first.layers)
 
 
+def residual(keras: Any, inputs: tuple[int, ...], *, first: bool = False) -> Any:
+    """Large maps out of layers of every kind, also of those that do not say where their channels are, and a head that convolves."""
+    keras.utils.set_random_seed(4)
+    layers, layout = keras.layers, {"data_format": "channels_first" if first else "channels_last"}
+    images = keras.Input(inputs)
+    one = layers.Conv2D(8, 3, padding="same", name="conv", **layout)(images)
+    scaled = layers.BatchNormalization(axis=1 if first else -1, name="scaled")(one)
+    positive = layers.Activation("relu", name="positive")(scaled)
+    framed = layers.ZeroPadding2D(1, name="framed", **layout)(layers.Cropping2D(1, **layout)(one))
+    both = layers.Add(name="both")([positive, framed])
+    head = layers.Conv2D(3, 1, name="head", **layout)(layers.Activation("tanh", name="last")(both))
+    return keras.Model(images, layers.GlobalAveragePooling2D(**layout)(head))
+
+
+def test_maps_of_channels_first_are_read_with_their_channels_last(keras: Any) -> None:
+    first, last = residual(keras, (3, 34, 28), first=True), residual(keras, (34, 28, 3))
+    last.set_weights(first.get_weights())
+    one = KerasClassifier(first, preparation=Preparation(layout="nchw"), outputs="logits")
+    other = KerasClassifier(last, outputs="logits")
+    images = noise(3, (34, 28, 3), 2)
+    maps = np.asarray(keras.Model(last.inputs[0], last.get_layer("positive").output)(images))
+    averaged = maps.reshape(3, 17, 2, 14, 2, 8).mean(axis=(2, 4)).reshape(3, -1)  # 34 * 28 * 8 are more numbers than are kept
+    np.testing.assert_allclose(one.activations(images, "positive"), averaged, atol=1e-5)
+    for layer in ("conv", "scaled", "positive", "framed", "both", "last", "head"):
+        np.testing.assert_allclose(one.activations(images, layer), other.activations(images, layer), atol=1e-5, err_msg=layer)
+        by = noise(3, (other.activations(images, layer).shape[1], 1, 1), 5)[:, :, 0, 0]
+        one_gradient, other_gradient = (each.activation_gradients(images, layer, by) for each in (one, other))
+        np.testing.assert_allclose(one_gradient, other_gradient, atol=1e-5, err_msg=layer)
+    assert (one.hidden_layer(), one.earlier_layer()) == (other.hidden_layer(), other.earlier_layer()) == ("last", "both")
+    np.testing.assert_allclose(one.activations(images), other.activations(images, "last"), atol=1e-5)
+
+
 def test_a_network_with_channels_first_is_fine_tuned(keras: Any) -> None:
     data = squares(60, seed=0)
     model = network(keras, (3, 16, 16), first=True)

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from models.errors import InvalidInput
-from service.edge.accounts import REFUSED_AT_ONCE_S, REFUSED_BYTES_PER_S, Account, Client, Clients, read_clients
+from service.edge.accounts import (
+    READ_AT_ONCE_S,
+    READ_BYTES_PER_S,
+    REFUSED_AT_ONCE_S,
+    REFUSED_BYTES_PER_S,
+    Account,
+    Client,
+    Clients,
+    read_clients,
+)
 from service.errors import Forbidden, OverBudget, Unauthorised
 
 KEY = "the-key-of-the-ward"
@@ -199,3 +208,18 @@ def test_a_refusal_without_a_body_waits_for_its_turn_too() -> None:
     waits = [account.refusal_waits_s(0, 10.0) for _ in range(10_000)]
     assert waits[0] == 0.0
     assert waits[-1] > 0.0
+
+
+def test_bodies_of_an_account_are_read_as_fast_as_their_bytes_may_and_one_that_would_wait_for_long_is_refused() -> None:
+    clock = Clock()
+    account, second = Account("", math.inf, clock), READ_BYTES_PER_S
+    assert account.reading_waits_s(second) == 0.0
+    assert account.reading_waits_s(second // 2) == pytest.approx(1.0 - READ_AT_ONCE_S)
+    account.reading_took(-second // 2)  # it was shorter than its client had said
+    assert account.reading_waits_s(second) == pytest.approx(1.0 - READ_AT_ONCE_S)
+    assert account.reading_waits_s(second) == pytest.approx(2.0 - READ_AT_ONCE_S)
+    assert account.reading_waits_s(1) is None
+    clock.now += 1.0
+    assert account.reading_waits_s(second) == pytest.approx(2.0 - READ_AT_ONCE_S)  # the one that was refused is not paid for
+    clock.now += 100.0
+    assert account.reading_waits_s(1) == 0.0

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.edge import connection, outlet
+from service.edge import connection, exchange, outlet
 from service.edge.bodies import LEAST_BYTES_PER_S
 from tests.unit.service.edge.wire import HEAD, REQUEST, At, Bench, settled
 
@@ -149,6 +149,20 @@ def test_a_client_that_has_ended_its_side_is_asked_whether_it_is_there(
     bench = at(scenario)
     assert bench.wire.statuses[:1] == ([100] if asked else [])
     assert bench.watcher.ends == [("/slow", 499)]
+
+
+def test_a_request_that_waits_for_long_is_one_task_and_ends_when_its_client_leaves(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.full = False
+        tasks = len(asyncio.all_tasks())
+        await bench.send(REQUEST.replace(b"/predict", b"/slow"))
+        await asyncio.sleep(2 * exchange._PATIENCE_S)
+        assert len(asyncio.all_tasks()) == tasks + 1
+        bench.connection.connection_lost(None)
+        await settled()
+        assert bench.watcher.ends == [("/slow", 499)]
+
+    at(scenario)
 
 
 def test_a_reader_is_cut_that_takes_fewer_bytes_than_it_has_to_and_one_that_takes_them_is_not(at: At) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
+from typing import Any
 
 import pytest
 
 from service.edge import accounts
 from service.edge.connection import KEEP_ALIVE_S
+from service.edge.exchange import Exchange
 from service.edge.site import Route
 from service.errors import QueueFull
-from tests.unit.service.edge.asking import POST, ask, serving, site
+from tests.unit.service.edge.asking import JSON, POST, ask, serving, site
 from tests.unit.service.edge.wire import HEAD, REQUEST, At, Bench
 from tests.unit.service.watcher import Watcher
 
@@ -167,3 +170,47 @@ def test_a_refusal_by_the_endpoint_waits_too_and_a_server_that_ends_lets_none_wa
     assert took[0] < 0.9 * WAIT_S
     assert took[1] >= 0.9 * WAIT_S
     assert took[2] < 0.9 * WAIT_S
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["refused when it was read", "cut while it came"])
+def test_a_refusal_that_waits_holds_no_body_and_nothing_made_of_it(cut: bool) -> None:
+    piece, pieces, traced = 1 << 20, 8, []
+
+    async def full(exchange: Exchange) -> None:
+        body = await exchange.read()
+        assert len(body) == piece * pieces
+        raise QueueFull
+
+    async def scenario() -> None:
+        served = site(Watcher(), echo=Route(full, **{**POST, "body_at_most": piece * pieces}))  # type: ignore[arg-type]
+        edge, statuses, waits = serving(served), [], asyncio.Event()
+        scope = {"type": "http", "path": "/echo", "method": "POST", "headers": JSON, "client": ("10.0.0.9", 1)}
+        left = pieces
+
+        async def receive() -> Any:
+            nonlocal left
+            left -= 1
+            if cut and not left:
+                (arriving,) = served.bounds.bodies._arriving
+                arriving.cut(QueueFull())
+                await asyncio.sleep(60)
+            waits.set()
+            return {"type": "http.request", "body": bytes(piece), "more_body": left > 0}
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status"))
+
+        served.clients.account(b"", "10.0.0.9").refusal_waits_s(1, 10.0)  # the next one waits
+        tracemalloc.start()
+        answer = asyncio.create_task(edge(scope, receive, send))  # type: ignore[arg-type]
+        await asyncio.sleep(WAIT_S / 2)
+        traced.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert waits.is_set()
+        assert not statuses
+        assert served.bounds.bodies.held == 0
+        await answer
+        assert statuses[0] == 503
+
+    asyncio.run(scenario())
+    assert traced[0] < piece
