@@ -27,7 +27,7 @@ class PartOf:
 
 
 @dataclass
-class Counted:
+class CountedSteps:
     """Progress of a work of so many steps in all, whose parts count on from one another."""
 
     progress: Progress

@@ -146,7 +146,7 @@ _PHRASES = {
     "measured_images": "the finished defences are measured on {value:,} images of {of:,}",
     "purifier_images": "the purifier is chosen on {value:,} images of {of:,}, so a milder one where it is a near thing",
     "choosing_images": "overlays and their boundaries are chosen on {value:,} images of {of:,}",
-    "overlay_trials": "{value} ways to lay over are tried, not {of}",
+    "overlay_trials": "ways to lay over that are tried: {value}, not {of}",
     "candidates": "overlays are the most telling of {value} images, not of {of}",
     "rated_images": "how telling they are is measured on {value} images of {of}",
     "overlays": "{value} overlays are kept at most, not {of}: where that is too few, a trigger that one of them hides is missed",

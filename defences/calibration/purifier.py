@@ -13,7 +13,7 @@ from defences.purifiers.total_variation import TotalVariation
 from models.accuracy import drawn
 from models.classifier import Classifier, Images
 from models.image_rows import Samples, blocks
-from models.progress import Counted, Progress, silent
+from models.progress import CountedSteps, Progress, silent
 
 ACCURACY_POINTS_AT_MOST = 0.5
 _NOISY_IMAGES = 256
@@ -96,7 +96,7 @@ def choose_purifier(
     """
     if images_at_most is not None:
         data = data.take(drawn(len(data), at_most=images_at_most))
-    done = Counted(progress, "purifier", 2 * (1 + len(_STRENGTHS)) * len(data))
+    done = CountedSteps(progress, "purifier", 2 * (1 + len(_STRENGTHS)) * len(data))
     passes = _Passes(classifier, data, done)
     raw_hits, noisy_hits = passes.hits(), passes.hits(noise=_HEAVY_NOISE)
     few = data.images[:_NOISY_IMAGES]
@@ -136,7 +136,7 @@ def _told(trial: PurifierTrial) -> str:
 class _Passes:
     """Passes of a classifier over the same images, image by image `done`."""
 
-    def __init__(self, classifier: Classifier, data: Samples, done: Counted) -> None:
+    def __init__(self, classifier: Classifier, data: Samples, done: CountedSteps) -> None:
         self._classifier, self._data, self._done = classifier, data, done
 
     def hits(self, purifier: TotalVariation | None = None, *, noise: float = 0.0) -> NDArray[np.bool_]:

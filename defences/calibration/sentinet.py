@@ -15,7 +15,7 @@ from defences.detectors.sentinet import SentiNet
 from defences.keyed import Keys, random_keys
 from models.classifier import Classifier, Probabilities
 from models.image_rows import ImageRows, outputs_for
-from models.progress import Counted
+from models.progress import CountedSteps
 
 OVERLAYS_AT_MOST = 64
 # Standard deviations of a window's score under one overlay, largest first.
@@ -60,7 +60,7 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
     choosing = parts.choosing.take(np.delete(np.arange(len(parts.choosing)), bank)).images
     keys = random_keys(len(choosing), rng)
     trials: list[PatienceTrial] = []
-    done = Counted(terms.progress, "windows", len(_PATIENCE) * len(choosing))
+    done = CountedSteps(terms.progress, "windows", len(_PATIENCE) * len(choosing))
     for patience in _PATIENCE:
         runs = _run(replace(draft, slack=_slack(patience)), classifier, choosing, keys, done)
         threshold = float(np.quantile(runs.scores, terms.rate, method="lower"))
@@ -110,7 +110,7 @@ class _Runs:
         return 1 + float(sum(new * some.sum(axis=1).mean() for new, some in zip(self.new, come, strict=True)))
 
 
-def _run(sentinet: SentiNet, classifier: Classifier, images: ImageRows, keys: Keys, done: Counted) -> _Runs:
+def _run(sentinet: SentiNet, classifier: Classifier, images: ImageRows, keys: Keys, done: CountedSteps) -> _Runs:
     """Every image through every step."""
     patient = replace(sentinet, threshold=np.inf)
     at_once = max(1, rows_per_forward(images) // max(step.windows for step in patient.plan()))
@@ -136,7 +136,7 @@ def _held_scores(hasty: SentiNet, classifier: Classifier, images: ImageRows, key
     """
     rank = conformal_rank(len(images), terms.rate, terms.confidence)
     ways = hasty, replace(hasty, threshold=np.inf)
-    done = Counted(terms.progress, "held windows", len(ways) * len(images))
+    done = CountedSteps(terms.progress, "held windows", len(ways) * len(images))
     for sentinet in ways:
         at_once = max(1, rows_per_forward(images) // max(step.windows for step in sentinet.plan()))
         blocks = []

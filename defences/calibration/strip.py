@@ -17,7 +17,7 @@ from defences.detectors.strip import Blend, Strip
 from defences.keyed import random_keys
 from models.classifier import Classifier
 from models.image_rows import ImageRows, answers_for
-from models.progress import Counted, PartOf
+from models.progress import CountedSteps, PartOf
 
 # In the order of preference: the paper's way first. It is also the one that leaves a bright trigger as it is.
 _OVERLAYS: tuple[tuple[Blend, float], ...] = (("add", 1.0), ("add", 0.5), ("add", 0.25), ("mix", 0.5))
@@ -78,7 +78,7 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
     share = conformal_rank(len(held), terms.rate, terms.confidence) / len(held)
     drafts = []
     tried = _OVERLAYS[: effort.overlay_trials]
-    done = Counted(terms.progress, "overlays", len(tried) * (len(rated) * count + len(images) * min(count, effort.overlays)))
+    done = CountedSteps(terms.progress, "overlays", len(tried) * (len(rated) * count + len(images) * min(count, effort.overlays)))
     for blend, weight in tried:
         strip = Strip(overlays=bank, threshold=0.0, stages=(count,), slack=(0.0,), weight=weight, blend=blend, statistic="change")
         telling = _most_telling(strip, classifier, rated, answers[: len(rated)], effort.overlays, done)
@@ -161,7 +161,7 @@ def _most_telling(
     images: ImageRows,
     answers: NDArray[np.int64],
     count: int,
-    progress: Counted,
+    progress: CountedSteps,
 ) -> Strip:
     """With so many overlays, those that change clean images most, the first of them most of all."""
     ranked = np.argsort(-_changes(strip, classifier, images, answers, progress).mean(axis=0), kind="stable")
@@ -199,7 +199,7 @@ def _best(drafts: Sequence[_Draft], mean_overlays_at_most: float) -> _Draft:
 
 
 def _changes(
-    strip: Strip, classifier: Classifier, images: ImageRows, answers: NDArray[np.int64], progress: Counted
+    strip: Strip, classifier: Classifier, images: ImageRows, answers: NDArray[np.int64], progress: CountedSteps
 ) -> NDArray[np.float64]:
     """The change of every image under every overlay: [n, N]."""
     overlays = len(strip.overlays)
