@@ -134,12 +134,12 @@ def run_server(service: Any, name: str, host: str, port: int, *, grace_s: int) -
     try:
         from _bentoml_impl.server.serving import serve_http
         from bentoml import server_context
-        from bentoml._internal.log import configure_server_logging
+        from bentoml._internal.log import SERVER_LOGGING_CONFIG, configure_server_logging
 
         inspect.signature(serve_http).bind(name, working_dir=".", host=host, port=port, timeout_graceful_shutdown=grace_s)
-        server_context.service_type = "cli"  # which its log names
-        configure_server_logging()
         service.inject_config()
+        SERVER_LOGGING_CONFIG.setdefault("disable_existing_loggers", False)  # ours were made before
+        configure_server_logging()
     except (ImportError, AttributeError, TypeError):
         _lost(
             "bentoml",
@@ -147,6 +147,7 @@ def run_server(service: Any, name: str, host: str, port: int, *, grace_s: int) -
             "the server is started by BentoML's command line, which takes longer",
         )
         return False
+    server_context.service_type = "cli"  # what its log calls this process
     serve_http(name, working_dir=".", host=host, port=port, timeout_graceful_shutdown=grace_s)
     return True
 

@@ -37,8 +37,8 @@ def section() -> str:
             "A forward pass of both bundles in each engine, the same images in turns, one thread, the median in microseconds a call. "
             "*As converted* is the graph as tf2onnx writes it; *served* is model.onnx, which `models/engines/onnx_passes.py` rewrote.\n",
             table(("bundle", "rows", "TensorFlow", "as converted", "served", "TensorFlow / served"), list(_forward_passes())),
-            f"`hauberk serve` with each and every defence on, the median of {_STARTS} starts: resident memory of the worker, seconds from the "
-            "start to the first answer, and seconds of a processor that all its processes took until then.\n",
+            f"`hauberk serve` with each and every defence on, the median of {_STARTS} starts: resident memory of the worker, "
+            "seconds from the start to the first answer, and seconds of a processor that all its processes took until then.\n",
             table(("bundle", "engine", "worker, MiB", "ready, s", "processor, s"), starts),
         ]
     )
