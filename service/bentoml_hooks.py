@@ -139,7 +139,7 @@ def run_server(service: Any, name: str, host: str, port: int, *, grace_s: int) -
         inspect.signature(serve_http).bind(name, working_dir=".", host=host, port=port, timeout_graceful_shutdown=grace_s)
         service.inject_config()
         SERVER_LOGGING_CONFIG.setdefault("disable_existing_loggers", False)  # ours were made before
-        configure_server_logging()
+        configure_server_logging()  # type: ignore[no-untyped-call]  # BentoML wrote no types here
     except (ImportError, AttributeError, TypeError):
         _lost(
             "bentoml",
