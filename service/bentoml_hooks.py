@@ -10,6 +10,8 @@
     LOGGERS              the names of their loggers                     their lines as JSON
     METRICS_DIRECTORY    what BentoML sets for its workers              one sum of the metrics of several workers
     FORWARDED            uvicorn's variable for trusted proxies          X-Forwarded-For read by our rules alone
+    run_server           `serve_http` of BentoML, called directly        half a second of the start, for BentoML's whole command line
+    import_less          modules that BentoML's worker imports in vain   a third of a second of the start, and memory
 
 A hook that does not hold is said in one sentence on the log at the start, and the server works without it; where it cannot, it ends
 with that sentence. tests/unit/service/test_bentoml_hooks.py tries each against the installed versions: let an upgrade pass it first.
@@ -18,12 +20,15 @@ with that sentence. tests/unit/service/test_bentoml_hooks.py tries each against 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 import uvicorn
@@ -115,6 +120,57 @@ def worker_count(service: str) -> int | None:
     except (ImportError, AttributeError, KeyError, TypeError, ValueError):
         _lost("bentoml", "does not say how many workers it runs", "the server acts as one of several")
         return None
+
+
+def run_server(service: Any, name: str, host: str, port: int, *, grace_s: int) -> bool:
+    """Be the process that `bentoml serve` would be, until the server ends; False, and a sentence, when BentoML cannot be called so.
+
+    Its command line would import what builds, deploys and packs Bentos before it starts a server.
+
+    Args:
+        service: what `name`, "module:attribute", stands for.
+        grace_s: a worker is killed this long after it was told to end.
+    """
+    try:
+        from _bentoml_impl.server.serving import serve_http
+        from bentoml import server_context
+        from bentoml._internal.log import SERVER_LOGGING_CONFIG, configure_server_logging
+
+        inspect.signature(serve_http).bind(name, working_dir=".", host=host, port=port, timeout_graceful_shutdown=grace_s)
+        service.inject_config()
+        SERVER_LOGGING_CONFIG.setdefault("disable_existing_loggers", False)  # ours were made before
+        configure_server_logging()  # type: ignore[no-untyped-call]  # BentoML wrote no types here
+    except (ImportError, AttributeError, TypeError):
+        _lost(
+            "bentoml",
+            "does not serve by serve_http as it did",
+            "the server is started by BentoML's command line, which takes longer",
+        )
+        return False
+    server_context.service_type = "cli"  # what its log calls this process
+    serve_http(name, working_dir=".", host=host, port=port, timeout_graceful_shutdown=grace_s)
+    return True
+
+
+_IN_VAIN = {"_bentoml_impl.server.serving": "serve_http", "_bentoml_impl.server.proxy": "create_proxy_app"}
+"""What BentoML's worker imports and never calls for a service such as ours, with the name that it takes from it: the first starts
+processes, the second forwards requests to a command."""
+
+
+def import_less() -> None:
+    """Let this process do without those modules; to be called in a worker, before BentoML makes its application."""
+    for module, name in _IN_VAIN.items():
+        if module not in sys.modules:
+            stand_in = ModuleType(module)
+            setattr(stand_in, name, _never(module, name))
+            sys.modules[module] = stand_in
+
+
+def _never(module: str, name: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(f"a worker of Hauberk does without {module}.{name}")
+
+    return refuse
 
 
 def running_server() -> uvicorn.Server | None:

@@ -9,6 +9,7 @@ routes and answers every path of ours. Neither TensorFlow nor Numba is imported 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ from models.engines.bundle_classifier import check_engine
 from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
-from service.bentoml_hooks import check_connections, running_server, serve_with, trust_no_proxy, worker_count
+from service.bentoml_hooks import check_connections, import_less, running_server, serve_with, trust_no_proxy, worker_count
 from service.edge.accounts import Clients
 from service.edge.addresses import Proxies
 from service.edge.bodies import Bodies
@@ -62,6 +63,9 @@ logger = logging.getLogger(__name__)
 SLOT = Slot()
 serve_with("service.edge.connection:Connection")  # uvicorn is started after this is imported
 trust_no_proxy()
+if bentoml.server_context.worker_index is not None:
+    import_less()
+    gc.disable()  # all that is imported from here on stays: `tune_the_interpreter` puts it aside and switches the collector on again
 # It guards BentoML's own routes only; ours have a deadline of their own.
 _BENTOML_TIMEOUT_S = 60
 # The rest of the thirty seconds that BentoML gives a worker to end, after a pause and a deadline.

@@ -18,6 +18,7 @@ SHIPPED = {name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"
 # Where a distribution has another name than what is imported; of several prefixes of a module the longest counts.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "_bentoml_impl": "bentoml",
     "opentelemetry": "opentelemetry-api",
     "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
     "opentelemetry.sdk": "opentelemetry-sdk",

@@ -20,6 +20,7 @@ from models.bundle import standard_bundle_directory
 
 ROOT = Path(__file__).parents[2]
 GATEWAY = "service.gateway:Gateway"
+HAUBERK = "hauberk serve"
 _READY_S = 600.0
 _LOOK_S = 0.02
 _MIB = 1 << 20
@@ -30,7 +31,7 @@ class Contender:
     """A server by its name in the tables.
 
     Args:
-        target: what `bentoml serve` is given, or, without `bentoml`, what uvicorn is.
+        target: what `bentoml serve` is given, or, without `bentoml`, what uvicorn is; or `HAUBERK`, for our own command.
         settings: environment variables.
         root: the checkout it is started from.
     """
@@ -43,8 +44,11 @@ class Contender:
 
     def command(self, port: int) -> list[str]:
         """How it is started: with the defaults of its server."""
+        address = ["--host", "127.0.0.1", "--port", str(port)]
+        if self.target == HAUBERK:
+            return [sys.executable, "-W", "ignore", "-c", "from hauberk.main import main; main()", "serve", *address]
         start = ["bentoml", "serve"] if self.bentoml else ["uvicorn", "--no-access-log", "--log-level", "warning"]
-        return [sys.executable, "-W", "ignore", "-m", *start, self.target, "--host", "127.0.0.1", "--port", str(port)]
+        return [sys.executable, "-W", "ignore", "-m", *start, self.target, *address]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness.peers import alternate, table
 from benchmarks.harness.requests import http_request
-from benchmarks.harness.servers import GATEWAY, Contender, serving
+from benchmarks.harness.servers import HAUBERK, Contender, serving
 from models.bundle import EXAMPLE, Bundle, Engine, default_bundle_directory, read_bundle, replaced, standard_bundle_directory
 from models.datasets import MNIST, load_dataset
 from models.engines.bundle_classifier import classifier_of, keras_classifier_of
@@ -37,8 +37,8 @@ def section() -> str:
             "A forward pass of both bundles in each engine, the same images in turns, one thread, the median in microseconds a call. "
             "*As converted* is the graph as tf2onnx writes it; *served* is model.onnx, which `models/engines/onnx_passes.py` rewrote.\n",
             table(("bundle", "rows", "TensorFlow", "as converted", "served", "TensorFlow / served"), list(_forward_passes())),
-            f"A server of each with every defence on, the median of {_STARTS} starts: resident memory of the worker, seconds from the "
-            "start to the first answer, and seconds of a processor that all its processes took until then.\n",
+            f"`hauberk serve` with each and every defence on, the median of {_STARTS} starts: resident memory of the worker, "
+            "seconds from the start to the first answer, and seconds of a processor that all its processes took until then.\n",
             table(("bundle", "engine", "worker, MiB", "ready, s", "processor, s"), starts),
         ]
     )
@@ -85,6 +85,6 @@ def _with_engine(bundle: Bundle, engine: Engine, directory: Path) -> None:
 def _start(bundle: Path, scratch: Path) -> tuple[float, float, float]:
     body = (bundle / EXAMPLE).read_bytes()
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
-        contender = Contender("gateway", GATEWAY, {"HAUBERK_BUNDLE": str(bundle), "HAUBERK_ACCESS_LOG": "off"})
+        contender = Contender("gateway", HAUBERK, {"HAUBERK_BUNDLE": str(bundle), "HAUBERK_ACCESS_LOG": "off"})
         with serving(contender, Path(directory), http_request("/predict", "application/json", body)) as server:
             return server.memory().worker, server.ready_s, server.processor_s()

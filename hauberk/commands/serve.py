@@ -1,25 +1,31 @@
-"""hauberk serve: check everything that can be checked, then become the BentoML server."""
+"""hauberk serve: check everything that can be checked, then be the BentoML server."""
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from defences.assembly import check
 from models.errors import InvalidInput
 from models.printable import printable
 from service.lifecycle.directories import make_home
 from service.lifecycle.one_bundle import read_bundle_to_serve
 from service.observing import audit_and_spans as telemetry
-from service.settings import read_settings
+from service.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
 
 _SERVICE = "service.gateway:Gateway"
+_GRACE_S = 30  # the drain and the deadline fit in
 
 
 def serve(
@@ -43,19 +49,50 @@ def serve(
         os.environ.setdefault("HAUBERK_DRAIN_S", "0")  # no load balancer has to notice the drain first
     address = _address(host)
     settings = read_settings()
-    check(read_bundle_to_serve(settings), modes=settings.modes)
+    served = read_bundle_to_serve(settings)
     telemetry.check(settings)
     make_home()
     _check_free(address, host, port)
+    with _checking_defences(served, settings):
+        service, run_server = _import_the_server()
     print(f"starting Hauberk with {printable(settings.bundle)}; the log below says how far it is", file=sys.stderr, flush=True)
-    # Replaced, not spawned: signals and the exit code are the server's own. -P: the working directory is not searched for modules.
-    os.execv(  # noqa: S606  # no shell, and nothing in it comes from a client
-        sys.executable,
-        [sys.executable, "-P", "-m", "bentoml", "serve", _SERVICE, "--host", address, "--port", str(port), *_QUIETLY],
-    )
+    # In this process, so that signals and the exit code are the server's own.
+    if not run_server(service, _SERVICE, address, port, grace_s=_GRACE_S):
+        _become_bentoml(address, port)
 
 
-_QUIETLY = ["--timeout-graceful-shutdown", "30"]
+@contextmanager
+def _checking_defences(bundle: Bundle, settings: Settings) -> Iterator[None]:
+    """Assemble the defences meanwhile, in a process that ends with it: Numba, which they import and the server's parent process does
+    not need, takes as long to import as BentoML does. It says what is wrong itself; its exit code becomes ours.
+    """
+    child = os.fork()
+    if child == 0:
+        from defences.assembly import check
+
+        check(bundle, modes=settings.modes)
+        os._exit(0)
+    yield
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise typer.Exit(code if code > 0 else 1)
+
+
+def _import_the_server() -> tuple[Any, Callable[..., bool]]:
+    gc.disable()  # all of it stays, and would be looked through again and again
+    from service.bentoml_hooks import run_server
+    from service.gateway import SERVICE
+
+    gc.freeze()
+    gc.enable()
+    return SERVICE, run_server
+
+
+def _become_bentoml(address: str, port: int) -> None:
+    options = ["--host", address, "--port", str(port), "--timeout-graceful-shutdown", str(_GRACE_S)]
+    # Replaced, not spawned. -P: the working directory is not searched for modules.
+    command = [sys.executable, "-P", "-m", "bentoml", "serve", _SERVICE, *options]
+    os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from a client
 
 
 def _address(host: str) -> str:

@@ -62,6 +62,7 @@ def tune_the_interpreter() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()  # a worker imports without it
     sys.setswitchinterval(_TURN_S)
 
 

@@ -355,3 +355,12 @@ def test_serve_refuses_a_mode_for_a_defence_the_bundle_lacks(tmp_path: Path) -> 
     bundles.write(tmp_path, bundles.STRIP)
     ran = process("serve", "--bundle", tmp_path, HAUBERK_MODES="total_variation=off")
     assert_refused(ran, "a mode is set for total_variation, but bundle animals declares only strip")
+
+
+def test_serve_imports_neither_numba_nor_an_engine_nor_bentomls_command_line() -> None:
+    code = (
+        "import sys; from hauberk.commands import serve; serve._import_the_server(); "
+        "print([name for name in ('numba', 'onnxruntime', 'tensorflow', 'scipy', 'bentoml_cli') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert ran.stdout.strip() == "[]"

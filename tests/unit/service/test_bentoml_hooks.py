@@ -235,3 +235,45 @@ def test_uvicorn_leaves_the_address_of_a_request_as_it_is_once_it_trusts_no_prox
     scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", b"10.0.0.1")]}
     asyncio.run(config.loaded_app(scope, None, None))
     assert seen == ["10.0.0.1" if trusts else "127.0.0.1"]
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout.strip()
+
+
+IN_VAIN = ("aiohttp", "circus", "zmq", "pyparsing", "bentoml_cli")
+HEAVY = ("tensorflow", "keras", "onnx", "scipy", "sklearn", "matplotlib", "numba", "onnxruntime", "typer")
+
+
+def test_a_worker_makes_its_application_without_what_it_would_import_in_vain() -> None:
+    code = (
+        "import sys, bentoml; bentoml.server_context.worker_index = 1; from service.gateway import SERVICE; "
+        f"SERVICE.to_asgi(is_main=True); print([name for name in {(*IN_VAIN, *HEAVY)} if name in sys.modules])"
+    )
+    assert python(code) == "[]"
+
+
+def test_what_a_worker_does_without_is_there_and_is_imported_by_its_application() -> None:
+    for module, name in bentoml_hooks._IN_VAIN.items():
+        assert callable(getattr(import_module(module), name))
+    code = (
+        "import sys; from service.gateway import SERVICE; SERVICE.to_asgi(is_main=True); "
+        f"print([name for name in {tuple(bentoml_hooks._IN_VAIN)} if name not in sys.modules])"
+    )
+    assert python(code) == "[]"  # where this no longer holds, the hook has become needless
+
+
+def test_what_a_worker_does_without_says_so_when_it_is_called_after_all() -> None:
+    code = (
+        "from service.bentoml_hooks import import_less; import_less(); from _bentoml_impl.server import serve_http\n"
+        "try: serve_http('x')\nexcept NotImplementedError as failure: print(failure)"
+    )
+    assert python(code) == "a worker of Hauberk does without _bentoml_impl.server.serving.serve_http"
+
+
+def test_a_bentoml_that_serves_otherwise_is_left_to_its_command_line(said: pytest.LogCaptureFixture) -> None:
+    class Otherwise:
+        """A service that cannot be configured as BentoML's can."""
+
+    assert bentoml_hooks.run_server(Otherwise(), "service.gateway:Gateway", "127.0.0.1", 3000, grace_s=30) is False
+    assert "does not serve by serve_http as it did" in said.text
