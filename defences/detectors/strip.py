@@ -270,10 +270,10 @@ class Strip(Defence):
         """Every image i under its overlays order[i]: [n, h, w, c], [n, m] -> [n * m, h, w, c]."""
         n, m = order.shape
         rows = np.empty((n * m, self._bank.shape[1]), np.float32)
-        flat, order = _compiled_for(images).reshape(n, -1), np.ascontiguousarray(order)
+        flat, order = _compiled_for(images).reshape(n, self._bank.shape[1]), np.ascontiguousarray(order)
         start, stop = np.zeros(n, np.int64), np.full(n, m)
         _superimpose(flat, self._bank, order, np.arange(n), start, stop, *self._shares, rows)
-        return rows.reshape(-1, *images.shape[1:])
+        return rows.reshape(len(rows), *images.shape[1:])
 
     def check_input_shape(self, shape: tuple[int, int, int]) -> None:
         """Overlays have to be of the shape of the images."""
@@ -316,7 +316,7 @@ class StripSession:
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Drop all images but those at `kept`, and append these."""
         n = len(images)
-        images, order = _compiled_for(images).reshape(n, -1), self._strip.orders(keys)
+        images, order = _compiled_for(images).reshape(n, self._strip._bank.shape[1]), self._strip.orders(keys)
         stage, sums, flags = np.zeros(n, np.int64), np.zeros((n, 2)), np.zeros((n, 2), bool)
         flags[:, 0] = True
         if kept.size:
@@ -366,7 +366,7 @@ class StripSession:
             most,
             *strip._shares,
         )
-        return rows.reshape(-1, *self._shape)
+        return rows.reshape(len(rows), *self._shape)
 
     def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
         """Take the outputs for the rows of `probe`; pass images whose mean is above the boundary of their stage."""
