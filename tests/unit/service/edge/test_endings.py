@@ -169,7 +169,12 @@ def test_a_request_that_waits_for_long_is_one_task_and_ends_when_its_client_leav
 def test_an_answer_goes_out_in_one_write_and_a_head_without_a_body_alone(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(bench: Bench) -> None:
         bench.full, writes, write = False, list[bytes](), bench.wire.write
-        monkeypatch.setattr(bench.wire, "write", lambda data: (writes.append(bytes(data)), write(data)))
+
+        def noted(data: bytes) -> None:
+            writes.append(data)
+            write(data)
+
+        monkeypatch.setattr(bench.wire, "write", noted)
         await bench.send(REQUEST)
         await bench.send(b"HEAD /livez HTTP/1.1\r\nhost: x\r\n\r\n")
         assert len(writes) == 2
