@@ -235,13 +235,13 @@ class Gateway:
         )
 
     async def _get_ready(self) -> None:
-        from service import distinct
+        from service.distinct import warm_up
         from service.lifecycle import startup
 
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(None, self.serving.admission.warm_up)
-            await loop.run_in_executor(None, distinct.warm_up)
+            await loop.run_in_executor(None, warm_up)
             warm = await loop.run_in_executor(None, startup.load, self.settings, self.bundle, self.serving.metrics.remote)
         except Exception as failure:  # noqa: BLE001  # none is lost: it is logged, and ends the server
             _give_up_after(failure)

@@ -53,7 +53,8 @@ MAY_IMPORT = {
     "service.errors": "",
     "service.bentoml_hooks": "",
     "service.lines": "service.errors",
-    "service.jobs": "service.lines",
+    "service.distinct": "",
+    "service.jobs": "service.lines service.distinct",
     "service.turns": "service.lines",
     "service.release": "service.errors",
     "service.failures": "service.errors",
@@ -70,7 +71,7 @@ MAY_IMPORT = {
     "service.routes": "service.errors service.formats service.edge service.observing service.serving",
     "service.lifecycle": "service.settings service.bentoml_hooks",
     "service.gateway": "service.settings service.batching service.release service.edge service.observing "
-    "service.serving service.formats service.routes service.lifecycle service.bentoml_hooks",
+    "service.serving service.formats service.routes service.lifecycle service.bentoml_hooks service.distinct",
     #
     "attacks": "",
     "attacks.evasion": "attacks",

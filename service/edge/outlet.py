@@ -10,6 +10,7 @@ from service.edge.bodies import LEAST_BYTES_PER_S
 
 # After a refusal in the midst of a body, what still comes of it is dropped, so that the client hears of the refusal.
 _DROPPED_AT_MOST, _DROP_S = 1 << 26, 30.0
+_HEAD_ENDS = b"\r\n\r\n"
 
 
 class Outlet:
@@ -23,19 +24,35 @@ class Outlet:
         listens: called before it closes: whether to read on.
     """
 
-    __slots__ = ("_dropped", "_drops_since", "_listens", "_read_before", "_reads_since", "_transport", "ended", "written")
+    __slots__ = (
+        "_dropped", "_drops_since", "_held", "_listens", "_loop", "_read_before", "_reads_since", "_transport", "ended", "written"
+    )  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport, listens: Callable[[], bool]) -> None:
         self._transport, self._listens = transport, listens
+        self._loop = asyncio.get_running_loop()
+        self._held: bytes | bytearray | memoryview = b""
         self.written = 0
         self.ended = False
         self._dropped, self._drops_since = 0, 0.0
         self._reads_since, self._read_before = 0.0, 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Bytes of an answer."""
+        """Bytes of an answer. A head is held until its body follows, or the event loop goes on: every write is a call of the system."""
         self.written += len(data)
+        if self._held:
+            data, self._held = b"".join((self._held, data)), b""
+        elif data[-4:] == _HEAD_ENDS:
+            self._held = data
+            self._loop.call_soon(self._let_go)
+            return
         self._transport.write(data)
+
+    def _let_go(self) -> None:
+        if self._held:
+            data, self._held = self._held, b""
+            if not self._transport.is_closing():  # the client may have left meanwhile
+                self._transport.write(data)
 
     def is_closing(self) -> bool:
         """Whether nothing can be answered any more."""
@@ -49,10 +66,11 @@ class Outlet:
     @property
     def unread(self) -> int:
         """Bytes written that have not left the process."""
-        return self._transport.get_write_buffer_size()
+        return len(self._held) + self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         """Close once what was written is sent, or end this side and read on; the second time close."""
+        self._let_go()
         if self.is_closing() or not self._listens():
             self._transport.close()
             return
@@ -62,6 +80,7 @@ class Outlet:
 
     def cut(self) -> None:
         """Close once what was written is sent, and read no more."""
+        self._let_go()
         self._transport.close()
 
     def drop(self, size: int) -> None:
@@ -89,6 +108,7 @@ class Outlet:
 
     def abort(self) -> None:
         """Close at once."""
+        self._held = b""
         self._transport.abort()
 
     def pause_reading(self) -> None:

@@ -68,7 +68,8 @@ class TracedRequest:
         ids = _random.randbytes(16 + 8 + 8 * len(stages))
         trace_id = ids[:16] if self.parent is None else self.parent.trace_id.to_bytes(16, "big")
         own_id = ids[16:24]
-        spans, now, now_ns = [], self.now, self.now_ns
+        spans: list[bytes] = []
+        now, now_ns = self.now, self.now_ns
         for at, (stage, started, ended) in enumerate(stages, start=3):
             tag, about = _stage(stage)
             times = now_ns + int((started - now) * 1e9), _ENDED, now_ns + int((ended - now) * 1e9)

@@ -158,7 +158,7 @@ def test_beside_others_a_body_that_would_wait_for_long_is_refused_unread(bundle:
         assert made.batcher is not None
         made.batcher._turns._company = 1 << 30
         with pytest.raises(QueueFull):
-            await made.read(request(b" ", account), never)
+            await made.read(request(b" ", account), len)
 
     run(made, scenario, FakeWaves())
 

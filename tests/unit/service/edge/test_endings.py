@@ -11,6 +11,7 @@ from service.edge.bodies import LEAST_BYTES_PER_S
 from tests.unit.service.edge.wire import HEAD, REQUEST, At, Bench, settled
 
 TOO_LONG = HEAD + b"content-length: 101\r\n\r\n"
+HEAD_ALONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 WAITS_S = 10.0
 
 
@@ -161,6 +162,41 @@ def test_a_request_that_waits_for_long_is_one_task_and_ends_when_its_client_leav
         bench.connection.connection_lost(None)
         await settled()
         assert bench.watcher.ends == [("/slow", 499)]
+
+    at(scenario)
+
+
+def test_an_answer_goes_out_in_one_write_and_a_head_without_a_body_alone(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.full, writes, write = False, list[bytes](), bench.wire.write
+
+        def noted(data: bytes) -> None:
+            writes.append(data)
+            write(data)
+
+        monkeypatch.setattr(bench.wire, "write", noted)
+        await bench.send(REQUEST)
+        await bench.send(b"HEAD /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert len(writes) == 2
+        assert bench.wire.statuses == [200, 200]
+
+    at(scenario)
+
+
+def test_a_head_that_is_held_goes_out_before_the_connection_closes_and_not_after_it(at: At) -> None:
+    async def scenario(bench: Bench) -> None:
+        for close, out in (
+            (bench.connection.outlet.close, HEAD_ALONE),
+            (bench.connection.outlet.cut, HEAD_ALONE),
+            (bench.wire.close, b""),
+        ):
+            bench.wire.closed, bench.wire.written = False, b""
+            bench.connection.outlet.write(HEAD_ALONE)
+            assert bench.connection.outlet.unread == len(HEAD_ALONE)
+            close()
+            await settled()
+            assert bench.wire.written == out
+            assert bench.connection.outlet.unread == 0
 
     at(scenario)
 

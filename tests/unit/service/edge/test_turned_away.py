@@ -202,7 +202,7 @@ def test_a_refusal_that_waits_holds_no_body_and_nothing_made_of_it(cut: bool) ->
 
         served.clients.account(b"", "10.0.0.9").refusal_waits_s(1, 10.0)  # the next one waits
         tracemalloc.start()
-        answer = asyncio.create_task(edge(scope, receive, send))  # type: ignore[arg-type]
+        answer = asyncio.create_task(edge(scope, receive, send))
         await asyncio.sleep(WAIT_S / 2)
         traced.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
