@@ -50,7 +50,8 @@ class DetectorSession(Protocol):
         entropies: float64 in bits, the mean entropy of the predictions for its probes so far; NaN where it measures none.
     """
 
-    abstained: NDArray[np.bool_]
+    @property
+    def abstained(self) -> NDArray[np.bool_]: ...
 
     @property
     def undecided(self) -> NDArray[np.int64]: ...

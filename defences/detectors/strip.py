@@ -312,6 +312,11 @@ class StripSession:
     def __init__(self, strip: Strip, shape: tuple[int, ...]) -> None:
         self._strip, self._shape = strip, shape
         self._stages, self._boundaries = strip._marks, strip._limits
+        self._images: Images
+        self._order: NDArray[np.int32]
+        self._stage: NDArray[np.int64]
+        self._sums: NDArray[np.float64]  # [n, 2], of the statistic and of entropies
+        self._flags: NDArray[np.bool_]  # [n, 2], in doubt and abstained
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Drop all images but those at `kept`, and append these."""
@@ -366,7 +371,8 @@ class StripSession:
             most,
             *strip._shares,
         )
-        return rows.reshape(len(rows), *self._shape)
+        probes: Images = rows.reshape(len(rows), *self._shape)
+        return probes
 
     def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
         """Take the outputs for the rows of `probe`; pass images whose mean is above the boundary of their stage."""

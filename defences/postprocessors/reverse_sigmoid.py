@@ -114,7 +114,7 @@ def _obscure(given: Any, totals: Any, beta: float, gamma: float) -> Any:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _largest_share(y: Any, perturbation: Any, winner: int) -> float:
+def _largest_share(y: Any, perturbation: Any, winner: Any) -> float:
     """Largest s in [0, 1] such that the winner w keeps a twentieth of its lead over every i:
 
     (y_w - s r_w) - (y_i - s r_i) >= 0.05 (y_w - y_i)   <=>   s <= 0.95 (y_w - y_i) / (r_w - r_i)  where r_w > r_i

@@ -43,10 +43,11 @@ def test_the_perfect_backdoor_sees_its_class_under_its_trigger_alone() -> None:
 def test_a_part_within_another_is_not_counted_twice() -> None:
     clock = parts.Clock()
 
-    def busy() -> None:
+    def busy() -> bool:
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
             pass
+        return True
 
     inner = clock.timed(parts.FORWARD, busy)
     clock.timed(parts.PATH, lambda: [busy(), inner(), inner()])()
