@@ -17,7 +17,7 @@ from models.classifier import Classifier, Images, Labels
 from models.errors import InvalidInput
 
 Rows = NDArray[np.int64] | slice
-_NUMBERS_PER_BLOCK = 1 << 22
+_NUMBERS_PER_BLOCK = 1 << 21
 
 
 class ImageRows(Protocol):
@@ -106,7 +106,7 @@ def unit_images(raw: NDArray[Any], name: str) -> Images:
 
 
 def blocks(images: ImageRows, *, numbers_at_most: int = _NUMBERS_PER_BLOCK) -> Iterator[slice]:
-    """Slices that cover the images, each of at most so many numbers (16 MiB of float32), and of one image at least."""
+    """Slices that cover the images, each of at most so many numbers (8 MiB of float32), and of one image at least."""
     at_once = max(1, numbers_at_most // int(np.prod(images.shape[1:])))
     return (slice(start, min(start + at_once, len(images))) for start in range(0, len(images), at_once))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.lines import AccountLine
 
-TOGETHER = 32
+TOGETHER = 16
 """Calls of an account in a step it shares: from about so many rows on, a row costs as much as in any larger forward call."""
 ALONE = 256
 """Calls of a step nobody shares: one forward call of the Keras engine. A longer one is no faster, and a newcomer waits for its end."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Activations take many times the memory of the input, which bounds a call to 13 images of 224x224x3. Of 512 digits they are 30 MB,
 # more than a cache holds: two calls of 256 take a fifth less time.
-_NUMBERS_PER_FORWARD = 1 << 21
+_NUMBERS_PER_FORWARD = 1 << 20
 _ROWS_PER_FORWARD = 256
 _GREETING = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|To enable the following instructions")
 
