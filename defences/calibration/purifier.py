@@ -99,7 +99,7 @@ def choose_purifier(
     done = CountedSteps(progress, "purifier", 2 * (1 + len(_STRENGTHS)) * len(data))
     passes = _Passes(classifier, data, done)
     raw_hits, noisy_hits = passes.hits(), passes.hits(noise=_HEAVY_NOISE)
-    few = data.images[:_NOISY_IMAGES]
+    few = data.images[: min(_NOISY_IMAGES, next(blocks(data.images)).stop)]
     trials: list[PurifierTrial] = []
     chosen = 0
     for number, strength in enumerate(_STRENGTHS):
