@@ -20,7 +20,7 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_TURN_S = 1e-4
+_TURN_S = 1e-5
 
 
 @dataclass(frozen=True)
