@@ -135,6 +135,22 @@ def test_all_rows_of_a_step_go_in_one_call_as_bytes_over_kept_connections(
     assert healthy.connections <= connections + 1
 
 
+def codes_under(fault: str, server: ModelServer, gateway: Server, image: Any) -> list[str]:
+    """What six requests are answered, one after the other, while the model server has a fault."""
+    server.fault = fault
+    codes = []
+    for _ in range(6):
+        started = time.monotonic()
+        answer = gateway.ask(image)
+        assert time.monotonic() - started < DEADLINE_S + 1
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.status_code == UNAVAILABLE[code(answer)]
+        assert "retry-after" in answer.headers or answer.status_code != 503
+        assert "secret internals" not in answer.text
+        codes.append(code(answer))
+    return codes
+
+
 @pytest.mark.parametrize(
     ("fault", "first"),
     [
@@ -158,17 +174,16 @@ def test_a_fault_of_the_model_server_is_a_problem_document_within_the_deadline_a
     healthy: ModelServer, gateway: Server, digits: Any, triggered: Any, fault: str, first: str
 ) -> None:
     image, suspicious = digits[0][:1].tolist(), triggered[:1].tolist()
-    healthy.fault = fault
-    codes = []
-    for _ in range(6):
-        started = time.monotonic()
-        answer = gateway.ask(image)
-        assert time.monotonic() - started < DEADLINE_S + 1
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.status_code == UNAVAILABLE[code(answer)]
-        assert "retry-after" in answer.headers or answer.status_code != 503
-        assert "secret internals" not in answer.text
-        codes.append(code(answer))
+    codes = codes_under(fault, healthy, gateway, image)
+    for _ in range(2):
+        if codes[0] == first:
+            break
+        assert (
+            codes[0] == "classifier_unavailable"
+        )  # a look of the gateway's own met the fault before the first request: once more
+        healthy.fault = None
+        until(lambda: ready(gateway))
+        codes = codes_under(fault, healthy, gateway, image)
     assert codes[0] == first
     until(lambda: gateway.metric(OPEN) == 1)
     assert not ready(gateway)
