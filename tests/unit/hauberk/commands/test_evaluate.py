@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,10 +82,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _a_tiny_budget() -> Iterator[None]:
-    quick, BUDGETS["quick"] = BUDGETS["quick"], TINY
-    yield
-    BUDGETS["quick"] = quick
+def _a_tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUDGETS, "quick", TINY)
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _a_tiny_budget() -> Iterator[None]:
-    quick, BUDGETS["quick"] = BUDGETS["quick"], TINY
-    yield
-    BUDGETS["quick"] = quick
+def _a_tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUDGETS, "quick", TINY)
 
 
 def evaluate(hauberk: Command, bundle: Path, data: Path, out: Path, *options: Any) -> Ran:
