@@ -38,7 +38,7 @@ class AdaptiveView:
     that an attack of many steps averages over many more. With the gateway's secret nothing is averaged.
 
     Detectors: the attacker knows their overlays but not the keyed order. Until the classifier reaches the goal, the gradient is that of
-    the loss; from then on, while a detector would still refuse, it is that of the detector's clearance: for STRIP, of the mean entropy
+    the loss; from then on, while a detector would still refuse, it is that of the detector's clearance: for STRIP, of the mean change
     under `overlays` overlays against the boundary for that number; for SentiNet, of the influence of its most suspicious window on
     `overlays` images; for binary detectors, which have no secret, of their score (attacks/evasion/detector_estimates.py).
 
