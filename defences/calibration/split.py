@@ -7,6 +7,7 @@ for it (`defences/calibration/conformal.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ class Terms:
         evasion_eps: size of the attacks (L-inf) that detectors of evasion are trained on, > 0.
         progress: called with the progress of each step.
         effort: how much is looked at.
+        budgets: of the rate, by detector (`joint_thresholds`); equal ones when none are given.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
@@ -44,6 +46,7 @@ class Terms:
     evasion_eps: float = EVASION_EPS
     progress: Progress = silent
     effort: Effort = FULL
+    budgets: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):

@@ -129,7 +129,9 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
     of every answer must not be able to switch off its own detector.
     """
     rate, confidence = terms.rate, terms.confidence
-    thresholds = joint_thresholds([one.choosing for one in fitted], [one.holding for one in fitted], rate, confidence)
+    budgets = None if terms.budgets is None else [terms.budgets[one.name] for one in fitted]
+    choosing, holding = [one.choosing for one in fitted], [one.holding for one in fitted]
+    thresholds = joint_thresholds(choosing, holding, rate, confidence, budgets=budgets)
     promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
     by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in fitted)}"
     calibrated = []
