@@ -11,7 +11,7 @@ the rate, which dividing it by their number (Bonferroni) would.
 
 A budget says how much of the rate a detector gets, relative to the others': the shares are divided by the budgets before the smallest is
 taken, so that each detector refuses a share of clean images in proportion to its budget, and together they refuse the rate. With equal
-budgets a detector that sees a kind of trigger weakly, deep in its own scores, loses half of what it caught to one that sees nothing of it.
+budgets a detector that sees a kind of trigger weakly loses half of its rate to one that sees nothing of it.
 Budgets are chosen on other data than the held images (`defences/calibration/budgets.py`): the guarantees hold whatever they are.
 """
 

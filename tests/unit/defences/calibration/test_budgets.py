@@ -50,7 +50,7 @@ def test_a_detector_above_the_budget_of_model_calls_is_left_out() -> None:
     trials = [trial("patch", sharp=0.5, dull=6.0)]
     assert chosen_budgets(trials, 0.01, calls=CALLS).budgets["dull"] > 0
     assert chosen_budgets(trials, 0.01, calls=CALLS, calls_at_most=4).budgets == {"sharp": 1.0, "dull": 0.0}
-    with pytest.raises(InvalidInput, match="at most 4 model calls an image, got sharp: 9.0, dull: 5.0"):
+    with pytest.raises(InvalidInput, match=r"at most 4 model calls an image, got sharp: 9\.0, dull: 5\.0"):
         chosen_budgets(trials, 0.01, calls={"sharp": 9.0, "dull": 5.0}, calls_at_most=4)
 
 
