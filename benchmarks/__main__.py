@@ -13,6 +13,7 @@ from benchmarks.harness.peers import machine
 from benchmarks.methods import (
     activation_clustering,
     adaptive,
+    adaptive_backdoors,
     adversarial_training,
     backdoors,
     black_box_attacks,
@@ -64,6 +65,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "adaptive": adaptive.section,
     "evasion_detectors": evasion_detectors.section,
     "backdoors": backdoors.section,
+    "adaptive_backdoors": adaptive_backdoors.section,
     "sentinet": sentinet.section,
     "extraction": extraction.section,
     "formats": formats.section,
