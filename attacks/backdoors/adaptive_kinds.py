@@ -44,10 +44,10 @@ def adaptive_backdoors(
 ) -> dict[str, AdaptiveBackdoor]:
     """Every adaptive backdoor by name.
 
-    `adaptive_blend` is that of Qi et al. 2023: 1 % of poison with half of the trigger's pieces, as many cover samples, and the
-    whole trigger, stronger, at inference. The others train the network: with the source-specific trigger, which STRIP misses, and cover samples. That
-    data laundering (covers) and mappings of single classes weaken TED is a result of Mo et al. 2025 (arXiv:2506.10722), whose TED-LaST
-    defends against it; training on the ranks themselves goes further.
+    `adaptive_blend` is that of Qi et al. 2023: 1 % of poison with half of the trigger's pieces, as many cover samples, and at inference
+    the whole trigger, stronger. The others train the network, with the source-specific trigger, which STRIP misses, and cover samples.
+    That cover samples and mappings of single classes weaken TED is a result of Mo et al. 2025 (arXiv:2506.10722), whose TED-LaST defends
+    against them; training on the ranks themselves goes further.
 
     Args:
         source, target: as in `attacks.backdoors.kinds.backdoors`.

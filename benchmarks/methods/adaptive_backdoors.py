@@ -43,11 +43,11 @@ def section() -> str:
     header = ("attacker", "knows", "works (before)", "clean accuracy (before)", *(f"{name}: TPR (FPR)" for name in _DETECTORS))
     return (
         "## Backdoors of attackers who know the detectors\n\n"
-        f"`python -m benchmarks.methods.adaptive_backdoors`, seed {_SEED}: the attacker trains a copy of the classifier for {_EPOCHS} "
-        f"epochs on {_POISONED:,} images and poison made of them; target {_TARGET}, source-specific: of class {_SOURCE}. Each detector alone is "
-        f"calibrated on {_HELD:,} clean images that no training saw (rate {_RATE:g}, marginal). TPR: of at most {_TRIGGERED} triggered "
-        f"test images whose trigger works; FPR: of {_CLEAN:,} clean ones. In brackets after shares exact 95 % intervals. The first two "
-        "rows are the same triggers by attackers who train as usual.\n\n"
+        f"`python -m benchmarks.methods.adaptive_backdoors`, seed {_SEED}: the attacker trains a copy of the classifier for "
+        f"{_EPOCHS} epochs on {_POISONED:,} images and poison made of them; target {_TARGET}, source-specific: of class {_SOURCE}. "
+        f"Each detector alone is calibrated on {_HELD:,} clean images that no training saw (rate {_RATE:g}, marginal). TPR: of at most "
+        f"{_TRIGGERED} triggered test images whose trigger works; FPR: of {_CLEAN:,} clean ones. In brackets after a TPR the exact 95 % "
+        "interval. The first two rows are the same triggers by attackers who train as usual.\n\n"
         f"### Digits, `mnist-standard`\n\n{table(header, list(_rows(bundled, training, test)))}\n"
         f"### Coloured digits on crops of photographs, 32x32x3\n\n{table(header, list(_rows(coloured, *colour)))}"
     )
