@@ -102,19 +102,12 @@ class ProbeLikelihood:
     name = "probe_likelihood"
 
     def __post_init__(self) -> None:
-        if not 0 < self.shrinkage <= 1:
-            raise InvalidInput(f"{self.name}: expected shrinkage in (0, 1], got {self.shrinkage}")
+        _check_shrinkage(self.name, self.shrinkage)
 
     def fitted(self, activations: Activations, labels: Labels, classes: int) -> list[NDArray[np.float32]]:
-        wide = activations.astype(np.float64)
-        centre, spread = wide.mean(axis=0), wide.std(axis=0)
-        scale = 1 / (spread + _floor(spread))
-        standard = (wide - centre) * scale
+        standard, centre, scale = _standardised(activations)
         means = _class_means(standard, labels, classes)
-        residuals = standard - means[labels]
-        covariance = (1 - self.shrinkage) * residuals.T @ residuals / len(residuals)
-        covariance += self.shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-        weights = np.linalg.solve(covariance, means.T)
+        weights = _inverse_covariance(standard - means[labels], self.shrinkage) @ means.T
         priors = np.log(np.maximum(np.bincount(labels, minlength=classes), 1) / len(labels))
         bias = priors - 0.5 * (means.T * weights).sum(axis=0) - (centre * scale) @ weights
         return [(weights * scale[:, None]).astype(np.float32), bias.astype(np.float32)]
@@ -131,21 +124,33 @@ class ProbeLikelihood:
 class NeighbourRanks:
     """The rank of the nearest clean image of the called class among the clean images around a triggered one, made differentiable:
 
-        mean log(1/r + 1/r sum_j sigmoid((d_near - d_j) / tau)),   d in standard deviations, tau a tenth of the typical d_near
+        mean log(1/r + 1/r sum_j sigmoid((d_near - d_j) / tau)),   j: references of other classes, tau: a tenth of the mean d_near
 
-    Detectors by topological evolution (TED; Mo et al. 2024, arXiv:2312.02673) expect rank 0 at every layer of a clean image, and a
-    triggered one to start among the images of its true class. An attacker who trains on this keeps the ranks low from the first layer on.
+    Distances are Mahalanobis distances on the axes on which the means of the classes lie. Detectors by topological evolution (TED; Mo et
+    al. 2024, arXiv:2312.02673) expect a low rank of a clean image at every layer, and a triggered one to start among the images of its
+    true class. An attacker who trains on this keeps the ranks low from the first layer on.
+
+    Args:
+        shrinkage: as in `ProbeLikelihood`.
     """
+
+    shrinkage: float = 0.1
 
     name = "neighbour_ranks"
 
+    def __post_init__(self) -> None:
+        _check_shrinkage(self.name, self.shrinkage)
+
     def fitted(self, activations: Activations, labels: Labels, classes: int) -> list[NDArray[np.float32]]:
-        spread = activations.std(axis=0)
-        return [(1 / (spread + _floor(spread))).astype(np.float32)]
+        standard, _, scale = _standardised(activations)
+        means = _class_means(standard, labels, classes)
+        whitening = np.linalg.cholesky(_inverse_covariance(standard - means[labels], self.shrinkage))
+        axes = np.linalg.svd((means - means.mean(axis=0)) @ whitening, full_matrices=False)[2][: classes - 1]
+        return [(scale[:, None] * (whitening @ axes.T)).astype(np.float32)]
 
     def __call__(self, constants: Constants, batch: LatentBatch) -> Any:
         tf = import_tensorflow()
-        triggered, references = batch.triggered * constants[0], batch.references * constants[0]
+        triggered, references = tf.matmul(batch.triggered, constants[0]), tf.matmul(batch.references, constants[0])
         squares = tf.reduce_sum(triggered**2, axis=1)[:, None] + tf.reduce_sum(references**2, axis=1)
         squares -= 2 * tf.matmul(triggered, references, transpose_b=True)
         distances = tf.sqrt(tf.maximum(squares, _FLOOR))
@@ -172,6 +177,26 @@ def _class_means(rows: NDArray[np.floating], labels: Labels, classes: int) -> ND
     return np.stack(
         [rows[labels == label].mean(axis=0) if (labels == label).any() else rows.mean(axis=0) for label in range(classes)]
     ).astype(np.float64)
+
+
+def _standardised(activations: Activations) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Activations with mean 0 and deviation 1, the centre and the scale: [n, d], [d], [d]."""
+    wide = activations.astype(np.float64)
+    centre, spread = wide.mean(axis=0), wide.std(axis=0)
+    scale = 1 / (spread + _floor(spread))
+    return (wide - centre) * scale, centre, scale
+
+
+def _inverse_covariance(residuals: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
+    covariance = (1 - shrinkage) * residuals.T @ residuals / len(residuals)
+    covariance += shrinkage * max(np.trace(covariance) / len(covariance), 1e-9) * np.eye(len(covariance))
+    inverse: NDArray[np.float64] = np.linalg.inv(covariance)
+    return inverse
+
+
+def _check_shrinkage(name: str, shrinkage: float) -> None:
+    if not 0 < shrinkage <= 1:
+        raise InvalidInput(f"{name}: expected shrinkage in (0, 1], got {shrinkage}")
 
 
 def _floor(spread: NDArray[np.floating]) -> float:

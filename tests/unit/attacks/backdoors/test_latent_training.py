@@ -69,22 +69,33 @@ def test_the_probe_is_linear_discriminant_analysis() -> None:
     assert value(term, triggered, (called + 1) % 3, references, labels) == pytest.approx(np.log1p(doubt).mean(), rel=0.02)
 
 
-def test_ranks_are_shares_of_nearer_references_of_other_classes() -> None:
+def test_ranks_are_shares_of_nearer_references_of_other_classes_by_mahalanobis_distance() -> None:
     references, labels = gaussian(0, 60)
     triggered, called = gaussian(1, 40)
     called = (called + 1) % 3
-    spread = references.std(axis=0)
-    distances = np.linalg.norm((triggered[:, None] - references) / spread, axis=2)
+    means = np.stack([references[labels == label].mean(axis=0) for label in range(3)]).astype(np.float64)
+    within = np.linalg.inv(np.cov((references - means[labels]).T, bias=True))
+    plane = np.linalg.qr((means[1:] - means[0]).T)[0]  # spanned by the means; the projection along the covariance onto it
+    onto = plane @ np.linalg.solve(plane.T @ within @ plane, plane.T @ within)
+    between = (triggered[:, None] - references) @ onto.T
+    distances = np.sqrt(np.einsum("ijk,kl,ijl->ij", between, within, between))
     own = called[:, None] == labels
     near = np.where(own, distances, np.inf).min(axis=1)
     nearer = np.where(own, 0, expit((near[:, None] - distances) / (0.1 * near.mean()))).sum(axis=1)
     wanted = np.log((1 + nearer) / 60).mean()
-    assert value(NeighbourRanks(), triggered, called, references, labels) == pytest.approx(wanted, abs=0.02)
+    assert value(NeighbourRanks(shrinkage=1e-6), triggered, called, references, labels) == pytest.approx(wanted, abs=0.02)
 
 
 def test_without_a_reference_of_its_class_an_image_has_no_rank() -> None:
     references, _ = gaussian(0, 60)
     assert value(NeighbourRanks(), references[:4], np.full(4, 2), references, np.zeros(60, int)) == 0
+
+
+def test_dead_units_are_no_trouble() -> None:
+    references, labels = gaussian(0, 60)
+    references[:, 2:] = 0
+    for term in TERMS:
+        assert np.isfinite(value(term, references[:4], labels[:4], references, labels))
 
 
 @pytest.fixture(scope="module")
