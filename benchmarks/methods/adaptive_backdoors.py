@@ -28,7 +28,7 @@ _SOURCE, _TARGET = 1, 7
 _POISONED, _HELD, _CLEAN, _TRIGGERED = 4000, 3000, 1000, 500
 _EPOCHS = 6
 _RATE = 0.01
-_DETECTORS = tuple(name for name in ("strip", "layer_disagreement", "bad_expert") if name in fittable())
+_DETECTORS = tuple(name for name in ("strip", "layer_disagreement", "badexpert") if name in fittable())
 
 
 def section() -> str:

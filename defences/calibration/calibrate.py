@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,8 @@ class CalibrationPlan:
 
     Args:
         detectors: names of those to fit, see `defences.calibration.fits.fittable`; all share one rate.
+        budgets: how they share it, by detector (`joint_thresholds`); equally when none.
+        choice: for the card, how detectors and budgets were chosen, where that was not up to the caller.
         false_abstention_rate: of clean images that all detectors together may refuse.
         confidence: keep that rate with this confidence, and not on average over calibrations only.
         evasion_eps: size (L-inf) of the attacks that detectors of evasion are trained on.
@@ -78,6 +80,8 @@ class CalibrationPlan:
     """
 
     detectors: tuple[str, ...] = ("strip",)
+    budgets: Mapping[str, float] | None = None
+    choice: Mapping[str, Any] | None = None
     false_abstention_rate: float = 0.01
     confidence: float | None = None
     evasion_eps: float = EVASION_EPS
@@ -96,6 +100,8 @@ class CalibrationPlan:
     def __post_init__(self) -> None:
         check_fittable(self.detectors)
         check_budgets(self.minutes, self.image_s)
+        if self.budgets is not None and set(self.budgets) != set(self.detectors):
+            raise InvalidInput(f"expected a budget of each of {', '.join(self.detectors)}, got {', '.join(self.budgets)}")
         self.terms(silent)
 
     def terms(self, progress: Progress, effort: Effort = FULL) -> Terms:
@@ -106,6 +112,7 @@ class CalibrationPlan:
             confidence=self.confidence,
             seed=self.seed,
             evasion_eps=self.evasion_eps,
+            budgets=self.budgets,
             progress=progress,
         )
 
@@ -174,6 +181,8 @@ class CalibrationPlan:
             "false_abstention_rate": self.false_abstention_rate,
             "confidence": self.confidence,
             "seed": self.seed,
+            **({} if self.budgets is None else {"budgets": dict(self.budgets)}),
+            **({} if self.choice is None else {"choice": dict(self.choice)}),
         }
 
 
