@@ -42,6 +42,7 @@ class FittedDetector:
         unit: of scores, such as "bits".
         summary: the settings in a few words.
         remark: threshold -> a warning or explanation for people, or "".
+        only_monitors: why it does not enforce whatever its threshold, a clause for people; "" where it does.
     """
 
     name: str
@@ -56,6 +57,7 @@ class FittedDetector:
     unit: str = ""
     summary: str = ""
     remark: Callable[[float], str] = _no_remark
+    only_monitors: str = ""
 
 
 Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
@@ -139,7 +141,9 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
             f"threshold {threshold:.4g} {one.unit}".rstrip()
             + f" from {len(one.holding)} held images: at most {rate:g} of clean images refused{by} {promise}{one.remark(threshold)}"
         )
-        calibrated.append(CalibratedDetector(one, threshold, "monitor" if threshold == -np.inf else "enforce", reason))
+        reason += f"; {one.only_monitors}" if one.only_monitors else ""
+        monitors = threshold == -np.inf or one.only_monitors
+        calibrated.append(CalibratedDetector(one, threshold, "monitor" if monitors else "enforce", reason))
     return tuple(calibrated)
 
 
