@@ -18,7 +18,7 @@ from defences.assembly import assemble
 from defences.calibration.effort import FULL, Effort, Task
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
-from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, images_needed, split
+from defences.calibration.split import EVASION_EPS, CalibrationSplit, Purify, Terms, images_needed, split, unpurified
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.calibration.work import (
     Announce,
@@ -104,7 +104,7 @@ class CalibrationPlan:
             raise InvalidInput(f"expected a budget of each of {', '.join(self.detectors)}, got {', '.join(self.budgets)}")
         self.terms(silent)
 
-    def terms(self, progress: Progress, effort: Effort = FULL) -> Terms:
+    def terms(self, progress: Progress, effort: Effort = FULL, purified: Purify = unpurified) -> Terms:
         """The terms that every detector is fitted on."""
         return Terms(
             effort=effort,
@@ -114,6 +114,7 @@ class CalibrationPlan:
             evasion_eps=self.evasion_eps,
             budgets=self.budgets,
             progress=progress,
+            purified=purified,
         )
 
     def parts(self, clean: Samples, effort: Effort = FULL) -> CalibrationSplit:
@@ -268,7 +269,8 @@ def calibrate(
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
     purifier = choose_purifier(served, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
-    detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), plan.terms(progress, effort))
+    terms = plan.terms(progress, effort, purifier.purified)
+    detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), terms)
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
     fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})

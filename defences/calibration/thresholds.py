@@ -42,6 +42,7 @@ class FittedDetector:
         unit: of scores, such as "bits".
         summary: the settings in a few words.
         remark: threshold -> a warning or explanation for people, or "".
+        only_monitors: why it does not enforce whatever its threshold, a clause for people; "" where it does.
     """
 
     name: str
@@ -56,6 +57,7 @@ class FittedDetector:
     unit: str = ""
     summary: str = ""
     remark: Callable[[float], str] = _no_remark
+    only_monitors: str = ""
 
 
 Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
@@ -129,20 +131,34 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
     of every answer must not be able to switch off its own detector.
     """
     rate, confidence = terms.rate, terms.confidence
-    budgets = None if terms.budgets is None else [terms.budgets[one.name] for one in fitted]
-    choosing, holding = [one.choosing for one in fitted], [one.holding for one in fitted]
-    thresholds = joint_thresholds(choosing, holding, rate, confidence, budgets=budgets)
+    thresholds = _thresholds(fitted, terms)
     promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
     by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in fitted)}"
     calibrated = []
-    for one, found in zip(fitted, thresholds, strict=True):
+    for one in fitted:
+        found = thresholds[one.name]
         threshold = found if found >= one.lowest else -np.inf
         reason = (
             f"threshold {threshold:.4g} {one.unit}".rstrip()
             + f" from {len(one.holding)} held images: at most {rate:g} of clean images refused{by} {promise}{one.remark(threshold)}"
         )
-        calibrated.append(CalibratedDetector(one, threshold, "monitor" if threshold == -np.inf else "enforce", reason))
+        reason += f"; {one.only_monitors}" if one.only_monitors else ""
+        monitors = threshold == -np.inf or one.only_monitors
+        calibrated.append(CalibratedDetector(one, threshold, "monitor" if monitors else "enforce", reason))
     return tuple(calibrated)
+
+
+def _thresholds(fitted: Sequence[FittedDetector], terms: Terms) -> dict[str, float]:
+    """Of every detector: those that enforce share the rate, and one that only monitors, and takes nothing from it, has its own."""
+    enforcing = [one for one in fitted if not one.only_monitors]
+    thresholds: dict[str, float] = {}
+    for group in (enforcing, *([one] for one in fitted if one.only_monitors)):
+        if group:
+            budgets = None if terms.budgets is None or len(group) == 1 else [terms.budgets[one.name] for one in group]
+            choosing, holding = [one.choosing for one in group], [one.holding for one in group]
+            found = joint_thresholds(choosing, holding, terms.rate, terms.confidence, budgets=budgets)
+            thresholds |= {one.name: threshold for one, threshold in zip(group, found, strict=True)}
+    return thresholds
 
 
 def calibration_arrays(detectors: Sequence[CalibratedDetector]) -> dict[str, NDArray[Any]]:
