@@ -30,6 +30,9 @@ from models.image_rows import Samples
 from models.progress import Progress, silent
 from models.training.fine_tuning import fine_tune
 
+AUTO = "auto"
+"""Asks for this choice in place of names."""
+
 CALLS_AT_MOST = 8.0
 """Of a clean image on average, for all detectors: nine rows with its own."""
 
@@ -111,6 +114,11 @@ class ChoiceTerms:
     calls_at_most: float = CALLS_AT_MOST
     seed: int = 0
     progress: Progress = silent
+
+
+def usual_detectors() -> tuple[str, ...]:
+    """Those that are taken where nothing can be tried, whatever the classifier."""
+    return tuple(name for name in fittable() if name in ALWAYS)
 
 
 def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms) -> Choice:
