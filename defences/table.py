@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from defences.defence import Defence, Stage
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.sentinet import SentiNet
@@ -16,6 +17,7 @@ DEFENCES: dict[str, type[Defence]] = {
         TotalVariation,
         Strip,
         SentiNet,
+        BaDExpert,
         BinaryInputDetector,
         BinaryActivationDetector,
         ReverseSigmoid,
