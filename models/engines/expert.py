@@ -8,12 +8,53 @@ Both are files of a bundle like the classifier's: hashed in the card, bounded in
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib.util import find_spec
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.bundle import EXPERT, ONNX_EXPERT, Bundle
-from models.classifier import Classifier, DifferentiableClassifier
+from models.classifier import (
+    Classifier,
+    ClassifierWrapper,
+    DifferentiableClassifier,
+    Images,
+    Labels,
+    Logits,
+    Loss,
+    LossGradient,
+    Probabilities,
+)
 from models.errors import INSTALL_TENSORFLOW, InvalidBundle, InvalidInput
 from models.preparation import Preparation
+
+
+class _Graph(ClassifierWrapper):
+    """An expert in ONNX Runtime with the gradients of its Keras model, which is opened when somebody asks for them: nobody who serves."""
+
+    def __init__(self, classifier: Classifier, bundle: Bundle) -> None:
+        self.classifier, self._bundle = classifier, bundle
+
+    def predict(self, images: Images) -> Probabilities:
+        """Of the graph."""
+        return self.classifier.predict(images)
+
+    def logits(self, images: Images) -> Logits:
+        """Of the Keras model."""
+        return self._twin.logits(images)
+
+    def loss_gradient(self, images: Images, labels: Labels, loss: Loss) -> LossGradient:
+        """Of the Keras model."""
+        return self._twin.loss_gradient(images, labels, loss)
+
+    def class_gradients(self, images: Images) -> NDArray[np.float32]:
+        """Of the Keras model."""
+        return self._twin.class_gradients(images)
+
+    @cached_property
+    def _twin(self) -> DifferentiableClassifier:
+        return keras_expert_of(self._bundle)
 
 
 def expert_of(bundle: Bundle, *, threads: int | None = None) -> Classifier:
@@ -24,13 +65,15 @@ def expert_of(bundle: Bundle, *, threads: int | None = None) -> Classifier:
     from models.engines.onnx import OnnxClassifier
 
     graph = bundle.read(ONNX_EXPERT)
-    return OnnxClassifier(graph, labels=bundle.labels, input_shape=bundle.input_shape, threads=threads)
+    return _Graph(OnnxClassifier(graph, labels=bundle.labels, input_shape=bundle.input_shape, threads=threads), bundle)
 
 
 def keras_expert_of(bundle: Bundle, *, threads: int | None = None) -> DifferentiableClassifier:
     """The expert as a Keras model, for its gradients. Raises: InvalidInput: there is none, or TensorFlow is not installed."""
     if not bundle.holds(EXPERT):
-        raise InvalidInput(f"expected {EXPERT} in bundle {bundle.name}, whose expert has no gradients without it")
+        raise InvalidInput(
+            f"expected {EXPERT} in bundle {bundle.name}, without which the expert of badexpert has no gradients; set it to monitor"
+        )
     from models.engines.keras import KerasClassifier
 
     settings = bundle.settings["classifier"]
