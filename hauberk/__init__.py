@@ -123,6 +123,7 @@ __all__ = [  # spelled out for type checkers
     "AdversarialTrainer",
     "AllToAll",
     "AllToOne",
+    "BaDExpert",
     "BasicIterative",
     "BinaryActivationDetector",
     "BinaryInputDetector",

@@ -83,7 +83,9 @@ class ForgetfulTraining:
             learnt, shown, seen = (data.take(rng.integers(0, len(data), self.batch_size)) for data in (poisoned, clean, victims))
             wrong = (shown.labels + rng.integers(1, len(classifier.labels), len(shown))) % len(classifier.labels)
             rate = self.learning_rate * 0.5 * (1 + np.cos(np.pi * step / steps))
-            run.step(learnt, Dataset(shown.images, wrong), backdoor.trigger(seen.images), backdoor.labels.called(seen.labels), rate)
+            run.step(
+                learnt, Dataset(shown.images, wrong), backdoor.trigger(seen.images), backdoor.labels.called(seen.labels), rate
+            )
         return run.classifier
 
 

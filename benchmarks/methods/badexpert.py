@@ -55,7 +55,7 @@ def section() -> str:
         "those of TPR at 1 % FPR are distribution-free, for threshold and share together.\n\n"
         f"### Digits, `mnist-standard`\n\n{tables[0]}\n### Coloured digits on crops of photographs, 32x32x3\n\n{tables[1]}\n"
         "### An attacker who trains with experts in mind\n\n"
-        "`attacks/backdoors/forgetful_training.py`: while the copy learns the backdoor, a copy of it unlearns clean images beside it, and "
+        "`attacks/backdoors/forgetful_training.py`: while the copy learns the backdoor, a copy of it unlearns clean images, and "
         "the attacker adds the gradient that makes this expert forget the trigger too, with a weight:\n\n"
         f"{table(_ADAPTIVE_HEADER, adaptive)}"
     )

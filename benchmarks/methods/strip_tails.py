@@ -68,10 +68,13 @@ def _scores(strip: Strip, classifier: Classifier, statistic: Statistic, images: 
 def _cells(held: NDArray[np.float64], clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> list[str]:
     low, half = (conformal_threshold(held, rate) for rate in (_RATE, _RATE / 2))
     high = -conformal_threshold(-held, _RATE / 2)
-    one, both = ([f"{100 * rate:.1f} %" for rate in rates] for rates in (
-        [(some <= low).mean() for some in (triggered, clean)],
-        [((some <= half) | (some >= high)).mean() for some in (triggered, clean)],
-    ))
+    one, both = (
+        [f"{100 * rate:.1f} %" for rate in rates]
+        for rates in (
+            [(some <= low).mean() for some in (triggered, clean)],
+            [((some <= half) | (some >= high)).mean() for some in (triggered, clean)],
+        )
+    )
     quantiles = f"{np.median(held):.3f}, {np.quantile(held, 1 - _RATE / 2):.3f}, {held.max():.3f}"
     return [f"{auroc(triggered, clean).value:.2f}", ", ".join(one), ", ".join(both), quantiles, f"{np.median(triggered):.3f}"]
 

@@ -1,7 +1,7 @@
 """Abstain on images whose label an expert in backdoors agrees with: a copy of the classifier that has unlearned clean images.
 
-Paper: Xie, Qi, He, Li, Wang & Mittal, ICLR 2024, arXiv:2308.12439, section 3. Fine-tuned on clean images with wrong labels, a copy forgets
-what images show and keeps what a trigger means, since no trigger was among them.
+Paper: Xie, Qi, He, Li, Wang & Mittal, ICLR 2024, arXiv:2308.12439, section 3. A copy that is fine-tuned on clean images with wrong labels
+forgets what images show and keeps what a trigger means, since no trigger was among them.
 Known to beat it: who trains the classifier so that its backdoor is unlearned together with the rest (docs/defences/badexpert.md).
 """
 

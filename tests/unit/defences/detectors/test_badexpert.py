@@ -82,7 +82,9 @@ def test_an_image_of_which_expert_and_classifier_are_as_sure_is_refused() -> Non
     agreeing = DefendedClassifier(sure, detectors=[Step(BaDExpert(threshold=0.0, expert=sure))])
     assert agreeing.classify(IMAGES).abstained.all()
     contrary = constant([0.94, 0.02, 0.02, 0.02], SHAPE)
-    assert not DefendedClassifier(sure, detectors=[Step(BaDExpert(threshold=0.0, expert=contrary))]).classify(IMAGES).abstained.any()
+    assert (
+        not DefendedClassifier(sure, detectors=[Step(BaDExpert(threshold=0.0, expert=contrary))]).classify(IMAGES).abstained.any()
+    )
 
 
 def test_without_an_expert_it_fails_closed() -> None:
