@@ -23,7 +23,7 @@ Stage = Literal["purify", "abstain", "obscure"]
 Kind = Literal["array", "number", "numbers"]
 """How a parameter lies in calibration.npz and reaches the constructor: an array as it is, a float, a tuple of numbers."""
 
-_FROM_THE_MACHINE = {"threads", "classifier"}
+_FROM_THE_MACHINE = {"threads", "classifier", "expert"}
 """Parameters that neither hauberk.toml nor calibration.npz may give."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from defences.defence import Defence, Stage
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.layer_disagreement import LayerDisagreement
@@ -18,6 +19,7 @@ DEFENCES: dict[str, type[Defence]] = {
         Strip,
         SentiNet,
         LayerDisagreement,
+        BaDExpert,
         BinaryInputDetector,
         BinaryActivationDetector,
         ReverseSigmoid,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from defences.assembly import load_bundle
     from defences.calibration.calibrate import Calibrated, CalibrationPlan, calibrate, fit_detectors
     from defences.defended_classifier import Decisions, DefendedClassifier, Step
+    from defences.detectors.badexpert import BaDExpert
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
     from defences.detectors.binary_input_detector import BinaryInputDetector
     from defences.detectors.sentinet import SentiNet
@@ -62,6 +63,7 @@ _HOMES = {
     "defences.purifiers.total_variation": ("TotalVariation",),
     "defences.detectors.strip": ("Strip",),
     "defences.detectors.sentinet": ("SentiNet",),
+    "defences.detectors.badexpert": ("BaDExpert",),
     "defences.detectors.binary_input_detector": ("BinaryInputDetector",),
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
@@ -121,6 +123,7 @@ __all__ = [  # spelled out for type checkers
     "AdversarialTrainer",
     "AllToAll",
     "AllToOne",
+    "BaDExpert",
     "BasicIterative",
     "BinaryActivationDetector",
     "BinaryInputDetector",

@@ -46,7 +46,7 @@ def linear(input_shape: Shape, classes: int, *, seed: int = 0, sharpness: float 
 
     def answer(images: Images) -> Probabilities:
         # Row by row: a matrix product may round a row differently in another batch.
-        centred = images.reshape(len(images), -1).astype(np.float64) - 0.5
+        centred = images.reshape(len(images), len(weights)).astype(np.float64) - 0.5
         return softmax(np.einsum("nd,dk->nk", centred, weights))
 
     return FakeClassifier(answer, input_shape, classes)

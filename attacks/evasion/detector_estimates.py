@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.evasion.losses import entropy_bits, probability
+from attacks.evasion.losses import entropy_bits, odds_against, probability
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
 from models.classifier import DifferentiableClassifier, Images
+from models.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,25 @@ def binary_estimate(
     return DetectorEstimate((scores - detector.boundary).astype(np.float32), gradient)
 
 
+def badexpert_estimate(
+    detector: BaDExpert, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
+) -> DetectorEstimate:
+    """BaDExpert, which has no secret: the expert's odds against the classifier's label, minus the threshold.
+
+    The label is that of the image as it is, not purified. Cost: two passes per image, and one for its label.
+    Raises: InvalidInput: an expert without gradients.
+    """
+    if not isinstance(detector.expert, DifferentiableClassifier):
+        raise InvalidInput(f"expected an expert with gradients to attack {detector.name}, got one without; set it to monitor")
+    labels = classifier.predict(images).argmax(axis=1)
+    odds, _, gradient = detector.expert.loss_gradient(images, labels, odds_against)
+    return DetectorEstimate(odds - np.float32(detector.threshold), gradient)
+
+
 ESTIMATES: dict[type[Any], Estimator] = {
     Strip: strip_estimate,
     SentiNet: sentinet_estimate,
+    BaDExpert: badexpert_estimate,
     BinaryInputDetector: binary_estimate,
     BinaryActivationDetector: binary_estimate,
 }

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from defences.calibration.work import (
     work_of,
 )
 from defences.defended_classifier import DefendedClassifier
-from defences.errors import InvalidInput
+from defences.errors import CannotBeFitted, InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.accuracy import Judgement, drawn, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
@@ -269,14 +269,27 @@ def calibrate(
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
     purifier = choose_purifier(served, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
-    terms = plan.terms(progress, effort, purifier.purified)
+    left_out = _LeftOut(announce)
+    terms = replace(plan.terms(progress, effort, purifier.purified), leave_out=left_out)
     detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), terms)
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
-    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work, left_out)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """The detectors that cannot be fitted to the classifier, which are announced, and why."""
+
+    announce: Announce
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, name: str, reason: CannotBeFitted) -> None:
+        self.reasons[name] = str(reason)
+        self.announce(f"{name} is left out: {reason}")
 
 
 def _served(
@@ -330,6 +343,7 @@ class _Fitted:
     accuracy: Judgement
     conversion: Conversion
     work: Work
+    left_out: _LeftOut
 
     @property
     def images_per_request(self) -> int:
@@ -379,6 +393,7 @@ class _Fitted:
                 "trials": [asdict(trial) for trial in self.purifier.trials],
             },
             **{detector.name: detector.card() for detector in self.detectors},
+            "left_out": self.left_out.reasons,
             "measured": {where: asdict(numbers) for where, numbers in measured.items()},
         }
 
@@ -392,6 +407,9 @@ def _write(
         draft = Path(scratch) / "bundle"
         draft.mkdir()
         _save_model(fitted.classifier, fitted.conversion, draft)
+        for detector in fitted.detectors:
+            for file, content in detector.fitted.files.items():
+                (draft / file).write_bytes(content)
         settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)

@@ -14,7 +14,7 @@ import numpy as np
 
 from defences.calibration.conformal import scores_needed
 from defences.calibration.effort import CHOOSING_IMAGES, FULL, Effort
-from defences.errors import InvalidInput
+from defences.errors import CannotBeFitted, InvalidInput
 from models.classifier import Images
 from models.image_rows import ImageRows, Samples
 from models.progress import Progress, silent
@@ -35,6 +35,10 @@ def unpurified(images: Images) -> Images:
     return images
 
 
+def _not_left_out(name: str, reason: CannotBeFitted) -> None:
+    raise reason
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """The terms of a calibration, the same for every detector.
@@ -47,6 +51,7 @@ class Terms:
         effort: how much is looked at.
         budgets: of the rate, by detector (`joint_thresholds`); equal ones when none are given.
         purified: images as the gateway gives them to the classifier, for detectors that look at what it makes of them.
+        leave_out: called with the name of a detector that cannot be fitted, and why; raises that when none is given.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
@@ -59,6 +64,7 @@ class Terms:
     effort: Effort = FULL
     budgets: Mapping[str, float] | None = None
     purified: Purify = unpurified
+    leave_out: Callable[[str, CannotBeFitted], None] = _not_left_out
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):

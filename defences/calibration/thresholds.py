@@ -7,7 +7,7 @@ chosen, then decide all thresholds at once (`defences/calibration/conformal.py`)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from defences.assembly import TOGETHER, calibrated_for, names_as_text
 from defences.calibration.conformal import joint_thresholds
 from defences.calibration.split import CalibrationSplit, Terms
 from defences.defended_classifier import Detector
+from defences.errors import CannotBeFitted
 from models.classifier import Classifier
 
 
@@ -32,6 +33,7 @@ class FittedDetector:
         name: of the detector, a key of `defences.table.DEFENCES`.
         settings: its parameters for hauberk.toml, without name and mode.
         arrays: its other parameters, for calibration.npz, by the names of its fields.
+        files: what the bundle holds for it beside them, by name.
         card: the measurements behind its choices, for card.json: numbers, texts, lists and dicts.
         choosing: float64 [m], scores of clean images it was fitted on; low is suspicious.
         holding: float64 [n], of every held image in their order. Only those that any threshold in question could refuse have to be
@@ -53,6 +55,7 @@ class FittedDetector:
     holding: NDArray[np.float64]
     at: Callable[[float], Detector]
     mean_calls: Callable[[float], float]
+    files: Mapping[str, bytes] = field(default_factory=dict)
     lowest: float = 0.0
     unit: str = ""
     summary: str = ""
@@ -120,8 +123,20 @@ def calibrate_detectors(
     Args:
         fits: by name, in the order of the data path.
         terms: the rate is that of all of them together.
+
+    Raises: CannotBeFitted: there is none that can, or `terms` leave none out.
     """
-    return conclude([fit(classifier, parts, terms) for fit in fits.values()], terms)
+    fitted, left_out = [], dict[str, CannotBeFitted]()
+    for name, fit in fits.items():
+        try:
+            fitted.append(fit(classifier, parts, terms))
+        except CannotBeFitted as reason:
+            left_out[name] = reason
+    for name, reason in left_out.items():
+        if not fitted:
+            raise reason
+        terms.leave_out(name, reason)
+    return conclude(fitted, terms)
 
 
 def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[CalibratedDetector, ...]:

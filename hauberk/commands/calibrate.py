@@ -30,12 +30,11 @@ from hauberk.commands.options import (
     say,
 )
 from models.datasets import Split, has_halves, shared_images
-from models.engines.twins.twin_file import own_program
 from models.engines.kept import KeptClassifier
+from models.engines.twins.twin_file import own_program
 from models.image_rows import Samples
 from models.machine import processors
 from models.printable import printable
-
 
 _TRIALS_SHARE = 0.25
 """Of the minutes, at most, for choosing detectors."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.sentinet import SentiNet
@@ -60,7 +61,9 @@ UNPROBED: dict[str, Callable[[Shape, float], Detector]] = {
     ),
     "binary_activation_detector": lambda shape, threshold: binary_activation_detector(shape, threshold),
 }
-DETECTORS = PROBING | UNPROBED
+ANSWERED: dict[str, Callable[[Shape, float], Detector]] = {"badexpert": lambda shape, threshold: badexpert(shape, threshold)}
+"""Detectors that wait for the answer to an image and for nothing else."""
+DETECTORS = PROBING | UNPROBED | ANSWERED
 
 MODES: tuple[Mode, ...] = ("enforce", "monitor", "off")
 
@@ -96,6 +99,11 @@ def binary_activation_detector(shape: Shape, threshold: float, **options: Any) -
     layout = default_layout((1, 1, 4))
     given: dict[str, Any] = {"layer": "hidden", "classifier": readable(shape, 4)} | options
     return BinaryActivationDetector(weights=random_weights(layout), layout=layout, threshold=threshold, **given)
+
+
+def badexpert(shape: Shape, threshold: float, **options: Any) -> BaDExpert:
+    """With an expert of four classes that is sure of none."""
+    return BaDExpert(threshold=threshold, **{"expert": linear(shape, 4, seed=7, sharpness=0.1)} | options)
 
 
 def random_weights(layout: NDArray[np.int64], seed: int = 0) -> NDArray[np.float32]:
