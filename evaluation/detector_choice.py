@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,9 @@ from defences.calibration.conformal import conformal_threshold
 from defences.calibration.effort import Effort
 from defences.calibration.fits import fits_of, fittable
 from defences.calibration.split import Terms, split
+from defences.calibration.thresholds import FittedDetector
 from defences.defended_classifier import DefendedClassifier, Detector, Step
+from defences.errors import CannotBeFitted
 from models.classifier import Classifier, Images
 from models.datasets import Dataset, in_memory
 from models.engines.keras import KerasClassifier
@@ -47,7 +49,7 @@ _IMAGES_AT_LEAST = 1500
 _TRIALS_AT_LEAST = 2
 _TRAINED_ON, _TRIGGERED = 4000, 300
 _WORKS, _WORKING_AT_LEAST = 0.5, 20
-_EPOCHS, _STEP = 6, 4e-3
+_EPOCHS, _STEP, _BATCH = 6, 4e-3, 32
 _EFFORT = Effort(candidates=64, rated_images=64, overlay_trials=1, overlays=16, choosing_images=1000)
 
 
@@ -130,25 +132,21 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
     Cost: per kind, six epochs on a half of the clean images, at most 4,000, and the fits of all candidates with less effort.
     """
     began = time.monotonic()
-    candidates = tuple(name for name in CANDIDATES if name in fittable())
     why = _untried(classifier, clean)
     if why or not isinstance(classifier, KerasClassifier):
-        return _without_trials(candidates, why)
-    trials, said = [], []
-    costs: list[Mapping[str, float]] = []
-    for kind in _kinds(classifier):
-        if len(trials) and time.monotonic() - began > terms.within_s * len(trials) / (len(trials) + 1):
-            said.append(f"not tried for want of time (--minutes): {kind}")
-            continue
-        tried = _tried(classifier, in_memory(clean), kind, candidates, terms)
-        if isinstance(tried, str):
-            said.append(tried)
-            continue
-        trials.append(tried[0])
-        costs.append(tried[1])
-    if len(trials) < _TRIALS_AT_LEAST:
-        return replace(_without_trials(candidates, "fewer than two backdoors could be planted in copies"), said=tuple(said))
-    return _chosen(trials, costs, said, terms, time.monotonic() - began)
+        return _untold(why)
+    trials = _Trials(classifier, in_memory(clean), terms)
+    kinds = _kinds(classifier)
+    for number, kind in enumerate(kinds):
+        terms.progress("detectors", number, len(kinds))
+        if trials.found and time.monotonic() - began > terms.within_s * len(trials.found) / (len(trials.found) + 1):
+            trials.said.append(f"not tried for want of time (--minutes): {kind.replace('_', ' ')}")
+        else:
+            trials.add(kind)
+    terms.progress("detectors", len(kinds), len(kinds))
+    if len(trials.found) < _TRIALS_AT_LEAST:
+        return _untold("chosen without trials: fewer than two backdoors could be planted in copies", *trials.said)
+    return _chosen(trials, time.monotonic() - began)
 
 
 def _untried(classifier: Classifier, clean: Samples) -> str:
@@ -160,8 +158,8 @@ def _untried(classifier: Classifier, clean: Samples) -> str:
     return ""
 
 
-def _without_trials(candidates: Sequence[str], why: str) -> Choice:
-    return Choice(detectors=tuple(name for name in ALWAYS if name in candidates), alone={}, together={}, calls={}, said=(why,))
+def _untold(*said: str) -> Choice:
+    return Choice(detectors=usual_detectors(), alone={}, together={}, calls={}, said=said)
 
 
 def _kinds(classifier: KerasClassifier) -> tuple[str, ...]:
@@ -169,37 +167,53 @@ def _kinds(classifier: KerasClassifier) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in known)
 
 
-def _tried(
-    classifier: KerasClassifier, clean: Dataset, kind: str, candidates: Sequence[str], terms: ChoiceTerms
-) -> tuple[Trial, Mapping[str, float]] | str:
-    """One kind of backdoor, and the model calls of each detector; or why it tells nothing."""
-    rng = np.random.default_rng([terms.seed, KINDS.index(kind)])
-    present = np.flatnonzero(np.bincount(clean.labels, minlength=len(classifier.labels)))
-    source, target = rng.choice(present, 2, replace=False).tolist()
-    backdoor = backdoors(classifier, source=source, target=target, seed=terms.seed)[kind]
-    own, held, others = _thirds(clean, rng)
-    copy = fine_tune(
-        classifier,
-        backdoor.poison(own, seed=terms.seed).data,
-        epochs=_EPOCHS,
-        learning_rate=_STEP,
-        batch_size=32,
-        seed=terms.seed,
-    )
-    images = _working(copy, backdoor, others)
-    if len(images) < _WORKING_AT_LEAST:
-        return f"tells nothing: {kind.replace('_', ' ')}, which could not be planted in a copy"
-    parts = split(held, rate=terms.rate, confidence=None, seed=terms.seed, choosing_at_most=_EFFORT.choosing_images)
-    common = Terms(rate=terms.rate, seed=terms.seed, effort=_EFFORT)
-    fitted = {name: fit(copy, parts, common) for name, fit in fits_of(candidates).items()}
-    thresholds = {name: conformal_threshold(one.holding, terms.rate) for name, one in fitted.items()}
-    trial = Trial(
-        trigger=kind,
-        choosing={name: one.choosing for name, one in fitted.items()},
-        holding={name: one.holding for name, one in fitted.items()},
-        triggered={name: _scores(copy, one.at(thresholds[name]), images) for name, one in fitted.items()},
-    )
-    return trial, {name: one.mean_calls(thresholds[name]) for name, one in fitted.items()}
+@dataclass
+class _Trials:
+    """The trials so far, the mean model calls in each by detector, and what has to be said of them."""
+
+    classifier: KerasClassifier
+    clean: Dataset
+    terms: ChoiceTerms
+    found: list[Trial] = field(default_factory=list)
+    calls: list[Mapping[str, float]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    cannot: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str) -> None:
+        """Plant this kind of backdoor in a copy, and fit all detectors to it."""
+        terms, rng = self.terms, np.random.default_rng([self.terms.seed, KINDS.index(kind)])
+        present = np.flatnonzero(np.bincount(self.clean.labels, minlength=len(self.classifier.labels)))
+        source, target = rng.choice(present, 2, replace=False).tolist()
+        backdoor = backdoors(self.classifier, source=source, target=target, seed=terms.seed)[kind]
+        own, held, others = _thirds(self.clean, rng)
+        poisoned = backdoor.poison(own, seed=terms.seed).data
+        copy = fine_tune(self.classifier, poisoned, epochs=_EPOCHS, learning_rate=_STEP, batch_size=_BATCH, seed=terms.seed)
+        images = _working(copy, backdoor, others)
+        if len(images) < _WORKING_AT_LEAST:
+            self.said.append(f"tells nothing: {kind.replace('_', ' ')}, which could not be planted in a copy")
+            return
+        fitted = self._fitted(copy, held)
+        thresholds = {one.name: conformal_threshold(one.holding, terms.rate) for one in fitted}
+        self.found.append(
+            Trial(
+                trigger=kind,
+                choosing={one.name: one.choosing for one in fitted},
+                holding={one.name: one.holding for one in fitted},
+                triggered={one.name: _scores(copy, one.at(thresholds[one.name]), images) for one in fitted},
+            )
+        )
+        self.calls.append({one.name: one.mean_calls(thresholds[one.name]) for one in fitted})
+
+    def _fitted(self, copy: KerasClassifier, held: Dataset) -> list[FittedDetector]:
+        rate, seed = self.terms.rate, self.terms.seed
+        parts = split(held, rate=rate, confidence=None, seed=seed, choosing_at_most=_EFFORT.choosing_images)
+        found = []
+        for name, fit in fits_of(name for name in CANDIDATES if name in fittable()).items():
+            try:
+                found.append(fit(copy, parts, Terms(rate=rate, seed=seed, effort=_EFFORT)))
+            except CannotBeFitted as reason:
+                self.cannot[name] = str(reason)
+        return found
 
 
 def _thirds(clean: Dataset, rng: np.random.Generator) -> tuple[Dataset, Dataset, Dataset]:
@@ -223,19 +237,19 @@ def _scores(copy: KerasClassifier, detector: Detector, images: Images) -> NDArra
     return np.where(detection.abstained, detection.scores, np.inf)
 
 
-def _chosen(
-    trials: Sequence[Trial], costs: Sequence[Mapping[str, float]], said: Sequence[str], terms: ChoiceTerms, seconds: float
-) -> Choice:
-    names = tuple(trials[0].triggered)
-    calls = {name: float(np.mean([cost[name] for cost in costs])) for name in names}
-    shared = chosen_budgets(trials, terms.rate, calls=calls, calls_at_most=terms.calls_at_most)
+def _chosen(trials: _Trials, seconds: float) -> Choice:
+    rate, found = trials.terms.rate, trials.found
+    names = tuple(name for name in found[0].triggered if name not in trials.cannot)
+    calls = {name: float(np.mean([cost[name] for cost in trials.calls])) for name in names}
+    comparable = [trial.of(names) for trial in found]
+    shared = chosen_budgets(comparable, rate, calls=calls, calls_at_most=trials.terms.calls_at_most)
     chosen = tuple(name for name in names if shared.budgets[name] > 0)
     return Choice(
         detectors=chosen,
         budgets={name: shared.budgets[name] for name in chosen} if len(chosen) > 1 else None,
-        alone={trial.trigger: {name: trial.caught({name: 1.0}, terms.rate) for name in names} for trial in trials},
+        alone={trial.trigger: {name: trial.caught({name: 1.0}, rate) for name in names} for trial in comparable},
         together=shared.caught,
         calls=calls,
-        said=tuple(said),
+        said=(*trials.said, *(f"{name} is left out: {reason}" for name, reason in trials.cannot.items())),
         seconds=seconds,
     )

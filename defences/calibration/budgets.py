@@ -35,6 +35,12 @@ class Trial:
     holding: Scores
     triggered: Scores
 
+    def of(self, names: Sequence[str]) -> Trial:
+        """The same trial of some of its detectors."""
+        parts = ({name: scores[name] for name in names} for scores in (self.choosing, self.holding, self.triggered))
+        choosing, holding, triggered = parts
+        return Trial(trigger=self.trigger, choosing=choosing, holding=holding, triggered=triggered)
+
     def caught(self, budgets: Mapping[str, float], rate: float) -> float:
         """The share of triggered images that the detectors refuse together, at thresholds that keep the rate on this classifier."""
         names = [name for name, budget in budgets.items() if budget > 0]

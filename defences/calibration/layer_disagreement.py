@@ -20,7 +20,7 @@ from defences.calibration.ledoit_wolf import ledoit_wolf
 from defences.calibration.split import CalibrationSplit, Terms
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.layer_disagreement import NOT_JUDGED, LayerDisagreement
-from defences.errors import InvalidInput
+from defences.errors import CannotBeFitted
 from models.classifier import Classifier, Features, Labels, LayeredClassifier, LayeredPass
 from models.engines.reading.features import MapShape, width
 from models.engines.twins.capabilities import engine_of
@@ -46,7 +46,7 @@ def fit_layer_disagreement(classifier: Classifier, parts: CalibrationSplit, term
     Both are purified first where the gateway purifies. The scores of images that the detector is fitted on are those of detectors that
     were fitted without them, five in turn.
 
-    Cost: a model call per image. Raises: InvalidInput: a classifier that shows no blocks, activations that are no numbers.
+    Cost: a model call per image. Raises: CannotBeFitted: a classifier that shows no blocks, activations that are no numbers.
     """
     reader = layered_classifier(classifier)
     layers = layers_to_read(reader)
@@ -74,9 +74,9 @@ def fit_layer_disagreement(classifier: Classifier, parts: CalibrationSplit, term
 
 
 def layered_classifier(classifier: Classifier) -> LayeredClassifier:
-    """The classifier, where it shows convolution blocks. Raises: InvalidInput: it does not, and what to do."""
+    """The classifier, where it shows convolution blocks. Raises: CannotBeFitted: it does not, and what to do."""
     if not isinstance(classifier, LayeredClassifier) or not classifier.blocks():
-        raise InvalidInput(
+        raise CannotBeFitted(
             f"{LayerDisagreement.name} reads the convolution blocks of the model, and this model is {engine_of(classifier)}, which shows "
             "none; leave it out (--detectors), or calibrate a model with convolutions itself, as a file"
         )
@@ -112,14 +112,14 @@ class Seen:
 def fitted_to(layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.random.Generator) -> LayerDisagreement:
     """Probes, axes and references of these images; moments and threshold are open.
 
-    Raises: InvalidInput: no image that the classifier gets right.
+    Raises: CannotBeFitted: no image that the classifier gets right.
     """
     widths = np.array([width(shape) for shape in layers.values()])
     spans = [slice(start, end) for start, end in pairwise([0, *np.cumsum(widths).tolist()])]
     maps = [_projection(data.features[:, span], data.labels, classes) for span in spans]
     right = np.flatnonzero(data.answers == data.labels)
     if not right.size:
-        raise InvalidInput(f"{LayerDisagreement.name}: expected clean images that the model gets right, got none")
+        raise CannotBeFitted(f"{LayerDisagreement.name}: expected clean images that the model gets right, got none")
     few = rng.permutation(right)[:REFERENCES_AT_MOST]
     few = few[np.argsort(data.labels[few], kind="stable")]
     references = [
@@ -197,11 +197,11 @@ def _crossed(layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.r
 
 
 def _passes(layered: LayeredPass, images: ImageRows, *, terms: Terms, told: CountedSteps) -> Iterator[tuple[Features, Labels]]:
-    """Features and answers of all images, a block at a time. Raises: InvalidInput: activations that are no numbers."""
+    """Features and answers of all images, a block at a time. Raises: CannotBeFitted: activations that are no numbers."""
     for block in blocks(images):
         outputs = layered(terms.purified(images[block]))
         if not np.isfinite(outputs.features).all():
-            raise InvalidInput(
+            raise CannotBeFitted(
                 f"{LayerDisagreement.name}: expected activations that are numbers, got NaN or infinity; leave it out (--detectors), or "
                 "look for what overflows in the model"
             )
