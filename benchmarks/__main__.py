@@ -8,15 +8,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.backdoors import adaptive_backdoors, badexpert
 from benchmarks.fuzzing import fuzz
 from benchmarks.harness.peers import machine
 from benchmarks.methods import (
     activation_clustering,
     adaptive,
-    adaptive_backdoors,
     adversarial_training,
     backdoors,
-    badexpert,
     black_box_attacks,
     evasion_detectors,
     extraction,

@@ -1,4 +1,4 @@
-"""python -m benchmarks.methods.strip_tails: would STRIP refuse more if it refused high scores as well?
+"""python -m benchmarks.backdoors.strip_tails: would STRIP refuse more if it refused high scores as well?
 
 The figures of docs/defences/strip.md, "The other tail". Where a trigger needs what the image shows, overlays change the answer to a
 triggered image more than to a clean one. Each statistic is taken as the mean under all overlays, without early exits, and thresholds
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.backdoors import backdoored_copies
+from benchmarks.backdoors.backdoored_copies import SEED, Scene
 from benchmarks.harness.peers import table
-from benchmarks.methods import backdoored_copies
-from benchmarks.methods.backdoored_copies import SEED, Scene
 from defences.calibration.conformal import conformal_threshold
 from defences.calibration.split import Terms, split
 from defences.calibration.strip import fit_strip

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from attacks.backdoors.forgetful_training import ForgetfulTraining
 from attacks.backdoors.kinds import Backdoor
+from benchmarks.backdoors import backdoored_copies
+from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
 from benchmarks.harness.peers import table
-from benchmarks.methods import backdoored_copies
-from benchmarks.methods.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
 from defences.calibration.badexpert import fit_badexpert
 from defences.calibration.split import Terms, split
 from defences.calibration.thresholds import CalibratedDetector, conclude
