@@ -37,8 +37,8 @@ def section() -> str:
         f"`python -m benchmarks adaptive_backdoors`, seed {SEED}: the attacker trains a copy of the classifier for {EPOCHS} epochs on "
         f"{backdoored_copies.TRAINED_ON:,} images and poison made of them, half of it purified; target {TARGET}, source-specific: of "
         f"class {SOURCE}. Each detector alone is calibrated on {backdoored_copies.HELD_OUT:,} clean images that no training saw (rate "
-        f"{_RATE:g}, marginal). TPR: of at most {_TRIGGERED} triggered test images whose trigger works; FPR: of {_CLEAN:,} clean ones. In brackets "
-        "after a TPR the exact 95 % interval. The first two rows are the same triggers by attackers who train as usual.\n\n"
+        f"{_RATE:g}, marginal). TPR: of at most {_TRIGGERED} triggered test images whose trigger works; FPR: of {_CLEAN:,} clean ones. "
+        "In brackets after a TPR the exact 95 % interval. The first two rows are the same triggers by attackers who train as usual.\n\n"
         f"### Digits, `mnist-standard`\n\n{grey}\n"
         f"### Coloured digits on crops of photographs, 32x32x3\n\n{coloured}"
     )

@@ -7,7 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from defences.calibration.budgets import Trial, chosen_budgets
+from defences.calibration.calibrate import CalibrationPlan
 from defences.calibration.conformal import conformal_threshold, joint_scores, joint_thresholds
+from defences.calibration.split import Terms
+from defences.calibration.thresholds import FittedDetector, conclude
 from defences.errors import InvalidInput
 
 CALLS = {"sharp": 0.0, "dull": 5.0}
@@ -108,3 +111,41 @@ def test_budgets_that_are_none_are_refused(budgets: tuple[float, ...]) -> None:
     some = [normal(50, 0), normal(50, 1)]
     with pytest.raises(InvalidInput, match="a budget >= 0 of each of 2 detectors"):
         joint_thresholds(some, some, 0.1, budgets=budgets)
+
+
+def fitted(name: str, seed: int, *, only_monitors: str = "") -> FittedDetector:
+    """A detector of normal scores."""
+    return FittedDetector(
+        name=name,
+        settings={},
+        arrays={},
+        card={},
+        choosing=normal(300, seed),
+        holding=normal(1000, seed + 1),
+        at=lambda threshold: None,  # type: ignore[arg-type,return-value]  # never asked
+        mean_calls=lambda threshold: 0.0,
+        lowest=-np.inf,
+        only_monitors=only_monitors,
+    )
+
+
+def test_the_budgets_of_the_terms_reach_the_thresholds() -> None:
+    both = [fitted("sharp", 0), fitted("dull", 10)]
+    sharp, dull = conclude(both, Terms(rate=0.05, budgets={"sharp": 0.9, "dull": 0.1}))
+    equal = conclude(both, Terms(rate=0.05))
+    assert sharp.threshold > equal[0].threshold
+    assert dull.threshold < equal[1].threshold
+    refused = np.mean((both[0].holding <= sharp.threshold) | (both[1].holding <= dull.threshold))
+    assert refused == pytest.approx(0.05, abs=1e-3)
+
+
+def test_a_detector_that_only_monitors_takes_nothing_from_the_rate() -> None:
+    enforcing, monitoring = fitted("sharp", 0), fitted("dull", 10, only_monitors="too few images")
+    sharp, dull = conclude([enforcing, monitoring], Terms(rate=0.05, budgets={"sharp": 0.5, "dull": 0.5}))
+    assert sharp.threshold == conformal_threshold(enforcing.holding, 0.05)
+    assert (dull.mode, dull.threshold) == ("monitor", conformal_threshold(monitoring.holding, 0.05))
+
+
+def test_a_plan_has_a_budget_for_each_of_its_detectors() -> None:
+    with pytest.raises(InvalidInput, match="a budget of each of strip, got sentinet"):
+        CalibrationPlan(detectors=("strip",), budgets={"sentinet": 1.0})
