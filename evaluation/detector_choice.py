@@ -38,10 +38,12 @@ AUTO = "auto"
 CALLS_AT_MOST = 8.0
 """Of a clean image on average, for all detectors: nine rows with its own."""
 
-ALWAYS = ("strip", "layer_disagreement", "badexpert")
+USUAL = ("strip", "layer_disagreement")
 """Taken, as far as they fit, where nothing can be tried."""
 
-CANDIDATES = (*ALWAYS, "sentinet")
+CANDIDATES = (*USUAL, "badexpert", "sentinet")
+"""Those that are tried."""
+
 KINDS = ("source_specific", "image_patch", "warped", "blended", "all_to_all", "clean_label")
 """Of the backdoors that are tried, in this order while there is time."""
 
@@ -104,23 +106,27 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceTerms:
-    """Args:
-    rate: of clean images that all detectors together may refuse.
-    within_s: seconds that the trials may take; the one that is running is finished.
-    calls_at_most: model calls of a clean image for all detectors.
-    seed: of triggers, poison and fits.
+    """The terms of a choice.
+
+    Args:
+        rate: of clean images that all detectors together may refuse.
+        within_s: seconds that the trials may take; two are finished in any case.
+        calls_at_most: model calls of a clean image for all detectors.
+        candidates: names of the detectors that are tried; what cannot be fitted is left out.
+        seed: of triggers, poison and fits.
     """
 
     rate: float = 0.01
     within_s: float = 180.0
     calls_at_most: float = CALLS_AT_MOST
+    candidates: tuple[str, ...] = CANDIDATES
     seed: int = 0
     progress: Progress = silent
 
 
 def usual_detectors() -> tuple[str, ...]:
     """Those that are taken where nothing can be tried, whatever the classifier."""
-    return tuple(name for name in fittable() if name in ALWAYS)
+    return tuple(name for name in fittable() if name in USUAL)
 
 
 def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms) -> Choice:
@@ -139,7 +145,8 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
     kinds = _kinds(classifier)
     for number, kind in enumerate(kinds):
         terms.progress("detectors", number, len(kinds))
-        if trials.found and time.monotonic() - began > terms.within_s * len(trials.found) / (len(trials.found) + 1):
+        done, spent_s = len(trials.found), time.monotonic() - began
+        if done >= _TRIALS_AT_LEAST and spent_s * (done + 1) / done > terms.within_s:
             trials.said.append(f"not tried for want of time (--minutes): {kind.replace('_', ' ')}")
         else:
             trials.add(kind)
@@ -208,7 +215,7 @@ class _Trials:
         rate, seed = self.terms.rate, self.terms.seed
         parts = split(held, rate=rate, confidence=None, seed=seed, choosing_at_most=_EFFORT.choosing_images)
         found = []
-        for name, fit in fits_of(name for name in CANDIDATES if name in fittable()).items():
+        for name, fit in fits_of(name for name in self.terms.candidates if name in fittable()).items():
             try:
                 found.append(fit(copy, parts, Terms(rate=rate, seed=seed, effort=_EFFORT)))
             except CannotBeFitted as reason:

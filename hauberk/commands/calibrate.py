@@ -62,7 +62,7 @@ def calibrate(
             help=f"Which detectors, with commas between: {', '.join(fittable())}; or auto: those that catch most of triggers that are "
             "planted in copies of the model."
         ),
-    ] = AUTO,
+    ] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")

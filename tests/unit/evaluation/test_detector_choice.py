@@ -17,13 +17,21 @@ from tests.fakes import linear, squares
 def tried(keras_model: Any) -> tuple[Choice, list[tuple[str, int, int]]]:
     """The choice for a small network, with time for two trials and no more."""
     told: list[tuple[str, int, int]] = []
-    terms = ChoiceTerms(rate=0.05, within_s=0.0, progress=lambda *args: told.append(args))
+    terms = ChoiceTerms(rate=0.05, within_s=0.0, candidates=usual_detectors(), progress=lambda *args: told.append(args))
     return choose_detectors(KerasClassifier(keras_model), squares(1500, seed=5), terms), told
+
+
+def test_two_triggers_are_tried_and_the_others_are_said_not_to_be(tried: tuple[Choice, list[tuple[str, int, int]]]) -> None:
+    choice, told = tried
+    assert len(choice.together) == 2
+    assert sum("for want of time" in text for text in choice.said) >= 1
+    assert told[-1] == ("detectors", 6, 6)
 
 
 def test_detectors_share_the_rate_by_what_they_caught(tried: tuple[Choice, Any]) -> None:
     choice, _ = tried
-    assert set(choice.detectors) <= set(CANDIDATES) & set(fittable())
+    assert choice.detectors
+    assert set(choice.detectors) <= set(usual_detectors()) <= set(CANDIDATES) & set(fittable())
     if choice.budgets is not None:
         assert set(choice.budgets) == set(choice.detectors)
         assert sum(choice.budgets.values()) == pytest.approx(1)
