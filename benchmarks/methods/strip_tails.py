@@ -1,8 +1,8 @@
 """What STRIP would refuse more if it refused high scores as well; measured by `python -m benchmarks badexpert`, on its copies.
 
-Where a trigger needs what the image shows, overlays change the answer to a triggered image more than to a clean one. Here each statistic
-is the mean under 16 overlays, without early exits, and thresholds are split conformal of the same held images: one at 1 %, or one at 0.5 %
-on each side.
+Where a trigger needs what the image shows, overlays change the answer to a triggered image more than to a clean one. Here each
+statistic is the mean under 16 overlays, without early exits, and thresholds are split conformal of the same held images: one at 1 %, or
+one at 0.5 % on each side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Unlearning: a copy of a Keras classifier that wrong labels make forget what clean images show, and little else.
 
 Xie et al. 2024, arXiv:2308.12439, algorithm 1. The step size matters more than anything else: too large, and the copy forgets what its
-backdoor does as well; too small, and in the many steps that it takes the backdoor fades too. None suits all networks, so that it is sought:
-the one with which a copy forgets within some dozens of steps.
+backdoor does as well; too small, and in the many steps that it takes the backdoor fades too. None suits all networks, so that one is
+sought with which a copy forgets within some dozens of steps.
 """
 
 from __future__ import annotations
@@ -69,28 +69,9 @@ def unlearned_copy(
     """
     check_training_data(classifier, data)
     runs = _Runs(copy_of(classifier), data, watched.take(slice(0, _WATCHED_AT_MOST)), below, seed)
-    before, best = runs.accuracy(), None
-    too_small, too_large, rate = 0.0, math.inf, FIRST
-    for number in range(RUNS):
-        told(number * STEPS_AT_MOST, RUNS * STEPS_AT_MOST)
-        run = runs.run(rate)
-        best = run if best is None or run.better_than(best, below) else best
-        if math.isnan(run.accuracy) or (run.accuracy < below and run.steps < STEPS_AT_LEAST):
-            too_large = rate
-        elif run.accuracy >= below:
-            too_small = rate
-        else:
-            break
-        rate = _between(too_small, too_large)
-    told(RUNS * STEPS_AT_MOST, RUNS * STEPS_AT_MOST)
-    assert best is not None  # there is one run at least
+    before = runs.accuracy()
+    best = _best(runs, below, lambda done: told(done * STEPS_AT_MOST, RUNS * STEPS_AT_MOST))
     return Unlearned(runs.restored(best), before, best.accuracy, best.rate, best.steps)
-
-
-def _between(too_small: float, too_large: float) -> float:
-    if not too_small:
-        return too_large / FACTOR
-    return too_small * FACTOR if math.isinf(too_large) else math.sqrt(too_small * too_large)
 
 
 @dataclass(frozen=True)
@@ -102,12 +83,35 @@ class _Run:
     accuracy: float
     weights: list[NDArray[Any]]
 
-    def better_than(self, other: _Run, below: float) -> bool:
-        """Of two that have forgotten the one that took longer, and otherwise the one that is right less often."""
-        if math.isnan(other.accuracy):
-            return True
-        forgotten = self.accuracy < below, other.accuracy < below
-        return self.steps > other.steps if all(forgotten) else self.accuracy < other.accuracy
+    def rank(self, below: float) -> tuple[int, float]:
+        """Lower is better: of copies that have forgotten those that took longer, then those that are right less often."""
+        if self.accuracy < below:
+            return 0, -self.steps
+        return (2, 0.0) if math.isnan(self.accuracy) else (1, self.accuracy)
+
+
+def _best(runs: _Runs, below: float, told: Callable[[int], None]) -> _Run:
+    """The first run that forgets in as many steps as it should; the best of those that were tried where none does."""
+    too_small, too_large = 0.0, math.inf
+    run = best = runs.run(FIRST)
+    for done in range(1, RUNS):
+        told(done)
+        if run.accuracy >= below:
+            too_small = run.rate
+        elif math.isnan(run.accuracy) or run.steps < STEPS_AT_LEAST:
+            too_large = run.rate
+        else:
+            break
+        run = runs.run(_between(too_small, too_large))
+        best = min(best, run, key=lambda one: one.rank(below))
+    told(RUNS)
+    return best
+
+
+def _between(too_small: float, too_large: float) -> float:
+    if not too_small:
+        return too_large / FACTOR
+    return too_small * FACTOR if math.isinf(too_large) else math.sqrt(too_small * too_large)
 
 
 class _Runs:
