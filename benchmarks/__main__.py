@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.backdoors import badexpert
 from benchmarks.fuzzing import fuzz
 from benchmarks.harness.peers import machine
 from benchmarks.methods import (
@@ -15,7 +16,6 @@ from benchmarks.methods import (
     adaptive,
     adversarial_training,
     backdoors,
-    badexpert,
     black_box_attacks,
     evasion_detectors,
     extraction,

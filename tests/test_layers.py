@@ -97,7 +97,8 @@ MAY_IMPORT = {
     "benchmarks.serving.contenders": "benchmarks.harness",
     "benchmarks.methods": "benchmarks.harness",
     "benchmarks.fuzzing": "benchmarks.harness",
-    "benchmarks": "benchmarks.harness benchmarks.serving benchmarks.methods benchmarks.fuzzing",
+    "benchmarks.backdoors": "benchmarks.harness benchmarks.methods",
+    "benchmarks": "benchmarks.harness benchmarks.backdoors benchmarks.serving benchmarks.methods benchmarks.fuzzing",
     #
     "loadtest": "",
     "deploy": "",

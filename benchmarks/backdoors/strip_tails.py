@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.methods.backdoored_copies import Scene
+from benchmarks.backdoors.backdoored_copies import Scene
 from defences.calibration.conformal import conformal_threshold
 from defences.detectors.strip import Blend, Strip, change, entropy_bits
 from evaluation.statistics.roc import auroc

@@ -13,8 +13,8 @@ from attacks.backdoors.forgetful_training import ForgetfulTraining
 from attacks.backdoors.kinds import KINDS, Backdoor
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
-from benchmarks.methods import backdoored_copies, strip_tails
-from benchmarks.methods.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
+from benchmarks.backdoors import backdoored_copies, strip_tails
+from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
 from defences.calibration.badexpert import fit_badexpert
 from defences.calibration.split import Terms, split
 from defences.calibration.thresholds import CalibratedDetector, conclude

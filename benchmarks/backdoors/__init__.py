@@ -1,0 +1,1 @@
+"""Backdoors against the detectors that look for them, on copies that are made for it."""
