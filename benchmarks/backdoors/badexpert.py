@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from attacks.backdoors.forgetful_training import ForgetfulTraining
 from attacks.backdoors.kinds import KINDS, Backdoor
-from benchmarks.harness.kept_rows import kept_rows
-from benchmarks.harness.peers import table
 from benchmarks.backdoors import backdoored_copies, strip_tails
 from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
+from benchmarks.harness.kept_rows import kept_rows
+from benchmarks.harness.peers import table
 from defences.calibration.badexpert import fit_badexpert
 from defences.calibration.split import Terms, split
 from defences.calibration.thresholds import CalibratedDetector, conclude
