@@ -1,1 +1,1 @@
-"""Measurements of backdoors and of what is done against them."""
+"""Backdoors against the detectors that look for them, on copies that are made for it."""

@@ -6,12 +6,12 @@ them, half of them purified.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from attacks.backdoors.kinds import KINDS, Backdoor, backdoors
+from attacks.backdoors.kinds import Backdoor, backdoors
 from benchmarks.methods.backdoors import coloured_digits
 from defences.assembly import assemble
 from defences.calibration.purifier import choose_purifier
@@ -93,12 +93,6 @@ def copy_with(scene: Scene, backdoor: Backdoor) -> KerasClassifier:
     """The classifier, trained on with poison."""
     data = scene.poisoned(backdoor)
     return fine_tune(scene.classifier, data, epochs=EPOCHS, learning_rate=LEARNING_RATE, batch_size=BATCH, seed=SEED)
-
-
-def copies(scene: Scene, kinds: Sequence[str] = KINDS) -> Iterator[tuple[str, Backdoor, KerasClassifier]]:
-    """A copy with a backdoor of each kind, made when it is asked for."""
-    known = scene.backdoors()
-    return ((kind, known[kind], copy_with(scene, known[kind])) for kind in kinds)
 
 
 def _scene(

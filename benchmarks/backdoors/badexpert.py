@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacks.backdoors.forgetful_training import ForgetfulTraining
-from attacks.backdoors.kinds import Backdoor
-from benchmarks.backdoors import backdoored_copies
+from attacks.backdoors.kinds import KINDS, Backdoor
+from benchmarks.backdoors import backdoored_copies, strip_tails
 from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
+from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
 from defences.calibration.badexpert import fit_badexpert
 from defences.calibration.split import Terms, split
@@ -24,8 +26,8 @@ from models.engines.keras import KerasClassifier
 
 _RATE = 0.01
 _TERMS = Terms(rate=_RATE, seed=SEED)
-_WEIGHTS = (0.0, 0.3, 1.0)
-_LOCAL = ("corner_pattern", "image_patch")
+_WEIGHTS = (0.0, 1.0)
+_LOCAL = "image_patch"
 
 _HEADER = (
     "backdoor",
@@ -37,14 +39,22 @@ _HEADER = (
     "expert: right on clean, target on triggered",
     "steps",
 )
-_ADAPTIVE_HEADER = ("backdoor", "weight of what the expert says", "works", "accuracy on clean", *_HEADER[2:5], *_HEADER[6:])
+_ADAPTIVE_HEADER = ("images", "weight", "works", "accuracy on clean", *_HEADER[2:5], *_HEADER[6:])
 
 
 def section() -> str:
     """The page's section."""
-    scenes = (backdoored_copies.digits(), backdoored_copies.colour())
-    tables = [table(_HEADER, [_cells(scene, *row) for row in backdoored_copies.copies(scene)]) for scene in scenes]
-    adaptive = [_adaptive_cells(scene, kind, weight) for scene in scenes for kind in _LOCAL for weight in _WEIGHTS]
+    scenes = {"digits": cache(backdoored_copies.digits), "colour": cache(backdoored_copies.colour)}
+    kept = partial(kept_rows, plan={"numbers": [_RATE, SEED, _WEIGHTS]})
+    kinds = {
+        name: kept(f"badexpert_{name}", {kind: partial(_row, find, kind) for kind in KINDS}) for name, find in scenes.items()
+    }
+    adaptive = kept(
+        "badexpert_adaptive",
+        {f"{name} {weight:g}": partial(_adaptive_cells, find, weight) for name, find in scenes.items() for weight in _WEIGHTS},
+    )
+    tables = {name: table(_HEADER, [row["badexpert"] for row in rows.values()]) for name, rows in kinds.items()}
+    tails = {name: table(strip_tails.HEADER, [t for row in rows.values() for t in row["tails"]]) for name, rows in kinds.items()}
     return (
         "## BaDExpert\n\n"
         f"`python -m benchmarks badexpert`, seed {SEED}: for each kind a copy of the classifier is trained on for {EPOCHS} epochs with "
@@ -53,12 +63,27 @@ def section() -> str:
         f"marginal; its expert is made of 667 of them), and measured on {backdoored_copies.CLEAN:,} clean and at most "
         f"{backdoored_copies.TRIGGERED:,} triggered test images, purified before they are answered. In brackets exact 95 % intervals; "
         "those of TPR at 1 % FPR are distribution-free, for threshold and share together.\n\n"
-        f"### Digits, `mnist-standard`\n\n{tables[0]}\n### Coloured digits on crops of photographs, 32x32x3\n\n{tables[1]}\n"
+        f"### Digits, `mnist-standard`\n\n{tables['digits']}\n"
+        f"### Coloured digits on crops of photographs, 32x32x3\n\n{tables['colour']}\n"
         "### An attacker who trains with experts in mind\n\n"
-        "`attacks/backdoors/forgetful_training.py`: while the copy learns the backdoor, a copy of it unlearns clean images, and "
-        "the attacker adds the gradient that makes this expert forget the trigger too, with a weight:\n\n"
-        f"{table(_ADAPTIVE_HEADER, adaptive)}"
+        "`attacks/backdoors/forgetful_training.py`: while the copy learns the backdoor, a copy of it unlearns clean images, and the "
+        f"attacker adds, with a weight, the gradient that makes this expert forget the trigger too ({_LOCAL.replace('_', ' ')}):\n\n"
+        f"{table(_ADAPTIVE_HEADER, list(adaptive.values()))}\n"
+        "### STRIP on both tails\n\n"
+        f"On the same copies, {strip_tails.OVERLAYS} overlays, thresholds of {strip_tails.HELD:,} held images, measured on "
+        f"{strip_tails.CLEAN:,} clean and {strip_tails.TRIGGERED} triggered ones. Digits:\n\n{tails['digits']}\n"
+        f"Colour:\n\n{tails['colour']}"
     )
+
+
+def _row(find: Callable[[], Scene], kind: str) -> dict[str, Any]:
+    """The cells of one kind, in the table of BaDExpert and in that of STRIP's tails."""
+    scene = find()
+    backdoor = scene.backdoors()[kind]
+    copy = backdoored_copies.copy_with(scene, backdoor)
+    found = _measured(scene, backdoor, copy)
+    cells = [kind.replace("_", " "), found["works"], *found["refusals"], found["purified"], *found["expert"]]
+    return {"badexpert": cells, "tails": list(strip_tails.rows(scene, kind, copy, scene.triggered(backdoor)[0]))}
 
 
 def _calibrated(scene: Scene, copy: KerasClassifier) -> CalibratedDetector:
@@ -67,19 +92,14 @@ def _calibrated(scene: Scene, copy: KerasClassifier) -> CalibratedDetector:
     return calibrated
 
 
-def _cells(scene: Scene, kind: str, backdoor: Backdoor, copy: KerasClassifier) -> list[str]:
-    found = _measured(scene, backdoor, copy)
-    return [kind.replace("_", " "), found["works"], *found["refusals"], found["purified"], *found["expert"]]
-
-
-def _adaptive_cells(scene: Scene, kind: str, weight: float) -> list[str]:
-    backdoor = scene.backdoors()[kind]
+def _adaptive_cells(find: Callable[[], Scene], weight: float) -> list[str]:
+    scene = find()
+    backdoor = scene.backdoors()[_LOCAL]
     training = ForgetfulTraining(weight=weight, epochs=EPOCHS, learning_rate=LEARNING_RATE, batch_size=BATCH)
     copy = training(scene.classifier, scene.poisoned(backdoor), backdoor, scene.training, seed=SEED)
     found = _measured(scene, backdoor, copy)
     right = share(copy.predict(scene.purified(scene.clean.images)).argmax(axis=1) == scene.clean.labels)
-    name = f"{scene.name}, {kind.replace('_', ' ')}"
-    return [name, f"{weight:g}", found["works"], f"{100 * right.rate:.1f} %", *found["refusals"], *found["expert"]]
+    return [scene.name, f"{weight:g}", found["works"], f"{100 * right.rate:.1f} %", *found["refusals"], *found["expert"]]
 
 
 def _measured(scene: Scene, backdoor: Backdoor, copy: KerasClassifier) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def fit_badexpert(classifier: Classifier, parts: CalibrationSplit, terms: Terms)
         )
     except InvalidInput as failure:  # a model that cannot be copied, or none of whose weights is trained
         raise CannotBeFitted(f"{BaDExpert.name}: {failure}") from failure
-    if found.accuracy >= ACCURACY_BELOW:
+    if not found.accuracy < ACCURACY_BELOW:  # NaN too
         raise CannotBeFitted(
             f"{BaDExpert.name} needs a copy of the model that is right on fewer than {100 * ACCURACY_BELOW:g} % of clean images, but "
             f"wrong labels left this one right on {100 * found.accuracy:.0f} %"

@@ -1,12 +1,13 @@
 """Unlearning: a copy of a Keras classifier that wrong labels make forget what clean images show, and little else.
 
-Xie et al. 2024, arXiv:2308.12439, algorithm 1. The step size matters more than anything else: too small, and nothing is forgotten; too
-large, and everything is, a backdoor included. No size suits all networks, so that it grows from step to step, from far too small, until
-the copy is right on few clean images, and no further.
+Xie et al. 2024, arXiv:2308.12439, algorithm 1. The step size matters more than anything else: too large, and the copy forgets what its
+backdoor does as well; too small, and in the many steps that it takes the backdoor fades too. None suits all networks, so that one is
+sought with which a copy forgets within some dozens of steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.classifier import Labels
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.training.fine_tuning import check_training_data, copy_of
 
-FIRST, GROWTH, STEPS = 1e-5, 1.03, 500
-"""Step sizes of Adam: from 1e-5 to 25. Networks forget at 1e-3 to 1e-2; only weights that are unusually large take more."""
+FIRST, FACTOR, RUNS = 1e-3, 4.0, 8
+"""Step sizes of Adam: the first, by how much the next is larger or smaller, and how many are tried at most."""
+STEPS_AT_LEAST, STEPS_AT_MOST = 30, 120
+"""In how many steps a copy should forget."""
 BATCH = 32
-PASSES = BATCH * STEPS
-"""Images that are shown at most, forward and backward; and one look at the watched ones every few steps."""
-_LOOKS = 5
+PASSES = BATCH * STEPS_AT_MOST * RUNS
+"""Images that are shown at most, forward and backward; after every fifth step the watched ones are looked at."""
+_STEPS_PER_LOOK = 5
 _WATCHED_AT_MOST = 256
 
 
@@ -34,8 +36,7 @@ class Unlearned:
 
     Attributes:
         accuracy_before, accuracy: of the classifier and of its copy on images that neither was trained on.
-        learning_rate: of the last step.
-        steps: of training.
+        learning_rate, steps: with which it did.
     """
 
     classifier: KerasClassifier
@@ -60,54 +61,110 @@ def unlearned_copy(
 
     Args:
         watched: labelled images that tell how much is forgotten, of which 256 are looked at.
-        below: the accuracy at which it stops; a copy that does not fall below it comes back as it is after `STEPS`.
+        below: the accuracy at which a run stops. Where no step size leads there, the copy that came closest is returned.
         seed: of batches and labels; the same seed, data and thread count give the same weights.
         told: called with (steps done, steps at most).
 
     Raises: InvalidInput: no images, another shape, unknown labels, a model that cannot be copied or has no trainable weights.
     """
     check_training_data(classifier, data)
-    copy, some = copy_of(classifier), watched.take(slice(0, _WATCHED_AT_MOST))
-    before = accuracy = _accuracy(classifier, some)
-    step, rng = _step(copy), np.random.default_rng(seed)
-    for done, rows in zip(range(1, STEPS + 1), _batches(len(data), rng), strict=False):
-        step(data.images[rows], _wrong(data.labels[rows], len(copy.labels), rng), FIRST * GROWTH ** (done - 1))
-        told(done, STEPS)
-        if done % _LOOKS == 0:
-            accuracy = _accuracy(copy, some)
-            if accuracy < below:
-                break
-    told(STEPS, STEPS)
-    return Unlearned(copy, before, accuracy, FIRST * GROWTH ** (done - 1), done)
+    runs = _Runs(copy_of(classifier), data, watched.take(slice(0, _WATCHED_AT_MOST)), below, seed)
+    before = runs.accuracy()
+    best = _best(runs, below, lambda done: told(done * STEPS_AT_MOST, RUNS * STEPS_AT_MOST))
+    return Unlearned(runs.restored(best), before, best.accuracy, best.rate, best.steps)
 
 
-def _step(copy: KerasClassifier) -> Callable[[NDArray[np.float32], Labels, float], None]:
-    """A step of Adam on a batch with these labels, at this step size, compiled once."""
-    tf = import_tensorflow()
-    import keras
+@dataclass(frozen=True)
+class _Run:
+    """What a step size came to; the accuracy is NaN where the copy's outputs are."""
 
-    weights, optimiser = copy.model.trainable_variables, keras.optimizers.Adam(FIRST)
-    optimiser.build(weights)
+    rate: float
+    steps: int
+    accuracy: float
+    weights: list[NDArray[Any]]
 
-    def graph(images: Any, labels: Any, rate: Any) -> None:
+    def rank(self, below: float) -> tuple[int, float]:
+        """Lower is better: of copies that have forgotten those that took longer, then those that are right less often."""
+        if self.accuracy < below:
+            return 0, -self.steps
+        return (2, 0.0) if math.isnan(self.accuracy) else (1, self.accuracy)
+
+
+def _best(runs: _Runs, below: float, told: Callable[[int], None]) -> _Run:
+    """The first run that forgets in as many steps as it should; the best of those that were tried where none does."""
+    too_small, too_large = 0.0, math.inf
+    run = best = runs.run(FIRST)
+    for done in range(1, RUNS):
+        told(done)
+        if run.accuracy >= below:
+            too_small = run.rate
+        elif math.isnan(run.accuracy) or run.steps < STEPS_AT_LEAST:
+            too_large = run.rate
+        else:
+            break
+        run = runs.run(_between(too_small, too_large))
+        best = min(best, run, key=lambda one: one.rank(below))
+    told(RUNS)
+    return best
+
+
+def _between(too_small: float, too_large: float) -> float:
+    if not too_small:
+        return too_large / FACTOR
+    return too_small * FACTOR if math.isinf(too_large) else math.sqrt(too_small * too_large)
+
+
+class _Runs:
+    """Runs of one copy from the same weights, with steps that are compiled once."""
+
+    def __init__(self, copy: KerasClassifier, data: Dataset, watched: Dataset, below: float, seed: int) -> None:
+        self._copy, self._data, self._watched, self._below, self._seed = copy, data, watched, below, seed
+        self._tf = import_tensorflow()
+        import keras
+
+        self._start: list[NDArray[Any]] = copy.model.get_weights()
+        self._weights, self._optimiser = copy.model.trainable_variables, keras.optimizers.Adam(FIRST)
+        self._optimiser.build(self._weights)
+        images = self._tf.TensorSpec([None, *copy.input_shape], self._tf.float32)
+        signature = [images, self._tf.TensorSpec([None], self._tf.int64)]
+        self._step: Callable[..., Any] = self._tf.function(self._graph, input_signature=signature, autograph=False)
+
+    def run(self, rate: float) -> _Run:
+        """From the first weights, with steps of this size, until the copy is right on few images."""
+        self._begin(rate)
+        rng, classes = np.random.default_rng(self._seed), len(self._copy.labels)
+        accuracy = 1.0
+        for done, rows in zip(range(1, STEPS_AT_MOST + 1), _batches(len(self._data), rng), strict=False):
+            wrong = (self._data.labels[rows] + rng.integers(1, classes, BATCH)) % classes
+            self._step(self._tf.constant(self._data.images[rows]), self._tf.constant(wrong, "int64"))
+            if done % _STEPS_PER_LOOK == 0:
+                accuracy = self.accuracy()
+                if not accuracy >= self._below:  # NaN too
+                    break
+        return _Run(rate, done, accuracy, self._copy.model.get_weights())
+
+    def restored(self, run: _Run) -> KerasClassifier:
+        """The copy as it was after a run."""
+        self._copy.model.set_weights(run.weights)
+        return self._copy
+
+    def accuracy(self) -> float:
+        """Of the copy as it is on the watched images."""
+        outputs = self._copy.predict(self._watched.images)
+        return float((outputs.argmax(axis=1) == self._watched.labels).mean()) if np.isfinite(outputs).all() else math.nan
+
+    def _begin(self, rate: float) -> None:
+        self._copy.model.set_weights(self._start)
+        for variable in self._optimiser.variables:
+            variable.assign(self._tf.zeros_like(variable))
+        self._optimiser.learning_rate = rate
+
+    def _graph(self, images: Any, labels: Any) -> None:
         # In inference mode: statistics of batches would change the copy even where its weights do not move.
-        logits = copy.graph_logits(images)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        optimiser.learning_rate = rate
-        optimiser.apply(tf.gradients(loss, weights, unconnected_gradients="zero"), weights)
-
-    images = tf.TensorSpec([None, *copy.input_shape], tf.float32)
-    signature = [images, tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.float32)]
-    compiled = tf.function(graph, input_signature=signature, autograph=False)
-
-    def step(images: NDArray[np.float32], labels: Labels, rate: float) -> None:
-        compiled(tf.constant(images), tf.constant(labels, tf.int64), tf.constant(rate, tf.float32))
-
-    return step
-
-
-def _accuracy(classifier: KerasClassifier, data: Dataset) -> float:
-    return float((classifier.predict(data.images).argmax(axis=1) == data.labels).mean())
+        logits = self._copy.graph_logits(images)
+        loss = self._tf.reduce_mean(self._tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradient = self._tf.gradients(loss, self._weights, unconnected_gradients="zero")
+        self._optimiser.apply(gradient, self._weights)
 
 
 def _batches(samples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -118,9 +175,3 @@ def _batches(samples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int6
             ahead = np.concatenate([ahead, rng.permutation(samples)])
         yield ahead[:BATCH]
         ahead = ahead[BATCH:]
-
-
-def _wrong(labels: Labels, classes: int, rng: np.random.Generator) -> Labels:
-    """Any class but the right one, drawn anew."""
-    wrong: Labels = (labels + rng.integers(1, classes, len(labels))) % classes
-    return wrong

@@ -141,7 +141,8 @@ def test_a_model_that_cannot_be_trained_is_told_so_and_the_other_detectors_are_f
 
 
 def test_a_model_that_does_not_forget_is_told_so(keras_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.training.unlearning.STEPS", 5)
+    monkeypatch.setattr("models.training.unlearning.RUNS", 1)
+    monkeypatch.setattr("models.training.unlearning.STEPS_AT_MOST", 5)
     with pytest.raises(
         CannotBeFitted, match=r"right on fewer than 25 % of clean images, but wrong labels left this one right on \d+ %"
     ):

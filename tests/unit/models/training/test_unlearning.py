@@ -11,7 +11,7 @@ from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.preparation import Preparation
-from models.training.unlearning import STEPS, unlearned_copy
+from models.training.unlearning import RUNS, STEPS_AT_LEAST, STEPS_AT_MOST, _Run, unlearned_copy
 from tests.fakes import squares
 from tests.poisoned import Poisoned
 
@@ -30,8 +30,10 @@ def test_the_copy_forgets_and_the_given_classifier_stays_as_it_is(keras_model: A
     assert accuracy(found.classifier, TEST) < 0.35
     assert found.classifier.labels == ("red", "green", "blue")
     np.testing.assert_array_equal(classifier.predict(TEST.images), before)
-    assert told[: found.steps] == [(done, STEPS) for done in range(1, found.steps + 1)]
-    assert told[-1] == (STEPS, STEPS)
+    assert STEPS_AT_LEAST <= found.steps <= STEPS_AT_MOST
+    most = RUNS * STEPS_AT_MOST
+    assert told[0] == (STEPS_AT_MOST, most)
+    assert told[-1] == (most, most)
 
 
 def test_what_a_trigger_means_is_not_forgotten(backdoored: tuple[Any, Poisoned]) -> None:
@@ -67,17 +69,35 @@ def test_it_forgets_whatever_the_scale_of_the_weights(scale: float) -> None:
     assert found.accuracy < 0.25 < 0.9 < found.accuracy_before
 
 
-def test_a_copy_that_cannot_forget_comes_back_with_its_accuracy() -> None:
+def test_a_model_all_of_whose_layers_are_frozen_is_refused(keras_model: Any) -> None:
     import keras
 
-    model = keras.Sequential(
-        [keras.Input((16, 16, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Rescaling(500.0), keras.layers.Dense(3)]
-    )
-    model.layers[-1].set_weights([np.eye(3, dtype=np.float32), np.zeros(3, np.float32)])
-    model.layers[-1].trainable = False
+    model = keras.models.clone_model(keras_model)
+    model.trainable = False
     with pytest.raises(InvalidInput, match="expected a model with trainable weights"):
-        unlearned_copy(KerasClassifier(model, outputs="logits"), DATA, WATCHED, below=0.25)
-    model.layers[-1].trainable = True
-    found = unlearned_copy(KerasClassifier(model, outputs="logits"), DATA, WATCHED, below=0.0)
-    assert found.steps == STEPS
-    assert found.accuracy >= 0
+        unlearned_copy(KerasClassifier(model), DATA, WATCHED, below=0.25)
+
+
+def test_where_no_step_size_leads_there_the_copy_that_came_closest_is_returned(
+    keras_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.unlearning.RUNS", 2)
+    monkeypatch.setattr("models.training.unlearning.STEPS_AT_MOST", 10)
+    found = unlearned_copy(KerasClassifier(keras_model), DATA, WATCHED, below=0.0)
+    assert found.steps == 10
+    assert found.learning_rate in (1e-3, 4e-3)
+    assert 0 <= found.accuracy <= found.accuracy_before
+    assert accuracy(found.classifier, WATCHED) == found.accuracy
+
+
+@pytest.mark.parametrize(
+    ("runs", "best"),
+    [
+        ([(10, 0.1), (40, 0.2), (120, 0.9)], 1),
+        ([(120, 0.9), (120, 0.3), (5, np.nan)], 1),
+        ([(5, np.nan), (120, 0.99)], 1),
+    ],
+)
+def test_of_several_copies_the_gentlest_that_has_forgotten_is_taken(runs: list[tuple[int, float]], best: int) -> None:
+    made = [_Run(1e-3, steps, right, []) for steps, right in runs]
+    assert min(made, key=lambda run: run.rank(0.25)) is made[best]
