@@ -36,7 +36,7 @@ IMAGES_A_CLASS, HELD_IMAGES = 100, 1000
 _FOLDS = 5
 _CONSTANT = 1e-6  # of the largest deviation: features that vary less do not vary
 _RIDGE = 1e-6  # of features of deviation 1
-_LEAST = 1e-9
+_LEAST = 1e-6  # of a deviation
 _NEVER = -1e6  # a logit
 
 

@@ -25,6 +25,9 @@ from models.classifier import Features, Images, Labels
 NOT_JUDGED = 0.0
 """The score of an answer of a class that no image was given of: that of a clean image on average, which no threshold refuses."""
 
+_SLOPE, _SHARE = 1e-4, 1e-3
+_LARGE = 30.0  # a logarithm of odds beyond which 1 makes no difference to them
+
 
 @njit(nogil=True, fastmath={"contract", "nsz"}, cache=True)
 def _disagreement(
@@ -54,14 +57,20 @@ def _disagreement(
                 value, row = features[i, d], projection[d]
                 for m in range(seen.size):
                     seen[m] += value * row[m]
-            largest = seen[0]
-            for m in range(1, classes):
-                largest = max(largest, seen[m])
+            largest = -np.inf
+            for m in range(classes):
+                if m != label:
+                    largest = max(largest, np.float64(seen[m]))
             total = 0.0
             for m in range(classes):
-                total += np.exp(np.float64(seen[m]) - largest)
-            surprise = np.log(total) + largest - seen[label]
-            surprise_of_all += np.log1p(max(surprise, 0.0))
+                if m != label:
+                    total += np.exp(seen[m] - largest)
+            odds = np.log(total) + largest - seen[label]  # the logarithm of those against the answer
+            if odds < -_LARGE:
+                surprise_of_all += _SLOPE * odds
+            else:
+                surprise = odds if odds > _LARGE else np.log1p(np.exp(odds))
+                surprise_of_all += np.log1p(surprise) + _SLOPE * np.log(surprise)
             for m in range(count):
                 apart[m] = norms[layer, m]
             for axis in range(axes):
@@ -74,7 +83,7 @@ def _disagreement(
             nearer = 0
             for m in range(count):
                 nearer += apart[m] < nearest
-            rank_of_all += np.log((nearer + 1) / count)
+            rank_of_all += np.log(nearer / count + _SHARE)
         a, b = surprise_of_all / layers, rank_of_all / layers
         score = (moments[0, 0] - a) / moments[0, 1] + (moments[1, 0] - b) / moments[1, 1]
         result[i, 0], result[i, 1] = a, b
@@ -85,14 +94,15 @@ def _disagreement(
 class LayerDisagreement(Defence):
     """Score an image by how far inner layers disagree with its answer y, and abstain when the score is not above a threshold:
 
-        a(x) = mean_l log(1 + -log p_l(y | x))       p_l: a linear probe of layer l
-        b(x) = mean_l log(share_l(y | x) + 1/n)      share_l: of n reference images, those nearer than the nearest one of class y
+        a(x) = mean_l log(1 + u_l) + log(u_l) / 10^4   u_l = -log p_l(y | x), p_l: a linear probe of layer l
+        b(x) = mean_l log(share_l(y | x) + 1/1000)     share_l: of n reference images, those nearer than the nearest one of class y
         s(x) = -(a(x) - mean a) / std a - (b(x) - mean b) / std b;   abstain when s(x) <= threshold
 
     x_l are the features of layer l: the map of a convolution block, averaged over squares, standardised. p_l is the softmax of linear
     discriminants: one mean a class, by true labels, and one covariance for all of them. Distances are those between projections of the
     features to a few axes. References are clean images that the classifier gets right. y is the classifier's own answer to the image as
-    the classifier is given it; its features come from the same forward pass.
+    the classifier is given it; its features come from the same forward pass. The small second term of a(x) tells images apart whose
+    answers every probe is sure of: where most clean images had one score, no threshold could refuse one of them in a hundred.
 
     An answer of a class that had no image in calibration cannot be judged, and is not refused.
 
