@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.backdoors import layer_disagreement
 from benchmarks.fuzzing import fuzz
 from benchmarks.harness.peers import machine
 from benchmarks.methods import (
@@ -65,6 +66,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "evasion_detectors": evasion_detectors.section,
     "backdoors": backdoors.section,
     "sentinet": sentinet.section,
+    "layers": layer_disagreement.section,
     "extraction": extraction.section,
     "formats": formats.section,
     "activation_clustering": activation_clustering.section,

@@ -153,6 +153,17 @@ class LayeredClassifier(ReadableClassifier):
 
     seen: list[int] = field(default_factory=list)
 
+    def layers(self) -> tuple[str, ...]:
+        return ("early", "late", "hidden")
+
+    def activations(self, images: Images, layer: str | int | None = None) -> NDArray[np.float32]:
+        return images.reshape(len(images), -1) if layer == "early" else super().activations(images, layer)
+
+    def activation_gradients(self, images: Images, layer: str | int | None, by_activations: NDArray[np.float32]) -> Images:
+        if layer == "early":
+            return by_activations.reshape(images.shape)
+        return super().activation_gradients(images, layer, by_activations)
+
     def blocks(self) -> dict[str, Shape]:
         return {"early": self.input_shape, "late": (1, 1, self.weights.shape[1])}
 
@@ -161,8 +172,7 @@ class LayeredClassifier(ReadableClassifier):
 
         def answer(images: Images) -> LayeredAnswers:
             self.seen.append(len(images))
-            read = {"early": images.reshape(len(images), -1), "late": self.activations(images)}
-            features = [features_of(read[layer], shape) for layer, shape in shapes.items()]
+            features = [features_of(self.activations(images, layer), shape) for layer, shape in shapes.items()]
             return LayeredAnswers(self.predict(images), np.concatenate(features, axis=1))
 
         return answer

@@ -156,6 +156,7 @@ class LayerDisagreement(Defence):
         },
         fitted_by="defences.calibration.layer_disagreement:fit_layer_disagreement",
         images_to_choose_on=5000,
+        one_call_an_image=True,
     )
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ def drawn(n: int, seed: int) -> Seen:
     labels = rng.integers(0, CLASSES, n)
     means = np.random.default_rng(99).normal(size=(2, CLASSES, WIDTH)) * np.array([1.0, 2.0])[:, None, None]
     mixing = np.random.default_rng(98).normal(size=(2, WIDTH, WIDTH))
-    features = np.concatenate([means[l][labels] + rng.normal(size=(n, WIDTH)) @ mixing[l] for l in range(2)], axis=1)
+    features = np.concatenate([means[at][labels] + rng.normal(size=(n, WIDTH)) @ mixing[at] for at in range(2)], axis=1)
     answers = np.where(rng.random(n) < 0.05, (labels + 1) % CLASSES, labels)
     return Seen(features.astype(np.float32), answers, labels)
 

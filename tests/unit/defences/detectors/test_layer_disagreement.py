@@ -84,14 +84,14 @@ def test_without_it_no_call_shows_layers_and_switched_off_it_needs_none() -> Non
 
 
 def test_a_classifier_that_shows_no_layers_or_not_these_is_refused_in_a_sentence() -> None:
-    with pytest.raises(InvalidInput, match="layer_disagreement looks at layers .* FakeClassifier shows none"):
+    with pytest.raises(InvalidInput, match=r"layer_disagreement looks at layers .* FakeClassifier shows none"):
         DefendedClassifier(linear(SHAPE, 4), detectors=[Step(layer_disagreement(SHAPE, 0.0))])
     odd = layer_disagreement(SHAPE, 0.0, layers=("late",))
     object.__setattr__(odd, "layers", ("later",))
     with pytest.raises(InvalidInput, match="expected layers that are one of early, late, got later"):
         DefendedClassifier(layered(SHAPE, 4), detectors=[Step(odd)])
+    both = [Step(layer_disagreement(SHAPE, 0.0)), Step(layer_disagreement(SHAPE, 0.0, layers=("late",)))]
     with pytest.raises(InvalidInput, match="expected detectors that look at the same layers"):
-        both = [Step(layer_disagreement(SHAPE, 0.0)), Step(layer_disagreement(SHAPE, 0.0, layers=("late",)))]
         DefendedClassifier(layered(SHAPE, 4), detectors=both)
 
 

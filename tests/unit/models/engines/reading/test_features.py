@@ -100,7 +100,7 @@ def test_a_gradient_by_features_is_their_slope(source: KerasClassifier) -> None:
 def test_a_layer_that_is_no_block_is_refused_with_those_that_are(make: Callable[[Any], Any], source: KerasClassifier) -> None:
     classifier = source if make is KerasClassifier else converted(source)
     for layers in ((), ("nothing",), (classifier.hidden_layer(),)):
-        with pytest.raises(InvalidInput, match="expected layers that are one of .*, got"):
+        with pytest.raises(InvalidInput, match=r"expected layers that are one of .*, got"):
             classifier.layered(layers)
 
 
