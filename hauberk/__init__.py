@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from defences.defended_classifier import Decisions, DefendedClassifier, Step
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
     from defences.detectors.binary_input_detector import BinaryInputDetector
+    from defences.detectors.layer_disagreement import LayerDisagreement
     from defences.detectors.sentinet import SentiNet
     from defences.detectors.strip import Strip
     from defences.poison.activation_clustering import ActivationClustering
@@ -62,6 +63,7 @@ _HOMES = {
     "defences.purifiers.total_variation": ("TotalVariation",),
     "defences.detectors.strip": ("Strip",),
     "defences.detectors.sentinet": ("SentiNet",),
+    "defences.detectors.layer_disagreement": ("LayerDisagreement",),
     "defences.detectors.binary_input_detector": ("BinaryInputDetector",),
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
