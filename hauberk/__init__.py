@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from defences.detectors.badexpert import BaDExpert
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
     from defences.detectors.binary_input_detector import BinaryInputDetector
+    from defences.detectors.layer_disagreement import LayerDisagreement
     from defences.detectors.sentinet import SentiNet
     from defences.detectors.strip import Strip
     from defences.poison.activation_clustering import ActivationClustering
@@ -64,6 +65,7 @@ _HOMES = {
     "defences.detectors.strip": ("Strip",),
     "defences.detectors.sentinet": ("SentiNet",),
     "defences.detectors.badexpert": ("BaDExpert",),
+    "defences.detectors.layer_disagreement": ("LayerDisagreement",),
     "defences.detectors.binary_input_detector": ("BinaryInputDetector",),
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
@@ -151,6 +153,7 @@ __all__ = [  # spelled out for type checkers
     "ImagePatch",
     "InvalidInput",
     "KerasClassifier",
+    "LayerDisagreement",
     "KnockoffNets",
     "Preparation",
     "Progress",

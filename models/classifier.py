@@ -150,7 +150,10 @@ class LayeredClassifier(ActivationClassifier, Protocol):
     """A classifier that shows features of its layers in the pass that answers, as detectors of disagreement between layers need them."""
 
     def blocks(self) -> Mapping[str, tuple[int, int, int]]:
-        """The outputs of its convolution blocks, in order of computation: names that are in `layers`, and (h, w, c) of their maps."""
+        """The outputs of its convolution blocks, in order of computation: names that are in `layers`, and (h, w, c) of their maps.
+
+        A block is a convolution and what follows it up to the next: normalisation, activation function, pooling.
+        """
         ...
 
     def layered(self, layers: tuple[str, ...]) -> LayeredPass:

@@ -1,1 +1,1 @@
-"""Backdoors against the detectors that look for them, on copies that are made for it."""
+"""Measurements of backdoors and of what is done against them."""

@@ -119,9 +119,7 @@ class CalibrationPlan:
 
     def parts(self, clean: Samples, effort: Effort = FULL) -> CalibrationSplit:
         """The clean data in two parts. Raises: InvalidInput: too few images for the promise."""
-        most = images_to_choose_on(fits_of(self.detectors))
-        if effort.choosing_images < FULL.choosing_images:
-            most = min(most, effort.choosing_images)
+        most = images_to_choose_on(fits_of(self.detectors), effort)
         rate, confidence = self.false_abstention_rate, self.confidence
         return split(clean, rate=rate, confidence=confidence, seed=self.seed, choosing_at_most=most)
 

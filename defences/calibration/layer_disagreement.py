@@ -7,7 +7,7 @@ arXiv:1810.07052, and Mo et al. 2024, arXiv:2312.02673 (the scores, see `defence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -36,7 +36,7 @@ IMAGES_A_CLASS, HELD_IMAGES = 100, 1000
 _FOLDS = 5
 _CONSTANT = 1e-6  # of the largest deviation: features that vary less do not vary
 _RIDGE = 1e-6  # of features of deviation 1
-_LEAST = 1e-9
+_LEAST = 1e-6  # of a deviation
 _NEVER = -1e6  # a logit
 
 
@@ -109,14 +109,33 @@ class Seen:
         return Seen(self.features[rows], self.answers[rows], self.labels[rows])
 
 
-def fitted_to(layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.random.Generator) -> LayerDisagreement:
+Axes = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int], NDArray[np.float64]]
+"""Standardised features [n, d] of a layer, their means by class [k', d], the inverse covariance within classes [d, d], the number of
+classes -> the axes [d, r] of the space in which the nearest references are looked for."""
+
+
+def discriminating(
+    values: NDArray[np.float64], means: NDArray[np.float64], inverse: NDArray[np.float64], classes: int
+) -> NDArray[np.float64]:
+    """The axes on which classes differ: r = min(k - 1, 32), zeros where there are fewer. See `Axes`."""
+    count, whitening = min(classes - 1, AXES_AT_MOST), np.linalg.cholesky(inverse)
+    apart = (means - means.mean(axis=0)) @ whitening
+    directions = np.linalg.svd(apart, full_matrices=False)[2][: min(count, len(means) - 1)]
+    axes = np.zeros((len(inverse), count))
+    axes[:, : len(directions)] = whitening @ directions.T
+    return axes
+
+
+def fitted_to(
+    layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.random.Generator, *, axes: Axes = discriminating
+) -> LayerDisagreement:
     """Probes, axes and references of these images; moments and threshold are open.
 
     Raises: CannotBeFitted: no image that the classifier gets right.
     """
     widths = np.array([width(shape) for shape in layers.values()])
     spans = [slice(start, end) for start, end in pairwise([0, *np.cumsum(widths).tolist()])]
-    maps = [_projection(data.features[:, span], data.labels, classes) for span in spans]
+    maps = [_projection(data.features[:, span], data.labels, classes, axes) for span in spans]
     right = np.flatnonzero(data.answers == data.labels)
     if not right.size:
         raise CannotBeFitted(f"{LayerDisagreement.name}: expected clean images that the model gets right, got none")
@@ -139,7 +158,7 @@ def fitted_to(layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.
     )
 
 
-def _projection(features: Features, labels: Labels, classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _projection(features: Features, labels: Labels, classes: int, axes: Axes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """From the features [n, d] of a layer to discriminants and axes: matrix [d, k + r] and offset [k + r].
 
     Features are standardised first; one that never changes is left out. With the covariance within classes C = (L L')^-1 the
@@ -161,24 +180,9 @@ def _projection(features: Features, labels: Labels, classes: int) -> tuple[NDArr
     weights = inverse @ means.T
     bias = np.full(classes, _NEVER)  # a class without images gets a probability of 0
     bias[present] = -np.einsum("kd,dk->k", means, weights)[present] / 2
-    matrix = np.concatenate([weights, _axes(means[present], inverse, axes_of(classes))], axis=1) * scale[:, None]
+    matrix = np.concatenate([weights, axes(values, means[present], inverse, classes)], axis=1) * scale[:, None]
     offset = np.concatenate([bias, np.zeros(matrix.shape[1] - classes)]) - centre @ matrix
     return matrix.astype(np.float32), offset.astype(np.float32)
-
-
-def axes_of(classes: int) -> int:
-    """The number of axes r on which the nearest references are looked for."""
-    return min(classes - 1, AXES_AT_MOST)
-
-
-def _axes(means: NDArray[np.float64], inverse: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Of the means of classes [k, d] and the inverse covariance within them: [d, r], with zeros where there are fewer than r."""
-    whitening = np.linalg.cholesky(inverse)
-    spread = (means - means.mean(axis=0)) @ whitening
-    directions = np.linalg.svd(spread, full_matrices=False)[2][: min(count, len(means) - 1)]
-    axes = np.zeros((len(inverse), count))
-    axes[:, : len(directions)] = whitening @ directions.T
-    return axes
 
 
 def _crossed(layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.random.Generator) -> NDArray[np.float64]:

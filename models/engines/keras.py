@@ -218,7 +218,7 @@ class KerasClassifier:
         return self._activations(images, layer)
 
     def blocks(self) -> Mapping[str, tuple[int, int, int]]:
-        """See `LayeredClassifier.blocks`: the last layer with the map of each convolution."""
+        """See `LayeredClassifier.blocks`: layers of the model."""
         return self._activations.blocks
 
     def layered(self, layers: tuple[str, ...]) -> LayeredPass:

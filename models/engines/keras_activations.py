@@ -105,7 +105,7 @@ class KerasActivations:
     def blocks(self) -> dict[str, MapShape]:
         """The convolution blocks before the hidden layer, and (h, w, c) of their maps.
 
-        A block is a layer with a kernel and what follows without another and leaves the shape as it is; its output is the last of them.
+        A block is a layer with a kernel and the maps that follow, up to the next such layer; its output is the last of them.
         """
         return dict(self._seen.blocks)
 
@@ -310,7 +310,7 @@ def _blocks(calls: Sequence[_Call], output: Any) -> dict[str, MapShape]:
             continue
         if _has_kernel(call.layer):
             found.append(call)
-        elif found and call.returned.shape[1:] == found[-1].returned.shape[1:]:
+        elif found:
             found[-1] = call
     return {call.name: _map_shape(call.returned) for call in found}
 

@@ -103,8 +103,8 @@ class OnnxLayers:
         tensors: by name, all that can be read.
         names: of those that count as layers, in order of computation.
         hidden, earlier: see the module; None where there is none.
-        blocks: outputs of convolution blocks before the hidden layer: of a convolution and what follows without another and leaves the
-            shape as it is. None in models from before there was a use for them.
+        blocks: outputs of convolution blocks before the hidden layer: the last map that follows a convolution before the next one. None
+            in models from before there was a use for them.
     """
 
     tensors: Mapping[str, Tensor]
@@ -206,7 +206,7 @@ class _Graph:
                 continue
             if self.made_by[name].op_type in _CONVOLUTIONS:
                 found.append(name)
-            elif found and name in counting and tensor.shape == tensors[found[-1]].shape:
+            elif found and name in counting:
                 found[-1] = name
         return tuple(name for name in found if name in counting)
 
