@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.backdoors import adaptive_backdoors, badexpert, layer_disagreement
 from benchmarks.fuzzing import fuzz
 from benchmarks.harness.peers import machine
 from benchmarks.methods import (
@@ -64,7 +65,10 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "adaptive": adaptive.section,
     "evasion_detectors": evasion_detectors.section,
     "backdoors": backdoors.section,
+    "adaptive_backdoors": adaptive_backdoors.section,
     "sentinet": sentinet.section,
+    "badexpert": badexpert.section,
+    "layers": layer_disagreement.section,
     "extraction": extraction.section,
     "formats": formats.section,
     "activation_clustering": activation_clustering.section,

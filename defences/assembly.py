@@ -37,7 +37,11 @@ def assemble(
     Raises: InvalidBundle: an unknown defence or parameter, shapes that do not fit, a detector with other parameters than it was
     calibrated with. InvalidInput: a mode for a defence the bundle lacks.
     """
-    return DefendedClassifier(classifier, **_steps(bundle, modes or {}, threads, classifier), secret=secret)
+    steps = _steps(bundle, modes or {}, threads, classifier)
+    try:
+        return DefendedClassifier(classifier, **steps, secret=secret)
+    except InvalidInput as failure:
+        raise InvalidBundle(f"{bundle.directory / SETTINGS}: {failure}") from failure
 
 
 def load_bundle(

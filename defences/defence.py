@@ -23,7 +23,7 @@ Stage = Literal["purify", "abstain", "obscure"]
 Kind = Literal["array", "number", "numbers"]
 """How a parameter lies in calibration.npz and reaches the constructor: an array as it is, a float, a tuple of numbers."""
 
-_FROM_THE_MACHINE = {"threads", "classifier"}
+_FROM_THE_MACHINE = {"threads", "classifier", "expert"}
 """Parameters that neither hauberk.toml nor calibration.npz may give."""
 
 
@@ -56,6 +56,7 @@ class DefenceRecord:
         fitted_by: "module:function", a `defences.calibration.thresholds.Fit` that chooses all but a detector's threshold. It is text
             because fits stand above the detectors they make, some of them in `attacks/`: serving imports none of them.
         images_to_choose_on: how many clean images the fit makes use of at most, beside those that the threshold is read off.
+        one_call_an_image: whether that is all the fit takes, so that no budget of minutes takes images from it.
     """
 
     stage: Stage
@@ -67,6 +68,7 @@ class DefenceRecord:
     histograms: tuple[DetectionHistogram, ...] = ()
     fitted_by: str | None = None
     images_to_choose_on: int = 1000
+    one_call_an_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,8 @@
 
     purify    images = fold(preprocessors, images, keys)          once per image
     predict   probabilities = classifier.predict(images)          raw probabilities, which never leave this object
-    abstain   refused = any(detector refuses the image before purification); first probes share the forward call of the images
+    abstain   refused = any(detector refuses the image before purification); first probes share the forward call of the images,
+              and detectors that look at layers see the features of the same call
     obscure   fold(postprocessors, probabilities) on answered rows only
 
 A defended classifier is a classifier: attacks, evaluation and nesting take either.
@@ -13,14 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defences.errors import InvalidInput, StageFailure
 from defences.keyed import Keys, image_keys
-from models.classifier import Classifier, Images, Probabilities
+from models.classifier import Classifier, Features, Images, LayeredClassifier, LayeredPass, Probabilities
 
 Mode = Literal["enforce", "monitor", "off"]
 """enforce: act. monitor: compute and report, but leave the answer as it is. off: do not compute."""
@@ -75,6 +76,14 @@ class DetectorSession(Protocol):
     def decide(self, outputs: Probabilities, answers: Probabilities) -> None: ...
 
 
+class FeatureSession(DetectorSession, Protocol):
+    """The session of a detector that looks at layers: it decides on images when it sees their features, and makes no probes."""
+
+    def see(self, features: Features, answers: Probabilities) -> None:
+        """Decide on the images that joined last, by their features [n, d] and the classifier's answers to them [n, k]."""
+        ...
+
+
 class Detector(Protocol):
     """Decides which images to refuse, mostly by probing the classifier with variants of them.
 
@@ -88,6 +97,14 @@ class Detector(Protocol):
     def calls_at_most(self) -> int: ...
 
     def begin(self, images: Images, keys: Keys) -> DetectorSession: ...
+
+
+@runtime_checkable
+class FeatureDetector(Detector, Protocol):
+    """A detector that looks at layers of the classifier, in the forward call that answers; it begins a `FeatureSession`."""
+
+    @property
+    def layers(self) -> tuple[str, ...]: ...
 
 
 class Postprocessor(Protocol):
@@ -197,6 +214,8 @@ class DefendedClassifier:
         preprocessors, detectors, postprocessors: steps, in order; those with mode "off" are dropped.
         secret: keys the randomness, see `defences/keyed.py`. At most 64 bytes.
 
+    Raises: InvalidInput on construction: a detector that looks at layers, and a classifier that does not show them.
+
     Cost: a model call per image, plus the detectors' probes: at most `calls_at_most` model calls per image in all.
     Thread safety: calls share nothing but the classifier.
     """
@@ -215,6 +234,7 @@ class DefendedClassifier:
         self.detectors = tuple(step for step in detectors if step.mode != "off")
         self.postprocessors = tuple(step for step in postprocessors if step.mode != "off")
         self._secret = secret
+        self._layered = _layered(classifier, [step.defence for step in self.detectors])
 
     @property
     def classifier(self) -> Classifier:
@@ -276,7 +296,7 @@ class DefendedClassifier:
 
         An image's answer does not depend on the steps it waited. Raises: StageFailure, and then the batch cannot go on.
         """
-        return batch.advance(self._classifier, turn)
+        return batch.advance(self._classifier, turn, self._layered)
 
     def keys(self, images: Images) -> Keys:
         """The keys [n] these images get under this object's secret."""
@@ -299,6 +319,7 @@ class Pass:
         self._distance = np.empty(0)
         self._fresh: list[Images] = []
         self._sessions: list[DetectorSession] = []
+        self._watching: list[FeatureSession] = []
         self._intervals: list[Interval] = []
         self._model_calls = 0
 
@@ -320,6 +341,7 @@ class Pass:
                     session.join(kept, images, keys)
             else:
                 self._sessions = [step.defence.begin(images, keys) for step in self._defended.detectors]
+                self._watching = [session for session in self._sessions if _looks_at_layers(session)]
             self._model_calls += sum(int(np.add.reduce(session.calls[len(kept) :])) for session in self._sessions)
         numbers, pending = np.arange(self._joined, self._joined + n), np.ones(n, bool)
         raw = np.zeros((n, self._raw.shape[1]), np.float32)
@@ -340,17 +362,22 @@ class Pass:
         calls[len(calls) - sum(map(len, self._fresh)) :] += 1
         return self._numbers[self._pending], calls[self._pending]
 
-    def advance(self, classifier: Classifier, turn: NDArray[np.int64] | None = None) -> Wave | None:
+    def advance(
+        self, classifier: Classifier, turn: NDArray[np.int64] | None = None, layered: LayeredPass | None = None
+    ) -> Wave | None:
         """See `DefendedClassifier.advance`."""
         among = self._rows_of(turn)
         busy = [session for session in self._sessions if _any_of(session.undecided, among)]
         with self._stage("abstain"):
             blocks = [*self._fresh, *(session.probe(among) for session in busy)]
         fresh, self._fresh = sum(map(len, self._fresh)), []
-        outputs = self._predict(classifier, blocks, fresh)
+        outputs, features = self._predict(classifier, blocks, fresh, layered)
         if fresh:
             self._raw[len(self._raw) - fresh :] = outputs[:fresh]  # images that joined since are last
         with self._stage("abstain"):
+            if features is not None:
+                for session in self._watching:
+                    session.see(features, outputs[:fresh])
             at = fresh
             for session, probes in zip(busy, blocks[len(blocks) - len(busy) :], strict=True):
                 session.decide(outputs[at : at + len(probes)], self._raw)
@@ -371,19 +398,30 @@ class Pass:
         among[len(among) - sum(map(len, self._fresh)) :] = True
         return among
 
-    def _predict(self, classifier: Classifier, blocks: Sequence[Images], fresh: int) -> Probabilities:
-        """One forward call; its time is split between "predict", for the images themselves, and "abstain", by their rows."""
+    def _predict(
+        self, classifier: Classifier, blocks: Sequence[Images], fresh: int, layered: LayeredPass | None
+    ) -> tuple[Probabilities, Features | None]:
+        """One forward call; its time is split between "predict", for the images themselves, and "abstain", by their rows.
+
+        The features of the images themselves come with it where a detector looks at them.
+        """
+        features = None
         rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         started = time.perf_counter()
         try:
-            outputs = _checked(classifier.predict(rows), len(rows))
+            if layered is not None and fresh:
+                outputs, features = layered(rows)
+                features = features[:fresh]
+            else:
+                outputs = classifier.predict(rows)
+            _checked(outputs, len(rows))
         except Exception as failure:
             raise StageFailure("predict") from failure
         ended = time.perf_counter()
         between = started + fresh * (ended - started) / len(rows)
         self._intervals += Interval("predict", started, between), Interval("abstain", between, ended)
         self._model_calls += len(rows)
-        return outputs
+        return outputs, features
 
     def _purify(self, given: Images, keys: Keys) -> tuple[Images, NDArray[np.float64]]:
         images = given
@@ -445,6 +483,26 @@ class _Timed:
             self._intervals.append(Interval(self._name, self._started, time.perf_counter()))
         elif isinstance(failure, Exception):
             raise StageFailure(self._name) from failure
+
+
+def _layered(classifier: Classifier, detectors: Sequence[Detector]) -> LayeredPass | None:
+    """The forward call with the features that detectors look at; None where none does. Raises: InvalidInput: it is not to be had."""
+    looking = [detector for detector in detectors if isinstance(detector, FeatureDetector)]
+    if not looking:
+        return None
+    name, layers = looking[0].name, looking[0].layers
+    if any(detector.layers != layers for detector in looking):
+        raise InvalidInput(f"expected detectors that look at the same layers, got {', '.join(one.name for one in looking)}")
+    if not isinstance(classifier, LayeredClassifier):
+        raise InvalidInput(
+            f"{name} looks at layers of the classifier while it answers, and {type(classifier).__name__} shows none; set it to off, or "
+            "serve the classifier from a bundle"
+        )
+    return classifier.layered(layers)
+
+
+def _looks_at_layers(session: DetectorSession) -> TypeGuard[FeatureSession]:
+    return hasattr(session, "see")
 
 
 def _seconds(intervals: Sequence[Interval]) -> dict[str, float]:

@@ -9,16 +9,21 @@ HauberkError
 │   └── RemoteIsAnother     it serves another model than the one the defences were calibrated for
 └── InvalidInput            input of a person or a client cannot be used; the message says what was expected and what to do
     ├── InvalidParameter    a defence was asked for with a parameter outside its domain
-    └── InvalidBundle       a bundle is missing, altered, incomplete, or of another format
+    ├── InvalidBundle       a bundle is missing, altered, incomplete, or of another format
+    └── CannotBeFitted      a detector that this classifier cannot have; calibration leaves it out, and fits the others
 """
 
 from models.errors import HauberkError, InvalidBundle, InvalidInput
 
-__all__ = ["HauberkError", "InvalidBundle", "InvalidInput", "InvalidParameter", "StageFailure"]
+__all__ = ["CannotBeFitted", "HauberkError", "InvalidBundle", "InvalidInput", "InvalidParameter", "StageFailure"]
 
 
 class InvalidParameter(InvalidInput, ValueError):
     """A defence was asked for with a parameter outside its domain."""
+
+
+class CannotBeFitted(InvalidInput):
+    """A detector that this classifier cannot have, and why; the others can be fitted all the same."""
 
 
 class StageFailure(HauberkError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from defences.defence import Defence, Stage
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.layer_disagreement import LayerDisagreement
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -16,6 +18,8 @@ DEFENCES: dict[str, type[Defence]] = {
         TotalVariation,
         Strip,
         SentiNet,
+        LayerDisagreement,
+        BaDExpert,
         BinaryInputDetector,
         BinaryActivationDetector,
         ReverseSigmoid,

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from defences.assembly import load_bundle
     from defences.calibration.calibrate import Calibrated, CalibrationPlan, calibrate, fit_detectors
     from defences.defended_classifier import Decisions, DefendedClassifier, Step
+    from defences.detectors.badexpert import BaDExpert
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
     from defences.detectors.binary_input_detector import BinaryInputDetector
+    from defences.detectors.layer_disagreement import LayerDisagreement
     from defences.detectors.sentinet import SentiNet
     from defences.detectors.strip import Strip
     from defences.poison.activation_clustering import ActivationClustering
@@ -62,6 +64,8 @@ _HOMES = {
     "defences.purifiers.total_variation": ("TotalVariation",),
     "defences.detectors.strip": ("Strip",),
     "defences.detectors.sentinet": ("SentiNet",),
+    "defences.detectors.badexpert": ("BaDExpert",),
+    "defences.detectors.layer_disagreement": ("LayerDisagreement",),
     "defences.detectors.binary_input_detector": ("BinaryInputDetector",),
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
@@ -121,6 +125,7 @@ __all__ = [  # spelled out for type checkers
     "AdversarialTrainer",
     "AllToAll",
     "AllToOne",
+    "BaDExpert",
     "BasicIterative",
     "BinaryActivationDetector",
     "BinaryInputDetector",
@@ -148,6 +153,7 @@ __all__ = [  # spelled out for type checkers
     "ImagePatch",
     "InvalidInput",
     "KerasClassifier",
+    "LayerDisagreement",
     "KnockoffNets",
     "Preparation",
     "Progress",

@@ -4,6 +4,7 @@
     model.onnx        the classifier as a graph from images to probabilities, see `models.engines.onnx_graph`; or none
     model.keras       the classifier as a Keras model, which has gradients and layers; or none
                       (with engine = "remote" the classifier is on a model server, and the bundle holds no model)
+    expert.onnx, expert.keras   the expert of BaDExpert, where there is one, see `models.engines.expert`
     calibration.npz   arrays measured on clean data, such as STRIP's overlays, clean scores and threshold
     card.json         shape, labels, provenance, measured numbers, and the sha256 of every other file
 
@@ -40,10 +41,13 @@ from models.preparation import Preparation
 
 FORMAT = 1
 SETTINGS, CARD, CALIBRATION, MODEL, ONNX_MODEL = "hauberk.toml", "card.json", "calibration.npz", "model.keras", "model.onnx"
+ONNX_EXPERT, EXPERT = "expert.onnx", "expert.keras"
+"""A second classifier of the same images and classes, see `models.engines.expert`."""
 EXAMPLE = "example.json"
 SPEED = "speed"
 """The card's entry with `seconds_per_call`."""
 BYTES_AT_MOST = {SETTINGS: 4 << 20, CARD: 16 << 20, CALIBRATION: 1 << 30, MODEL: 16 << 30, ONNX_MODEL: (1 << 31) - 1}
+BYTES_AT_MOST |= {EXPERT: BYTES_AT_MOST[MODEL], ONNX_EXPERT: BYTES_AT_MOST[ONNX_MODEL]}
 """Of each file of a bundle; of one that is not named here, `OTHERS_AT_MOST`."""
 OTHERS_AT_MOST = 64 << 20
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -242,7 +246,8 @@ def write_bundle(
     """
     (directory / SETTINGS).write_text(_toml(settings), encoding="utf-8")
     np.savez_compressed(directory / CALIBRATION, **calibration)  # type: ignore[arg-type]  # numpy types **kwds as its own options
-    names = [*_REQUIRED, *(name for name in MODEL_OF.values() if (directory / name).exists())]
+    models = (*MODEL_OF.values(), ONNX_EXPERT, EXPERT)
+    names = [*_REQUIRED, *(name for name in models if (directory / name).exists())]
     if example is not None:
         (directory / EXAMPLE).write_text(json.dumps(example))
         names.append(EXAMPLE)

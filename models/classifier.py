@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -127,4 +127,38 @@ class DifferentiableActivations(ActivationClassifier, Protocol):
 
     def activation_gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
         """Backpropagate a gradient by a layer's activations [n, d] to one by the images [n, h, w, c]."""
+        ...
+
+
+Features = NDArray[np.float32]
+"""float32 [n, d], feature maps of several layers side by side, each averaged over squares and flattened with its channels last."""
+
+
+class LayeredAnswers(NamedTuple):
+    """What one forward pass says: probabilities [n, k], and the features [n, d] of some layers on the way to them."""
+
+    probabilities: Probabilities
+    features: Features
+
+
+LayeredPass = Callable[[Images], LayeredAnswers]
+"""Images float32 [n, h, w, c] in [0, 1] -> answers and features; one model call per image."""
+
+
+@runtime_checkable
+class LayeredClassifier(ActivationClassifier, Protocol):
+    """A classifier that shows features of its layers in the pass that answers, as detectors of disagreement between layers need them."""
+
+    def blocks(self) -> Mapping[str, tuple[int, int, int]]:
+        """The outputs of its convolution blocks, in order of computation: names that are in `layers`, and (h, w, c) of their maps.
+
+        A block is a convolution and what follows it up to the next: normalisation, activation function, pooling.
+        """
+        ...
+
+    def layered(self, layers: tuple[str, ...]) -> LayeredPass:
+        """The forward pass with the features of these of its `blocks`, whose averages `models.engines.reading.features` defines.
+
+        Raises: InvalidInput: no such block, none at all.
+        """
         ...

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import BudgetSpent
-from models.classifier import ClassifierWrapper, Images, Loss, LossGradient, Probabilities
+from models.classifier import ClassifierWrapper, Images, LayeredAnswers, Loss, LossGradient, Probabilities
 from models.datasets import Dataset
+from models.engines.reading.features import chosen, features_of
 
 Shape = tuple[int, int, int]
 
@@ -46,7 +47,7 @@ def linear(input_shape: Shape, classes: int, *, seed: int = 0, sharpness: float 
 
     def answer(images: Images) -> Probabilities:
         # Row by row: a matrix product may round a row differently in another batch.
-        centred = images.reshape(len(images), -1).astype(np.float64) - 0.5
+        centred = images.reshape(len(images), len(weights)).astype(np.float64) - 0.5
         return softmax(np.einsum("nd,dk->nk", centred, weights))
 
     return FakeClassifier(answer, input_shape, classes)
@@ -141,6 +142,46 @@ class ReadableClassifier(LinearClassifier):
     def activation_gradients(self, images: Images, layer: str | int | None, by_activations: NDArray[np.float32]) -> Images:
         slopes = by_activations * (1 - self.activations(images) ** 2) / 2
         return (slopes.astype(np.float64) @ self.weights.T).astype(np.float32).reshape(images.shape)
+
+
+@dataclass
+class LayeredClassifier(ReadableClassifier):
+    """With two blocks to see while it answers: `early`, the image itself, and `late`, the hidden layer as a map of one pixel.
+
+    `seen` has how many rows each call had.
+    """
+
+    seen: list[int] = field(default_factory=list)
+
+    def layers(self) -> tuple[str, ...]:
+        return ("early", "late", "hidden")
+
+    def activations(self, images: Images, layer: str | int | None = None) -> NDArray[np.float32]:
+        return images.reshape(len(images), -1) if layer == "early" else super().activations(images, layer)
+
+    def activation_gradients(self, images: Images, layer: str | int | None, by_activations: NDArray[np.float32]) -> Images:
+        if layer == "early":
+            return by_activations.reshape(images.shape)
+        return super().activation_gradients(images, layer, by_activations)
+
+    def blocks(self) -> dict[str, Shape]:
+        return {"early": self.input_shape, "late": (1, 1, self.weights.shape[1])}
+
+    def layered(self, layers: tuple[str, ...]) -> Callable[[Images], LayeredAnswers]:
+        shapes = chosen(self.blocks(), layers)
+
+        def answer(images: Images) -> LayeredAnswers:
+            self.seen.append(len(images))
+            features = [features_of(self.activations(images, layer), shape) for layer, shape in shapes.items()]
+            return LayeredAnswers(self.predict(images), np.concatenate(features, axis=1))
+
+        return answer
+
+
+def layered(input_shape: Shape, classes: int, *, seed: int = 0) -> LayeredClassifier:
+    """As `linear_with_gradients`."""
+    plain = linear_with_gradients(input_shape, classes, seed=seed)
+    return LayeredClassifier(plain.weights, plain.bias, input_shape)
 
 
 def readable(input_shape: Shape, classes: int, *, seed: int = 0) -> ReadableClassifier:

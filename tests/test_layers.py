@@ -96,8 +96,9 @@ MAY_IMPORT = {
     "benchmarks.serving": "benchmarks.harness benchmarks.serving.contenders",
     "benchmarks.serving.contenders": "benchmarks.harness",
     "benchmarks.methods": "benchmarks.harness",
+    "benchmarks.backdoors": "benchmarks.harness benchmarks.methods",
     "benchmarks.fuzzing": "benchmarks.harness",
-    "benchmarks": "benchmarks.harness benchmarks.serving benchmarks.methods benchmarks.fuzzing",
+    "benchmarks": "benchmarks.harness benchmarks.serving benchmarks.methods benchmarks.backdoors benchmarks.fuzzing",
     #
     "loadtest": "",
     "deploy": "",

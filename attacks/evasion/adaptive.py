@@ -7,13 +7,14 @@ arXiv:1802.00420; one gradient at a time, the classifier's or the detector's, Br
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Goal, predicted_labels
 from attacks.evasion.detector_estimates import ESTIMATES, DetectorEstimate
-from defences.defended_classifier import DefendedClassifier, Detector, Preprocessor
+from defences.defended_classifier import DefendedClassifier, Detector, FeatureDetector, Preprocessor
 from defences.keyed import Keys, image_keys
 from models.classifier import DifferentiableClassifier, Images, Labels, Logits, Loss, LossGradient, Probabilities
 from models.errors import InvalidInput
@@ -40,7 +41,8 @@ class AdaptiveView:
     Detectors: the attacker knows their overlays but not the keyed order. Until the classifier reaches the goal, the gradient is that of
     the loss; from then on, while a detector would still refuse, it is that of the detector's clearance: for STRIP, of the mean change
     under `overlays` overlays against the boundary for that number; for SentiNet, of the influence of its most suspicious window on
-    `overlays` images; for binary detectors, which have no secret, of their score (attacks/evasion/detector_estimates.py).
+    `overlays` images; for detectors of disagreement between layers and binary detectors, which have no secret, of their score
+    (attacks/evasion/detector_estimates.py).
 
     Postprocessors never change the label and are left out of the gradient.
 
@@ -159,9 +161,16 @@ class AdaptiveView:
         return gradient
 
     def _estimate(self, detector: Detector, images: Images) -> DetectorEstimate:
-        """The detector's estimated decision under the first of the attacker's secrets."""
-        keys = image_keys(images, self._secrets[0])
-        return ESTIMATES[type(detector)](detector, self._classifier, images, keys, self._overlays)
+        """The detector's estimated decision under the first of the attacker's secrets.
+
+        Detectors see images as they came, but for those that look at layers: these see what the preprocessors make of them.
+        """
+        keys, estimate = image_keys(images, self._secrets[0]), ESTIMATES[type(detector)]
+        if not isinstance(detector, FeatureDetector):
+            return estimate(detector, self._classifier, images, keys, self._overlays)
+        stages, purified = self._through_preprocessors(images, keys)
+        found = estimate(detector, self._classifier, purified, keys, self._overlays)
+        return replace(found, gradient=self._pulled_back(stages, found.gradient))
 
 
 def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -12,13 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.evasion.losses import entropy_bits, probability
+from attacks.evasion.layer_gradients import score_gradients
+from attacks.evasion.losses import entropy_bits, odds_against, probability
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.layer_disagreement import LayerDisagreement
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
-from models.classifier import DifferentiableClassifier, Images
+from models.classifier import DifferentiableActivations, DifferentiableClassifier, Images, LayeredClassifier
+from models.engines.reading.features import feature_gradients
+from models.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,50 @@ def binary_estimate(
     return DetectorEstimate((scores - detector.boundary).astype(np.float32), gradient)
 
 
+def badexpert_estimate(
+    detector: BaDExpert, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
+) -> DetectorEstimate:
+    """BaDExpert, which has no secret: the expert's odds against the classifier's label, minus the threshold.
+
+    The label is that of the image as it is, not purified. Cost: two passes per image, and one for its label.
+    Raises: InvalidInput: an expert without gradients.
+    """
+    if not isinstance(detector.expert, DifferentiableClassifier):
+        raise InvalidInput(f"expected an expert with gradients to attack {detector.name}, got one without; set it to monitor")
+    labels = classifier.predict(images).argmax(axis=1)
+    odds, _, gradient = detector.expert.loss_gradient(images, labels, odds_against)
+    return DetectorEstimate(odds - np.float32(detector.threshold), gradient)
+
+
+def layer_estimate(
+    detector: LayerDisagreement, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
+) -> DetectorEstimate:
+    """Layer disagreement, which has no secret: the score minus the threshold, of images as the classifier is given them.
+
+    The gradient of the probes' part is exact. Ranks are constant almost everywhere: theirs is that of a soft rank, in which a reference
+    counts the more the nearer it is than the nearest one of the answered class (`layer_gradients.py`).
+
+    Cost: a forward pass, and a forward and a backward pass for each layer, an image. Raises: InvalidInput: a classifier without them.
+    """
+    if not isinstance(classifier, LayeredClassifier) or not isinstance(classifier, DifferentiableActivations):
+        raise InvalidInput(
+            f"{detector.name}: expected a classifier whose layers can be read and differentiated, got {type(classifier).__name__}; "
+            "set it to monitor"
+        )
+    outputs = classifier.layered(detector.layers)(images)
+    answers = outputs.probabilities.argmax(axis=1)
+    by_features = score_gradients(detector, outputs.features, answers)
+    blocks = classifier.blocks()
+    shapes = {layer: blocks[layer] for layer in detector.layers}
+    gradient = feature_gradients(classifier, images, shapes, by_features)
+    return DetectorEstimate((detector.scores(outputs.features, answers) - detector.threshold).astype(np.float32), gradient)
+
+
 ESTIMATES: dict[type[Any], Estimator] = {
     Strip: strip_estimate,
     SentiNet: sentinet_estimate,
+    BaDExpert: badexpert_estimate,
+    LayerDisagreement: layer_estimate,
     BinaryInputDetector: binary_estimate,
     BinaryActivationDetector: binary_estimate,
 }

@@ -27,6 +27,12 @@ def cross_entropy(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], 
     return np.logaddexp(0, -lead).astype(np.float32), derivative
 
 
+def odds_against(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
+    """log((1 - p_label) / p_label); derivative p' - 1_label, p' the softmax of the other logits: it is nowhere flat."""
+    lead, derivative = _against_the_others(logits, labels)
+    return -lead.astype(np.float32), derivative
+
+
 def margin(logits: Logits, labels: Labels) -> tuple[NDArray[np.float32], Logits]:
     """max_{i != label} z_i - z_label, above 0 when misclassified (Carlini & Wagner 2017, without their clipping at -kappa)."""
     rows = np.arange(len(labels))

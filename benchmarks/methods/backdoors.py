@@ -1,4 +1,4 @@
-"""python -m benchmarks.methods.backdoors: STRIP against backdoors of every kind, on digits and on colour images."""
+"""python -m benchmarks.methods.backdoors: STRIP and layer disagreement against backdoors of every kind, on digits and colour images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.harness.peers import photographs, table
 from defences.assembly import assemble
+from defences.calibration.fits import fits_of
 from defences.calibration.purifier import choose_purifier
 from defences.defended_classifier import Preprocessor, Step
 from defences.purifiers.purified_training import with_purified_copies
@@ -23,14 +24,17 @@ _SIDE = 32
 _EPOCHS = 5
 _TRAINED_ON = 12_000
 _THREADS = 2
-_BUDGET = BackdoorBudget()
+_BUDGET = BackdoorBudget(held_out=3000)  # as many as layer disagreement needs for ten classes
+_BESIDE_STRIP = ("layer_disagreement",)
 
 _HEADER = (
     "backdoor",
     "works, undefended (before poisoning)",
     "accuracy on clean (before)",
-    "refused of triggered (TPR)",
-    "refused of clean (FPR)",
+    "refused of triggered (TPR), STRIP",
+    "refused of clean (FPR), STRIP",
+    "TPR, FPR, layer disagreement",
+    "TPR, FPR, together",
     "answered with the attacker's label, full stack",
     "AUROC",
     "TPR at 1 % FPR, full score",
@@ -56,10 +60,10 @@ def section() -> str:
         f"`python -m benchmarks.methods.backdoors`, seed {_SEED}: for each kind a copy of the classifier is trained on for "
         f"{_BUDGET.epochs} "
         f"epochs with {_BUDGET.training:,} clean images and poison made of them, half of them purified, by an attacker who knows the "
-        f"purifier. Target {_TARGET}; source-specific: of class {_SOURCE}. STRIP is calibrated on {_BUDGET.held_out:,} clean images "
-        f"that no training saw (rate 0.01, marginal), and measured on {_BUDGET.clean:,} clean and at most {_BUDGET.triggered} "
+        f"purifier. Target {_TARGET}; source-specific: of class {_SOURCE}. STRIP and layer disagreement are calibrated together on "
+        f"{_BUDGET.held_out:,} clean images that no training saw (rate 0.01, marginal), and measured on {_BUDGET.clean:,} clean and at most {_BUDGET.triggered} "
         "triggered test images. In brackets exact 95 % intervals (of the AUROC DeLong's). TPR and FPR are of the calibrated, staged "
-        "threshold; the last two columns of the mean change under all overlays.\n\n"
+        "threshold; the last two columns of STRIP's mean change under all overlays.\n\n"
         f"### Digits, `mnist-standard`\n\n{table(_HEADER, grey)}\n"
         f"### Coloured digits on crops of photographs, {_SIDE}x{_SIDE}x3\n\n"
         f"The reference network, {_EPOCHS} epochs on {_TRAINED_ON:,} images and purified copies; purifier: {purifier.mode}, weight "
@@ -90,6 +94,7 @@ def _rows(
         training.take(slice(-_BUDGET.held_out, None)),
         test,
         preprocessors=preprocessors,
+        fits=fits_of(_BESIDE_STRIP),
         source=_SOURCE,
         target=_TARGET,
         budget=_BUDGET,
@@ -106,6 +111,7 @@ def _cells(row: BackdoorRow) -> list[str]:
         f"{100 * row.accuracy.rate:.1f} % ({100 * row.accuracy_before.rate:.1f} %)",
         f"**{row.refused_triggered}**",
         str(row.refused_clean),
+        *(f"**{one.refused_triggered}**, {one.refused_clean}" for one in row.detectors[1:]),
         f"**{row.answered}**",
         str(row.auroc),
         f"{100 * row.tpr_at_one_percent.value:.1f} % ({100 * row.tpr_at_one_percent.low:.1f} to {100 * row.tpr_at_one_percent.high:.1f})",

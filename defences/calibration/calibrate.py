@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from defences.assembly import assemble
 from defences.calibration.effort import FULL, Effort, Task
 from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
-from defences.calibration.split import EVASION_EPS, CalibrationSplit, Terms, images_needed, split
+from defences.calibration.split import EVASION_EPS, CalibrationSplit, Purify, Terms, images_needed, split, unpurified
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
 from defences.calibration.work import (
     Announce,
@@ -30,7 +30,7 @@ from defences.calibration.work import (
     work_of,
 )
 from defences.defended_classifier import DefendedClassifier
-from defences.errors import InvalidInput
+from defences.errors import CannotBeFitted, InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.accuracy import Judgement, drawn, judge
 from models.bundle import CARD, FORMAT, MODEL, NAME, ONNX_MODEL, SETTINGS, SPEED, Bundle, read_bundle, write_bundle
@@ -60,6 +60,8 @@ class CalibrationPlan:
 
     Args:
         detectors: names of those to fit, see `defences.calibration.fits.fittable`; all share one rate.
+        budgets: how they share it, by detector (`joint_thresholds`); equally when none.
+        choice: for the card, how detectors and budgets were chosen, where that was not up to the caller.
         false_abstention_rate: of clean images that all detectors together may refuse.
         confidence: keep that rate with this confidence, and not on average over calibrations only.
         evasion_eps: size (L-inf) of the attacks that detectors of evasion are trained on.
@@ -78,6 +80,8 @@ class CalibrationPlan:
     """
 
     detectors: tuple[str, ...] = ("strip",)
+    budgets: Mapping[str, float] | None = None
+    choice: Mapping[str, Any] | None = None
     false_abstention_rate: float = 0.01
     confidence: float | None = None
     evasion_eps: float = EVASION_EPS
@@ -96,9 +100,11 @@ class CalibrationPlan:
     def __post_init__(self) -> None:
         check_fittable(self.detectors)
         check_budgets(self.minutes, self.image_s)
+        if self.budgets is not None and set(self.budgets) != set(self.detectors):
+            raise InvalidInput(f"expected a budget of each of {', '.join(self.detectors)}, got {', '.join(self.budgets)}")
         self.terms(silent)
 
-    def terms(self, progress: Progress, effort: Effort = FULL) -> Terms:
+    def terms(self, progress: Progress, effort: Effort = FULL, purified: Purify = unpurified) -> Terms:
         """The terms that every detector is fitted on."""
         return Terms(
             effort=effort,
@@ -106,14 +112,14 @@ class CalibrationPlan:
             confidence=self.confidence,
             seed=self.seed,
             evasion_eps=self.evasion_eps,
+            budgets=self.budgets,
             progress=progress,
+            purified=purified,
         )
 
     def parts(self, clean: Samples, effort: Effort = FULL) -> CalibrationSplit:
         """The clean data in two parts. Raises: InvalidInput: too few images for the promise."""
-        most = images_to_choose_on(fits_of(self.detectors))
-        if effort.choosing_images < FULL.choosing_images:
-            most = min(most, effort.choosing_images)
+        most = images_to_choose_on(fits_of(self.detectors), effort)
         rate, confidence = self.false_abstention_rate, self.confidence
         return split(clean, rate=rate, confidence=confidence, seed=self.seed, choosing_at_most=most)
 
@@ -174,6 +180,8 @@ class CalibrationPlan:
             "false_abstention_rate": self.false_abstention_rate,
             "confidence": self.confidence,
             "seed": self.seed,
+            **({} if self.budgets is None else {"budgets": dict(self.budgets)}),
+            **({} if self.choice is None else {"choice": dict(self.choice)}),
         }
 
 
@@ -259,13 +267,27 @@ def calibrate(
     clean = clean.take(drawn(len(clean), at_most=effort.clean_images))
     parts = plan.parts(clean, effort)
     purifier = choose_purifier(served, clean, threads=threads, images_at_most=effort.purifier_images, progress=progress)
-    detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), plan.terms(progress, effort))
+    left_out = _LeftOut(announce)
+    terms = replace(plan.terms(progress, effort, purifier.purified), leave_out=left_out)
+    detectors = calibrate_detectors(served, parts, fits_of(plan.detectors), terms)
     arrays = {**calibration_arrays(detectors), **fingerprint(classifier, clean.images)}
-    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work)
+    fitted = _Fitted(classifier, served, served_as, purifier, detectors, arrays, provenance, accuracy, conversion, work, left_out)
     measure_on = {"calibration_images": parts.holding} | ({} if plan.test is None else {"test_split": plan.test})
     some = {where: data.take(drawn(len(data), at_most=effort.measured_images)) for where, data in measure_on.items()}
     bundle, measured = _write(fitted, out, some, threads, progress)
     return Calibrated(bundle, purifier, detectors, measured, accuracy, conversion, Capabilities.of(served))
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """The detectors that cannot be fitted to the classifier, which are announced, and why."""
+
+    announce: Announce
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, name: str, reason: CannotBeFitted) -> None:
+        self.reasons[name] = str(reason)
+        self.announce(f"{name} is left out: {reason}")
 
 
 def _served(
@@ -319,6 +341,7 @@ class _Fitted:
     accuracy: Judgement
     conversion: Conversion
     work: Work
+    left_out: _LeftOut
 
     @property
     def images_per_request(self) -> int:
@@ -368,6 +391,7 @@ class _Fitted:
                 "trials": [asdict(trial) for trial in self.purifier.trials],
             },
             **{detector.name: detector.card() for detector in self.detectors},
+            "left_out": self.left_out.reasons,
             "measured": {where: asdict(numbers) for where, numbers in measured.items()},
         }
 
@@ -381,6 +405,9 @@ def _write(
         draft = Path(scratch) / "bundle"
         draft.mkdir()
         _save_model(fitted.classifier, fitted.conversion, draft)
+        for detector in fitted.detectors:
+            for file, content in detector.fitted.files.items():
+                (draft / file).write_bytes(content)
         settings, arrays = fitted.settings(), fitted.arrays
         unmeasured = write_bundle(draft, settings=settings, calibration=arrays, card=fitted.card({}))
         defended = assemble(unmeasured, fitted.served, secret=b"", threads=threads)

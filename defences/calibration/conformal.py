@@ -8,6 +8,11 @@ Several detectors share one rate. Each score is mapped to the share of clean ima
 those the threshold is read off. The joint score of an image is the smallest of its shares. One conformal threshold on joint scores gives
 a threshold for each detector, and both guarantees hold for "any of them refuses". Detectors that refuse the same images hardly use up
 the rate, which dividing it by their number (Bonferroni) would.
+
+A budget says how much of the rate a detector gets, relative to the others': the shares are divided by the budgets before the smallest is
+taken, so that each detector refuses a share of clean images in proportion to its budget, and together they refuse the rate. With equal
+budgets a detector that sees a kind of trigger weakly loses half of its rate to one that sees nothing of it.
+Budgets are chosen on other data than the held images (`defences/calibration/budgets.py`): the guarantees hold whatever they are.
 """
 
 from __future__ import annotations
@@ -71,33 +76,57 @@ def joint_thresholds(
     holding: Sequence[NDArray[np.float64]],
     rate: float,
     confidence: float | None = None,
+    *,
+    budgets: Sequence[float] | None = None,
 ) -> tuple[float, ...]:
     """A threshold for each detector, such that refusing where *any* score is at or below its own keeps the guarantee.
 
     Args:
         choosing: clean scores of each detector, at least one; only how the rate is shared out depends on them, not the guarantee.
         holding: clean scores of each detector on the same n images, none of them among those of `choosing`.
+        budgets: of each detector, relative to the others', >= 0; equal ones when none. They must not depend on `holding`.
 
-    Returns: for one detector `conformal_threshold` of its held scores; -inf for all when no image may be refused.
+    Returns: for one detector `conformal_threshold` of its held scores; -inf for all when no image may be refused, and for a detector
+    without a budget.
+    Raises: InvalidInput: lists of different lengths, budgets that are none.
     """
     if len(choosing) != len(holding) or not holding or len({len(scores) for scores in holding}) != 1:
         raise InvalidInput("expected the scores of each detector on other images and on the same held images")
-    if len(holding) == 1:
-        return (conformal_threshold(holding[0], rate, confidence),)
-    shares = [_Share.fitted(scores) for scores in choosing]
-    level = conformal_threshold(joint_scores(choosing, holding), rate, confidence)
-    return tuple(share.threshold(level, held) for share, held in zip(shares, holding, strict=True))
+    shared = _budgets(budgets, len(holding))
+    spending = [number for number, budget in enumerate(shared) if budget > 0]
+    thresholds = [-np.inf] * len(holding)
+    if len(spending) == 1:
+        thresholds[spending[0]] = conformal_threshold(holding[spending[0]], rate, confidence)
+        return tuple(thresholds)
+    level = conformal_threshold(joint_scores(choosing, holding, budgets=shared), rate, confidence)
+    for number in spending:
+        thresholds[number] = _Share.fitted(choosing[number], shared[number]).threshold(level, holding[number])
+    return tuple(thresholds)
 
 
-def joint_scores(choosing: Sequence[NDArray[np.float64]], scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """One score for each image: the logarithm of the smallest share that any of its scores leaves below, among those of `choosing`."""
-    joint: NDArray[np.float64] = np.min([_Share.fitted(own)(some) for own, some in zip(choosing, scores, strict=True)], axis=0)
+def joint_scores(
+    choosing: Sequence[NDArray[np.float64]],
+    scores: Sequence[NDArray[np.float64]],
+    *,
+    budgets: Sequence[float] | None = None,
+) -> NDArray[np.float64]:
+    """One score for each image: the logarithm of the smallest share that any of its scores leaves below, among those of `choosing`,
+    each divided by the detector's budget."""
+    every = zip(choosing, scores, _budgets(budgets, len(scores)), strict=True)
+    joint: NDArray[np.float64] = np.min([_Share.fitted(own, budget)(some) for own, some, budget in every if budget > 0], axis=0)
     return joint
+
+
+def _budgets(given: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    budgets = (1.0,) * count if given is None else tuple(map(float, given))
+    if len(budgets) != count or not all(0 <= budget < np.inf for budget in budgets) or not any(budgets):
+        raise InvalidInput(f"expected a budget >= 0 of each of {count} detectors, and not all 0, got {given}")
+    return budgets
 
 
 @dataclass(frozen=True)
 class _Share:
-    """A score as the logarithm of the share of clean images at or below it: strictly increasing on the whole line.
+    """A score as the logarithm of the share of clean images at or below it, over a budget: strictly increasing on the whole line.
 
     Between the clean scores it was fitted on it is linear. Below them it goes on as an exponential tail does, with the mean excess of
     the lowest tenth for a scale: the share wanted may be smaller than one over their number.
@@ -109,14 +138,14 @@ class _Share:
     above: float
 
     @classmethod
-    def fitted(cls, scores: NDArray[np.float64]) -> _Share:
+    def fitted(cls, scores: NDArray[np.float64], budget: float = 1.0) -> _Share:
         ordered = np.sort(scores)
         knots = np.unique(ordered)
         at_or_below = np.searchsorted(ordered, knots, side="right")
         lowest = ordered[: max(2, len(ordered) // 10)]
         spread = float(ordered.std()) or 1.0
         excess = float((lowest[-1] - lowest).mean()) or spread
-        return cls(knots, np.log(at_or_below / (len(ordered) + 1)), excess, spread)
+        return cls(knots, np.log(at_or_below / (len(ordered) + 1)) - np.log(budget), excess, spread)
 
     def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         inside = np.interp(scores, self.knots, self.logs)

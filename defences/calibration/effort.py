@@ -48,7 +48,7 @@ class Effort:
 
 FULL = Effort()
 
-COUNTED = ("strip", "sentinet")
+COUNTED = ("strip", "sentinet", "layer_disagreement")
 """Detectors whose fits are in the estimate; others train networks on attacks, and nobody knows before how long that takes."""
 
 
@@ -108,6 +108,8 @@ def estimate(effort: Effort, task: Task) -> Estimate:
         calls["windows"] = choosing * _WINDOWS * _SENTINET_TRIALS
         calls["held windows"] = held * _WINDOWS // 3
         per_image += _WINDOWS / 5
+    if "layer_disagreement" in task.detectors:
+        calls["layers"] = clean
     calls["measuring"] = int(measured * per_image)
     return Estimate(calls, 2 * on * _STRENGTHS + measured)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 
+from defences.calibration.effort import FULL, Effort
 from defences.calibration.thresholds import Fit
 from defences.errors import InvalidInput
 from defences.table import DEFENCES, of_stage
@@ -34,9 +35,14 @@ def chosen_fits(text: str) -> dict[str, Fit]:
     return fits_of(names)
 
 
-def images_to_choose_on(fits: Mapping[str, Fit]) -> int:
-    """How many clean images these fits make use of at most."""
-    return max(DEFENCES[name].record.images_to_choose_on for name in fits)
+def images_to_choose_on(fits: Mapping[str, Fit], effort: Effort = FULL) -> int:
+    """How many clean images these fits make use of at most; of this effort's where it is less, those that take many calls an image."""
+    less = effort.choosing_images if effort.choosing_images < FULL.choosing_images else None
+    records = [DEFENCES[name].record for name in fits]
+    return max(
+        record.images_to_choose_on if less is None or record.one_call_an_image else min(record.images_to_choose_on, less)
+        for record in records
+    )
 
 
 def _imported(place: str) -> Fit:

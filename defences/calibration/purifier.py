@@ -82,6 +82,10 @@ class PurifierChoice:
     undefended_accuracy: float
     trials: tuple[PurifierTrial, ...]
 
+    def purified(self, images: Images) -> Images:
+        """What the gateway gives to the classifier: images purified where the purifier enforces, else as they are."""
+        return _purified(images, self.purifier) if self.mode == "enforce" else images
+
 
 def choose_purifier(
     classifier: Classifier, data: Samples, *, threads: int = 1, images_at_most: int | None = None, progress: Progress = silent

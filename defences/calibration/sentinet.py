@@ -48,16 +48,16 @@ def fit_sentinet(classifier: Classifier, parts: CalibrationSplit, terms: Terms) 
 
     Cost: up to `calls_at_most` model calls per image of the first part for each slack tried, and about a third of that per held image.
     """
-    rng = np.random.default_rng(terms.seed)
-    labels = outputs_for(classifier, parts.choosing.images)
-    bank = _bank(labels, min(OVERLAYS_AT_MOST, len(parts.choosing) // 2))
+    rng, chosen_on = np.random.default_rng(terms.seed), parts.choosing.take(slice(0, terms.effort.choosing_images))
+    labels = outputs_for(classifier, chosen_on.images)
+    bank = _bank(labels, min(OVERLAYS_AT_MOST, len(chosen_on) // 2))
     draft = SentiNet(
-        overlays=np.rint(parts.choosing.images[bank] * 255).astype(np.uint8),
+        overlays=np.rint(chosen_on.images[bank] * 255).astype(np.uint8),
         overlay_labels=labels[bank].argmax(axis=1),
         threshold=np.inf,
         slack=_slack(0.0),
     )
-    choosing = parts.choosing.take(np.delete(np.arange(len(parts.choosing)), bank)).images
+    choosing = chosen_on.take(np.delete(np.arange(len(chosen_on)), bank)).images
     keys = random_keys(len(choosing), rng)
     trials: list[PatienceTrial] = []
     done = CountedSteps(terms.progress, "windows", len(_PATIENCE) * len(choosing))

@@ -7,13 +7,15 @@ for it (`defences/calibration/conformal.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from defences.calibration.conformal import scores_needed
 from defences.calibration.effort import CHOOSING_IMAGES, FULL, Effort
-from defences.errors import InvalidInput
+from defences.errors import CannotBeFitted, InvalidInput
+from models.classifier import Images
 from models.image_rows import ImageRows, Samples
 from models.progress import Progress, silent
 
@@ -22,6 +24,19 @@ CHOOSING_AT_MOST = CHOOSING_IMAGES
 EVASION_EPS = 0.3
 _ROWS_PER_FORWARD = 1024
 _NUMBERS_PER_FORWARD = 1 << 22
+
+
+Purify = Callable[[Images], Images]
+"""Images -> those that the gateway gives to the classifier in their place."""
+
+
+def unpurified(images: Images) -> Images:
+    """The images as they are."""
+    return images
+
+
+def _not_left_out(name: str, reason: CannotBeFitted) -> None:
+    raise reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,9 @@ class Terms:
         evasion_eps: size of the attacks (L-inf) that detectors of evasion are trained on, > 0.
         progress: called with the progress of each step.
         effort: how much is looked at.
+        budgets: of the rate, by detector (`joint_thresholds`); equal ones when none are given.
+        purified: images as the gateway gives them to the classifier, for detectors that look at what it makes of them.
+        leave_out: called with the name of a detector that cannot be fitted, and why; raises that when none is given.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
@@ -44,6 +62,9 @@ class Terms:
     evasion_eps: float = EVASION_EPS
     progress: Progress = silent
     effort: Effort = FULL
+    budgets: Mapping[str, float] | None = None
+    purified: Purify = unpurified
+    leave_out: Callable[[str, CannotBeFitted], None] = _not_left_out
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):

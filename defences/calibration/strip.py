@@ -71,7 +71,7 @@ def fit_strip(classifier: Classifier, parts: CalibrationSplit, terms: Terms) -> 
     effort = terms.effort
     count = min(effort.candidates, len(parts.choosing) // 3)
     bank = np.rint(parts.choosing.images[:count] * 255).astype(np.uint8)
-    images = parts.choosing.take(slice(count, None)).images
+    images = parts.choosing.take(slice(count, max(effort.choosing_images, count + 1))).images
     rated = images[: effort.rated_images]
     answers = answers_for(classifier, images)
     held = parts.holding.images

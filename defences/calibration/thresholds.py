@@ -7,7 +7,7 @@ chosen, then decide all thresholds at once (`defences/calibration/conformal.py`)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from defences.assembly import TOGETHER, calibrated_for, names_as_text
 from defences.calibration.conformal import joint_thresholds
 from defences.calibration.split import CalibrationSplit, Terms
 from defences.defended_classifier import Detector
+from defences.errors import CannotBeFitted
 from models.classifier import Classifier
 
 
@@ -32,6 +33,7 @@ class FittedDetector:
         name: of the detector, a key of `defences.table.DEFENCES`.
         settings: its parameters for hauberk.toml, without name and mode.
         arrays: its other parameters, for calibration.npz, by the names of its fields.
+        files: what the bundle holds for it beside them, by name.
         card: the measurements behind its choices, for card.json: numbers, texts, lists and dicts.
         choosing: float64 [m], scores of clean images it was fitted on; low is suspicious.
         holding: float64 [n], of every held image in their order. Only those that any threshold in question could refuse have to be
@@ -42,6 +44,7 @@ class FittedDetector:
         unit: of scores, such as "bits".
         summary: the settings in a few words.
         remark: threshold -> a warning or explanation for people, or "".
+        only_monitors: why it does not enforce whatever its threshold, a clause for people; "" where it does.
     """
 
     name: str
@@ -52,10 +55,12 @@ class FittedDetector:
     holding: NDArray[np.float64]
     at: Callable[[float], Detector]
     mean_calls: Callable[[float], float]
+    files: Mapping[str, bytes] = field(default_factory=dict)
     lowest: float = 0.0
     unit: str = ""
     summary: str = ""
     remark: Callable[[float], str] = _no_remark
+    only_monitors: str = ""
 
 
 Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
@@ -118,8 +123,20 @@ def calibrate_detectors(
     Args:
         fits: by name, in the order of the data path.
         terms: the rate is that of all of them together.
+
+    Raises: CannotBeFitted: there is none that can, or `terms` leave none out.
     """
-    return conclude([fit(classifier, parts, terms) for fit in fits.values()], terms)
+    fitted, left_out = [], dict[str, CannotBeFitted]()
+    for name, fit in fits.items():
+        try:
+            fitted.append(fit(classifier, parts, terms))
+        except CannotBeFitted as reason:
+            left_out[name] = reason
+    for name, reason in left_out.items():
+        if not fitted:
+            raise reason
+        terms.leave_out(name, reason)
+    return conclude(fitted, terms)
 
 
 def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[CalibratedDetector, ...]:
@@ -129,18 +146,34 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
     of every answer must not be able to switch off its own detector.
     """
     rate, confidence = terms.rate, terms.confidence
-    thresholds = joint_thresholds([one.choosing for one in fitted], [one.holding for one in fitted], rate, confidence)
+    thresholds = _thresholds(fitted, terms)
     promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
     by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in fitted)}"
     calibrated = []
-    for one, found in zip(fitted, thresholds, strict=True):
+    for one in fitted:
+        found = thresholds[one.name]
         threshold = found if found >= one.lowest else -np.inf
         reason = (
             f"threshold {threshold:.4g} {one.unit}".rstrip()
             + f" from {len(one.holding)} held images: at most {rate:g} of clean images refused{by} {promise}{one.remark(threshold)}"
         )
-        calibrated.append(CalibratedDetector(one, threshold, "monitor" if threshold == -np.inf else "enforce", reason))
+        reason += f"; {one.only_monitors}" if one.only_monitors else ""
+        monitors = threshold == -np.inf or one.only_monitors
+        calibrated.append(CalibratedDetector(one, threshold, "monitor" if monitors else "enforce", reason))
     return tuple(calibrated)
+
+
+def _thresholds(fitted: Sequence[FittedDetector], terms: Terms) -> dict[str, float]:
+    """Of every detector: those that enforce share the rate, and one that only monitors, and takes nothing from it, has its own."""
+    enforcing = [one for one in fitted if not one.only_monitors]
+    thresholds: dict[str, float] = {}
+    for group in (enforcing, *([one] for one in fitted if one.only_monitors)):
+        if group:
+            budgets = None if terms.budgets is None or len(group) == 1 else [terms.budgets[one.name] for one in group]
+            choosing, holding = [one.choosing for one in group], [one.holding for one in group]
+            found = joint_thresholds(choosing, holding, terms.rate, terms.confidence, budgets=budgets)
+            thresholds |= {one.name: threshold for one, threshold in zip(group, found, strict=True)}
+    return thresholds
 
 
 def calibration_arrays(detectors: Sequence[CalibratedDetector]) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""The session of a detector without probes: it decides while an image joins."""
+"""The sessions of detectors without probes: they decide while an image joins, or when its features come with its answer."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.keyed import Keys
-from models.classifier import Images, Probabilities
+from models.classifier import Features, Images, Labels, Probabilities
 
 Score = Callable[[Images], NDArray[np.float64]]
 """Images [n, h, w, c] -> scores [n]; low is suspicious."""
 
+FeatureScore = Callable[[Features, Labels], NDArray[np.float64]]
+"""Features [n, d] and answered classes [n] -> scores [n]; low is suspicious."""
 
-class UnprobedSession:
-    """A `DetectorSession` in which no image is ever undecided.
+
+class _Decided:
+    """What both sessions have in common: no image is ever undecided, and a threshold decides.
 
     Args:
-        score: called once for each image; a score that is not finite fails the stage, since NaN would pass every threshold.
         threshold: an image is refused when its score is not above it.
-        calls: model calls of `score` for an image.
+        calls: model calls of the score of an image.
     """
 
-    def __init__(self, score: Score, threshold: float, *, calls: int = 0) -> None:
-        self._score, self._threshold, self._calls = score, threshold, calls
+    def __init__(self, threshold: float, calls: int) -> None:
+        self._threshold, self._calls = threshold, calls
         self.abstained = np.empty(0, bool)
         self.scores = np.empty(0)
 
@@ -44,14 +46,6 @@ class UnprobedSession:
     def entropies(self) -> NDArray[np.float64]:
         return np.full(len(self.scores), np.nan)
 
-    def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
-        """Forget all images but those at `kept`, and decide on these behind them. Raises: ValueError: a score that is no number."""
-        scores = self._score(images)
-        if scores.shape != (len(images),) or not np.isfinite(scores).all():
-            raise ValueError(f"expected {len(images)} finite scores, got {scores.dtype} {scores.shape}")
-        self.scores = np.concatenate([self.scores[kept], scores])
-        self.abstained = self.scores <= self._threshold
-
     def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not asked for probes")
@@ -59,3 +53,54 @@ class UnprobedSession:
     def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not told of outputs")
+
+
+class UnprobedSession(_Decided):
+    """A `DetectorSession` in which every image is decided as it joins.
+
+    Args:
+        score: called once for each image; a score that is not finite fails the stage, since NaN would pass every threshold.
+        threshold, calls: see `_Decided`.
+    """
+
+    def __init__(self, score: Score, threshold: float, *, calls: int = 0) -> None:
+        super().__init__(threshold, calls)
+        self._score = score
+
+    def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
+        """Forget all images but those at `kept`, and decide on these behind them. Raises: ValueError: a score that is no number."""
+        self.scores = np.concatenate([self.scores[kept], _checked(self._score(images), len(images))])
+        self.abstained = self.scores <= self._threshold
+
+
+class LayerSession(_Decided):
+    """A `FeatureSession`: images are decided by the features that come with their answers.
+
+    Between `join` and `see` the score of an image is NaN; the data path decides on no image that it has not predicted.
+
+    Args:
+        score: called once for each image, as above.
+        threshold: see `_Decided`.
+    """
+
+    def __init__(self, score: FeatureScore, threshold: float) -> None:
+        super().__init__(threshold, 0)
+        self._score = score
+
+    def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
+        """Forget all images but those at `kept`, and wait for the features of these behind them."""
+        self.scores = np.concatenate([self.scores[kept], np.full(len(images), np.nan)])
+        self.abstained = np.concatenate([self.abstained[kept], np.zeros(len(images), bool)])
+
+    def see(self, features: Features, answers: Probabilities) -> None:
+        """Decide on the images that joined last. Raises: ValueError: a score that is no number."""
+        n = len(features)
+        scores = _checked(self._score(features, answers.argmax(axis=1)), n)
+        self.scores[len(self.scores) - n :] = scores
+        self.abstained[len(self.scores) - n :] = scores <= self._threshold
+
+
+def _checked(scores: NDArray[np.float64], images: int) -> NDArray[np.float64]:
+    if scores.shape != (images,) or not np.isfinite(scores).all():
+        raise ValueError(f"expected {images} finite scores, got {scores.dtype} {scores.shape}")
+    return scores

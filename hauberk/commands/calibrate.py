@@ -13,6 +13,7 @@ from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_ta
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable
 from defences.calibration.split import EVASION_EPS
+from evaluation.detector_choice import AUTO, ChoiceTerms, choose_detectors, usual_detectors
 from hauberk.commands.classifier_options import how_it_reads, open_servable
 from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
 from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
@@ -29,10 +30,14 @@ from hauberk.commands.options import (
     say,
 )
 from models.datasets import Split, has_halves, shared_images
+from models.engines.kept import KeptClassifier
 from models.engines.twins.twin_file import own_program
 from models.image_rows import Samples
 from models.machine import processors
 from models.printable import printable
+
+_TRIALS_SHARE = 0.25
+"""Of the minutes, at most, for choosing detectors."""
 
 
 @asks_about_the_model()
@@ -51,7 +56,13 @@ def calibrate(
     resize: ResizeOption = None,
     colours: ColoursOption = None,
     declared: Declaration = NOTHING_SAID,
-    detectors: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(fittable())}.")] = "strip",
+    detectors: Annotated[
+        str,
+        typer.Option(
+            help=f"Which detectors, with commas between: {', '.join(fittable())}; or auto: those that catch most of triggers that are "
+            "planted in copies of the model."
+        ),
+    ] = "strip",
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
@@ -71,9 +82,9 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
-    began, fits, used = time.monotonic(), chosen_fits(detectors), threads or processors()
+    began, used = time.monotonic(), threads or processors()
     plan = CalibrationPlan(
-        detectors=tuple(fits),
+        detectors=usual_detectors() if detectors == AUTO else tuple(chosen_fits(detectors)),
         false_abstention_rate=false_abstention_rate,
         confidence=confidence,
         evasion_eps=evasion_eps,
@@ -91,6 +102,8 @@ def calibrate(
     opened = open_servable(classifier, clean, declared=declared, names=class_names(data), threads=used)
     model = opened.classifier
     plan = replace(plan, accuracy=opened.accuracy, gradients=gradients or own_program(classifier, model, threads=used))
+    if detectors == AUTO:
+        plan = _chosen_for(model, clean, plan)
     plan = replace(plan, spent_s=time.monotonic() - began)
     with progress_bar("steps", purifier="images", measuring="images", held_windows="images") as progress:
         calibrated = calibrate_classifier(model, clean, out=out, plan=plan, name=name, progress=progress, announce=say)
@@ -98,6 +111,17 @@ def calibrate(
     _summarise(calibrated, plan)
     _say_what_is_shared(clean, plan.test)
     print(printable(f"serve it: hauberk serve --bundle {calibrated.bundle.directory}"))
+
+
+def _chosen_for(classifier: KeptClassifier, clean: Samples, plan: CalibrationPlan) -> CalibrationPlan:
+    """The plan with the detectors and budgets that trials on own triggers choose, in a part of its minutes."""
+    within_s = 60 * _TRIALS_SHARE * (plan.minutes or 0.0)
+    with progress_bar("steps") as progress:
+        terms = ChoiceTerms(rate=plan.false_abstention_rate, within_s=within_s, seed=plan.seed, progress=progress)
+        choice = choose_detectors(classifier, clean, terms)
+    for line in choice.told():
+        print(line)
+    return replace(plan, detectors=choice.detectors, budgets=choice.budgets, choice=choice.card())
 
 
 def _say_what_is_shared(clean: Samples, test: Samples | None) -> None:

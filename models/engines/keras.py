@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.archives import FOR_BUNDLES, OutOfBounds, check_file
-from models.classifier import Activations, Images, Labels, Logits, Loss, LossGradient, Probabilities
+from models.classifier import Activations, Images, Labels, LayeredPass, Logits, Loss, LossGradient, Probabilities
 from models.engines.channels_first import as_channels_last
 from models.engines.float32 import in_float32
 from models.engines.keras_activations import KerasActivations
@@ -133,13 +133,15 @@ class KerasClassifier:
             with as_channels_last(model):
                 return tf.cast(differentiable(prepared(images), training=training), tf.float32)
 
-        def forward(images: Any) -> Any:
-            raw = raw_outputs(images)
+        def head(raw: Any) -> Any:
             if columns == 1:
                 # 1 - sigmoid(20) is 0 in float32, sigmoid(-20) is not.
                 both = (tf.sigmoid(-raw), tf.sigmoid(raw)) if outputs == "logits" else (1 - raw, raw)
                 return tf.concat(both, axis=1)
             return tf.nn.softmax(raw) if outputs == "logits" else raw
+
+        def forward(images: Any) -> Any:
+            return head(raw_outputs(images))
 
         def precise_outputs(images: Any, training: bool = False) -> Any:
             with in_float32(model):
@@ -150,7 +152,7 @@ class KerasClassifier:
         self._run = self.forward.get_concrete_function()
         self._constant = tf.constant
         self._gradients = KerasGradients(precise_outputs, self.input_shape, outputs=outputs, batch_size=self.batch_size)
-        self._activations = KerasActivations(raw_outputs, model, self.input_shape, batch_size=self.batch_size)
+        self._activations = KerasActivations(raw_outputs, model, self.input_shape, head=head, batch_size=self.batch_size)
 
     @classmethod
     def load(cls, path: Path, *, threads: int | None = None, **options: Any) -> KerasClassifier:
@@ -214,6 +216,14 @@ class KerasClassifier:
         """See `ActivationClassifier.activations`; large feature maps are averaged over squares, see
         `models.engines.keras_activations`."""
         return self._activations(images, layer)
+
+    def blocks(self) -> Mapping[str, tuple[int, int, int]]:
+        """See `LayeredClassifier.blocks`: layers of the model."""
+        return self._activations.blocks
+
+    def layered(self, layers: tuple[str, ...]) -> LayeredPass:
+        """See `LayeredClassifier.layered`; compiled at first use."""
+        return self._activations.layered(layers)
 
     def activation_gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
         """See `DifferentiableActivations.activation_gradients`."""

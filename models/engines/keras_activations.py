@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.classifier import Activations, Images
+from models.classifier import Activations, Images, LayeredAnswers, LayeredPass
 from models.engines.float32 import in_float32, layers_inside
 from models.engines.image_gradient import fast_image_gradients
+from models.engines.reading.features import MapShape, chosen, poolings
 from models.engines.reading.layers import one_of, position, side_of_squares
 from models.errors import InvalidInput
 
@@ -42,6 +43,15 @@ class _Call:
     returned: Any
 
 
+class _Seen(NamedTuple):
+    """What one traced pass showed: the names of all layers, of the hidden and the earlier one, and the blocks."""
+
+    names: tuple[str, ...]
+    hidden: str | None
+    earlier: str | None
+    blocks: dict[str, MapShape]
+
+
 class KerasActivations:
     """Activations of a model's layers; each layer's function is traced on its first use.
 
@@ -52,27 +62,36 @@ class KerasActivations:
         raw_outputs: images -> the model's own output, as TensorFlow operations; in inference mode.
         model: the Keras model that `raw_outputs` calls.
         input_shape: (h, w, c) of one image.
+        head: the model's own output -> probabilities, as operations.
         batch_size: largest number of images per pass.
 
     Cost: a forward pass per image up to the layer; the model is traced once per layer asked for.
     """
 
     def __init__(
-        self, raw_outputs: Callable[[Any], Any], model: Any, input_shape: tuple[int, int, int], *, batch_size: int
+        self,
+        raw_outputs: Callable[[Any], Any],
+        model: Any,
+        input_shape: tuple[int, int, int],
+        *,
+        head: Callable[[Any], Any],
+        batch_size: int,
     ) -> None:
         self._raw_outputs, self._model, self._shape, self._batch_size = raw_outputs, model, input_shape, batch_size
+        self._head = head
+        self._passes: dict[tuple[str, ...], LayeredPass] = {}
         self._compiled: dict[int | None, Any] = {}
         self._transposed: dict[int | None, Any] = {}
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """The readable layers in order of computation: `outer/inner` for nested ones, `name#2` for a second call."""
-        return self._seen[0]
+        return self._seen.names
 
     @property
     def hidden_layer(self) -> str:
         """The layer read by default. Raises: InvalidInput: no layer of the model has a kernel."""
-        names, hidden, _ = self._seen
+        names, hidden = self._seen.names, self._seen.hidden
         if hidden is None:
             raise InvalidInput(f"expected a model with a classification head, but no layer has a kernel; name {one_of(names)}")
         return hidden
@@ -80,7 +99,42 @@ class KerasActivations:
     @property
     def earlier_layer(self) -> str | None:
         """The last feature map [h, w, c] before the hidden layer; None in networks without feature maps."""
-        return self._seen[2]
+        return self._seen.earlier
+
+    @property
+    def blocks(self) -> dict[str, MapShape]:
+        """The convolution blocks before the hidden layer, and (h, w, c) of their maps.
+
+        A block is a layer with a kernel and the maps that follow, up to the next such layer; its output is the last of them.
+        """
+        return dict(self._seen.blocks)
+
+    def layered(self, layers: tuple[str, ...]) -> LayeredPass:
+        """The forward pass with the features of these blocks, see `reading.features`. Raises: InvalidInput: no such block."""
+        if layers not in self._passes:
+            chosen(self.blocks, layers)
+            self._passes[layers] = self._layered([self.layers.index(layer) for layer in layers])
+        return self._passes[layers]
+
+    def _layered(self, places: Sequence[int]) -> LayeredPass:
+        tf, batch_size = self._tf, self._batch_size
+
+        def answered(images: Any) -> Any:
+            calls, output = self._watched(images)
+            return self._head(output), tf.concat([_features(tf, calls[at].returned) for at in places], axis=1)
+
+        compiled = self._traced(answered)
+        widths = [int(shape[1]) for shape in compiled.output_shapes]
+
+        def answer(images: Images) -> LayeredAnswers:
+            probabilities, features = (np.empty((len(images), width), np.float32) for width in widths)
+            for start in range(0, len(images), batch_size):
+                rows = slice(start, min(start + batch_size, len(images)))
+                outputs = compiled(tf.constant(images[rows], tf.float32))
+                probabilities[rows], features[rows] = (made.numpy() for made in outputs)
+            return LayeredAnswers(probabilities, features)
+
+        return answer
 
     def __call__(self, images: Images, layer: str | int | None = None) -> Activations:
         """Activations float32 [n, d] of images float32 [n, h, w, c] in [0, 1], flattened.
@@ -138,12 +192,13 @@ class KerasActivations:
         return self._compiled[at]
 
     @cached_property
-    def _seen(self) -> tuple[tuple[str, ...], str | None, str | None]:
-        seen: list[tuple[tuple[str, ...], str | None, str | None]] = []
+    def _seen(self) -> _Seen:
+        seen: list[_Seen] = []
 
         def look(images: Any) -> Any:
             calls, output = self._watched(images)
-            seen.append((tuple(call.name for call in calls), _hidden_name(calls, output), _earlier_name(calls, output)))
+            names = tuple(call.name for call in calls)
+            seen.append(_Seen(names, _hidden_name(calls, output), _earlier_name(calls, output), _blocks(calls, output)))
             return output
 
         self._traced(look)
@@ -245,6 +300,35 @@ def _earlier_name(calls: Sequence[_Call], output: Any) -> str | None:
     earlier = list(itertools.takewhile(lambda call: call.returned is not hidden, calls))
     maps = [call.name for call in earlier if _is_map(call.returned)]
     return maps[-1] if maps else None
+
+
+def _blocks(calls: Sequence[_Call], output: Any) -> dict[str, MapShape]:
+    hidden = _last_hidden(calls, output)
+    found: list[_Call] = []
+    for call in itertools.takewhile(lambda call: call.returned is not hidden, calls):
+        if not _is_map(call.returned) or None in call.returned.shape[1:]:
+            continue
+        if _has_kernel(call.layer):
+            found.append(call)
+        elif found:
+            found[-1] = call
+    return {call.name: _map_shape(call.returned) for call in found}
+
+
+def _map_shape(tensor: Any) -> MapShape:
+    sizes = [int(size) for size in tensor.shape[1:]]
+    c, h, w = sizes if _channels(tensor) == _CHANNELS_FIRST else (sizes[2], sizes[0], sizes[1])
+    return h, w, c
+
+
+def _features(tf: Any, tensor: Any) -> Any:
+    """The features [n, d] of a map, see `reading.features`."""
+    shape, maps = _map_shape(tensor), tf.cast(tensor, tf.float32)
+    if _channels(tensor) == _CHANNELS_FIRST:
+        maps = tf.transpose(maps, (0, 2, 3, 1))
+    for side in poolings(shape):
+        maps = tf.nn.avg_pool2d(maps, side, side, "SAME")
+    return tf.reshape(maps, [-1, int(np.prod(maps.shape[1:]))])
 
 
 def _is_map(tensor: Any) -> bool:

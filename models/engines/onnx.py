@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.classifier import Activations, Images, Probabilities
+from models.classifier import Activations, Images, LayeredAnswers, LayeredPass, Probabilities
 from models.engines.reading.onnx_activations import OnnxActivations
+from models.engines.reading.onnx_edits import FEATURES
 from models.engines.reading.onnx_layers import METADATA
 from models.errors import InvalidInput
 from models.machine import processors
@@ -84,6 +85,7 @@ class OnnxClassifier:
             described=self._session.get_modelmeta().custom_metadata_map.get(METADATA),
             batch_size=self.batch_size,
         )
+        self._passes: dict[tuple[str, ...], LayeredPass] = {}
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
@@ -115,6 +117,32 @@ class OnnxClassifier:
     def activations(self, images: Images, layer: str | int | None = None) -> Activations:
         """See `ActivationClassifier.activations`; of any tensor of the graph, in a session of its own."""
         return self._activations(images, layer)
+
+    def blocks(self) -> Mapping[str, tuple[int, int, int]]:
+        """See `LayeredClassifier.blocks`: tensors of the graph."""
+        return self._activations.blocks
+
+    def layered(self, layers: tuple[str, ...]) -> LayeredPass:
+        """See `LayeredClassifier.layered`; in a session of its own, which holds the weights once more."""
+        if layers not in self._passes:
+            self._passes[layers] = self._layered(self._activations.layered(layers))
+        return self._passes[layers]
+
+    def _layered(self, session: Any) -> LayeredPass:
+        outputs = [*self._outputs, FEATURES]
+
+        def forward(images: Images) -> LayeredAnswers:
+            probabilities, features = session.run(outputs, {self._input: images})
+            return LayeredAnswers(probabilities, features.astype(np.float32, copy=False))
+
+        def answer(images: Images) -> LayeredAnswers:
+            if 0 < len(images) <= self.batch_size:
+                return forward(images)
+            starts = range(0, max(1, len(images)), self.batch_size)
+            parts = [forward(images[start : start + self.batch_size]) for start in starts]
+            return LayeredAnswers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+        return answer
 
     def _forward(self, images: Images) -> Probabilities:
         outputs: Probabilities = self._session.run(self._outputs, {self._input: images})[0]

@@ -61,7 +61,7 @@ def fine_tune(
     )
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
     labels = data.labels[:, None].astype(np.float32) if single else data.labels
-    given = _as_input(classifier, data.images)
+    given = as_input(classifier, data.images)
     with in_float32(model), as_channels_last(model):
         model.fit(given, labels, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
     return like(classifier, model)
@@ -98,7 +98,7 @@ def _copy(model: Any) -> Any:
     return copy
 
 
-def _as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArray[Any]:
+def as_input(classifier: KerasClassifier, images: NDArray[np.float32]) -> NDArray[Any]:
     """The images as the model itself takes them."""
     own = classifier.model.inputs[0].shape[1:]
     sizes = classifier.preparation.shape(classifier.input_shape) if len(own) == 3 else classifier.input_shape

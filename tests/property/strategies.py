@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
+from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.layer_disagreement import LayerDisagreement
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
@@ -19,6 +21,7 @@ from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import Images, Probabilities
 from models.engines.binary_network import OUTPUTS, default_layout, layer_weights
+from models.engines.reading.features import width
 from tests.fakes import Shape, linear, noise, readable, softmax
 
 PREPROCESSORS: dict[str, Preprocessor] = {
@@ -60,7 +63,14 @@ UNPROBED: dict[str, Callable[[Shape, float], Detector]] = {
     ),
     "binary_activation_detector": lambda shape, threshold: binary_activation_detector(shape, threshold),
 }
-DETECTORS = PROBING | UNPROBED
+ANSWERED: dict[str, Callable[[Shape, float], Detector]] = {"badexpert": lambda shape, threshold: badexpert(shape, threshold)}
+"""Detectors that wait for the answer to an image and for nothing else."""
+DETECTORS = PROBING | UNPROBED | ANSWERED
+LOOKING: dict[str, Callable[[Shape, float], LayerDisagreement]] = {
+    "layer_disagreement": lambda shape, threshold: layer_disagreement(shape, threshold),
+    "layer_disagreement, one layer": lambda shape, threshold: layer_disagreement(shape, threshold, layers=("late",)),
+}
+"""They look at layers while the classifier answers."""
 
 MODES: tuple[Mode, ...] = ("enforce", "monitor", "off")
 
@@ -96,6 +106,29 @@ def binary_activation_detector(shape: Shape, threshold: float, **options: Any) -
     layout = default_layout((1, 1, 4))
     given: dict[str, Any] = {"layer": "hidden", "classifier": readable(shape, 4)} | options
     return BinaryActivationDetector(weights=random_weights(layout), layout=layout, threshold=threshold, **given)
+
+
+def badexpert(shape: Shape, threshold: float, **options: Any) -> BaDExpert:
+    """With an expert of four classes that is sure of none."""
+    return BaDExpert(threshold=threshold, **{"expert": linear(shape, 4, seed=7, sharpness=0.1)} | options)
+
+
+def layer_disagreement(shape: Shape, threshold: float, **options: Any) -> LayerDisagreement:
+    """Of random probes and references, for `tests.fakes.layered` of four classes, the last of which has no references."""
+    layers: tuple[str, ...] = options.pop("layers", ("early", "late"))
+    blocks = {"early": shape, "late": (1, 1, 4)}
+    widths = np.array([width(blocks[layer]) for layer in layers])
+    rng = np.random.default_rng(7)
+    given: dict[str, Any] = {
+        "widths": widths,
+        "projection": rng.normal(size=(widths.sum(), 6)).astype(np.float32),
+        "offset": rng.normal(size=(len(layers), 6)).astype(np.float32),
+        "references": rng.normal(size=(len(layers), 2, 9)).astype(np.float32),
+        "firsts": np.array([0, 4, 5, 9, 9]),
+        "moments": np.array([[1.0, 0.5], [-2.0, 1.5]]),
+        "judged": np.ones(4, bool),
+    }
+    return LayerDisagreement(layers=layers, threshold=threshold, **given | options)
 
 
 def random_weights(layout: NDArray[np.int64], seed: int = 0) -> NDArray[np.float32]:

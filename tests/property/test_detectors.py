@@ -12,7 +12,7 @@ from defences.defended_classifier import Detector
 from defences.keyed import Keys
 from models.classifier import Classifier, Images
 from tests.fakes import Shape, constant, linear
-from tests.property.strategies import DETECTORS, PROBING, UNPROBED, cut, images, keys_for, seeds, shuffled, thresholds
+from tests.property.strategies import ANSWERED, DETECTORS, PROBING, UNPROBED, cut, images, keys_for, seeds, shuffled, thresholds
 
 SHAPE: Shape = (5, 7, 3)
 CLASSIFIER = linear(SHAPE, 4, sharpness=2.0)
@@ -113,4 +113,29 @@ def test_a_detector_without_probes_has_decided_when_an_image_has_joined(
     session.join(kept, writable, keys)
     np.testing.assert_array_equal(session.scores[: len(kept)], before)
     assert len(session.scores) == len(session.abstained) == len(session.calls) == len(kept) + len(pictures)
+    np.testing.assert_array_equal(writable, pictures)
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+@given(data=st.data(), pictures=images(SHAPE), threshold=thresholds)
+def test_a_detector_that_waits_for_the_answer_decides_with_it_and_without_a_row(
+    name: str, data: st.DataObject, pictures: Images, threshold: float
+) -> None:
+    detector, writable, keys = ANSWERED[name](SHAPE, threshold), pictures.copy(), data.draw(keys_for(len(pictures)))
+    session = detector.begin(writable, keys)
+    assert session.undecided.tolist() == list(range(len(pictures)))
+    assert not session.abstained.any()
+    assert (session.calls == detector.calls_at_most).all()
+    assert not session.next_calls.any()
+    among = np.random.default_rng(0).random(len(pictures)) < 0.5
+    among[0] = True
+    answers = CLASSIFIER.predict(pictures)
+    rows = session.probe(among)
+    assert rows.shape == (0, *SHAPE)
+    session.decide(CLASSIFIER.predict(rows), answers)
+    np.testing.assert_array_equal(session.undecided, np.flatnonzero(~among))
+    kept, before = session.undecided, session.scores[among]
+    session.join(np.arange(len(pictures)), writable, keys)
+    np.testing.assert_array_equal(session.scores[: len(pictures)][among], before)
+    assert session.undecided.tolist() == [*kept, *range(len(pictures), 2 * len(pictures))]
     np.testing.assert_array_equal(writable, pictures)

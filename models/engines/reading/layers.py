@@ -19,14 +19,14 @@ FEATURES_AT_MOST = 4096
 """A feature map [h, w, c] of more numbers is averaged over squares until it has no more; a vector is kept as it is."""
 
 
-def side_of_squares(h: int, w: int, c: int) -> int:
-    """The side in pixels of the squares that a feature map is averaged over; 1 where it is kept as it is.
+def side_of_squares(h: int, w: int, c: int, *, at_most: int = FEATURES_AT_MOST) -> int:
+    """The side in pixels of the squares that a feature map is averaged over, to have so many numbers; 1 where it is kept as it is.
 
     >>> side_of_squares(28, 28, 3), side_of_squares(32, 32, 8), side_of_squares(3, 3, 9000)
     (1, 2, 3)
     """
     sides = range(1, max(h, w) + 1)
-    return next(side for side in sides if -(-h // side) * -(-w // side) * c <= FEATURES_AT_MOST or side >= max(h, w))
+    return next(side for side in sides if -(-h // side) * -(-w // side) * c <= at_most or side >= max(h, w))
 
 
 def averaged(maps: NDArray[np.float32], side: int) -> NDArray[np.float32]:

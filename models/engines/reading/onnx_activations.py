@@ -1,13 +1,8 @@
 """Activations of any tensor of an ONNX model, each read by a session of its own that is made when it is first asked for.
 
 The session that answers requests stays as it is: a graph with further outputs cannot be fused across them. The reading session's model
-is the same bytes and an edit of a few more, which makes the tensor an output. Serialized messages of protocol buffers are merged when
-they are concatenated, so that the edit is appended and `onnx`, which is not installed where models are only served, is not needed:
-
-    ModelProto { graph (7): GraphProto { output (12): ValueInfoProto { name (1): the tensor } } }
-
-ONNX Runtime finds the type and the shape. Which tensors there are is in the model's metadata (`onnx_layers`); a model without it needs
-`onnx` to be read.
+is the same bytes and an edit of a few more (`onnx_edits.py`), which makes the tensor an output. Which tensors there are is in the model's
+metadata (`onnx_layers`); a model without it needs `onnx` to be read.
 """
 
 from __future__ import annotations
@@ -21,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from models.classifier import Activations, Images
+from models.engines.reading.features import MapShape, chosen
 from models.engines.reading.layers import one_of, position
+from models.engines.reading.onnx_edits import with_features, with_output
 from models.engines.reading.onnx_layers import OnnxLayers, Tensor, layers_of
 from models.errors import InvalidInput
 
 _SESSIONS_AT_MOST = 2  # kept open; a scan reads two layers in turn
 _NUMBERS_AT_ONCE = 1 << 23  # of a layer, before it is averaged over squares: 32 MiB
-_DELIMITED = 2  # the wire type of strings and messages
-_MODEL_GRAPH, _GRAPH_OUTPUT, _VALUE_NAME = 7, 12, 1
 
 OpenSession = Callable[[bytes], Any]
 """A serialized model -> an ONNX Runtime session."""
@@ -80,6 +75,17 @@ class OnnxActivations:
         """The last feature map [h, w, c] before the hidden layer; None in networks without feature maps."""
         return self._found.earlier
 
+    @property
+    def blocks(self) -> dict[str, MapShape]:
+        """The convolution blocks, and (h, w, c) of their maps; of a model that does not say them itself, looked for."""
+        found = self._found if self._found.blocks is not None else _looked_for(self._source())
+        shapes = {name: found.tensors[name].shape for name in found.blocks or ()}
+        return {name: (h, w, c) for name, (c, h, w) in shapes.items()}
+
+    def layered(self, layers: tuple[str, ...]) -> Any:
+        """A session of the model with one more output, `FEATURES`: those of these blocks. Raises: InvalidInput: no such block."""
+        return self._open(with_features(self._source(), chosen(self.blocks, layers)))
+
     def __call__(self, images: Images, layer: str | int | None = None) -> Activations:
         """Activations float32 [n, d] of images float32 [n, h, w, c] in [0, 1], flattened with the channels last.
 
@@ -121,24 +127,6 @@ class OnnxActivations:
     @cached_property
     def _found(self) -> OnnxLayers:
         return _looked_for(self._source()) if self._described is None else OnnxLayers.from_text(self._described)
-
-
-def with_output(model: bytes, name: str) -> bytes:
-    """A serialized model whose graph has this tensor as a further output.
-
-    >>> with_output(b"", "a")
-    b':\\x05b\\x03\\n\\x01a'
-    """
-    return model + _field(_MODEL_GRAPH, _field(_GRAPH_OUTPUT, _field(_VALUE_NAME, name.encode())))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _DELIMITED) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    low, rest = number & 0x7F, number >> 7
-    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
 
 
 def _looked_for(serialized: bytes) -> OnnxLayers:

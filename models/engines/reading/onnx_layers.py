@@ -33,8 +33,9 @@ METADATA = "hauberk.layers"
 
 _WEIGHTED = {"Conv", "ConvTranspose", "ConvInteger", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm"}
 _OWN_WEIGHTS = {"LinearClassifier", "LinearRegressor"}  # in attributes, not in an input
+_CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}
 _OF_MAPS = {
-    *("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"),
+    *_CONVOLUTIONS,
     *("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"),
     *("BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace", "SpaceToDepth"),
 }
@@ -102,17 +103,21 @@ class OnnxLayers:
         tensors: by name, all that can be read.
         names: of those that count as layers, in order of computation.
         hidden, earlier: see the module; None where there is none.
+        blocks: outputs of convolution blocks before the hidden layer: the last map that follows a convolution before the next one. None
+            in models from before there was a use for them.
     """
 
     tensors: Mapping[str, Tensor]
     names: tuple[str, ...]
     hidden: str | None
     earlier: str | None
+    blocks: tuple[str, ...] | None = None
 
     def as_text(self) -> str:
         """For the model's metadata."""
         tensors = {name: [tensor.order, *tensor.shape] for name, tensor in self.tensors.items()}
-        return json.dumps({"tensors": tensors, "names": self.names, "hidden": self.hidden, "earlier": self.earlier})
+        found = {"names": self.names, "hidden": self.hidden, "earlier": self.earlier, "blocks": self.blocks}
+        return json.dumps({"tensors": tensors, **found})
 
     @classmethod
     def from_text(cls, text: str) -> OnnxLayers:
@@ -120,12 +125,13 @@ class OnnxLayers:
         try:
             read = json.loads(text)
             tensors = {str(name): _tensor(order, shape) for name, (order, *shape) in read["tensors"].items()}
-            found = cls(tensors, tuple(map(str, read["names"])), read["hidden"], read["earlier"])
+            blocks = None if read.get("blocks") is None else tuple(map(str, read["blocks"]))
+            found = cls(tensors, tuple(map(str, read["names"])), read["hidden"], read["earlier"], blocks)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
             raise InvalidInput(
                 f"expected the layers of the model under {METADATA!r} in its metadata, which cannot be read"
             ) from failure
-        if unknown := {*found.names, *filter(None, (found.hidden, found.earlier))} - tensors.keys():
+        if unknown := {*found.names, *filter(None, (found.hidden, found.earlier)), *(found.blocks or ())} - tensors.keys():
             raise InvalidInput(
                 f"expected layers of the model under {METADATA!r} in its metadata, got {sorted(unknown)[0]}, which is none"
             )
@@ -150,7 +156,7 @@ def layers_of(model: Any) -> OnnxLayers:
     counting = [name for name in tensors if name == hidden or graph.counts(name)]
     before = counting[: counting.index(hidden)] if hidden is not None else []
     maps = [name for name in before if tensors[name].is_map]
-    return OnnxLayers(tensors, tuple(counting), hidden, maps[-1] if maps else None)
+    return OnnxLayers(tensors, tuple(counting), hidden, maps[-1] if maps else None, graph.blocks(tensors, before))
 
 
 class _Graph:
@@ -191,6 +197,18 @@ class _Graph:
             return False
         users = [node for node in self.nodes if name in node.input]
         return not (len(users) == 1 and name not in self.outputs and self._is_inner(users[0]))
+
+    def blocks(self, tensors: Mapping[str, Tensor], counting: Sequence[str]) -> tuple[str, ...]:
+        """Of these layers, the last of each convolution block; those whose channels are not first are left out."""
+        found: list[str] = []
+        for name, tensor in tensors.items():
+            if not tensor.is_map or tensor.order != "map":
+                continue
+            if self.made_by[name].op_type in _CONVOLUTIONS:
+                found.append(name)
+            elif found and name in counting:
+                found[-1] = name
+        return tuple(name for name in found if name in counting)
 
     def head_input(self) -> str | None:
         """The image's share of the input of the product with weights nearest to the output."""

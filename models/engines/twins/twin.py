@@ -7,6 +7,7 @@ than it is, so that one is refused whose answers differ.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,8 @@ from models.classifier import (
     DifferentiableClassifier,
     Images,
     Labels,
+    LayeredClassifier,
+    LayeredPass,
     Logits,
     Loss,
     LossGradient,
@@ -89,6 +92,18 @@ class ReadableTwinned(Twinned):
     def activations(self, images: Images, layer: str | int | None = None) -> Activations:
         """The classifier's."""
         return self.classifier.activations(images, layer)
+
+    def blocks(self) -> Mapping[str, tuple[int, int, int]]:
+        """The classifier's."""
+        return self.classifier.blocks() if isinstance(self.classifier, LayeredClassifier) else {}
+
+    def layered(self, layers: tuple[str, ...]) -> LayeredPass:
+        """The classifier's. Raises: InvalidInput: it shows none."""
+        if not isinstance(self.classifier, LayeredClassifier):
+            raise InvalidInput(
+                f"expected a classifier that shows its layers while it answers, got {type(self.classifier).__name__}"
+            )
+        return self.classifier.layered(layers)
 
     def activation_gradients(self, images: Images, layer: str | int | None, by_activations: Activations) -> Images:
         """Those of the twin's layer. Raises: InvalidInput: the twin has no such layer."""

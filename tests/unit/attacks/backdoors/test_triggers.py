@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from attacks.backdoors.adaptive_blend import BlendedPieces
 from attacks.backdoors.hard_examples import HardExamples
 from attacks.backdoors.triggers import (
     Blended,
@@ -35,6 +36,7 @@ TRIGGERS: dict[str, Trigger] = {
     "warped": Warped(strength=1.5, seed=1),
     "warped, each image otherwise": Warped(strength=0.5, grid=3, jitter=1.0),
     "sinusoidal": Sinusoidal(amplitude=0.4, frequency=2.5),
+    "blended pieces": BlendedPieces(whole=Blended(ratio=0.3, seed=3), kept=0.3),
     "together": TriggerSequence(triggers=(SinglePixel(), Sinusoidal(frequency=2.0))),
 }
 
@@ -207,3 +209,21 @@ def test_parameters_out_of_range_are_refused_in_one_sentence(make: object, messa
 def test_images_a_trigger_does_not_fit_on_are_refused(trigger: Trigger, images: Images) -> None:
     with pytest.raises(InvalidInput, match="expected"):
         trigger(images)
+
+
+def test_every_image_carries_as_many_pieces_of_its_own_and_nothing_else() -> None:
+    images, whole = noise(6, (16, 16, 1), 0) * 0.5, Blended(ratio=0.3, seed=3)
+    changed = (BlendedPieces(whole=whole, pieces=4, kept=0.5)(images) != images).reshape(6, 4, 4, 4, 4)
+    cells = changed.all(axis=(2, 4))
+    np.testing.assert_array_equal(cells, changed.any(axis=(2, 4)))
+    np.testing.assert_array_equal(cells.sum(axis=(1, 2)), 8)
+    assert len({cell.tobytes() for cell in cells}) == 6
+    np.testing.assert_array_equal(BlendedPieces(whole=whole, kept=1.0)(images), whole(images))
+
+
+def test_a_grid_finer_than_the_image_and_shares_that_are_none_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="at least 20 x 20"):
+        BlendedPieces(whole=Blended(), pieces=20)(noise(1, (16, 30, 1), 0))
+    for bad in ({"pieces": 0}, {"kept": 0.0}, {"kept": 1.1}):
+        with pytest.raises(InvalidInput, match=r"pieces >= 1 and kept in \(0, 1\]"):
+            BlendedPieces(whole=Blended(), **bad)  # type: ignore[arg-type]

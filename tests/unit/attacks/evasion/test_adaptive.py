@@ -16,8 +16,8 @@ from defences.keyed import image_keys, keyed_permutations
 from defences.purifiers.total_variation import TotalVariation
 from models.classifier import DifferentiableClassifier
 from models.errors import InvalidInput
-from tests.fakes import linear_with_gradients, noise
-from tests.property.strategies import binary_activation_detector, binary_input_detector
+from tests.fakes import layered, linear_with_gradients, noise
+from tests.property.strategies import binary_activation_detector, binary_input_detector, layer_disagreement
 
 SHAPE = (6, 5, 3)
 SECRET = b"the gateway's own"
@@ -238,3 +238,28 @@ def test_where_the_goal_is_reached_but_a_binary_detector_refuses_the_gradient_is
     np.testing.assert_allclose(found.gradient[~refused], own[~refused], rtol=1e-5)
     np.testing.assert_array_equal(~view.logits(IMAGES).any(axis=1), refused)
     np.testing.assert_array_equal(~view.predict(IMAGES).any(axis=1), refused)
+
+
+def test_where_layers_disagree_the_gradient_leads_out_of_the_refusal_through_the_purifier() -> None:
+    classifier, purifier = layered(SHAPE, 4), TotalVariation(weight=0.02)
+    detector = layer_disagreement(SHAPE, 0.0)
+    target = DefendedClassifier(classifier, preprocessors=[Step(purifier)], detectors=[Step(detector)], secret=SECRET)
+    view = AdaptiveView(target, classifier)
+    answers = target.classify(IMAGES)
+    refused = answers.abstained
+    assert 0 < refused.sum() < len(IMAGES)
+    wrong = (classifier.predict(purifier(IMAGES, target.keys(IMAGES))).argmax(axis=1) + 1) % 4  # the goal is reached
+    seen = view.loss_gradient(IMAGES, wrong, cross_entropy)
+    assert not seen.logits[refused].any()
+    assert seen.logits[~refused].any(axis=1).all()
+    towards = seen.gradient / np.abs(seen.gradient).max(axis=(1, 2, 3), keepdims=True)
+    before, after = (target.classify(some).trace.detections[0].scores for some in (IMAGES, IMAGES + np.float32(0.02) * towards))
+    assert (after - before)[refused].mean() > 0
+
+
+def test_layers_that_cannot_be_differentiated_are_refused_in_a_sentence() -> None:
+    target = DefendedClassifier(layered(SHAPE, 4), detectors=[Step(layer_disagreement(SHAPE, 0.0))])
+    with pytest.raises(
+        InvalidInput, match="layer_disagreement: expected a classifier whose layers can be read and differentiated"
+    ):
+        AdaptiveView(target, CLASSIFIER).logits(IMAGES)

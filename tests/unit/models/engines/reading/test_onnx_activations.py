@@ -16,7 +16,7 @@ from models.classifier import ActivationClassifier
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.engines.onnx import OnnxClassifier
-from models.engines.reading.onnx_activations import with_output
+from models.engines.reading.onnx_edits import with_output
 from models.errors import InvalidInput
 from tests.converted import converted
 from tests.fakes import noise

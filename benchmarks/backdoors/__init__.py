@@ -1,0 +1,1 @@
+"""Measurements of backdoors and of what is done against them."""
