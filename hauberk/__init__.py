@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from defences.poison.findings import Findings, TrainingSet
     from defences.poison.repair import repaired
     from defences.poison.spectral_signatures import SpectralSignatures
+    from defences.poison.statistical_contamination_analyzer import StatisticalContaminationAnalyzer
     from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
     from defences.purifiers.total_variation import TotalVariation
     from evaluation.budget import BUDGETS, Budget
@@ -105,6 +106,7 @@ _HOMES = {
     "defences.poison.findings": ("Findings", "TrainingSet"),
     "defences.poison.repair": ("repaired",),
     "defences.poison.spectral_signatures": ("SpectralSignatures",),
+    "defences.poison.statistical_contamination_analyzer": ("StatisticalContaminationAnalyzer",),
     "evaluation.scanning.scan": ("Scan", "ScanPlan", "scan"),
     # Measure
     "evaluation.budget": ("BUDGETS", "Budget"),
@@ -172,6 +174,7 @@ __all__ = [  # spelled out for type checkers
     "SourceSpecific",
     "SpectralSignatures",
     "Square",
+    "StatisticalContaminationAnalyzer",
     "Step",
     "Strip",
     "TotalVariation",

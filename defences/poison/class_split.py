@@ -52,6 +52,9 @@ class ClassSplit:
         plane: float32 [n, 2], the separating line and the widest direction across it, for a picture.
         valley: the lowest density between the clusters over the lower of their peaks: 1 is no valley, 0 a gap; None if not computed.
         silhouette: mean silhouette width in the reduced space (Rousseeuw 1987); None if not computed.
+        own: float [2], of each cluster the share that keeps its class where the other one stands for it; None if not computed.
+        sources: int64 [2], the most frequent other class of each cluster there; None if not computed.
+        foreign: how clearly the second is a sample of the other classes (`defences.poison.populations`); None if not computed.
     """
 
     second: NDArray[np.bool_]
@@ -60,6 +63,9 @@ class ClassSplit:
     plane: NDArray[np.float32]
     valley: float | None = None
     silhouette: float | None = None
+    own: _Matrix | None = None
+    sources: NDArray[np.int64] | None = None
+    foreign: float | None = None
 
     @property
     def parts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -90,7 +96,7 @@ def split_class(
     centred = activations.astype(np.float64) - activations.mean(axis=0, dtype=np.float64)
     if not centred.any():
         return None
-    best: tuple[float, _Line, _Matrix] | None = None
+    best: tuple[float, Line, _Matrix] | None = None
     for view in _views(centred, shared):
         reduced = _reduced(view, dimensions, reduction, seed)
         line = _best_line(reduced, rng, seed)
@@ -99,11 +105,13 @@ def split_class(
     if best is None:
         return None
     _, line, reduced = best
-    return _described(line, reduced, rng)
+    return described(line, reduced, rng)
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """A split by the position of the samples on a line; see `ClassSplit`."""
+
     second: NDArray[np.bool_]
     position: _Matrix
     distance: float
@@ -111,6 +119,7 @@ class _Line:
 
     @property
     def merit(self) -> float:
+        """The distance, less what is lost to the samples between the clusters."""
         return self.distance * (1 - self.valley)
 
 
@@ -135,14 +144,14 @@ def _reduced(view: _Matrix, dimensions: int, reduction: Reduction, seed: int) ->
     return reduced
 
 
-def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> _Line | None:
+def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> Line | None:
     """The best split over all starts; fitted on at most _FITTED_ON samples, then applied to all."""
-    sphere = _sphered(reduced)
+    sphere = sphered(reduced)
     some = np.sort(rng.permutation(len(sphere))[:_FITTED_ON]) if len(sphere) > _FITTED_ON else np.arange(len(sphere))
     looked_at = sphere[some]
-    best: tuple[_Line, _Matrix, float] | None = None
-    for second, position in _refined(looked_at, _starts(reduced[some], seed)):
-        line = _line(position, second)
+    best: tuple[Line, _Matrix, float] | None = None
+    for second, position in refined(looked_at, _starts(reduced[some], seed)):
+        line = line_between(position, second)
         if line is not None and (best is None or line.merit > best[0].merit):
             direction = looked_at[second].mean(axis=0) - looked_at[~second].mean(axis=0)
             border = (position[second].min() + position[~second].max()) / 2
@@ -151,22 +160,22 @@ def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> _Line |
         return None
     line, direction, border = best
     position = sphere @ direction
-    return line if len(some) == len(sphere) else _line(position, position > border)
+    return line if len(some) == len(sphere) else line_between(position, position > border)
 
 
-def _sphered(reduced: _Matrix) -> _Matrix:
+def sphered(reduced: _Matrix) -> _Matrix:
     """[n, r] with unit covariance. There Fisher's discriminant of two halves, (within)^-1 (m2 - m1), is the line between their means:
     within and total covariance differ only by a multiple of (m2 - m1)(m2 - m1)^T, which keeps the direction (Sherman & Morrison)."""
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(reduced.T)))
     kept = values > 1e-9 * values[-1]
-    sphered: _Matrix = (reduced - reduced.mean(axis=0)) @ (vectors[:, kept] / np.sqrt(values[kept]))
-    return sphered
+    sphere: _Matrix = (reduced - reduced.mean(axis=0)) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return sphere
 
 
 def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
     """Initial halves [s, n]: those of 2-means, then both tails of every dimension."""
     # Classes are split in parallel already; scikit-learn's own threads on top would spend their time spinning.
-    with _thread_pools().limit(limits=1, user_api="openmp"):
+    with thread_pools().limit(limits=1, user_api="openmp"):
         starts = [KMeans(2, n_init=4, random_state=seed).fit(reduced).labels_.astype(bool)]
     for tail in _TAILS:
         low, high = np.quantile(reduced, [tail, 1 - tail], axis=0)
@@ -175,12 +184,12 @@ def _starts(reduced: _Matrix, seed: int) -> NDArray[np.bool_]:
 
 
 @cache
-def _thread_pools() -> Any:
+def thread_pools() -> Any:
     """Cached: searching the libraries of the process takes milliseconds."""
     return ThreadpoolController()
 
 
-def _refined(sphere: _Matrix, starts: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], _Matrix]]:
+def refined(sphere: _Matrix, starts: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], _Matrix]]:
     """Alternate Fisher's line between the halves and new halves from two normal densities on it, until they are stable.
 
     All starts are refined together; each distinct result is yielded once.
@@ -229,12 +238,13 @@ def _bells(position: _Matrix, second: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return between
 
 
-def _line(position: _Matrix, second: NDArray[np.bool_]) -> _Line | None:
+def line_between(position: _Matrix, second: NDArray[np.bool_]) -> Line | None:
+    """The line whose positions [n] these are, with the distance and the valley of the halves; None where they are no two."""
     first, other = position[~second], position[second]
     spread = np.sqrt((first.var() + other.var()) / 2) if len(first) and len(other) else 0.0
     if spread <= 0 or other.mean() <= first.mean():
         return None
-    return _Line(second, position, float((other.mean() - first.mean()) / spread), _valley(position, second))
+    return Line(second, position, float((other.mean() - first.mean()) / spread), _valley(position, second))
 
 
 def _valley(position: _Matrix, second: NDArray[np.bool_]) -> float:
@@ -255,7 +265,8 @@ def _valley(position: _Matrix, second: NDArray[np.bool_]) -> float:
     return float(min(1.0, (density[lowest] + doubt) / peaks)) if peaks > 0 else 1.0
 
 
-def _described(line: _Line, reduced: _Matrix, rng: np.random.Generator) -> ClassSplit:
+def described(line: Line, reduced: _Matrix, rng: np.random.Generator) -> ClassSplit:
+    """The split with its silhouette, and a picture of it, from the space [n, r] in which it was found."""
     some = rng.permutation(len(reduced))[:_SILHOUETTE_OF]
     both = 0 < line.second[some].sum() < len(some)
     silhouette = float(silhouette_score(reduced[some], line.second[some])) if both else 0.0

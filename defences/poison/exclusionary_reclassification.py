@@ -43,17 +43,42 @@ class Reclassified:
     classes: Labels
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Features brought to one scale, and projected at random where they are many (Johnson & Lindenstrauss 1984).
+
+    Attributes:
+        middle, width: float32 [d], of the features it was made from.
+        projection: float32 [d, 512]; None where d <= 512.
+    """
+
+    middle: NDArray[np.float32]
+    width: NDArray[np.float32]
+    projection: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating], seed: int) -> Scale:
+        """The scale of these features [n, d]."""
+        middle = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        spread = (features.astype(np.float32) - middle).std(axis=0, dtype=np.float64)
+        wide = features.shape[1]
+        projection = None
+        if wide > _FEATURES_AT_MOST:
+            draws = np.random.default_rng(seed).normal(size=(wide, _FEATURES_AT_MOST)) / np.sqrt(_FEATURES_AT_MOST)
+            projection = draws.astype(np.float32)
+        return cls(middle, (spread + 0.1 * spread.mean() + 1e-12).astype(np.float32), projection)
+
+    def __call__(self, features: NDArray[np.floating]) -> _Matrix:
+        """Features [n, d] as [n, min(d, 512)]."""
+        centred = features.astype(np.float32) - self.middle
+        centred /= self.width
+        scaled: _Matrix = (centred if self.projection is None else centred @ self.projection).astype(np.float64)
+        return scaled
+
+
 def standardised(features: NDArray[np.floating], seed: int) -> _Matrix:
-    """Features [n, d] standardised, and projected at random to [n, 512] where d > 512 (Johnson & Lindenstrauss 1984)."""
-    centred = features.astype(np.float32) - features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    spread = centred.std(axis=0, dtype=np.float64)
-    centred /= (spread + 0.1 * spread.mean() + 1e-12).astype(np.float32)
-    width = centred.shape[1]
-    if width > _FEATURES_AT_MOST:
-        projection = np.random.default_rng(seed).normal(size=(width, _FEATURES_AT_MOST)) / np.sqrt(_FEATURES_AT_MOST)
-        centred = centred @ projection.astype(np.float32)
-    scaled: _Matrix = centred.astype(np.float64)
-    return scaled
+    """Features [n, d] on their own scale, at most 512 of them."""
+    return Scale.of(features, seed)(features)
 
 
 def reclassify(features: _Matrix, labels: Labels, held_out: _Matrix, *, own: int, classes: int) -> Reclassified:

@@ -180,7 +180,7 @@ class Findings:
         is_clean: bool [n]; false only in classes whose verdict is "poison".
         in_second: bool [n], in the second of its class's clusters.
         scores: float32 [n], larger for more suspicious samples, comparable only within a class.
-        plane: float32 [n, 2], a projection of the activations of each class, for pictures.
+        plane: float32 [n, 2], a projection of the activations of each class, for pictures; NaN for samples that were not looked at.
         confusion: over all classes.
     """
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Findings, PoisonDetector, TrainingSet, Witness
 from defences.poison.spectral_signatures import SpectralSignatures
+from defences.poison.statistical_contamination_analyzer import StatisticalContaminationAnalyzer
 from evaluation.kept_places import place_of, use_place
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, merged_clean_mask
@@ -68,7 +69,9 @@ class ScanPlan:
         origin: of the data, for the report.
     """
 
-    detectors: tuple[PoisonDetector, ...] = field(default_factory=lambda: (ActivationClustering(), SpectralSignatures()))
+    detectors: tuple[PoisonDetector, ...] = field(
+        default_factory=lambda: (ActivationClustering(), StatisticalContaminationAnalyzer(), SpectralSignatures())
+    )
     layer: str | int | None = None
     backend: Backend = "threading"
     workers: int = 1

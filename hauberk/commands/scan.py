@@ -14,6 +14,7 @@ from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.class_split import Reduction
 from defences.poison.findings import PoisonDetector
 from defences.poison.spectral_signatures import SpectralSignatures
+from defences.poison.statistical_contamination_analyzer import StatisticalContaminationAnalyzer
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.scan import KeptWork, ScanPlan
 from evaluation.scanning.scan import scan as scan_training_data
@@ -40,7 +41,7 @@ from models.machine import processors
 from models.printable import printable
 from models.stored_images import StoredImages
 
-METHODS = (ActivationClustering.name, SpectralSignatures.name)
+METHODS = (ActivationClustering.name, StatisticalContaminationAnalyzer.name, SpectralSignatures.name)
 
 _FOUND = 3
 
@@ -124,7 +125,11 @@ def _detectors(methods: str, reduction: Reduction, seed: int) -> tuple[PoisonDet
     wanted = [name.strip() for name in methods.split(",") if name.strip()]
     if not wanted or not set(wanted) <= set(METHODS):
         raise InvalidInput(f"expected --methods of {', '.join(METHODS)}, got {methods!r}")
-    known = (ActivationClustering(reduction=reduction, seed=seed), SpectralSignatures(seed=seed))
+    known: tuple[PoisonDetector, ...] = (
+        ActivationClustering(reduction=reduction, seed=seed),
+        StatisticalContaminationAnalyzer(seed=seed),
+        SpectralSignatures(seed=seed),
+    )
     return tuple(detector for detector in known if detector.name in wanted)
 
 
