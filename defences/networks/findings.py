@@ -16,20 +16,20 @@ class JudgedClass:
 
     Attributes:
         reason: the ground for the verdict, one sentence to show.
-        largest_margin: of its logit over all others, over all images.
-        pull: mean of that margin over stand-ins under the universal pattern of each radius, in order.
-        distance: of its score from those of the other classes, in their deviations.
-        p: how likely that is by chance.
+        score: the name of the score by which it is furthest above the others.
+        distance: how far, in deviations of the others.
+        p: how likely that is by chance, all scores and classes considered.
+        scores: all of them, in the order of the method's list of names.
     """
 
     label: int
     name: str
     verdict: NetworkVerdict
     reason: str
-    largest_margin: float
-    pull: list[float]
+    score: str
     distance: float
     p: float
+    scores: list[float]
 
 
 @dataclass(frozen=True)

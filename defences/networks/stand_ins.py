@@ -9,45 +9,48 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from defences.networks.margins import log_probability
 from models.classifier import DifferentiableClassifier, Images, Labels
 
+MADE_IN = 30
+"""Steps in which an image of a class is made."""
+
 _SURE = np.log(0.95)
-_STEPS = 30
 _STEP = 1 / 56  # of the diagonal of the cube of images
 _GRAINS = (0.025, 0.05, 0.1, 0.18)  # of the side
 _LIGHT, _CONTRAST = (0.1, 0.7), (0.05, 0.3)
 
 
 class StandIns(NamedTuple):
-    """Images [n, h, w, c] and what the network says they are, [n]."""
+    """Images [n, h, w, c], what the network says they are, [n], and the share of those made for a class that are called so."""
 
     images: Images
     labels: Labels
+    reached: float
 
 
-def stand_ins(classifier: DifferentiableClassifier, *, of_a_class: int, of_noise: int, rng: np.random.Generator) -> StandIns:
-    """So many images of each class, smooth and just so that the network is sure of them, and so many of smooth noise.
+def stand_ins(classifier: DifferentiableClassifier, *, of_classes: int, of_noise: int, rng: np.random.Generator) -> StandIns:
+    """So many images of the classes in turn, smooth and just so that the network is sure of them, and so many of smooth noise.
 
-    Cost: at most 30 forward and backward passes for each image of a class, and a forward pass for each of noise.
+    Cost: at most `MADE_IN` forward and backward passes for each image of a class, and a forward pass for each image.
     """
     k, shape = len(classifier.labels), classifier.input_shape
-    images, labels = smooth_noise(k * of_a_class, shape, rng), np.repeat(np.arange(k), of_a_class)
+    images, labels = smooth_noise(of_classes, shape, rng), np.resize(rng.permutation(k), of_classes)
     towards = np.zeros_like(images)
-    for _ in range(_STEPS):
+    for _ in range(MADE_IN):
         found = classifier.loss_gradient(images, labels, log_probability)
         unsure = found.loss < _SURE
         if not unsure.any():
             break
         smooth = gaussian_filter(found.gradient, (0, 1, 1, 0))
-        towards = towards / 2 + smooth / (lengths(smooth) + 1e-12)
+        towards = towards / 2 + smooth / np.maximum(np.sqrt((smooth**2).sum(axis=(1, 2, 3), keepdims=True)), 1e-12)
         step = np.float32(_STEP * np.sqrt(np.prod(shape))) * unsure[:, None, None, None]
         images = np.clip(images + step * towards, 0, 1).astype(np.float32)
     images = np.concatenate([images, smooth_noise(of_noise, shape, rng)])
-    return StandIns(images, classifier.logits(images).argmax(axis=1))
+    answers = classifier.logits(images).argmax(axis=1)
+    return StandIns(images, answers, float((answers[:of_classes] == labels).mean()))
 
 
 def smooth_noise(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Images:
@@ -63,8 +66,3 @@ def smooth_noise(count: int, shape: tuple[int, int, int], rng: np.random.Generat
         image += rng.uniform(*_LIGHT)
     return np.clip(images, 0, 1)
 
-
-def lengths(images: NDArray[np.floating]) -> NDArray[np.floating]:
-    """L2 norms [n, 1, 1, 1] of images [n, h, w, c]."""
-    found: NDArray[np.floating] = np.sqrt((images**2).sum(axis=(1, 2, 3), keepdims=True))
-    return found

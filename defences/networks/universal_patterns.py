@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from defences.networks.margins import log_probability, margin
 from defences.networks.stand_ins import StandIns
-from models.classifier import DifferentiableClassifier, Images
+from models.classifier import DifferentiableClassifier, Images, Labels
 from models.progress import CountedSteps
 
 _MOMENTUM = 0.7
@@ -33,7 +33,7 @@ class PatternSet(Protocol):
         ...
 
     def bounded(self, patterns: Images, radius: float) -> Images:
-        """The nearest patterns of the set, [k, h, w, c]."""
+        """The nearest patterns of the set, [m, h, w, c]."""
         ...
 
 
@@ -41,16 +41,17 @@ class UniversalPatterns(NamedTuple):
     """What was found.
 
     Attributes:
-        margins: z_t - max_{i != t} z_i of every stand-in under the pattern of class t, [radii, k, n]; NaN where the stand-in is t.
-        patterns: of each radius, [radii, k, h, w, c].
+        pulls: mean of z_t - max_{i != t} z_i under the pattern of class t, [radii, m]; 0 where all stand-ins are t.
+        patterns: of each radius, [radii, m, h, w, c].
     """
 
-    margins: NDArray[np.float64]
+    pulls: NDArray[np.float64]
     patterns: Images
 
 
 def universal_patterns(
     classifier: DifferentiableClassifier,
+    classes: Labels,
     stand_ins: StandIns,
     among: PatternSet,
     *,
@@ -58,19 +59,18 @@ def universal_patterns(
     steps: int,
     counted: CountedSteps,
 ) -> UniversalPatterns:
-    """The patterns of all classes at once, for one radius after the other.
+    """The patterns of m classes at once, for one radius after the other.
 
     Args:
         radii: ascending, > 0.
 
-    Cost: len(radii) * (steps + 1) * k * n forward passes, nearly as many backward.
+    Cost: len(radii) * (steps + 1) * m * n forward passes, nearly as many backward.
     """
-    k, shape = len(classifier.labels), classifier.input_shape
-    images, labels = stand_ins
-    counts = labels[None] != np.arange(k)[:, None]
-    targets = np.repeat(np.arange(k), len(images))
-    patterns = np.zeros((k, *shape), np.float32)
-    margins, kept = [], []
+    shape, images, labels = classifier.input_shape, stand_ins.images, stand_ins.labels
+    counts = labels[None] != classes[:, None]
+    targets = np.repeat(classes, len(images))
+    patterns = np.zeros((len(classes), *shape), np.float32)
+    pulls, kept = [], []
     for radius in radii:
         towards = np.zeros_like(patterns)
         for step in np.linspace(_FIRST_STEP, _LAST_STEP, steps, dtype=np.float32):
@@ -81,13 +81,14 @@ def universal_patterns(
             counted.add(len(targets))
         logits = classifier.logits(_under(images, patterns))
         counted.add(len(targets))
-        margins.append(np.where(counts, margin(logits, targets)[0].reshape(k, -1), np.nan))
+        margins = margin(logits, targets)[0].reshape(len(classes), -1)
+        pulls.append(np.where(counts, margins, 0).sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
         kept.append(patterns)
-    return UniversalPatterns(np.stack(margins), np.stack(kept))
+    return UniversalPatterns(np.stack(pulls), np.stack(kept))
 
 
 def _under(images: Images, patterns: Images) -> Images:
-    """Every image under every pattern, [k * n, h, w, c]."""
+    """Every image under every pattern, [m * n, h, w, c]."""
     return np.clip(images[None] + patterns[:, None], 0, 1).reshape(-1, *images.shape[1:])
 
 
@@ -98,7 +99,7 @@ def _ascent(
     targets: NDArray[np.int64],
     counts: NDArray[np.bool_],
 ) -> Images:
-    """The gradient of the sum over images by each pattern, [k, h, w, c]; where a value is clipped, only what brings it back counts."""
+    """The gradient of the sum over images by each pattern, [m, h, w, c]; where a value is clipped, only what brings it back counts."""
     gradient = classifier.loss_gradient(_under(images, patterns), targets, log_probability).gradient
     gradient = gradient.reshape(len(patterns), len(images), *images.shape[1:])
     moved = images[None] + patterns[:, None]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from defences.networks.findings import NetworkFindings
-from defences.networks.mm_bd import MmBd
 from defences.networks.stand_ins import smooth_noise
+from defences.networks.target_search import TargetSearch
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.network_report import FORMAT, NETWORK_REPORT, NetworkReport
 from models.classifier import Classifier, DifferentiableClassifier
@@ -40,7 +40,7 @@ class NetworkPlan:
         classifier_file: for the report.
     """
 
-    judge: MmBd = field(default_factory=MmBd)
+    judge: TargetSearch = field(default_factory=TargetSearch)
     twin: TwinGiven | None = None
     seed: int = 0
     threads: int | None = None

@@ -57,7 +57,7 @@ def _pictures(
         return None
     rows = np.flatnonzero(labels == one.label)
     second = found.in_second[rows]
-    sprites = [_sprites(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
+    sprites = [sprite_sheet(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
     shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
     clean = None if truth is None else truth[rows[shown]]
     drawing = cluster_map(found.plane[rows[shown]], second[shown], [cluster.poison for cluster in one.clusters], clean)
@@ -69,7 +69,7 @@ def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if len(rows) else rows
 
 
-def _sprites(images: Images) -> str:
+def sprite_sheet(images: Images) -> str:
     """All images side by side in one PNG, as a data URI; empty for no images."""
     if not len(images):
         return ""

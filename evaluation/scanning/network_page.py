@@ -1,0 +1,29 @@
+"""report.html of `hauberk scan --model-only`: a page for people that loads nothing, with the pattern found for each class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from defences.networks.findings import NetworkFindings
+from defences.networks.target_search import SCORES
+from evaluation.reporting.templates import rendered
+from evaluation.scanning.network_report import NetworkReport
+from evaluation.scanning.scan_page import sprite_sheet
+
+_CLASSES_AT_MOST = 20
+
+
+def network_page(report: NetworkReport, findings: NetworkFindings) -> str:
+    """The report as HTML; of more than 20 classes those most unlike the others are shown."""
+    shown = sorted(report.classes, key=lambda one: one.p)[:_CLASSES_AT_MOST]
+    return rendered("network.html", report=report, scores=SCORES, classes=[_with_picture(one.label, findings, one) for one in shown])
+
+
+def _with_picture(label: int, findings: NetworkFindings, judged: Any) -> dict[str, Any]:
+    """A class, its pattern around grey at full contrast, and a stand-in with it."""
+    pattern = findings.patterns[label]
+    largest = max(float(np.abs(pattern).max()), 1e-12)
+    pictures = np.stack([0.5 + pattern / (2 * largest), np.clip(findings.stand_in + pattern, 0, 1)])
+    return {"found": judged, "pattern": sprite_sheet(pictures.astype(np.float32))}
