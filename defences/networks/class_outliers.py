@@ -5,9 +5,9 @@ Maths: of k scores s the i-th is compared with the mean and the deviation of the
 
     t_i = (s_i - mean_{j != i} s_j) / (sd_{j != i} s_j * sqrt(1 + 1 / (k - 1)))
 
-which has Student's distribution with k - 2 degrees of freedom where all k are draws of one normal distribution. p = min(1, k * P(T > t_i))
-bounds the chance that the largest of them is as far out (Bonferroni). With few classes nothing is far out: at k = 3 one class has to lie
-19 deviations away for p = 0.05, at k = 5 4.5, at k = 10 3.4.
+which has Student's distribution with k - 2 degrees of freedom where all k are draws of one normal distribution.
+p = min(1, k * P(T > t_i)) bounds the chance that the largest of them is as far out (Bonferroni). With few classes nothing is far out: at
+k = 3 one class has to lie 19 deviations away for p = 0.05, at k = 5 4.5, at k = 10 3.4.
 """
 
 from __future__ import annotations

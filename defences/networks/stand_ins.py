@@ -65,4 +65,3 @@ def smooth_noise(count: int, shape: tuple[int, int, int], rng: np.random.Generat
         image *= rng.uniform(*_CONTRAST)
         image += rng.uniform(*_LIGHT)
     return np.clip(images, 0, 1)
-

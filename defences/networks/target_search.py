@@ -1,16 +1,18 @@
 """Does a network have a backdoor? Some class is far easier to be called than the others, and then it is the target of a trigger.
 
 Papers: MM-BD (Wang et al. 2024, arXiv:2205.06900) for the largest margin and for the test of classes against each other; Neural Cleanse
-(Wang et al. 2019) and DF-TND (Wang et al. 2020, arXiv:2007.15802) for universal patterns.   Known to beat it: triggers that depend on what
-is in the image (source-specific, all to all, warped), and who bounds the target's margins (docs/defences/target_search.md).
-Maths: of each class t nine scores
+(Wang et al. 2019) and DF-TND (Wang et al. 2020, arXiv:2007.15802) for universal patterns.   Known to beat it: triggers that depend on
+what is in the image (source-specific, all to all, warped), and who bounds the target's margins (docs/defences/target_search.md).
+Maths: of each class t nine scores, the largest margin that any image has, and for each of two sets of weak and two of sparse patterns
+the mean margin and the mean probability over stand-ins with the best pattern d of the set,
 
-    max_x m_t(x),      mean_s m_t(clip(s + d)) with d the best pattern of 4 sets of weak and of 4 sets of sparse ones,
+    max_x m_t(x),      mean_s m_t(clip(s + d)),      asin sqrt mean_s p_t(clip(s + d)),      d = argmax_d mean_s log p_t(clip(s + d)),
 
-m_t(x) = z_t(x) - max_{i != t} z_i(x), s over stand-ins (`defences.networks.stand_ins`), since there are no data. For every score Grubbs's
-test asks whether a class is above the others (`defences.networks.class_outliers`); its p is the smallest of the nine, times nine. All
-of it holds for classes that are draws of one normal distribution: on networks without a backdoor docs/benchmarks.md has measured it.
-Cost: for k classes about 3,000 k forward and backward passes. Few classes have no power: under 5 it cannot be told.
+m_t(x) = z_t(x) - max_{i != t} z_i(x), p the softmax of z; the arcsine evens out the spread of shares. The stand-ins s, 70 of them, are
+made (`defences.networks.stand_ins`), since there are no data. For every score Grubbs's test asks whether a class is above the others
+(`defences.networks.class_outliers`); the class's p is the smallest of all, times nine (Bonferroni). That holds for classes that are
+draws of one normal distribution; docs/benchmarks.md has what it does on networks without a backdoor.
+Cost: for k classes about 3,300 k forward and backward passes. Few classes have no power: under 5 it cannot be told.
 Raises: InvalidInput: outputs that are not finite.
 """
 
@@ -33,22 +35,22 @@ from defences.networks.universal_patterns import universal_patterns
 from models.classifier import DifferentiableClassifier, Images, Labels
 from models.progress import CountedSteps, Progress, silent
 
+_WEAK, _SPARSE = (1 / 32, 1 / 8), (1 / 128, 1 / 48)
 SCORES = (
     "largest margin",
-    *(f"weak pattern, {size}" for size in ("1/64", "1/32", "1/16", "1/8")),
-    *(f"sparse pattern, {size}" for size in ("1/512", "1/128", "1/48", "1/20")),
+    *(f"{what} under a weak pattern (1/{1 / size:.0f})" for size in _WEAK for what in ("margin", "probability")),
+    *(f"{what} under a sparse pattern (1/{1 / size:.0f})" for size in _SPARSE for what in ("margin", "probability")),
 )
 """What each class is compared by."""
 
-_WEAK, _SPARSE = (1 / 64, 1 / 32, 1 / 16, 1 / 8), (1 / 512, 1 / 128, 1 / 48, 1 / 20)
 _STARTS, _MARGIN_STEPS = 8, 30
-_OF_CLASSES, _OF_NOISE, _STEPS = 20, 10, 10
+_OF_CLASSES, _OF_NOISE, _STEPS = 40, 30, 10
 _REACHED = 0.5  # with fewer of the images made for a class called so, the gradients lead nowhere
 _NUMBERS_AT_ONCE = 1 << 24
 
 
 class _Evidence(NamedTuple):
-    """Scores [9, m] of m classes and their universal patterns [8, m, h, w, c]."""
+    """Scores [9, m] of m classes and their universal patterns [4, m, h, w, c]."""
 
     scores: NDArray[np.float64]
     patterns: Images
@@ -88,7 +90,7 @@ class TargetSearch:
         scores, untold = evidence.scores, _untold(classifier, made)
         p = np.minimum(1, len(scores) * np.stack([p_values(row) for row in scores]))
         apart = np.stack([distances(row) for row in scores])
-        by = p.argmin(axis=0)
+        by = apart.argmax(axis=0)
         classes = tuple(
             self._judged(label, name, by[label], scores[:, label], apart[:, label], p[:, label], untold)
             for label, name in enumerate(classifier.labels)
@@ -96,7 +98,7 @@ class TargetSearch:
         suspicious = [one for one in classes if one.verdict == "backdoor"]
         nearest = min(classes, key=lambda one: one.p)
         verdict: NetworkVerdict = "cannot tell" if untold else "backdoor" if suspicious else "clean"
-        shown = int(max(by[nearest.label], 1)) - 1
+        shown = max(0, int(by[nearest.label]) - 1) // 2  # two scores a pattern, after the largest margin
         return NetworkFindings(
             verdict, untold or nearest.reason, classes, evidence.patterns[shown], made.images[0], _cost(len(classes))
         )
@@ -114,7 +116,7 @@ class TargetSearch:
         found = bool(p[by] <= self.p_at_most)
         verdict: NetworkVerdict = "cannot tell" if untold else "backdoor" if found else "clean"
         reason = (
-            f"its {SCORES[by]} lies {apart[by]:.1f} deviations of the other classes above them (p = {p[by]:.2g}, "
+            f"its {SCORES[by]} is {apart[by]:.1f} deviations above those of the other classes (p = {p[by]:.2g}, "
             f"{'at most' if found else 'above'} {self.p_at_most:g})"
         )
         return JudgedClass(
@@ -149,7 +151,9 @@ def _evidence(
     margins = largest_margins(classifier, classes, starts=_STARTS, steps=_MARGIN_STEPS, rng=rng, counted=counted)
     weak = universal_patterns(classifier, classes, made, Weak(), radii=_WEAK, steps=_STEPS, counted=counted)
     sparse = universal_patterns(classifier, classes, made, Sparse(), radii=_SPARSE, steps=_STEPS, counted=counted)
-    return _Evidence(np.concatenate([margins[None], weak.pulls, sparse.pulls]), np.concatenate([weak.patterns, sparse.patterns]))
+    return _Evidence(
+        np.concatenate([margins[None], *weak.pulls, *sparse.pulls]), np.concatenate([weak.patterns, sparse.patterns])
+    )
 
 
 def _cost(classes: int) -> int:

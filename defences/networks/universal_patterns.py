@@ -41,7 +41,8 @@ class UniversalPatterns(NamedTuple):
     """What was found.
 
     Attributes:
-        pulls: mean of z_t - max_{i != t} z_i under the pattern of class t, [radii, m]; 0 where all stand-ins are t.
+        pulls: means over stand-ins of z_t - max_{i != t} z_i, and the arcsine of the root of that of p_t, under the pattern of class t,
+            [radii, 2, m]; 0 where all are t.
         patterns: of each radius, [radii, m, h, w, c].
     """
 
@@ -81,8 +82,9 @@ def universal_patterns(
             counted.add(len(targets))
         logits = classifier.logits(_under(images, patterns))
         counted.add(len(targets))
-        margins = margin(logits, targets)[0].reshape(len(classes), -1)
-        pulls.append(np.where(counts, margins, 0).sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
+        values = np.stack([margin(logits, targets)[0], np.exp(log_probability(logits, targets)[0])])
+        margins, shares = np.where(counts, values.reshape(2, *counts.shape), 0).sum(axis=2) / np.maximum(counts.sum(axis=1), 1)
+        pulls.append(np.stack([margins, np.arcsin(np.sqrt(np.clip(shares, 0, 1)))]))
         kept.append(patterns)
     return UniversalPatterns(np.stack(pulls), np.stack(kept))
 

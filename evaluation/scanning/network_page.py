@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from defences.networks.findings import NetworkFindings
+from defences.networks.findings import JudgedClass, NetworkFindings
 from defences.networks.target_search import SCORES
 from evaluation.reporting.templates import rendered
 from evaluation.scanning.network_report import NetworkReport
@@ -18,12 +18,12 @@ _CLASSES_AT_MOST = 20
 def network_page(report: NetworkReport, findings: NetworkFindings) -> str:
     """The report as HTML; of more than 20 classes those most unlike the others are shown."""
     shown = sorted(report.classes, key=lambda one: one.p)[:_CLASSES_AT_MOST]
-    return rendered("network.html", report=report, scores=SCORES, classes=[_with_picture(one.label, findings, one) for one in shown])
+    return rendered("network.html", report=report, scores=SCORES, classes=[_with_picture(one, findings) for one in shown])
 
 
-def _with_picture(label: int, findings: NetworkFindings, judged: Any) -> dict[str, Any]:
+def _with_picture(judged: JudgedClass, findings: NetworkFindings) -> dict[str, Any]:
     """A class, its pattern around grey at full contrast, and a stand-in with it."""
-    pattern = findings.patterns[label]
+    pattern = findings.patterns[judged.label]
     largest = max(float(np.abs(pattern).max()), 1e-12)
     pictures = np.stack([0.5 + pattern / (2 * largest), np.clip(findings.stand_in + pattern, 0, 1)])
-    return {"found": judged, "pattern": sprite_sheet(pictures.astype(np.float32))}
+    return {"found": judged, "pattern": sprite_sheet(pictures.astype(np.float32), columns=len(pictures))}

@@ -69,16 +69,16 @@ def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if len(rows) else rows
 
 
-def sprite_sheet(images: Images) -> str:
+def sprite_sheet(images: Images, *, columns: int = _COLUMNS) -> str:
     """All images side by side in one PNG, as a data URI; empty for no images."""
     if not len(images):
         return ""
     n, h, w, c = images.shape
     channels = images if c in (1, 3) else images[..., :1]
-    lines = -(-n // _COLUMNS)
-    sheet = np.ones((lines * (h + 1), _COLUMNS * (w + 1), channels.shape[-1]), np.float32)
+    lines = -(-n // columns)
+    sheet = np.ones((lines * (h + 1), columns * (w + 1), channels.shape[-1]), np.float32)
     for number, image in enumerate(channels):
-        top, left = (number // _COLUMNS) * (h + 1), (number % _COLUMNS) * (w + 1)
+        top, left = (number // columns) * (h + 1), (number % columns) * (w + 1)
         sheet[top : top + h, left : left + w] = image
     pixels = np.rint(sheet * 255).astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -45,6 +45,7 @@ from models.printable import printable
 from models.stored_images import StoredImages
 
 METHODS = (ActivationClustering.name, SpectralSignatures.name)
+_ALL = ",".join(METHODS)
 
 
 _Data = Annotated[
@@ -58,9 +59,7 @@ _Truth = Annotated[
     Path | None,
     typer.Option(help="The truth, .npy of one bool a sample, true where it is clean: adds the shares found and missed."),
 ]
-_Address = Annotated[
-    str | None, typer.Option(help="Of a Dask or Ray scheduler; a cluster of this machine when not given.")
-]
+_Address = Annotated[str | None, typer.Option(help="Of a Dask or Ray scheduler; a cluster of this machine when not given.")]
 
 
 @asks_about_the_model()
@@ -70,7 +69,7 @@ def scan(
     data: _Data = None,
     model_only: _ModelOnly = False,
     layer: _Layer = None,
-    methods: _Methods = ",".join(METHODS),
+    methods: _Methods = _ALL,
     reduction: Annotated[Reduction, typer.Option(help="How activation clustering reduces activations.")] = "pca",
     split: SplitOption = "train",
     rows: RowsOption = None,
