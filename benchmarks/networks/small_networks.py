@@ -25,8 +25,8 @@ ON_CONTENT = ("warped", "source_specific", "all_to_all")
 
 _WITH_RATES = ("corner_pattern", "single_pixel", "blended", "image_patch")
 _RATES = (0.06, 0.1, 0.15)
-_TRAINED_ON = {"digits": 3000, "colour": 5000}
-_EPOCHS = {"digits": 6, "colour": 7}
+_TRAINED_ON = {"digits": 3000, "colour": 3500}
+_EPOCHS = {"digits": 6, "colour": 6}
 _TESTED_ON = 1000
 _BATCH = 64
 _CLASSES = 10

@@ -36,12 +36,11 @@ from models.classifier import DifferentiableClassifier, Images, Labels
 from models.progress import CountedSteps, Progress, silent
 
 _WEAK, _SPARSE = (1 / 32, 1 / 8), (1 / 128, 1 / 48)
-SCORES = (
-    "largest margin",
-    *(f"{what} under a weak pattern (1/{1 / size:.0f})" for size in _WEAK for what in ("margin", "probability")),
-    *(f"{what} under a sparse pattern (1/{1 / size:.0f})" for size in _SPARSE for what in ("margin", "probability")),
-)
-"""What each class is compared by."""
+SETS = (*(f"weak pattern (1/{1 / size:.0f})" for size in _WEAK), *(f"sparse pattern (1/{1 / size:.0f})" for size in _SPARSE))
+"""The sets that a universal pattern is looked for in."""
+
+SCORES = ("largest margin", *(f"{what} under a {which}" for which in SETS for what in ("margin", "probability")))
+"""What each class is compared by; of a probability the arcsine of its root."""
 
 _STARTS, _MARGIN_STEPS = 8, 30
 _OF_CLASSES, _OF_NOISE, _STEPS = 40, 30, 10
