@@ -30,6 +30,7 @@ from benchmarks.methods import (
     strip,
     total_variation,
 )
+from benchmarks.networks import model_only
 from benchmarks.serving import engines, hostile_clients, operations, remote, scaling, service, shares, timing, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -72,6 +73,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "extraction": extraction.section,
     "formats": formats.section,
     "activation_clustering": activation_clustering.section,
+    "model_only": model_only.section,
     "other_images": other_images.section,
     "robustness": robustness.section,
     "adversarial_training": adversarial_training.section,

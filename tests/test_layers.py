@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "defences.calibration": "defences defences.purifiers defences.detectors defences.postprocessors "
     "defences.table defences.assembly",
     "defences.poison": "defences",
+    "defences.networks": "defences",
     #
     "service": "",
     "service.errors": "",
@@ -97,8 +98,9 @@ MAY_IMPORT = {
     "benchmarks.serving.contenders": "benchmarks.harness",
     "benchmarks.methods": "benchmarks.harness",
     "benchmarks.backdoors": "benchmarks.harness benchmarks.methods",
+    "benchmarks.networks": "benchmarks.harness benchmarks.methods",
     "benchmarks.fuzzing": "benchmarks.harness",
-    "benchmarks": "benchmarks.harness benchmarks.serving benchmarks.methods benchmarks.backdoors benchmarks.fuzzing",
+    "benchmarks": "benchmarks.harness benchmarks.serving benchmarks.methods benchmarks.backdoors benchmarks.networks benchmarks.fuzzing",
     #
     "loadtest": "",
     "deploy": "",

@@ -57,9 +57,17 @@ def _pictures(
         return None
     rows = np.flatnonzero(labels == one.label)
     second = found.in_second[rows]
+<<<<<<< HEAD
     sprites = [_sprites(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
     placed = np.flatnonzero(np.isfinite(found.plane[rows]).all(axis=1))  # a detector may look at some samples of a class only
     shown = _spread(placed, _POINTS_AT_MOST)
+||||||| 58b3c25
+    sprites = [_sprites(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
+    shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
+=======
+    sprites = [sprite_sheet(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
+    shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
+>>>>>>> r-modelonly
     clean = None if truth is None else truth[rows[shown]]
     drawing = cluster_map(found.plane[rows[shown]], second[shown], [cluster.poison for cluster in one.clusters], clean)
     return {"sprites": sprites, "map": Markup(themed(drawing))}  # noqa: S704  # our own drawing of numbers
@@ -70,16 +78,16 @@ def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if len(rows) else rows
 
 
-def _sprites(images: Images) -> str:
+def sprite_sheet(images: Images, *, columns: int = _COLUMNS) -> str:
     """All images side by side in one PNG, as a data URI; empty for no images."""
     if not len(images):
         return ""
     n, h, w, c = images.shape
     channels = images if c in (1, 3) else images[..., :1]
-    lines = -(-n // _COLUMNS)
-    sheet = np.ones((lines * (h + 1), _COLUMNS * (w + 1), channels.shape[-1]), np.float32)
+    lines = -(-n // columns)
+    sheet = np.ones((lines * (h + 1), columns * (w + 1), channels.shape[-1]), np.float32)
     for number, image in enumerate(channels):
-        top, left = (number // _COLUMNS) * (h + 1), (number % _COLUMNS) * (w + 1)
+        top, left = (number // columns) * (h + 1), (number % columns) * (w + 1)
         sheet[top : top + h, left : left + w] = image
     pixels = np.rint(sheet * 255).astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from hauberk.commands.declaration import Declaration
 from hauberk.commands.opened_judged import judged
 from models.accuracy import Judgement, drawn
+from models.datasets import Dataset
 from models.engines.imports import Imported, imported
-from models.engines.imports.classifier import ForeignClassifier, proposed_input
+from models.engines.imports.classifier import ForeignClassifier, input_shape_of, proposed_input
 from models.engines.kept import KeptClassifier
 from models.engines.keras import KerasClassifier
 from models.engines.keras_input import layout_of, own_shape, takes_bytes
@@ -29,6 +30,7 @@ from models.printable import printable
 
 _SUM_TOLERANCE = 1e-2
 _LABELS_SHOWN = 10
+_NOISE_IMAGES = 64
 
 
 AnyClassifier = KerasClassifier | ForeignClassifier
@@ -111,6 +113,27 @@ def open_classifier(
     return Opened(classifier, judged(classifier, data, look, raw, declared))
 
 
+def open_by_itself(path: Path, *, declared: Declaration, size: tuple[int, int, int] | None, threads: int) -> AnyClassifier:
+    """The classifier in `path` without any images: how it reads them is what its file and the user say, and nothing checks it.
+
+    Args:
+        size: (h, w, c) of its images, where the user says it.
+
+    Raises: InvalidInput, one sentence: also a model that does not say the size of its images.
+    """
+    if is_remote(str(path)):
+        raise InvalidInput(
+            f"expected the file of a model, got {path}: a model on a server has no gradients; give the file that is served there"
+        )
+    source = imported(path, threads=threads, image_shape=size)
+    shape = size or _size_of(source, path, declared)
+    labels = _labels(declared, source, None)
+    classifier = _classifier(source, path, shape, declared, labels, "probabilities", threads)
+    noise = np.random.default_rng(0).random((_NOISE_IMAGES, *shape), np.float32)
+    outputs = _outputs(_raw_outputs(classifier, Dataset(noise, np.zeros(len(noise), np.int64))), declared.outputs)
+    return classifier if outputs == "probabilities" else _classifier(source, path, shape, declared, labels, outputs, threads)
+
+
 def how_it_reads(classifier: KeptClassifier) -> str:
     """What was said or taken for granted about the model, for a line in the terminal."""
     given, returned = in_words(classifier.preparation), f"{classifier.outputs} of {_few(classifier.labels)}"
@@ -130,6 +153,20 @@ def _labels(declared: Declaration, source: Imported, folders: Sequence[str] | No
     raise InvalidInput(
         f"the model's file names its classes {_few(source.labels)}, and the folders of the pictures are {_few(folders)}; {what}"
     )
+
+
+def _size_of(source: Imported, path: Path, declared: Declaration) -> tuple[int, int, int]:
+    """(h, w, c) of the images that a model takes, by the shape of its input. Raises: InvalidInput: the shape leaves it open."""
+    own = own_shape(source.keras) if source.keras is not None else input_shape_of(source, path.name)
+    first = (declared.layout or layout_of(own)) == "nchw"
+    sizes = (*own[1:], own[0]) if first and len(own) == 3 else (*own, 1) if len(own) == 2 else own
+    if len(sizes) != 3 or None in sizes:
+        raise InvalidInput(
+            f"expected a model whose input says the size of its images, but that of {path.name} is {own}; say it with --resize "
+            "HEIGHTxWIDTH and --colours grey or rgb"
+        )
+    h, w, c = (int(size) for size in sizes if size is not None)
+    return h, w, c
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
-"""hauberk scan: is a training set poisoned? Verdicts class by class, and which samples."""
+"""hauberk scan: is a training set poisoned, or a network backdoored? Verdicts class by class, and which samples."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,7 @@ from hauberk.commands.data import AsPictures, class_names, open_data, origin, sa
 from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
 from hauberk.commands.options import (
     ColoursOption,
+    GradientsOption,
     ResizeOption,
     RowsOption,
     SeedOption,
@@ -33,6 +36,7 @@ from hauberk.commands.options import (
     check_writable,
     progress_bar,
 )
+from hauberk.commands.scan_network import FOUND, check_alone, scan_model
 from models.accuracy import drawn
 from models.archives import read_array
 from models.errors import InvalidInput
@@ -41,63 +45,67 @@ from models.machine import processors
 from models.printable import printable
 from models.stored_images import StoredImages
 
+<<<<<<< HEAD
 METHODS = (ActivationClustering.name, StatisticalContaminationAnalyzer.name, SpectralSignatures.name)
+||||||| 58b3c25
+METHODS = (ActivationClustering.name, SpectralSignatures.name)
+=======
+METHODS = (ActivationClustering.name, SpectralSignatures.name)
+_ALL = ",".join(METHODS)
+>>>>>>> r-modelonly
 
-_FOUND = 3
+
+_Data = Annotated[
+    Path | None,
+    typer.Option(help="Its training data: .npz, a directory with images.npy and labels.npy, or a folder of pictures by class."),
+]
+_ModelOnly = Annotated[bool, typer.Option("--model-only", help="Judge the network alone, without its training data.")]
+_Layer = Annotated[str | None, typer.Option(help="Name or position of the layer to read; the last hidden one when not given.")]
+_Methods = Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(METHODS)}.")]
+_Truth = Annotated[
+    Path | None,
+    typer.Option(help="The truth, .npy of one bool a sample, true where it is clean: adds the shares found and missed."),
+]
+_Address = Annotated[str | None, typer.Option(help="Of a Dask or Ray scheduler; a cluster of this machine when not given.")]
 
 
 @asks_about_the_model()
 def scan(
-    classifier: Annotated[
-        Path, typer.Option(help="The classifier trained on the data: its file, of any format that calibrate takes.")
-    ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Its training data: .npz, a directory with images.npy and labels.npy, or a folder of pictures by class."
-        ),
-    ],
+    classifier: Annotated[Path, typer.Option(help="The classifier: its file, of any format that calibrate takes.")],
     out: Annotated[Path, typer.Option(help="Directory for report.json, report.html and is_clean.npy; a second call goes on.")],
-    layer: Annotated[
-        str | None, typer.Option(help="Name or position of the layer to read; the last hidden one when not given.")
-    ] = None,
-    methods: Annotated[str, typer.Option(help=f"Which detectors, with commas between: {', '.join(METHODS)}.")] = ",".join(
-        METHODS
-    ),
+    data: _Data = None,
+    model_only: _ModelOnly = False,
+    layer: _Layer = None,
+    methods: _Methods = _ALL,
     reduction: Annotated[Reduction, typer.Option(help="How activation clustering reduces activations.")] = "pca",
     split: SplitOption = "train",
     rows: RowsOption = None,
     resize: ResizeOption = None,
     colours: ColoursOption = None,
     declared: Declaration = NOTHING_SAID,
-    truth: Annotated[
-        Path | None,
-        typer.Option(help="The truth, .npy of one bool a sample, true where it is clean: adds the shares found and missed."),
-    ] = None,
+    truth: _Truth = None,
     backend: Annotated[Backend, typer.Option(help="Where the classes are worked on.")] = "threading",
     workers: Annotated[int, typer.Option(min=1, help="How many classes at once.")] = 1,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Dask or Ray scheduler; a cluster of this machine when not given.")
-    ] = None,
+    address: _Address = None,
+    gradients: GradientsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
-    """Look for poison in a training set; exit with 3 where there is some, with 2 where it cannot be told.
+    """Look for poison in a training set, or for a backdoor in a network; exit with 3 where there is some, with 2 where it cannot be told.
 
     Example: hauberk scan --classifier mnist.keras --data models/data/mnist.npz --out out/scan
     """
     check_page_can_be_drawn()
-    detectors = _detectors(methods, reduction, seed)
     check_writable(out)
     pictures = AsPictures(resize, colours, declared.names())
-    stored = open_data(data, split, rows, unpack_to=out / "work", pictures=pictures)
-    model = open_classifier(
-        classifier,
-        stored.some(drawn(len(stored))),
-        declared=declared,
-        names=class_names(data),
-        threads=threads or processors(),
-    ).classifier
+    if model_only:
+        check_alone(locals(), inspect.signature(scan).parameters)
+        scan_model(classifier, out, declared, pictures, gradients, seed=seed, threads=threads or processors())
+        return
+    detectors = _detectors(methods, reduction, seed)
+    path = _training_data(data, gradients)
+    stored = open_data(path, split, rows, unpack_to=out / "work", pictures=pictures)
+    model = _opened(classifier, stored, declared, class_names(path), threads or processors())
     known = None if truth is None else _truth(truth, len(stored))
     plan = ScanPlan(
         detectors=detectors,
@@ -105,20 +113,42 @@ def scan(
         backend=backend,
         workers=workers,
         address=address,
-        kept=_kept(out, classifier, data, stored, model, declared),
+        kept=_kept(out, classifier, path, stored, model, declared),
         classifier_file=classifier.name,
-        origin=origin(data, split, rows, len(stored)),
+        origin=origin(path, split, rows, len(stored)),
     )
     with progress_bar("classes", reading_activations="images") as report:
         found = scan_training_data(model, stored, truth=known, plan=plan, progress=report)
     found.write(out)
-    _write_names(out, sample_names(data, rows))
+    _write_names(out, sample_names(path, rows))
     print(how_it_reads(model))
-    _summarise(found.report, out)
-    if found.report.verdict == "poison":
-        raise typer.Exit(_FOUND)
-    if found.report.verdict == "cannot tell":
-        raise InvalidInput(f"cannot tell whether {data} is poisoned: {found.report.methods[0].classes[0].reason}")
+    _end(found.report, out, path)
+
+
+def _training_data(data: Path | None, gradients: Path | None) -> Path:
+    """Raises: InvalidInput: none, or an option that only --model-only takes."""
+    if data is None:
+        raise InvalidInput("expected --data, what the classifier was trained on, or --model-only, which judges it without")
+    if gradients is not None:
+        raise InvalidInput("expected --gradients with --model-only, got it with --data: a scan of training data needs none")
+    return data
+
+
+def _opened(
+    classifier: Path, stored: StoredImages, declared: Declaration, names: Sequence[str] | None, threads: int
+) -> AnyClassifier:
+    return open_classifier(
+        classifier, stored.some(drawn(len(stored))), declared=declared, names=names, threads=threads
+    ).classifier
+
+
+def _end(report: ScanReport, out: Path, data: Path) -> None:
+    """Say what was found, and exit with its code."""
+    _summarise(report, out)
+    if report.verdict == "poison":
+        raise typer.Exit(FOUND)
+    if report.verdict == "cannot tell":
+        raise InvalidInput(f"cannot tell whether {data} is poisoned: {report.methods[0].classes[0].reason}")
 
 
 def _detectors(methods: str, reduction: Reduction, seed: int) -> tuple[PoisonDetector, ...]:

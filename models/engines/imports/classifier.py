@@ -121,6 +121,11 @@ def proposed_input(source: Imported, name: str) -> tuple[Layout, InputType]:
     return layout_of(shape_of(taken)), dtype
 
 
+def input_shape_of(source: Imported, name: str) -> tuple[int | None, ...]:
+    """The shape of one image at the model's input; None where it is open."""
+    return shape_of(image_input(_graph(source), name))
+
+
 def _graph(source: Imported) -> ModelProto:
     if source.model is None:
         raise InvalidInput(f"expected a model with a graph, got {source.what}, which Keras opens")

@@ -1,4 +1,4 @@
-"""The pages of `hauberk evaluate` and `hauberk scan` in Chromium, on a telephone and on a screen, in light and in dark."""
+"""The pages of `hauberk evaluate` and both of `hauberk scan` in Chromium, on a telephone and on a screen, in light and in dark."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from playwright.sync_api import Browser, Page
 from defences.poison.activation_clustering import ActivationClustering
 from evaluation.reporting.page import page as evaluation_page
 from evaluation.reporting.plots import COLOURS, evasion_curves, themed
+from evaluation.scanning.network_page import network_page
+from evaluation.scanning.network_scan import scan_network
 from evaluation.scanning.scan_page import scan_page
 from evaluation.scanning.scan_report import build
 from tests.browser import chromium, faint_texts, overflow
+from tests.fakes import LinearClassifier
 from tests.poisoned import features
 from tests.reports import VARIANTS, wide_report
 
@@ -32,12 +35,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both pages as files, by command."""
+    """The pages as files, by command."""
     directory = tmp_path_factory.mktemp("pages")
-    texts = {"evaluate": evaluation_page(wide_report()), "scan": scanned()}
+    texts = {"evaluate": evaluation_page(wide_report()), "scan": scanned(), "scan --model-only": judged()}
     for name, text in texts.items():
-        (directory / f"{name}.html").write_text(text, encoding="utf-8")
-    return {name: directory / f"{name}.html" for name in texts}
+        (directory / f"{name.replace(' ', '_')}.html").write_text(text, encoding="utf-8")
+    return {name: directory / f"{name.replace(' ', '_')}.html" for name in texts}
 
 
 def scanned() -> str:
@@ -59,6 +62,15 @@ def scanned() -> str:
     return scan_page(report, [found], data.labels, lambda rows: np.zeros((len(rows), 28, 28, 1), np.float32), truth)
 
 
+def judged() -> str:
+    """The page of a network with a backdoor to one class of ten."""
+    weights = np.random.default_rng(0).normal(size=(144, 10)) * 0.3
+    weights[77, 4] += 20
+    found = scan_network(LinearClassifier(weights, -weights.sum(axis=0) * 0.4, (12, 12, 1)))
+    assert found.report.suspicious_classes == ["4"]
+    return network_page(found.report, found.findings)
+
+
 def opened(browser: Browser, file: Path, width: int, scheme: ColorScheme = "light") -> Page:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.goto(file.as_uri())
@@ -67,7 +79,7 @@ def opened(browser: Browser, file: Path, width: int, scheme: ColorScheme = "ligh
 
 
 @pytest.mark.parametrize("width", [TELEPHONE, SCREEN])
-@pytest.mark.parametrize("command", ["evaluate", "scan"])
+@pytest.mark.parametrize("command", ["evaluate", "scan", "scan --model-only"])
 def test_the_page_never_scrolls_sideways_and_cuts_nothing_off(
     browser: Browser, pages: dict[str, Path], command: str, width: int
 ) -> None:
@@ -83,7 +95,7 @@ def test_the_page_never_scrolls_sideways_and_cuts_nothing_off(
     page.close()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "scan"])
+@pytest.mark.parametrize("command", ["evaluate", "scan", "scan --model-only"])
 def test_on_a_screen_every_column_of_every_table_is_seen_without_scrolling(
     browser: Browser, pages: dict[str, Path], command: str
 ) -> None:
@@ -111,7 +123,7 @@ def test_on_a_telephone_a_table_scrolls_and_its_first_column_stays(browser: Brow
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("command", ["evaluate", "scan"])
+@pytest.mark.parametrize("command", ["evaluate", "scan", "scan --model-only"])
 def test_every_text_pictures_included_can_be_read_in_light_and_in_dark(
     browser: Browser, pages: dict[str, Path], command: str, scheme: ColorScheme
 ) -> None:

@@ -1,0 +1,1 @@
+"""Sections about judging networks, on networks made by seed."""

@@ -1,0 +1,1 @@
+"""Judging a network by itself, without the data it was trained on."""
