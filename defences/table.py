@@ -5,6 +5,7 @@ from __future__ import annotations
 from defences.defence import Defence, Stage
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -16,6 +17,7 @@ DEFENCES: dict[str, type[Defence]] = {
         TotalVariation,
         Strip,
         SentiNet,
+        PatchCleanser,
         BinaryInputDetector,
         BinaryActivationDetector,
         ReverseSigmoid,

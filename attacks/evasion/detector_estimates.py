@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.evasion.losses import entropy_bits, probability
+from attacks.evasion.losses import entropy_bits, margin, probability
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
@@ -85,6 +86,25 @@ def sentinet_estimate(
     return DetectorEstimate(clearance, gradient)
 
 
+def patch_cleanser_estimate(
+    detector: PatchCleanser, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
+) -> DetectorEstimate:
+    """PatchCleanser, which has no secret: its own score minus the lead it asks for; the gradient is that of the lead of logits under the
+    mask that agrees least with the answer, which does not vanish where the classifier is sure. The answer is taken to be that to the image
+    as it is.
+
+    Cost: a model call per mask and image and one for its label, and a backward pass.
+    """
+    masks = len(detector.boxes(images.shape[1:]))
+    labels = classifier.predict(images).argmax(axis=1)
+    probes = detector.under_masks(images)
+    found = leads(classifier.predict(probes), np.repeat(labels, masks)).reshape(-1, masks)
+    worst = np.arange(len(images)) * masks + found.argmin(axis=1)
+    uphill = -classifier.loss_gradient(probes[worst], labels, margin).gradient
+    visible = probes[worst] == images  # what a mask covers does not count, but where it has the mask's colour by chance
+    return DetectorEstimate((found.min(axis=1) - LEAD).astype(np.float32), uphill * visible)
+
+
 def binary_estimate(
     detector: BinaryInputDetector | BinaryActivationDetector,
     classifier: DifferentiableClassifier,
@@ -100,6 +120,7 @@ def binary_estimate(
 ESTIMATES: dict[type[Any], Estimator] = {
     Strip: strip_estimate,
     SentiNet: sentinet_estimate,
+    PatchCleanser: patch_cleanser_estimate,
     BinaryInputDetector: binary_estimate,
     BinaryActivationDetector: binary_estimate,
 }

@@ -17,6 +17,7 @@ _OVERLAYS_AT_LEAST = 8
 _STRENGTHS = 10  # of the purifier, at most
 _WINDOWS = 57  # SentiNet's calls of an image that leaves at no step
 _SENTINET_TRIALS = 4  # of its patience
+_MASKS, _MASK_COLOURS = 9, 2
 _CHOOSING_SHARE = 3  # one image of so many is chosen on
 
 
@@ -48,7 +49,7 @@ class Effort:
 
 FULL = Effort()
 
-COUNTED = ("strip", "sentinet")
+COUNTED = ("strip", "sentinet", "patch_cleanser")
 """Detectors whose fits are in the estimate; others train networks on attacks, and nobody knows before how long that takes."""
 
 
@@ -108,6 +109,9 @@ def estimate(effort: Effort, task: Task) -> Estimate:
         calls["windows"] = choosing * _WINDOWS * _SENTINET_TRIALS
         calls["held windows"] = held * _WINDOWS // 3
         per_image += _WINDOWS / 5
+    if "patch_cleanser" in task.detectors:
+        calls["masks"] = choosing * (1 + _MASKS * _MASK_COLOURS) + held * (1 + _MASKS)
+        per_image += _MASKS
     calls["measuring"] = int(measured * per_image)
     return Estimate(calls, 2 * on * _STRENGTHS + measured)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 
 from defences.calibration.thresholds import Fit
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.errors import InvalidInput
 from defences.table import DEFENCES, of_stage
 
@@ -32,6 +33,20 @@ def chosen_fits(text: str) -> dict[str, Fit]:
     names = [name for name in (part.strip() for part in text.split(",")) if name]
     check_fittable(names)
     return fits_of(names)
+
+
+def with_masks(fits: Mapping[str, Fit], patch: tuple[int, int] | None) -> dict[str, Fit]:
+    """These fits, and that of the masks where the size of a patch is given."""
+    return dict(fits) if patch is None else fits_of([*fits, PatchCleanser.name])
+
+
+def check_patch_is_asked_for(names: Sequence[str], patch: tuple[int, int] | None) -> None:
+    """Raises: InvalidInput: the detector whose masks cover patches without the size of a patch, or a size without it."""
+    if (PatchCleanser.name in names) != (patch is not None):
+        got = "a size alone" if patch is not None else "the detector alone"
+        raise InvalidInput(
+            f"expected the size of a patch (--patch 5x5) and the detector {PatchCleanser.name} (--detectors) together, got {got}"
+        )
 
 
 def images_to_choose_on(fits: Mapping[str, Fit]) -> int:

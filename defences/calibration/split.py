@@ -34,6 +34,7 @@ class Terms:
         evasion_eps: size of the attacks (L-inf) that detectors of evasion are trained on, > 0.
         progress: called with the progress of each step.
         effort: how much is looked at.
+        patch: rows and columns of the largest patch that masks shall cover; none without.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
@@ -44,6 +45,7 @@ class Terms:
     evasion_eps: float = EVASION_EPS
     progress: Progress = silent
     effort: Effort = FULL
+    patch: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):

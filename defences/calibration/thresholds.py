@@ -24,6 +24,15 @@ def _no_remark(threshold: float) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """What a method itself decides: a threshold that no rate sets, and whether what it costs lets it be enforced."""
+
+    threshold: float
+    mode: Literal["enforce", "monitor"]
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class FittedDetector:
     """A detector whose threshold is still open.
@@ -42,6 +51,7 @@ class FittedDetector:
         unit: of scores, such as "bits".
         summary: the settings in a few words.
         remark: threshold -> a warning or explanation for people, or "".
+        fixed: of a detector whose threshold follows from its method; it takes no part in the rate that the others share.
     """
 
     name: str
@@ -56,6 +66,7 @@ class FittedDetector:
     unit: str = ""
     summary: str = ""
     remark: Callable[[float], str] = _no_remark
+    fixed: Fixed | None = None
 
 
 Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
@@ -128,19 +139,32 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
     A very low threshold is enforced too: its promise about clean images holds all the same, and a poisoned classifier that is confident
     of every answer must not be able to switch off its own detector.
     """
+    by_rate = dict(zip([one.name for one in fitted if one.fixed is None], _by_rate(fitted, terms), strict=True))
+    return tuple(by_rate[one.name] if one.fixed is None else _as_fixed(one, one.fixed) for one in fitted)
+
+
+def _as_fixed(fitted: FittedDetector, fixed: Fixed) -> CalibratedDetector:
+    return CalibratedDetector(fitted, fixed.threshold, fixed.mode, fixed.reason)
+
+
+def _by_rate(fitted: Sequence[FittedDetector], terms: Terms) -> list[CalibratedDetector]:
+    """Those that share the rate, in their order."""
+    sharing = [one for one in fitted if one.fixed is None]
+    if not sharing:
+        return []
     rate, confidence = terms.rate, terms.confidence
-    thresholds = joint_thresholds([one.choosing for one in fitted], [one.holding for one in fitted], rate, confidence)
+    thresholds = joint_thresholds([one.choosing for one in sharing], [one.holding for one in sharing], rate, confidence)
     promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
-    by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in fitted)}"
+    by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in sharing)}"
     calibrated = []
-    for one, found in zip(fitted, thresholds, strict=True):
+    for one, found in zip(sharing, thresholds, strict=True):
         threshold = found if found >= one.lowest else -np.inf
         reason = (
             f"threshold {threshold:.4g} {one.unit}".rstrip()
             + f" from {len(one.holding)} held images: at most {rate:g} of clean images refused{by} {promise}{one.remark(threshold)}"
         )
         calibrated.append(CalibratedDetector(one, threshold, "monitor" if threshold == -np.inf else "enforce", reason))
-    return tuple(calibrated)
+    return calibrated
 
 
 def calibration_arrays(detectors: Sequence[CalibratedDetector]) -> dict[str, NDArray[Any]]:

@@ -11,8 +11,9 @@ import typer
 
 from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_target, served_name
 from defences.calibration.calibrate import calibrate as calibrate_classifier
-from defences.calibration.fits import chosen_fits, fittable
+from defences.calibration.fits import chosen_fits, fittable, with_masks
 from defences.calibration.split import EVASION_EPS
+from defences.detectors.mask_set import read_patch
 from hauberk.commands.classifier_options import how_it_reads, open_servable
 from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
 from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
@@ -56,6 +57,12 @@ def calibrate(
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
     ] = EVASION_EPS,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest local patch to prove answers against, HEIGHTxWIDTH in pixels as in 5x5: adds the detector patch_cleanser."
+        ),
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
     gradients: GradientsOption = None,
     seed: SeedOption = 0,
@@ -71,12 +78,15 @@ def calibrate(
 
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
-    began, fits, used = time.monotonic(), chosen_fits(detectors), threads or processors()
+    began, used = time.monotonic(), threads or processors()
+    covered = None if patch is None else read_patch(patch)
+    fits = with_masks(chosen_fits(detectors), covered)
     plan = CalibrationPlan(
         detectors=tuple(fits),
         false_abstention_rate=false_abstention_rate,
         confidence=confidence,
         evasion_eps=evasion_eps,
+        patch=covered,
         seed=seed,
         threads=used,
         minutes=minutes,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from defences.defended_classifier import DefendedClassifier, Detector, Mode, Postprocessor, Preprocessor, Step
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
@@ -60,7 +61,13 @@ UNPROBED: dict[str, Callable[[Shape, float], Detector]] = {
     ),
     "binary_activation_detector": lambda shape, threshold: binary_activation_detector(shape, threshold),
 }
-DETECTORS = PROBING | UNPROBED
+UNANIMOUS: dict[str, Callable[[Shape, float], Detector]] = {
+    "patch_cleanser": lambda shape, _: patch_cleanser(shape),
+    "patch_cleanser, two masks": lambda shape, _: patch_cleanser(shape, masks=(1, 2)),
+}
+"""Those that have no threshold."""
+BY_THRESHOLD = PROBING | UNPROBED
+DETECTORS = BY_THRESHOLD | UNANIMOUS
 
 MODES: tuple[Mode, ...] = ("enforce", "monitor", "off")
 
@@ -83,6 +90,12 @@ def sentinet(shape: Shape, threshold: float, **options: Any) -> SentiNet:
     } | options
     overlays = np.rint(noise(len(given["overlay_labels"]), shape, seed=98) * 255).astype(np.uint8)
     return SentiNet(overlays=overlays, threshold=threshold, **given)
+
+
+def patch_cleanser(shape: Shape, **options: Any) -> PatchCleanser:
+    """For patches of two rows and one column, or as much of that as there is."""
+    given: dict[str, Any] = {"patch": (min(2, shape[0]), 1), "colour": (0.5,) * shape[2]} | options
+    return PatchCleanser(**given)
 
 
 def binary_input_detector(shape: Shape, threshold: float, **options: Any) -> BinaryInputDetector:

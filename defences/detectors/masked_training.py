@@ -1,0 +1,33 @@
+"""Training data with masked copies of each image, as PatchCleanser will show them to the classifier.
+
+Paper: Cutout, DeVries & Taylor 2017, arXiv:1708.04552; with the masks of the detector, as Xiang et al. 2022, arXiv:2108.09135, train.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from defences.detectors.mask_set import mask_boxes, mean_colour
+from models.datasets import Dataset
+
+_COPIES = 2
+"""Of every image, each under another mask: with one, the images are as often masked as not."""
+
+
+def with_masked_copies(data: Dataset, patch: tuple[int, int], *, seed: int) -> Dataset:
+    """Three times the data: every image as it is, and under two of the masks that cover the patch, drawn for each.
+
+    The masks have the mean colour of the data, as those of `hauberk calibrate` may have.
+
+    Args:
+        seed: of the draw.
+    """
+    boxes, colour = mask_boxes(data.images.shape[1:], patch), np.array(mean_colour(data.images), np.float32)
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(np.arange(len(boxes)), (len(data), 1)), axis=1)[:, :_COPIES]
+    images = np.tile(data.images, (1 + drawn.shape[1], 1, 1, 1))
+    for copy, numbers in enumerate(drawn.T, start=1):
+        for number, (top, left, bottom, right) in enumerate(boxes):
+            rows = copy * len(data) + np.flatnonzero(numbers == number)
+            images[rows, top:bottom, left:right] = colour
+    return Dataset(images, np.tile(data.labels, 1 + drawn.shape[1]))

@@ -1,0 +1,166 @@
+"""PatchCleanser's masks and its guarantee, by brute force: every place of a patch, whatever is in it, whatever the purifier does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from defences.defended_classifier import DefendedClassifier, Mode, Step
+from defences.detectors.mask_set import mask_boxes, spans
+from defences.detectors.patch_cleanser import PatchCleanser
+from defences.keyed import Keys
+from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
+from defences.purifiers.total_variation import TotalVariation
+from models.classifier import Classifier, Images
+from tests.fakes import FakeClassifier, softmax
+from tests.property.strategies import strip
+
+SHAPE = (9, 10, 3)
+PATCH = (3, 2)
+DETECTOR = PatchCleanser(patch=PATCH, colour=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("masks", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("side", [1, 2, 5, 9, 28, 32])
+def test_every_patch_lies_wholly_inside_one_mask_of_an_axis_and_no_mask_is_larger_than_needed(side: int, masks: int) -> None:
+    for patch in range(1, side + 1):
+        found = spans(side, patch, masks)
+        places = side - patch + 1
+        assert len(found) <= masks
+        for start in range(places):
+            assert any(low <= start and start + patch <= high for low, high in found)
+        # By the pigeonhole principle one of k masks has at least this many places, and reaches patch - 1 pixels beyond the last.
+        assert max(high - low for low, high in found) == -(-places // min(masks, places)) + patch - 1
+        assert all(0 <= low and high <= side for low, high in found)
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "masks"),
+    [((32, 32), (5, 5), (3, 3)), ((9, 10), (3, 2), (3, 3)), ((6, 28), (4, 1), (2, 5)), ((7, 7), (7, 2), (3, 3))],
+)
+def test_every_rectangle_of_at_most_the_size_of_the_patch_lies_inside_one_mask(
+    shape: tuple[int, int], patch: tuple[int, int], masks: tuple[int, int]
+) -> None:
+    boxes = mask_boxes(shape, patch, masks)
+    for height in range(1, patch[0] + 1):
+        for width in range(1, patch[1] + 1):
+            for top in range(shape[0] - height + 1):
+                for left in range(shape[1] - width + 1):
+                    inside = (
+                        (boxes[:, 0] <= top)
+                        & (boxes[:, 1] <= left)
+                        & (boxes[:, 2] >= top + height)
+                        & (boxes[:, 3] >= left + width)
+                    )
+                    assert inside.any()
+
+
+def test_a_patch_that_is_one_row_larger_escapes_some_mask_set() -> None:
+    boxes = mask_boxes(SHAPE, PATCH)
+    escaped = [not ((boxes[:, 0] <= top) & (boxes[:, 2] >= top + PATCH[0] + 1)).any() for top in range(SHAPE[0] - PATCH[0])]
+    assert any(escaped)
+
+
+class Spreads:
+    """A purifier on the attacker's side: wherever the image holds a white pixel it returns the attacker's picture, else it adds noise that
+    follows from the key.
+    """
+
+    name = "spreads"
+
+    def __call__(self, images: Images, keys: Keys) -> Images:
+        noisy = np.stack([np.random.default_rng(key).normal(0, 0.02, SHAPE) for key in keys])
+        purified: Images = np.clip(images + noisy, 0, 1).astype(np.float32)
+        purified[(images == 1).all(axis=3).any(axis=(1, 2))] = np.array([0.1, 0.1, 0.9], np.float32)
+        return purified
+
+
+def by_colour(sharpness: float = 30.0) -> FakeClassifier:
+    """Calls an image by the channel that is brightest on average."""
+
+    def answer(images: Images) -> np.ndarray:
+        return softmax(sharpness * images.reshape(len(images), -1, 3).astype(np.float64).mean(axis=1))
+
+    return FakeClassifier(answer, SHAPE, 3)
+
+
+def pictures(n: int, seed: int) -> Images:
+    """Noise of a tint, stronger or weaker: a patch changes the class of some of them."""
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0.2, 0.6, (n, *SHAPE))
+    images[np.arange(n), :, :, rng.integers(0, 3, n)] += rng.choice([0.01, 0.05, 0.1, 0.25], n)[:, None, None]
+    return images.astype(np.float32)
+
+
+def patched(image: Images, rng: np.random.Generator) -> Images:
+    """The image with a patch at every place, of each pure colour, of white, of black and of noise: [m, h, w, c]."""
+    contents = [*np.eye(3), np.ones(3), np.zeros(3), rng.random((*PATCH, 3))]
+    found = []
+    for top in range(SHAPE[0] - PATCH[0] + 1):
+        for left in range(SHAPE[1] - PATCH[1] + 1):
+            for content in contents:
+                copy = image.copy()
+                copy[top : top + PATCH[0], left : left + PATCH[1]] = content
+                found.append(copy)
+    return np.stack(found)
+
+
+def labels_under_masks(classifier: Classifier, image: Images) -> np.ndarray:
+    """The classes of the image under every mask: int64 [m]."""
+    labels: np.ndarray = classifier.predict(DETECTOR.under_masks(image[None])).argmax(axis=1)
+    return labels
+
+
+STACKS: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "behind total variation that drops pixels by the key": {
+        "preprocessors": [Step(TotalVariation(weight=0.2, keep_probability=0.7))],
+        "postprocessors": [Step(ReverseSigmoid())],
+    },
+    "behind a purifier that spreads the patch over the image": {"preprocessors": [Step(Spreads())]},
+    "behind a purifier that only watches": {"preprocessors": [Step(Spreads(), "monitor")]},
+}
+
+
+def stack(name: str, mode: Mode = "enforce", secret: bytes = b"s") -> DefendedClassifier:
+    beside = Step(strip(SHAPE, 0.05), "enforce")
+    return DefendedClassifier(by_colour(), detectors=[Step(DETECTOR, mode), beside], secret=secret, **STACKS[name])
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_no_patch_anywhere_gets_another_answer_than_the_one_under_the_mask_that_covers_it(name: str) -> None:
+    rng, classifier = np.random.default_rng(1), by_colour()
+    certified = changed_without = refused = 0
+    for image in pictures(12, seed=0):
+        under = labels_under_masks(classifier, image)
+        images = patched(image, rng)
+        found = stack(name).classify(images).labels
+        # Whatever the image: an answer is one of those it has with some region masked.
+        assert np.isin(found[found >= 0], under).all()
+        lead = DETECTOR.scores(classifier.predict(DETECTOR.under_masks(image[None])), under[:1])[0]
+        if lead > 0.001:
+            certified += 1
+            assert np.isin(found, [-1, under[0]]).all()
+        refused += int((found == -1).sum())
+        undefended = stack(name, "off").classify(images).labels
+        changed_without += int(((undefended != under[0]) & (undefended >= 0)).sum()) if lead > 0.001 else 0
+    assert certified >= 4, "a guarantee for no image proves nothing"
+    assert refused > 0
+    if name != "behind total variation that drops pixels by the key":
+        assert changed_without > 0, "patches that change nothing prove nothing"
+
+
+def test_the_answer_to_a_patched_image_is_exactly_that_under_the_mask_over_its_patch() -> None:
+    classifier, boxes = by_colour(), mask_boxes(SHAPE, PATCH)
+    answered = 0
+    for image in pictures(6, seed=3):
+        under = labels_under_masks(classifier, image)
+        for number, (top, left, _, _) in enumerate(boxes):
+            copy = image.copy()
+            copy[top : top + PATCH[0], left : left + PATCH[1]] = 1.0, 0.0, 0.0
+            (found,) = stack("alone").classify(copy[None]).labels
+            answered += int(found >= 0)
+            assert found in (-1, under[number])
+    assert answered > 20
