@@ -90,8 +90,8 @@ def patch_cleanser_estimate(
     detector: PatchCleanser, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
 ) -> DetectorEstimate:
     """PatchCleanser, which has no secret: its own score minus the lead it asks for; the gradient is that of the lead of logits under the
-    mask that agrees least with the answer, which does not vanish where the classifier is sure. The answer is taken to be that to the image
-    as it is.
+    mask that agrees least with the answer, which does not vanish where the classifier is sure. The answer is taken to be the one to the
+    image as it is.
 
     Cost: a model call per mask and image and one for its label, and a backward pass.
     """

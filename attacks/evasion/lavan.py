@@ -54,9 +54,10 @@ class LaVAN:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not all(isinstance(side, int) and side >= 1 for side in self.size):
             raise InvalidInput(f"{self.name}: expected a size, two whole numbers above 0, got {self.size!r}")
-        if self.locations < 0 or self.iterations < 1 or not self.places and not self.locations:
+        if self.locations < 0 or self.iterations < 1 or (not self.places and not self.locations):
             raise InvalidInput(
-                f"{self.name}: expected iterations >= 1 and a place to try, got {self.iterations} iterations and {self.locations} locations"
+                f"{self.name}: expected iterations >= 1 and a place to try, got {self.iterations} iterations, {len(self.places)} places "
+                f"and {self.locations} locations"
             )
         if not (math.isfinite(self.step) and self.step > 0):
             raise InvalidInput(f"{self.name}: expected step > 0, got {self.step!r}")

@@ -76,8 +76,8 @@ class CalibrationPlan:
         patch: rows and columns of the largest patch that the detector patch_cleanser shall cover; given with that detector only.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
-    Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none, a patch without its detector or the other way
-    round.
+    Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none, a patch without its detector or the
+    detector without a patch.
     """
 
     detectors: tuple[str, ...] = ("strip",)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.calibration.split import CalibrationSplit, Terms, rows_per_forward
-from defences.calibration.thresholds import Fixed, FittedDetector
+from defences.calibration.thresholds import FittedDetector, Fixed
 from defences.detectors.mask_set import check_patch, mean_colour
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser
 from defences.errors import InvalidInput

@@ -3,8 +3,8 @@
 Paper: Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135 (R-covering mask sets). Here the places of a patch
 are shared out among the masks as evenly as whole numbers allow, so that no mask is larger than it has to be.
 
-Maths: along an axis of n pixels a patch of p pixels begins at one of n - p + 1 places. They are cut into k runs of consecutive places; the
-mask of the run from place a to place b, both included, covers the pixels a to b + p - 1, and with them every patch that begins in its run.
+Maths: along an axis of n pixels a patch of p pixels begins at one of n - p + 1 places. They are cut into k runs of consecutive places;
+the mask of the run from place a to place b, both included, covers the pixels a to b + p - 1, and so every patch that begins in its run.
 A rectangle's places are pairs of these, so the masks of an image are the products of the masks of its axes.
 """
 

@@ -1,8 +1,8 @@
 """Abstain on images whose answer changes when a part of them is masked, which proves answers against local patches.
 
-Paper: PatchCleanser, Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135: one round of its masks, as a detector. The paper
-goes on with pairs of masks to recover the label of an image on which its masks disagree; here such an image is refused, as in McCoyd et
-al. 2020, arXiv:2004.13799 (Minority Reports), which takes ten model calls in place of up to hundreds.
+Paper: PatchCleanser, Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135: one round of its masks, as a detector. The
+paper goes on with pairs of masks to recover the label of an image on which single masks disagree; here such an image is refused, as in
+McCoyd et al. 2020, arXiv:2004.13799 (Minority Reports), so that ten model calls are enough.
 Known to beat it: patches that are larger than stated, or two of them; triggers that are not local (docs/defences/patch_cleanser.md).
 """
 
@@ -47,8 +47,8 @@ class PatchCleanser(Defence):
 
         s(x) = min_j [f(m_j(x))_y - max_{k != y} f(m_j(x))_k],   y the answer to x;   abstain when s(x) <= 0.001
 
-    m_j(x) is x with the pixels of mask j in one colour. The masks are such that every `patch` of rows and columns lies wholly inside one of
-    them (`mask_set.py`).
+    m_j(x) is x with the pixels of mask j in one colour. Every rectangle of `patch` rows and columns lies wholly inside one of the masks
+    (`mask_set.py`).
 
     Guarantee: let x' be x with a patch of at most that size, anywhere and of any content, and let j be a mask that covers it. Then
     m_j(x') = m_j(x). So if x' is answered, its answer is the class that f gives to m_j(x), an image the patch is no part of. If f gives

@@ -33,7 +33,7 @@ def test_every_patch_lies_wholly_inside_one_mask_of_an_axis_and_no_mask_is_large
             assert any(low <= start and start + patch <= high for low, high in found)
         # By the pigeonhole principle one of k masks has at least this many places, and reaches patch - 1 pixels beyond the last.
         assert max(high - low for low, high in found) == -(-places // min(masks, places)) + patch - 1
-        assert all(0 <= low and high <= side for low, high in found)
+        assert all(low >= 0 and high <= side for low, high in found)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,7 @@ def test_a_patch_that_is_one_row_larger_escapes_some_mask_set() -> None:
 
 
 class Spreads:
-    """A purifier on the attacker's side: wherever the image holds a white pixel it returns the attacker's picture, else it adds noise that
-    follows from the key.
-    """
+    """A purifier on the attacker's side: it returns their picture where an image holds a white pixel, else noise by the key is added."""
 
     name = "spreads"
 
