@@ -66,7 +66,7 @@ def spans(side: int, patch: int, masks: int) -> list[tuple[int, int]]:
     return [(int(run[0]), int(run[-1]) + patch) for run in runs]
 
 
-def mask_boxes(shape: tuple[int, ...], patch: tuple[int, ...], masks: tuple[int, ...] = MASKS) -> Boxes:
+def mask_boxes(shape: tuple[int, ...], patch: tuple[int, int], masks: tuple[int, int] = MASKS) -> Boxes:
     """The masks of an image of this shape [h, w, ...], row by row.
 
     >>> mask_boxes((8, 6), (3, 3), (2, 1)).tolist()

@@ -70,9 +70,9 @@ class PatchCleanser(Defence):
     Raises: InvalidParameter on construction, and for images that are smaller than the patch or have other channels.
     """
 
-    patch: tuple[int, ...]
+    patch: tuple[int, int]
     colour: tuple[float, ...]
-    masks: tuple[int, ...] = MASKS
+    masks: tuple[int, int] = MASKS
 
     name = "patch_cleanser"
     record: ClassVar[DefenceRecord] = DefenceRecord(

@@ -60,6 +60,6 @@ def certificate_of(bundle: Bundle, modes: Mapping[str, str], *, wanted: bool) ->
         if declared["name"] == PROVES and modes.get(PROVES, declared["mode"]) != "off":
             return Certificate(_size(declared.get("patch")))
     raise InvalidInput(
-        f"expected a bundle with {PROVES} switched on for HAUBERK_CERTIFIED_PATCH=on, got {bundle.name} without; calibrate it with "
-        "--patch, or leave the setting out"
+        f"expected a bundle with {PROVES} switched on for HAUBERK_CERTIFIED_PATCH=on, got {bundle.name} without; leave the setting out, "
+        "or make one by hauberk calibrate --patch"
     )

@@ -76,7 +76,9 @@ def test_the_estimate_is_the_detectors_own_decision_and_its_gradient_leads_to_an
 
 
 @pytest.mark.parametrize("purified", [False, True])
-def test_an_attacker_who_knows_the_masks_succeeds_on_no_certified_image_and_on_others_without_the_detector(purified: bool) -> None:
+def test_an_attacker_who_knows_the_masks_succeeds_on_no_certified_image_and_on_others_without_the_detector(
+    purified: bool,
+) -> None:
     images, labels = pictures()
     purifiers = [Step(TotalVariation(weight=0.02))] if purified else []
     certified = DETECTOR.scores(CLASSIFIER.predict(DETECTOR.under_masks(images)), labels) > LEAD

@@ -121,7 +121,7 @@ def test_images_it_was_not_fitted_to_are_refused() -> None:
     detector = PatchCleanser(patch=(5, 5), colour=GREY)
     with pytest.raises(InvalidParameter, match=r"the patch \(5, 5\) of patch_cleanser fits into, got \(4, 9\)"):
         detector.check_input_shape((4, 9, 3))
-    with pytest.raises(InvalidParameter, match="colour of patch_cleanser for 1 channels in calibration.npz, got 3 values"):
+    with pytest.raises(InvalidParameter, match=r"colour of patch_cleanser for 1 channels in calibration\.npz, got 3 values"):
         detector.check_input_shape((8, 9, 1))
 
 
@@ -134,7 +134,9 @@ def test_a_size_that_is_none_is_refused_in_one_sentence(text: str) -> None:
 def test_a_patch_that_leaves_too_little_is_refused() -> None:
     check_patch((4, 4), SHAPE)
     for patch in ((5, 2), (2, 5), (40, 40)):
-        with pytest.raises(InvalidInput, match=r"at most half of the image's height and width, 8x9, got .*x.*: its masks would leave"):
+        with pytest.raises(
+            InvalidInput, match=r"at most half of the image's height and width, 8x9, got .*x.*: its masks would leave"
+        ):
             check_patch(patch, SHAPE)
 
 

@@ -65,13 +65,15 @@ def test_nothing_is_said_unless_it_is_wanted(tmp_path: Path) -> None:
     assert certificate_of(bundle, {}, wanted=False) is None
     assert certificate_of(bundle, {}, wanted=True) == CERTIFICATE
     assert certificate_of(bundle, {"patch_cleanser": "monitor"}, wanted=True) == CERTIFICATE
-    assert PROVES == PatchCleanser.name
+    assert PatchCleanser.name == PROVES
 
 
 def test_a_bundle_that_proves_nothing_is_refused_where_it_is_wanted(tmp_path: Path) -> None:
     for number, (modes, *declared) in enumerate([({}, bundles.STRIP), ({"patch_cleanser": "off"}, MASKS)]):
         bundle = bundles.write(tmp_path / str(number), *declared, arrays={})
-        with pytest.raises(InvalidInput, match="expected a bundle with patch_cleanser switched on for HAUBERK_CERTIFIED_PATCH=on"):
+        with pytest.raises(
+            InvalidInput, match="expected a bundle with patch_cleanser switched on for HAUBERK_CERTIFIED_PATCH=on"
+        ):
             certificate_of(bundle, modes, wanted=True)
     with pytest.raises(InvalidInput, match=r"expected patch = \[rows, columns\] of patch_cleanser"):
         certificate_of(bundles.write(tmp_path / "x", MASKS | {"patch": 5}, arrays={}), {}, wanted=True)
