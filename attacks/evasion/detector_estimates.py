@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from attacks.evasion.losses import entropy_bits, margin, probability
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
+from defences.detectors.mask_set import MASKS
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
@@ -90,19 +91,20 @@ def patch_cleanser_estimate(
     detector: PatchCleanser, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
 ) -> DetectorEstimate:
     """PatchCleanser, which has no secret: its own score minus the lead it asks for; the gradient is that of the lead of logits under the
-    mask that agrees least with the answer, which does not vanish where the classifier is sure. The answer is taken to be the one to the
-    image as it is.
+    mask of the nine that agrees least, which does not vanish where the classifier is sure. The answer is taken to be the one to the image
+    as it is.
 
-    Cost: a model call per mask and image and one for its label, and a backward pass.
+    Cost: the model calls of a decision, one for the label and one per mask, and a backward pass.
     """
-    masks = len(detector.boxes(images.shape[1:]))
-    labels = classifier.predict(images).argmax(axis=1)
-    probes = detector.under_masks(images)
-    found = leads(classifier.predict(probes), np.repeat(labels, masks)).reshape(-1, masks)
-    worst = np.arange(len(images)) * masks + found.argmin(axis=1)
+    answers, session = classifier.predict(images), detector.begin(images, keys)
+    while session.undecided.size:
+        session.decide(classifier.predict(session.probe()), answers)
+    labels, probes = answers.argmax(axis=1), detector.under_masks(images)
+    found = leads(classifier.predict(probes), np.repeat(labels, MASKS)).reshape(-1, MASKS)
+    worst = np.arange(len(images)) * MASKS + found.argmin(axis=1)
     uphill = -classifier.loss_gradient(probes[worst], labels, margin).gradient
     visible = probes[worst] == images  # what a mask covers does not count, but where it has the mask's colour by chance
-    return DetectorEstimate((found.min(axis=1) - LEAD).astype(np.float32), uphill * visible)
+    return DetectorEstimate((session.scores - LEAD).astype(np.float32), uphill * visible)
 
 
 def binary_estimate(

@@ -1,11 +1,12 @@
 """Masks that cover every patch: rectangles of an image, such that a patch of a given size lies wholly inside one, wherever it is.
 
-Paper: Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135 (R-covering mask sets). Here the places of a patch
-are shared out among the masks as evenly as whole numbers allow, so that no mask is larger than it has to be.
+Paper: Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135 (R-covering mask sets). Here the places of a patch are shared
+out among the masks unevenly, since the middle of an image says most about its class, and a mask can be divided into four that cover its
+places.
 
-Maths: along an axis of n pixels a patch of p pixels begins at one of n - p + 1 places. They are cut into k runs of consecutive places;
-the mask of the run from place a to place b, both included, covers the pixels a to b + p - 1, and so every patch that begins in its run.
-A rectangle's places are pairs of these, so the masks of an image are the products of the masks of its axes.
+Maths: along an axis of n pixels a patch of p pixels begins at one of n - p + 1 places. They are cut into three runs of consecutive
+places, the middle one the shortest; the mask of the run from place a to place b, both included, covers the pixels a to b + p - 1, and so
+every patch that begins in its run. A finer level cuts every run in two. The masks of an image are the products of those of its axes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from defences.errors import InvalidInput
 from models.classifier import Images
 from models.image_rows import ImageRows, blocks
 
-MASKS = (3, 3)
-"""Along the height and along the width: nine masks, ten model calls with the image itself."""
+MASKS, PARTS = 9, 4
+"""Of the first level, three along each axis; and into how many each is divided for the next level."""
+
+MIDDLE = 0.22
+"""The share of the places that is left to the middle one of three masks."""
 
 Boxes = NDArray[np.int64]
 """Rectangles int64 [m, 4] as [top, left, bottom, right]; bottom and right are the first row and column outside."""
@@ -51,29 +55,67 @@ def check_patch(patch: tuple[int, int], shape: tuple[int, ...]) -> None:
         )
 
 
-def spans(side: int, patch: int, masks: int) -> list[tuple[int, int]]:
-    """The masks of an axis, first pixel and first one after: as many as wanted, but no more than a patch has places.
+def spans(side: int, patch: int, middle: float = MIDDLE) -> list[tuple[int, int]]:
+    """The three masks of an axis, first pixel and first one after; where a patch has fewer than three places, some are the same.
 
     Args:
         side, patch: of the image and of the patch, in pixels, 1 <= patch <= side.
-        masks: at least 1.
+        middle: share of the places in the middle run, above 0 and at most 1/3.
 
-    >>> spans(32, 5, 3)
-    [(0, 14), (10, 23), (19, 32)]
+    >>> spans(32, 5)
+    [(0, 15), (11, 21), (17, 32)]
     """
-    places = side - patch + 1
-    runs = np.array_split(np.arange(places), min(masks, places))
-    return [(int(run[0]), int(run[-1]) + patch) for run in runs]
+    return [_span(run, patch) for run in _runs(side - patch + 1, middle)]
 
 
-def mask_boxes(shape: tuple[int, ...], patch: tuple[int, int], masks: tuple[int, int] = MASKS) -> Boxes:
-    """The masks of an image of this shape [h, w, ...], row by row.
+def halves(side: int, patch: int, middle: float = MIDDLE) -> list[tuple[int, int]]:
+    """The six masks of an axis on the finer level: two for each of `spans`, which together cover its places.
 
-    >>> mask_boxes((8, 6), (3, 3), (2, 1)).tolist()
-    [[0, 0, 5, 6], [3, 0, 8, 6]]
+    >>> halves(32, 5)
+    [(0, 10), (6, 15), (11, 18), (14, 21), (17, 27), (23, 32)]
     """
-    rows, columns = (spans(*axis) for axis in zip(shape[:2], patch, masks, strict=True))
+    return [_span(half, patch) for run in _runs(side - patch + 1, middle) for half in _cut(run)]
+
+
+def _runs(places: int, middle: float) -> list[tuple[int, int]]:
+    """The places [first, last] of each mask."""
+    inner = max(1, round(middle * places))
+    outer = max(1, (places - inner + 1) // 2)
+    first = (0, min(outer, places) - 1)
+    last = (max(places - outer, 0), places - 1)
+    between = (min(first[1] + 1, last[0]), max(last[0] - 1, first[1]))
+    return [first, between if between[0] <= between[1] else first, last]
+
+
+def _cut(run: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two halves; the same twice where there is one place only."""
+    first, last = run
+    middle = (first + last) // 2
+    return (first, middle), (min(middle + 1, last), last)
+
+
+def _span(run: tuple[int, int], patch: int) -> tuple[int, int]:
+    return run[0], run[1] + patch
+
+
+def mask_boxes(shape: tuple[int, ...], patch: tuple[int, int], middle: float = MIDDLE) -> Boxes:
+    """The nine masks of the first level for images of this shape [h, w, ...], row by row: [9, 4]."""
+    rows, columns = (spans(side, size, middle) for side, size in zip(shape[:2], patch, strict=True))
     return np.array([[top, left, bottom, right] for top, bottom in rows for left, right in columns])
+
+
+def finer_boxes(shape: tuple[int, ...], patch: tuple[int, int], middle: float = MIDDLE) -> Boxes:
+    """Those of the second level; masks 4 j to 4 j + 3 cover all places that mask j of the first covers: [36, 4]."""
+    rows, columns = (halves(side, size, middle) for side, size in zip(shape[:2], patch, strict=True))
+    return np.array(
+        [
+            [rows[2 * i + k][0], columns[2 * j + m][0], rows[2 * i + k][1], columns[2 * j + m][1]]
+            for i in range(3)
+            for j in range(3)
+            for k in range(2)
+            for m in range(2)
+        ]
+    )
 
 
 def under_masks(images: Images, boxes: Boxes, colour: NDArray[np.float32]) -> Images:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from defences.detectors.mask_set import mask_boxes, mean_colour
+from defences.detectors.mask_set import MASKS, mask_boxes, mean_colour
 from models.datasets import Dataset
 
 _COPIES = 2
@@ -24,7 +24,7 @@ def with_masked_copies(data: Dataset, patch: tuple[int, int], *, seed: int) -> D
     """
     boxes, colour = mask_boxes(data.images.shape[1:], patch), np.array(mean_colour(data.images), np.float32)
     rng = np.random.default_rng(seed)
-    drawn = rng.permuted(np.tile(np.arange(len(boxes)), (len(data), 1)), axis=1)[:, :_COPIES]
+    drawn = rng.permuted(np.tile(np.arange(MASKS), (len(data), 1)), axis=1)[:, :_COPIES]
     images = np.tile(data.images, (1 + drawn.shape[1], 1, 1, 1))
     for copy, numbers in enumerate(drawn.T, start=1):
         for number, (top, left, bottom, right) in enumerate(boxes):

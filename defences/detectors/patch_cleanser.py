@@ -1,27 +1,27 @@
 """Abstain on images whose answer changes when a part of them is masked, which proves answers against local patches.
 
 Paper: PatchCleanser, Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135: one round of its masks, as a detector. The
-paper goes on with pairs of masks to recover the label of an image on which single masks disagree; here such an image is refused, as in
-McCoyd et al. 2020, arXiv:2004.13799 (Minority Reports), so that ten model calls are enough.
+paper goes on with pairs of masks to recover the label of an image on which single masks disagree. Here a mask that disagrees is divided
+into smaller ones, and where one of those disagrees the image is refused, as in McCoyd et al. 2020, arXiv:2004.13799 (Minority Reports).
 Known to beat it: patches that are larger than stated, or two of them; triggers that are not local (docs/defences/patch_cleanser.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defences.defence import Defence, DefenceRecord
-from defences.detectors.mask_set import MASKS, Boxes, mask_boxes, under_masks
+from defences.detectors.mask_set import MASKS, MIDDLE, PARTS, Boxes, finer_boxes, mask_boxes, under_masks
 from defences.errors import InvalidParameter
 from defences.keyed import Keys
 from models.classifier import Images, Labels, Probabilities
 
 LEAD = 1e-3
-"""By how much more probable the answer has to be than any other class, under every mask.
+"""By how much more probable the answer has to be than any other class under a mask that agrees with it.
 
 More than rounding: a classifier may give the same image probabilities that differ in their last digits in another batch, and with a lead
 of 0 a proof about one batch would say nothing of another.
@@ -43,36 +43,39 @@ def leads(outputs: Probabilities, labels: Labels) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchCleanser(Defence):
-    """Answer only where the classifier says the same under every one of a few masks, one of which covers a patch wherever it is:
+    """Answer only where the classifier says the same under masks, one of which covers a patch wherever it is:
 
-        s(x) = min_j [f(m_j(x))_y - max_{k != y} f(m_j(x))_k],   y the answer to x;   abstain when s(x) <= 0.001
+        agrees(j) = f(m_j(x))_y - max_{k != y} f(m_j(x))_k > 0.001,   y the answer to x
+        answer when, for every one of nine masks j, agrees(j) or all of the four parts of j agree; else abstain
 
-    m_j(x) is x with the pixels of mask j in one colour. Every rectangle of `patch` rows and columns lies wholly inside one of the masks
-    (`mask_set.py`).
+    m_j(x) is x with the pixels of mask j in one colour. Every rectangle of `patch` rows and columns lies wholly inside one of the nine
+    masks, and inside one of the parts of that mask (`mask_set.py`).
 
-    Guarantee: let x' be x with a patch of at most that size, anywhere and of any content, and let j be a mask that covers it. Then
-    m_j(x') = m_j(x). So if x' is answered, its answer is the class that f gives to m_j(x), an image the patch is no part of. If f gives
-    one class y to x under every mask, each time with that lead (x is *certified*), x' is answered y or refused, whatever the patch.
+    Guarantee: let x' be x with a patch of at most that size, anywhere and of any content. If x' is answered, a mask or a part of one that
+    covers the patch agrees with the answer; call it j. As m_j(x') = m_j(x), the answer is the class that f gives to m_j(x), an image
+    that the patch is no part of. If f gives one class y to x under every mask and every part, each time with that lead (x is
+    *certified*), x' is answered y or refused, whatever the patch.
 
     This holds for the answer that is given, whatever purifiers made of x' on its way to f: y is that answer, not f(x'). A purifier may
     spread a patch beyond its mask or draw at random, and can only cause a refusal. The masked images are therefore not purified: they
     would have to be purified after masking, with randomness that does not depend on the patch, which keys of images do.
 
-    Every image costs the same model calls in one step, so that its time does not tell what was found.
-
     Args:
         patch: (rows, columns), the largest patch that is covered.
         colour: of the masks, a value in [0, 1] for each channel.
-        masks: how many masks there are along the height and along the width; fewer where a patch has fewer places.
+        middle: the share of a patch's places along an axis that is left to the middle mask of three; above 0, at most 1/3.
 
     Shapes: images float32 [n, h, w, c] in [0, 1] -> abstain bool [n].
-    Cost: the product of `masks` in model calls per image.
+    Cost: nine model calls per image in one step, and four for each of them that disagrees in a second one.
     Raises: InvalidParameter on construction, and for images that are smaller than the patch or have other channels.
     """
 
     patch: tuple[int, int]
     colour: tuple[float, ...]
-    masks: tuple[int, int] = MASKS
+    middle: float = MIDDLE
+
+    _ink: NDArray[np.float32] = field(init=False, repr=False)
+    """The colour as float32."""
 
     name = "patch_cleanser"
     record: ClassVar[DefenceRecord] = DefenceRecord(
@@ -86,32 +89,29 @@ class PatchCleanser(Defence):
     )
 
     def __post_init__(self) -> None:
-        for name in ("patch", "masks"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != 2 or not all(type(size) is int and size >= 1 for size in value):
-                raise InvalidParameter(f"patch_cleanser: expected {name}, two whole numbers above 0, got {value!r}")
+        whole = isinstance(self.patch, tuple) and len(self.patch) == 2 and all(type(size) is int for size in self.patch)
+        if not whole or min(self.patch) < 1:
+            raise InvalidParameter(f"patch_cleanser: expected patch, two whole numbers above 0, got {self.patch!r}")
         if not self.colour or not all(0 <= value <= 1 for value in self.colour):
             raise InvalidParameter(f"patch_cleanser: expected a colour, a number in [0, 1] for each channel, got {self.colour!r}")
+        if not 0 < self.middle <= 1 / 3:
+            raise InvalidParameter(f"patch_cleanser: expected middle, a share above 0 and at most 1/3, got {self.middle!r}")
+        object.__setattr__(self, "_ink", np.array(self.colour, np.float32))
 
     @property
     def calls_at_most(self) -> int:
         """Model calls one image can cost, beside its own prediction."""
-        return self.masks[0] * self.masks[1]
+        return MASKS * (1 + PARTS)
 
     def boxes(self, shape: tuple[int, ...]) -> Boxes:
-        """The masks of images of this shape [h, w, c]."""
+        """All masks for images of this shape [h, w, c]: nine, and the parts of each behind them: [45, 4]."""
         self.check_input_shape((shape[0], shape[1], shape[2]))
-        return mask_boxes(shape, self.patch, self.masks)
+        return np.concatenate([mask_boxes(shape, self.patch, self.middle), finer_boxes(shape, self.patch, self.middle)])
 
-    def under_masks(self, images: Images) -> Images:
-        """Every image under every mask: [n, h, w, c] -> [n * m, h, w, c], image by image."""
-        return under_masks(images, self.boxes(images.shape[1:]), np.array(self.colour, np.float32))
-
-    def scores(self, outputs: Probabilities, labels: Labels) -> NDArray[np.float64]:
-        """s of images whose answers are `labels`, by the outputs for them under every mask: [n * m, k], [n] -> [n]."""
-        masks = len(outputs) // len(labels) if len(labels) else 1
-        lowest: NDArray[np.float64] = leads(outputs, np.repeat(labels, masks)).reshape(-1, masks).min(axis=1)
-        return lowest
+    def under_masks(self, images: Images, *, parts: bool = False) -> Images:
+        """Every image under each of the nine masks, or of all of their parts: [n, h, w, c] -> [n * m, h, w, c], image by image."""
+        boxes = self.boxes(images.shape[1:])
+        return under_masks(images, boxes[MASKS:] if parts else boxes[:MASKS], self._ink)
 
     def begin(self, images: Images, keys: Keys) -> PatchCleanserSession:
         """Start a session for images [n, h, w, c], not purified."""
@@ -130,32 +130,39 @@ class PatchCleanser(Defence):
 
     def in_words(self) -> str:
         """How many masks there are, and which patches they cover."""
-        rows, columns = self.patch
-        return f"{self.masks[0]}x{self.masks[1]} masks, for any patch of up to {rows}x{columns} pixels"
+        return f"{MASKS} masks for any patch of up to {self.patch[0]}x{self.patch[1]} pixels"
 
 
 class PatchCleanserSession:
-    """The images of a batch: each is undecided until it was predicted under all of its masks, in one step.
+    """The images of a batch: each is predicted under nine masks, and under the parts of those that disagree with its answer.
 
     Call `probe`, predict its rows, pass the outputs to `decide`; repeat until `undecided` is empty. A probe is bounded in bytes: where
     many large images would exceed it, they take turns.
 
     Attributes, one entry per image:
         abstained: bool [n], meaningful for decided images.
-        scores: float64 [n]; NaN before the image is decided.
+        calls: int64 [n].
+        scores: float64 [n], the least lead under a mask that agrees or was not divided; NaN before the first step.
     """
 
     def __init__(self, detector: PatchCleanser, shape: tuple[int, ...]) -> None:
-        self._detector = detector
-        self._masks = len(detector.boxes(shape))
+        self._boxes, self._ink = detector.boxes(shape), detector._ink
         self._images = np.empty((0, *shape), np.float32)
+        self._open = np.empty((0, len(self._boxes)), bool)  # masks that are still to be tried
         self.scores = np.empty(0)
-        self._turn = np.empty(0, np.int64)
+        self.calls = np.empty(0, np.int64)
+        self._turn = self._masks = np.empty(0, np.int64)  # image and mask of each row of the last probe
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Drop all images but those at `kept`, and append these."""
-        self._images = np.concatenate([self._images[kept], images]) if kept.size else images
-        self.scores = np.concatenate([self.scores[kept], np.full(len(images), np.nan)])
+
+        def joined(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([old[kept], new]) if kept.size else new
+
+        n = len(images)
+        self._images, self.calls = joined(self._images, images), joined(self.calls, np.zeros(n, np.int64))
+        self.scores = joined(self.scores, np.full(n, np.nan))
+        self._open = joined(self._open, np.tile(np.arange(len(self._boxes)) < MASKS, (n, 1)))
 
     @property
     def abstained(self) -> NDArray[np.bool_]:
@@ -164,27 +171,41 @@ class PatchCleanserSession:
     @property
     def undecided(self) -> NDArray[np.int64]:
         """Indices of undecided images."""
-        return np.flatnonzero(np.isnan(self.scores))
-
-    @property
-    def calls(self) -> NDArray[np.int64]:
-        return np.where(np.isnan(self.scores), 0, self._masks)
+        return np.flatnonzero(self._open.any(axis=1))
 
     @property
     def next_calls(self) -> NDArray[np.int64]:
-        return np.full(len(self.scores), self._masks)
+        return self._open.sum(axis=1)
 
     @property
     def entropies(self) -> NDArray[np.float64]:
         return np.full(len(self.scores), np.nan)
 
     def probe(self, among: NDArray[np.bool_] | None = None) -> Images:
-        """The images whose turn it is, each under every mask, image by image."""
+        """The images whose turn it is, each under the masks of its step, image by image."""
         turn = self.undecided if among is None else self.undecided[among[self.undecided]]
-        at_once = max(1, _NUMBERS_PER_PROBE // (self._masks * int(np.prod(self._images.shape[1:]))))
-        self._turn = turn[:at_once]
-        return self._detector.under_masks(self._images[self._turn])
+        most = _NUMBERS_PER_PROBE // int(np.prod(self._images.shape[1:]))
+        fitting = int(np.searchsorted(np.cumsum(self.next_calls[turn]), most, side="right"))
+        turn = turn[: max(1, fitting)]
+        image, self._masks = self._open[turn].nonzero()
+        self._turn = turn[image]
+        rows = self._images[self._turn]
+        for number in np.unique(self._masks):
+            top, left, bottom, right = self._boxes[number]
+            rows[self._masks == number, top:bottom, left:right] = self._ink
+        return rows
 
     def decide(self, outputs: Probabilities, answers: Probabilities) -> None:
-        """Take the outputs for the rows of `probe`, and compare them with the answers to the images."""
-        self.scores[self._turn] = self._detector.scores(outputs, answers[self._turn].argmax(axis=1))
+        """Take the outputs for the rows of `probe`: a mask that disagrees with the answer is divided, or its image refused."""
+        image, mask = self._turn, self._masks
+        lead = leads(outputs, answers[image].argmax(axis=1))
+        np.add.at(self.calls, image, 1)
+        self._open[image] = False
+        divided = (lead <= LEAD) & (mask < MASKS)
+        first = MASKS + PARTS * mask[divided]
+        for part in range(PARTS):
+            self._open[image[divided], first + part] = True
+        scores = self.scores.copy()
+        scores[image[np.isnan(scores[image])]] = np.inf
+        np.minimum.at(scores, image[~divided], lead[~divided])
+        self.scores = scores

@@ -205,7 +205,8 @@ def _trained(data: Dataset, recipe: Recipe, *, start: KerasClassifier | None, th
             report("training", epoch, epochs)
 
         if start is not None:
-            return fine_tune(start, data, epochs=epochs, seed=recipe.seed, on_epoch=done)
+            rate = recipe.learning_rate
+            return fine_tune(start, data, epochs=epochs, learning_rate=rate, seed=recipe.seed, on_epoch=done)
         return KerasClassifier(fit(data, recipe=recipe, threads=threads, on_epoch=done))
 
 

@@ -63,7 +63,7 @@ UNPROBED: dict[str, Callable[[Shape, float], Detector]] = {
 }
 UNANIMOUS: dict[str, Callable[[Shape, float], Detector]] = {
     "patch_cleanser": lambda shape, _: patch_cleanser(shape),
-    "patch_cleanser, two masks": lambda shape, _: patch_cleanser(shape, masks=(1, 2)),
+    "patch_cleanser, even masks": lambda shape, _: patch_cleanser(shape, middle=1 / 3),
 }
 """Those that have no threshold."""
 BY_THRESHOLD = PROBING | UNPROBED

@@ -14,7 +14,7 @@ import pytest
 from defences.assembly import TOGETHER, calibrated_for, names_as_text
 from models.bundle import Bundle, read_bundle, standard_bundle_directory, write_bundle
 
-MASKS: dict[str, Any] = {"name": "patch_cleanser", "mode": "enforce", "patch": [3, 3], "masks": [3, 3]}
+MASKS: dict[str, Any] = {"name": "patch_cleanser", "mode": "enforce", "patch": [3, 3]}
 
 
 @pytest.fixture(scope="module")

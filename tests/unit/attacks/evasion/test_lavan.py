@@ -11,6 +11,7 @@ from attacks.attack import Goal
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.detector_estimates import patch_cleanser_estimate
 from attacks.evasion.lavan import LaVAN, within
+from defences.calibration.patch_cleanser import leads_of
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser
 from defences.purifiers.total_variation import TotalVariation
@@ -68,11 +69,12 @@ def test_a_patch_is_a_rectangle_of_its_size() -> None:
 def test_the_estimate_is_the_detectors_own_decision_and_its_gradient_leads_to_another() -> None:
     images, labels = pictures()
     estimate = patch_cleanser_estimate(DETECTOR, CLASSIFIER, images, KEYS, 4)
-    scores = DETECTOR.scores(CLASSIFIER.predict(DETECTOR.under_masks(images)), labels)
+    defended = DefendedClassifier(CLASSIFIER, detectors=[Step(DETECTOR)])
+    scores = defended.classify(images).trace.detections[0].scores
     np.testing.assert_allclose(estimate.clearance, scores - LEAD, atol=1e-6)
+    before = leads_of(DETECTOR, CLASSIFIER, images, labels).masks.min(axis=1)
     moved = images + 0.02 * np.sign(estimate.gradient)
-    higher = DETECTOR.scores(CLASSIFIER.predict(DETECTOR.under_masks(moved)), labels)
-    assert (higher > scores).mean() > 0.9
+    assert (leads_of(DETECTOR, CLASSIFIER, moved, labels).masks.min(axis=1) > before).mean() > 0.9
 
 
 @pytest.mark.parametrize("purified", [False, True])
@@ -81,7 +83,7 @@ def test_an_attacker_who_knows_the_masks_succeeds_on_no_certified_image_and_on_o
 ) -> None:
     images, labels = pictures()
     purifiers = [Step(TotalVariation(weight=0.02))] if purified else []
-    certified = DETECTOR.scores(CLASSIFIER.predict(DETECTOR.under_masks(images)), labels) > LEAD
+    certified = leads_of(DETECTOR, CLASSIFIER, images, labels).certified
     attack = LaVAN(size=PATCH, places=((2, 2), (3, 4)), locations=2, iterations=12)
     success = {}
     for name, detectors in (("off", []), ("on", [Step(DETECTOR)])):

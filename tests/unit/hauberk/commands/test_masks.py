@@ -12,7 +12,8 @@ from attacks.attack import Goal
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.lavan import LaVAN
 from defences.assembly import assemble
-from defences.detectors.patch_cleanser import LEAD, PatchCleanser
+from defences.calibration.patch_cleanser import leads_of
+from defences.detectors.patch_cleanser import PatchCleanser
 from models.bundle import read_bundle
 from models.engines.keras import KerasClassifier
 from tests.unit.hauberk.conftest import Command, Ran
@@ -51,7 +52,7 @@ def test_a_network_trained_on_masks_is_calibrated_with_them_and_no_patch_gets_pa
     assert ran.code == 0, ran.errors
     ran = calibrate(hauberk, tmp_path / "m.keras", stripes, tmp_path / "m", "--patch", "3x3")
     assert ran.code == 0, ran.errors
-    assert "  patch_cleanser   enforce: 3x3 masks, for any patch of up to 3x3 pixels" in ran.output
+    assert "  patch_cleanser   enforce: 9 masks for any patch of up to 3x3 pixels" in ran.output
     bundle = read_bundle(tmp_path / "m")
     assert [defence["name"] for defence in bundle.settings["defences"]][1:3] == ["strip", "patch_cleanser"]
     assert bundle.card["patch_cleanser"]["certified"] > 0.5
@@ -61,7 +62,7 @@ def test_a_network_trained_on_masks_is_calibrated_with_them_and_no_patch_gets_pa
     assert isinstance(masks, PatchCleanser)
     held = np.load(stripes)
     images, labels = held["images"][-40:].astype(np.float32) / 255, held["labels"][-40:]
-    proven = masks.scores(classifier.predict(masks.under_masks(images)), labels) > LEAD
+    proven = leads_of(masks, classifier, images, labels).certified
     attack = LaVAN(size=(3, 3), places=((4, 4),), locations=1, iterations=8)
     found = attack(AdaptiveView(defended, classifier, overlays=2), images[proven], Goal(labels[proven]))
     assert proven.sum() > 15
@@ -79,7 +80,7 @@ def test_a_network_that_masks_disturb_is_said_to_cost_too_much_and_only_watched(
     card = bundle.card["patch_cleanser"]
     assert (card["mode"], card["lost"] > card["cost_at_most"]) == ("monitor", True)
     assert bundle.card["measured"]["test_split"]["abstained"] == 0
-    assert bundle.card["measured"]["test_split"]["mean_model_calls"] == 10
+    assert bundle.card["measured"]["test_split"]["mean_model_calls"] > 10
 
 
 @pytest.mark.parametrize(

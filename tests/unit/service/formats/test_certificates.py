@@ -19,7 +19,7 @@ from service.formats.open_inference import Inference
 from tests import bundles
 
 CERTIFICATE = Certificate((5, 4))
-MASKS: dict[str, Any] = {"name": "patch_cleanser", "mode": "enforce", "patch": [5, 4], "masks": [3, 3]}
+MASKS: dict[str, Any] = {"name": "patch_cleanser", "mode": "enforce", "patch": [5, 4]}
 
 
 def decisions(disagrees: list[bool], mode: Mode = "enforce", refused: list[bool] | None = None) -> Decisions:
