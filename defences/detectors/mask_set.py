@@ -6,7 +6,8 @@ places.
 
 Maths: along an axis of n pixels a patch of p pixels begins at one of n - p + 1 places. They are cut into three runs of consecutive
 places, the middle one the shortest; the mask of the run from place a to place b, both included, covers the pixels a to b + p - 1, and so
-every patch that begins in its run. A finer level cuts every run in two. The masks of an image are the products of those of its axes.
+every patch that begins in its run. The masks of an image are the products of those of its axes. On the next level every run is cut in
+two, and every mask has four parts, which cover the patches that it covers.
 """
 
 from __future__ import annotations
@@ -20,14 +21,22 @@ from defences.errors import InvalidInput
 from models.classifier import Images
 from models.image_rows import ImageRows, blocks
 
-MASKS, PARTS = 9, 4
-"""Of the first level, three along each axis; and into how many each is divided for the next level."""
+PARTS = 4
+"""How many masks of the next level cover the patches that one mask covers."""
+
+LEVELS = (9, 36, 144)
+"""Masks on each level, three by three on the first; over all levels they are numbered through."""
+
+MASKS = LEVELS[0]
 
 MIDDLE = 0.22
 """The share of the places that is left to the middle one of three masks."""
 
 Boxes = NDArray[np.int64]
 """Rectangles int64 [m, 4] as [top, left, bottom, right]; bottom and right are the first row and column outside."""
+
+Run = tuple[int, int]
+"""Consecutive places of a patch along an axis, first and last."""
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
 
@@ -55,67 +64,54 @@ def check_patch(patch: tuple[int, int], shape: tuple[int, ...]) -> None:
         )
 
 
-def spans(side: int, patch: int, middle: float = MIDDLE) -> list[tuple[int, int]]:
-    """The three masks of an axis, first pixel and first one after; where a patch has fewer than three places, some are the same.
+def runs(places: int, middle: float = MIDDLE) -> list[Run]:
+    """Three runs that together hold all places; where there are fewer than three, some are the same.
 
     Args:
-        side, patch: of the image and of the patch, in pixels, 1 <= patch <= side.
         middle: share of the places in the middle run, above 0 and at most 1/3.
 
-    >>> spans(32, 5)
-    [(0, 15), (11, 21), (17, 32)]
+    >>> runs(28)
+    [(0, 10), (11, 16), (17, 27)]
     """
-    return [_span(run, patch) for run in _runs(side - patch + 1, middle)]
-
-
-def halves(side: int, patch: int, middle: float = MIDDLE) -> list[tuple[int, int]]:
-    """The six masks of an axis on the finer level: two for each of `spans`, which together cover its places.
-
-    >>> halves(32, 5)
-    [(0, 10), (6, 15), (11, 18), (14, 21), (17, 27), (23, 32)]
-    """
-    return [_span(half, patch) for run in _runs(side - patch + 1, middle) for half in _cut(run)]
-
-
-def _runs(places: int, middle: float) -> list[tuple[int, int]]:
-    """The places [first, last] of each mask."""
     inner = max(1, round(middle * places))
     outer = max(1, (places - inner + 1) // 2)
-    first = (0, min(outer, places) - 1)
-    last = (max(places - outer, 0), places - 1)
-    between = (min(first[1] + 1, last[0]), max(last[0] - 1, first[1]))
+    first, last = (0, min(outer, places) - 1), (max(places - outer, 0), places - 1)
+    between = (first[1] + 1, last[0] - 1)
     return [first, between if between[0] <= between[1] else first, last]
 
 
-def _cut(run: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Two halves; the same twice where there is one place only."""
+def halves(run: Run) -> tuple[Run, Run]:
+    """Two runs that together hold the places of this one; the same twice where it has one only.
+
+    >>> halves((11, 16))
+    ((11, 13), (14, 16))
+    """
     first, last = run
     middle = (first + last) // 2
     return (first, middle), (min(middle + 1, last), last)
 
 
-def _span(run: tuple[int, int], patch: int) -> tuple[int, int]:
-    return run[0], run[1] + patch
-
-
 def mask_boxes(shape: tuple[int, ...], patch: tuple[int, int], middle: float = MIDDLE) -> Boxes:
-    """The nine masks of the first level for images of this shape [h, w, ...], row by row: [9, 4]."""
-    rows, columns = (spans(side, size, middle) for side, size in zip(shape[:2], patch, strict=True))
-    return np.array([[top, left, bottom, right] for top, bottom in rows for left, right in columns])
+    """All masks for images of this shape [h, w, ...]: level by level, the parts of each mask in its place: [189, 4]."""
+    rows, columns = (runs(side - size + 1, middle) for side, size in zip(shape[:2], patch, strict=True))
+    cells = [(row, column) for row in rows for column in columns]
+    found = list(cells)
+    for _ in LEVELS[1:]:
+        cells = [(upper, left) for row, column in cells for upper in halves(row) for left in halves(column)]
+        found += cells
+    return np.array([[top, left, bottom + patch[0], right + patch[1]] for (top, bottom), (left, right) in found])
 
 
-def finer_boxes(shape: tuple[int, ...], patch: tuple[int, int], middle: float = MIDDLE) -> Boxes:
-    """Those of the second level; masks 4 j to 4 j + 3 cover all places that mask j of the first covers: [36, 4]."""
-    rows, columns = (halves(side, size, middle) for side, size in zip(shape[:2], patch, strict=True))
-    return np.array(
-        [
-            [rows[2 * i + k][0], columns[2 * j + m][0], rows[2 * i + k][1], columns[2 * j + m][1]]
-            for i in range(3)
-            for j in range(3)
-            for k in range(2)
-            for m in range(2)
-        ]
-    )
+def parts_of(masks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of the parts of these masks, none of which is of the last level: [m] -> [m, 4].
+
+    >>> parts_of(np.array([0, 8, 9])).tolist()
+    [[9, 10, 11, 12], [41, 42, 43, 44], [45, 46, 47, 48]]
+    """
+    starts = np.cumsum([0, *LEVELS])
+    level = np.searchsorted(starts, masks, side="right") - 1
+    parts: NDArray[np.int64] = (starts[level + 1] + PARTS * (masks - starts[level]))[:, None] + np.arange(PARTS)
+    return parts
 
 
 def under_masks(images: Images, boxes: Boxes, colour: NDArray[np.float32]) -> Images:

@@ -10,24 +10,19 @@ import numpy as np
 from defences.detectors.mask_set import MASKS, mask_boxes, mean_colour
 from models.datasets import Dataset
 
-_COPIES = 2
-"""Of every image, each under another mask: with one, the images are as often masked as not."""
-
 
 def with_masked_copies(data: Dataset, patch: tuple[int, int], *, seed: int) -> Dataset:
-    """Three times the data: every image as it is, and under two of the masks that cover the patch, drawn for each.
+    """Three times the data: every image as it is, under one of the nine masks that cover the patch, and under a part of one.
 
     The masks have the mean colour of the data, as those of `hauberk calibrate` may have.
 
     Args:
-        seed: of the draw.
+        seed: of the draw of masks.
     """
     boxes, colour = mask_boxes(data.images.shape[1:], patch), np.array(mean_colour(data.images), np.float32)
-    rng = np.random.default_rng(seed)
-    drawn = rng.permuted(np.tile(np.arange(MASKS), (len(data), 1)), axis=1)[:, :_COPIES]
-    images = np.tile(data.images, (1 + drawn.shape[1], 1, 1, 1))
-    for copy, numbers in enumerate(drawn.T, start=1):
-        for number, (top, left, bottom, right) in enumerate(boxes):
-            rows = copy * len(data) + np.flatnonzero(numbers == number)
-            images[rows, top:bottom, left:right] = colour
-    return Dataset(images, np.tile(data.labels, 1 + drawn.shape[1]))
+    rng, n = np.random.default_rng(seed), len(data)
+    drawn = np.concatenate([rng.integers(0, MASKS, n), rng.integers(MASKS, len(boxes), n)])
+    images = np.tile(data.images, (3, 1, 1, 1))
+    for row, (top, left, bottom, right) in enumerate(boxes[drawn], start=n):
+        images[row, top:bottom, left:right] = colour
+    return Dataset(images, np.tile(data.labels, 3))

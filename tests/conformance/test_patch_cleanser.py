@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from defences.defended_classifier import DefendedClassifier, Mode, Step
-from defences.detectors.mask_set import finer_boxes, halves, mask_boxes, spans
+from defences.detectors.mask_set import LEVELS, halves, mask_boxes, parts_of, runs
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.keyed import Keys
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -23,37 +23,43 @@ DETECTOR = PatchCleanser(patch=PATCH, colour=(0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize("middle", [0.01, 0.22, 1 / 3])
-@pytest.mark.parametrize("side", [*range(1, 13), 28, 32, 33, 224])
-def test_every_patch_lies_wholly_inside_one_mask_of_an_axis_and_inside_one_half_of_each_such_mask(
-    side: int, middle: float
-) -> None:
-    for patch in range(1, side + 1):
-        masks, parts = spans(side, patch, middle), halves(side, patch, middle)
-        assert (len(masks), len(parts)) == (3, 6)
-        assert all(0 <= low < high <= side for low, high in masks + parts)
-        for start in range(side - patch + 1):
-            covering = [number for number, (low, high) in enumerate(masks) if low <= start and start + patch <= high]
-            assert covering
-            for number in covering:
-                assert any(low <= start and start + patch <= high for low, high in parts[2 * number : 2 * number + 2])
+def test_three_runs_hold_every_place_and_two_halves_every_place_of_their_run(middle: float) -> None:
+    for places in range(1, 230):
+        found = runs(places, middle)
+        assert len(found) == 3
+        assert {place for first, last in found for place in range(first, last + 1)} == set(range(places))
+        for run in found:
+            assert {place for first, last in halves(run) for place in range(first, last + 1)} == set(range(run[0], run[1] + 1))
 
 
 @pytest.mark.parametrize(
-    ("shape", "patch"), [((32, 32), (5, 5)), ((9, 10), (3, 2)), ((6, 28), (4, 1)), ((7, 7), (7, 2)), ((3, 2), (2, 2))]
+    ("shape", "patch"),
+    [((32, 32), (5, 5)), ((28, 28), (3, 7)), ((9, 10), (3, 2)), ((6, 28), (4, 1)), ((7, 7), (7, 2)), ((3, 2), (2, 2))],
 )
-def test_every_rectangle_of_at_most_the_size_lies_inside_a_mask_and_inside_a_part_of_every_mask_around_it(
-    shape: tuple[int, int], patch: tuple[int, int]
+@pytest.mark.parametrize("middle", [0.22, 1 / 3])
+def test_every_patch_lies_inside_a_mask_and_inside_a_part_of_it_and_so_on_to_the_smallest(
+    shape: tuple[int, int], patch: tuple[int, int], middle: float
 ) -> None:
-    masks, parts = mask_boxes(shape, patch), finer_boxes(shape, patch)
-    for height in range(1, patch[0] + 1):
-        for width in range(1, patch[1] + 1):
-            for top in range(shape[0] - patch[0] + 1):
-                for left in range(shape[1] - patch[1] + 1):
-                    covering = np.flatnonzero(covers(masks, top, left, height, width))
-                    whole = np.flatnonzero(covers(masks, top, left, *patch))
-                    assert covering.size
-                    for number in whole:
-                        assert covers(parts[4 * number : 4 * number + 4], top, left, height, width).any()
+    boxes = mask_boxes(shape, patch, middle)
+    assert boxes.shape == (9 + 36 + 144, 4)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= shape).all()
+    for top in range(shape[0] - patch[0] + 1):
+        for left in range(shape[1] - patch[1] + 1):
+            inside = covers(boxes, top, left, *patch)
+            # No way down that leaves the masks around the patch: each of them has a part that is around it.
+            assert inside[:9].any()
+            for mask in np.flatnonzero(inside[: 9 + 36]):
+                assert inside[parts_of(np.array([mask]))].any()
+
+
+def test_a_smaller_patch_lies_inside_one_of_the_size() -> None:
+    boxes = mask_boxes((12, 12), (4, 3))
+    for height, width in ((1, 1), (4, 1), (2, 3)):
+        for top in range(12 - height + 1):
+            for left in range(12 - width + 1):
+                assert covers(boxes[:9], top, left, height, width).any()
+                assert covers(boxes[45:], top, left, height, width).any()
 
 
 def covers(boxes: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -64,7 +70,7 @@ def covers(boxes: np.ndarray, top: int, left: int, height: int, width: int) -> n
 
 
 def test_a_patch_that_is_one_row_larger_escapes_some_masks() -> None:
-    boxes = mask_boxes(SHAPE, PATCH)
+    boxes = mask_boxes(SHAPE, PATCH)[:9]
     places = range(SHAPE[0] - PATCH[0])
     assert any(not covers(boxes, top, 0, PATCH[0] + 1, PATCH[1]).any() for top in places)
 
@@ -112,9 +118,8 @@ def patched(image: Images, rng: np.random.Generator) -> Images:
 
 
 def leads_under_masks(image: Images) -> tuple[np.ndarray, np.ndarray]:
-    """The classes of the image under every mask and part of one, and by how much each leads: int64 [45], float64 [45]."""
-    rows = np.concatenate([DETECTOR.under_masks(image[None], parts=parts) for parts in (False, True)])
-    outputs = by_colour().predict(rows)
+    """The classes of the image under masks of all sizes, and by how much each leads: int64 [189], float64 [189]."""
+    outputs = by_colour().predict(DETECTOR.under_masks(image[None], last=sum(LEVELS)))
     labels = outputs.argmax(axis=1)
     return labels, leads(outputs, labels)
 

@@ -11,10 +11,11 @@ from attacks.attack import Goal
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.detector_estimates import patch_cleanser_estimate
 from attacks.evasion.lavan import LaVAN, within
-from defences.calibration.patch_cleanser import leads_of
+from defences.calibration.patch_cleanser import certified
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.detectors.patch_cleanser import LEAD, PatchCleanser
+from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.purifiers.total_variation import TotalVariation
+from models.datasets import Dataset
 from models.errors import InvalidInput
 from tests.fakes import LinearClassifier, noise
 
@@ -72,9 +73,12 @@ def test_the_estimate_is_the_detectors_own_decision_and_its_gradient_leads_to_an
     defended = DefendedClassifier(CLASSIFIER, detectors=[Step(DETECTOR)])
     scores = defended.classify(images).trace.detections[0].scores
     np.testing.assert_allclose(estimate.clearance, scores - LEAD, atol=1e-6)
-    before = leads_of(DETECTOR, CLASSIFIER, images, labels).masks.min(axis=1)
     moved = images + 0.02 * np.sign(estimate.gradient)
-    assert (leads_of(DETECTOR, CLASSIFIER, moved, labels).masks.min(axis=1) > before).mean() > 0.9
+    before, after = (
+        leads(CLASSIFIER.predict(DETECTOR.under_masks(some)), np.repeat(labels, 9)).reshape(-1, 9).min(axis=1)
+        for some in (images, moved)
+    )
+    assert (after > before).mean() > 0.9
 
 
 @pytest.mark.parametrize("purified", [False, True])
@@ -83,16 +87,16 @@ def test_an_attacker_who_knows_the_masks_succeeds_on_no_certified_image_and_on_o
 ) -> None:
     images, labels = pictures()
     purifiers = [Step(TotalVariation(weight=0.02))] if purified else []
-    certified = leads_of(DETECTOR, CLASSIFIER, images, labels).certified
+    proven = certified(DETECTOR, CLASSIFIER, Dataset(images, labels))
     attack = LaVAN(size=PATCH, places=((2, 2), (3, 4)), locations=2, iterations=12)
     success = {}
     for name, detectors in (("off", []), ("on", [Step(DETECTOR)])):
         defended = DefendedClassifier(CLASSIFIER, preprocessors=purifiers, detectors=detectors)
         found = attack(AdaptiveView(defended, CLASSIFIER), images, Goal(labels), seed=0)
         success[name] = found.success
-    assert certified.sum() >= 10
-    assert success["off"][certified].any(), "an attack that fails without the defence proves nothing"
-    assert not success["on"][certified].any()
+    assert proven.sum() >= 10
+    assert success["off"][proven].any(), "an attack that fails without the defence proves nothing"
+    assert not success["on"][proven].any()
 
 
 @pytest.mark.parametrize(
