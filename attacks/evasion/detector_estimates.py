@@ -91,20 +91,18 @@ def patch_cleanser_estimate(
     detector: PatchCleanser, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
 ) -> DetectorEstimate:
     """PatchCleanser, which has no secret: its own score minus the lead it asks for; the gradient is that of the lead of logits under the
-    mask of the nine that agrees least, which does not vanish where the classifier is sure. The answer is taken to be the one to the image
-    as it is.
+    mask that agrees least with the answer, which does not vanish where the classifier is sure. The answer is taken to be the one to the
+    image as it is.
 
-    Cost: the model calls of a decision, one for the label and one per mask, and a backward pass.
+    Cost: a model call per mask and image and one for its label, and a backward pass.
     """
-    answers, session = classifier.predict(images), detector.begin(images, keys)
-    while session.undecided.size:
-        session.decide(classifier.predict(session.probe()), answers)
-    labels, probes = answers.argmax(axis=1), detector.under_masks(images)
+    labels = classifier.predict(images).argmax(axis=1)
+    probes = detector.under_masks(images)
     found = leads(classifier.predict(probes), np.repeat(labels, MASKS)).reshape(-1, MASKS)
     worst = np.arange(len(images)) * MASKS + found.argmin(axis=1)
     uphill = -classifier.loss_gradient(probes[worst], labels, margin).gradient
     visible = probes[worst] == images  # what a mask covers does not count, but where it has the mask's colour by chance
-    return DetectorEstimate((session.scores - LEAD).astype(np.float32), uphill * visible)
+    return DetectorEstimate((found.min(axis=1) - LEAD).astype(np.float32), uphill * visible)
 
 
 def binary_estimate(

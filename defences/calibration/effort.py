@@ -17,8 +17,7 @@ _OVERLAYS_AT_LEAST = 8
 _STRENGTHS = 10  # of the purifier, at most
 _WINDOWS = 57  # SentiNet's calls of an image that leaves at no step
 _SENTINET_TRIALS = 4  # of its patience
-_MASKS, _MASKS_AND_PARTS, _MASK_COLOURS = 9, 189, 2
-_MASKED_CALLS, _CERTIFIED_ON = 14, 500  # of an image as a rule, and images of which all are tried
+_MASKS, _MASK_COLOURS = 9, 2
 _CHOOSING_SHARE = 3  # one image of so many is chosen on
 
 
@@ -111,10 +110,8 @@ def estimate(effort: Effort, task: Task) -> Estimate:
         calls["held windows"] = held * _WINDOWS // 3
         per_image += _WINDOWS / 5
     if "patch_cleanser" in task.detectors:
-        calls["masks"] = (
-            choosing * _MASKS * _MASK_COLOURS + held * (2 + _MASKED_CALLS) + min(held, _CERTIFIED_ON) * _MASKS_AND_PARTS
-        )
-        per_image += _MASKED_CALLS
+        calls["masks"] = choosing * (1 + _MASKS * _MASK_COLOURS) + held * (1 + _MASKS)
+        per_image += _MASKS
     calls["measuring"] = int(measured * per_image)
     return Estimate(calls, 2 * on * _STRENGTHS + measured)
 

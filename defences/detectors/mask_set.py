@@ -1,13 +1,11 @@
 """Masks that cover every patch: rectangles of an image, such that a patch of a given size lies wholly inside one, wherever it is.
 
 Paper: Xiang, Mahloujifar & Mittal, USENIX Security 2022, arXiv:2108.09135 (R-covering mask sets). Here the places of a patch are shared
-out among the masks unevenly, since the middle of an image says most about its class, and a mask can be divided into four that cover its
-places.
+out among the masks unevenly, since the middle of an image says most about its class.
 
 Maths: along an axis of n pixels a patch of p pixels begins at one of n - p + 1 places. They are cut into three runs of consecutive
 places, the middle one the shortest; the mask of the run from place a to place b, both included, covers the pixels a to b + p - 1, and so
-every patch that begins in its run. The masks of an image are the products of those of its axes. On the next level every run is cut in
-two, and every mask has four parts, which cover the patches that it covers.
+every patch that begins in its run. The masks of an image are the products of those of its axes.
 """
 
 from __future__ import annotations
@@ -21,13 +19,8 @@ from defences.errors import InvalidInput
 from models.classifier import Images
 from models.image_rows import ImageRows, blocks
 
-PARTS = 4
-"""How many masks of the next level cover the patches that one mask covers."""
-
-LEVELS = (9, 36, 144)
-"""Masks on each level, three by three on the first; over all levels they are numbered through."""
-
-MASKS = LEVELS[0]
+MASKS = 9
+"""Three along each axis: ten model calls with the image itself."""
 
 MIDDLE = 0.22
 """The share of the places that is left to the middle one of three masks."""
@@ -80,38 +73,20 @@ def runs(places: int, middle: float = MIDDLE) -> list[Run]:
     return [first, between if between[0] <= between[1] else first, last]
 
 
-def halves(run: Run) -> tuple[Run, Run]:
-    """Two runs that together hold the places of this one; the same twice where it has one only.
-
-    >>> halves((11, 16))
-    ((11, 13), (14, 16))
-    """
-    first, last = run
-    middle = (first + last) // 2
-    return (first, middle), (min(middle + 1, last), last)
-
-
 def mask_boxes(shape: tuple[int, ...], patch: tuple[int, int], middle: float = MIDDLE) -> Boxes:
-    """All masks for images of this shape [h, w, ...]: level by level, the parts of each mask in its place: [189, 4]."""
-    rows, columns = (runs(side - size + 1, middle) for side, size in zip(shape[:2], patch, strict=True))
-    cells = [(row, column) for row in rows for column in columns]
-    found = list(cells)
-    for _ in LEVELS[1:]:
-        cells = [(upper, left) for row, column in cells for upper in halves(row) for left in halves(column)]
-        found += cells
-    return np.array([[top, left, bottom + patch[0], right + patch[1]] for (top, bottom), (left, right) in found])
+    """The masks for images of this shape [h, w, ...], row by row: [9, 4].
 
-
-def parts_of(masks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers of the parts of these masks, none of which is of the last level: [m] -> [m, 4].
-
-    >>> parts_of(np.array([0, 8, 9])).tolist()
-    [[9, 10, 11, 12], [41, 42, 43, 44], [45, 46, 47, 48]]
+    >>> mask_boxes((32, 32), (5, 5))[[0, 4]].tolist()
+    [[0, 0, 15, 15], [11, 11, 21, 21]]
     """
-    starts = np.cumsum([0, *LEVELS])
-    level = np.searchsorted(starts, masks, side="right") - 1
-    parts: NDArray[np.int64] = (starts[level + 1] + PARTS * (masks - starts[level]))[:, None] + np.arange(PARTS)
-    return parts
+    rows, columns = (runs(side - size + 1, middle) for side, size in zip(shape[:2], patch, strict=True))
+    return np.array(
+        [
+            [top, left, bottom + patch[0], right + patch[1]]  # of the last place in the run
+            for top, bottom in rows
+            for left, right in columns
+        ]
+    )
 
 
 def under_masks(images: Images, boxes: Boxes, colour: NDArray[np.float32]) -> Images:

@@ -10,19 +10,22 @@ import numpy as np
 from defences.detectors.mask_set import MASKS, mask_boxes, mean_colour
 from models.datasets import Dataset
 
+_COPIES = 2
+"""Of every image, each under another mask."""
+
 
 def with_masked_copies(data: Dataset, patch: tuple[int, int], *, seed: int) -> Dataset:
-    """Three times the data: every image as it is, under one of the nine masks that cover the patch, and under a part of one.
+    """Three times the data: every image as it is, and under two of the masks that cover the patch, drawn for each.
 
     The masks have the mean colour of the data, as those of `hauberk calibrate` may have.
 
     Args:
-        seed: of the draw of masks.
+        seed: of the draw.
     """
     boxes, colour = mask_boxes(data.images.shape[1:], patch), np.array(mean_colour(data.images), np.float32)
     rng, n = np.random.default_rng(seed), len(data)
-    drawn = np.concatenate([rng.integers(0, MASKS, n), rng.integers(MASKS, len(boxes), n)])
-    images = np.tile(data.images, (3, 1, 1, 1))
+    drawn = rng.permuted(np.tile(np.arange(MASKS), (n, 1)), axis=1)[:, :_COPIES].T.ravel()
+    images = np.tile(data.images, (1 + _COPIES, 1, 1, 1))
     for row, (top, left, bottom, right) in enumerate(boxes[drawn], start=n):
         images[row, top:bottom, left:right] = colour
-    return Dataset(images, np.tile(data.labels, 3))
+    return Dataset(images, np.tile(data.labels, 1 + _COPIES))

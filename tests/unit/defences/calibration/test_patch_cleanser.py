@@ -10,10 +10,9 @@ import pytest
 from defences.calibration.calibrate import CalibrationPlan, fit_detectors
 from defences.calibration.effort import FULL, Task, estimate
 from defences.calibration.fits import chosen_fits, with_masks
-from defences.calibration.patch_cleanser import COST_AT_MOST, certified, fit_patch_cleanser
+from defences.calibration.patch_cleanser import COST_AT_MOST, fit_patch_cleanser
 from defences.calibration.split import Terms, split
-from defences.defended_classifier import DefendedClassifier, Step
-from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
+from defences.detectors.patch_cleanser import LEAD, PatchCleanser
 from defences.errors import InvalidInput
 from models.datasets import Dataset
 from tests.fakes import FakeClassifier, linear, noise, softmax
@@ -48,47 +47,36 @@ def test_it_enforces_where_few_right_answers_are_refused_and_else_says_what_it_w
     assert found.mode == card["mode"] == mode
     assert (card["lost"] <= COST_AT_MOST) == (mode == "enforce")
     assert card["certified"] == pytest.approx(1 - local, abs=0.08)
-    assert f"{100 * card['certified']:.1f} % of {card['certified_of']} held images are certified" in found.reason
+    assert f"{100 * card['certified']:.1f} % of {card['images']} held images are certified" in found.reason
     assert ("hauberk train --masked --patch 3x3" in found.reason) == (mode == "monitor")
     assert found.settings() == {"name": "patch_cleanser", "mode": mode, "patch": [3, 3], "middle": 0.22}
-    assert 9 <= found.mean_calls < 15
+    assert found.mean_calls == 9
 
 
 def test_the_shares_of_the_card_are_those_of_the_detector_on_the_held_images() -> None:
-    data, classifier, terms = coloured(600, 2, local=0.2), by_colour(), Terms(rate=0.05, patch=PATCH)
+    data, classifier, terms = coloured(600, 2, local=0.1), by_colour(), Terms(rate=0.05, patch=PATCH)
     parts = split(data, rate=0.05, confidence=None, seed=0)
     fitted = fit_patch_cleanser(classifier, parts, terms)
     detector = fitted.at(LEAD)
     assert isinstance(detector, PatchCleanser)
-    held = parts.holding
-    defended = DefendedClassifier(classifier, detectors=[Step(detector)])
-    decisions = defended.classify(held.images[:])
-    right = classifier.predict(held.images[:]).argmax(axis=1) == held.labels
-    assert fitted.card["refused"] == pytest.approx(decisions.abstained.mean())
-    assert fitted.card["lost"] == pytest.approx((right & decisions.abstained).mean())
-    assert fitted.card["mean_calls"] == pytest.approx(decisions.trace.detections[0].calls.mean())
-    np.testing.assert_allclose(fitted.holding, decisions.trace.detections[0].scores, atol=1e-6)
-    first = held.take(slice(0, fitted.card["certified_of"]))
-    under = classifier.predict(detector.under_masks(first.images[:], last=189)).reshape(len(first), 189, 3)
-    assert fitted.card["certified"] == pytest.approx((under.argmax(axis=2) == first.labels[:, None]).all(axis=1).mean(), abs=0.01)
-    np.testing.assert_array_equal(certified(detector, classifier, first), (leads_under(under, first.labels) > LEAD).all(axis=1))
+    images, labels = parts.holding.images[:], parts.holding.labels
+    answers = classifier.predict(images).argmax(axis=1)
+    under = classifier.predict(detector.under_masks(images)).argmax(axis=1).reshape(len(images), 9)
+    agree = (under == answers[:, None]).all(axis=1)
+    assert fitted.card["refused"] == pytest.approx((~agree).mean(), abs=0.01)
+    assert fitted.card["certified"] == pytest.approx((under == labels[:, None]).all(axis=1).mean(), abs=0.01)
+    assert fitted.card["lost"] == pytest.approx((~agree & (answers == labels)).mean(), abs=0.01)
     assert 0 < fitted.card["refused"] < 0.5
 
 
-def leads_under(under: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """By how much each image's label leads under each mask: [n, m, k], [n] -> [n, m]."""
-    n, masks, _ = under.shape
-    return leads(under.reshape(n * masks, -1), np.repeat(labels, masks)).reshape(n, masks)
-
-
-def test_the_colour_is_the_one_that_keeps_most_right_answers() -> None:
+def test_the_colour_is_the_one_that_loses_fewest_right_answers() -> None:
     data = coloured(600, 3, local=0.0)
     darker = Dataset(data.images * np.float32(0.3), data.labels)
     sure = FakeClassifier(lambda images: softmax(90.0 * (images.mean(axis=(1, 2)) - [0.0, 0.03, 0.0])), SHAPE, 3)
     (found,) = fit_detectors(sure, darker, plan=plan("patch_cleanser"))
     by_name = {trial["name"]: trial for trial in found.card()["colours"]}
     assert set(by_name) == {"mean", "grey"}
-    best = max(by_name.values(), key=lambda trial: trial["right_under_nine"])
+    best = min(by_name.values(), key=lambda trial: trial["lost"])
     assert found.arrays()["patch_cleanser_colour"].tolist() == pytest.approx(best["colour"])
 
 
@@ -116,4 +104,4 @@ def test_its_model_calls_are_counted_before_it_begins() -> None:
     task = Task(clean=600, test=0, needed=300, detectors=("patch_cleanser",))
     parts = split(data, rate=0.05, confidence=None, seed=0)
     fit_patch_cleanser(classifier, parts, dataclasses.replace(plan("patch_cleanser").terms(lambda *_: None)))
-    assert 0.5 < sum(classifier.calls) / estimate(FULL, task).calls["masks"] <= 1
+    assert sum(classifier.calls) == estimate(FULL, task).calls["masks"]
