@@ -7,6 +7,7 @@ from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.layer_disagreement import LayerDisagreement
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
@@ -20,6 +21,7 @@ DEFENCES: dict[str, type[Defence]] = {
         SentiNet,
         LayerDisagreement,
         BaDExpert,
+        PatchCleanser,
         BinaryInputDetector,
         BinaryActivationDetector,
         ReverseSigmoid,

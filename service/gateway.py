@@ -38,6 +38,7 @@ from service.edge.middleware import Edge
 from service.edge.origins import Hosts, is_loopback
 from service.edge.site import Site, Slot
 from service.formats.answers import Answer
+from service.formats.certificates import certificate_of
 from service.lifecycle.banner import banner
 from service.lifecycle.drain import drain_on_sigterm
 from service.lifecycle.one_bundle import read_bundle_to_serve
@@ -95,7 +96,9 @@ class Gateway:
         make_paths_absolute()
         try:
             settings = read_settings()
-            check_engine(read_bundle_to_serve(settings))
+            bundle = read_bundle_to_serve(settings)
+            check_engine(bundle)
+            certificate_of(bundle, settings.modes, wanted=settings.certified_patch)
             telemetry.check(settings)
         except InvalidInput as mistake:
             print(f"hauberk: {printable(mistake)}", file=sys.stderr)
@@ -232,6 +235,7 @@ class Gateway:
             hosts=Hosts.of(_host(), self.settings.hosts),
             modes=self.settings.modes,
             audit=self.telemetry.audit,
+            certificate=certificate_of(self.bundle, self.settings.modes, wanted=self.settings.certified_patch),
         )
 
     async def _get_ready(self) -> None:
@@ -262,7 +266,7 @@ class Gateway:
             batch_images=settings.batch_images,
             deadline_s=settings.deadline_s,
             timed=self.telemetry.tracer is not None,
-            traced=self.telemetry.audit is not None,
+            traced=self.telemetry.audit is not None or serving.certificate is not None,
             call_s=warm.call_s,
         )
         serving.metrics.watch(lambda: batcher.waiting)

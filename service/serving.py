@@ -21,6 +21,7 @@ from service.edge.origins import Hosts
 from service.errors import ClassifierUnavailable, NotReady, Problem, QueueFull, Stopping
 from service.formats.answers import AnswerWriter
 from service.formats.arrays import Tensors
+from service.formats.certificates import Certificate
 from service.formats.json_images import SHORT_BYTES, Admission
 from service.observing.audit_log import AuditLog
 from service.observing.heartbeat import Heartbeat
@@ -46,6 +47,7 @@ class Serving:
         hosts: the names in Host by which this machine, and browsers, ask.
         modes: those that replace the bundle's, by defence.
         audit: is told of decisions.
+        certificate: what is said of answers that are proven against patches, if anything.
 
     `batcher` and `heartbeat` are set when the classifier is warm, and `schedule` when answers leave by one; `draining` when this server
     should get no new clients, but still takes requests; `stopping` when it takes none. `circuit` is that of a classifier on
@@ -60,6 +62,7 @@ class Serving:
     hosts: Hosts = field(default_factory=Hosts)
     modes: Mapping[str, str] = field(default_factory=dict)
     audit: AuditLog | None = None
+    certificate: Certificate | None = None
     batcher: Batcher[Any] | None = None
     schedule: Schedule | None = None
     heartbeat: Heartbeat | None = None
@@ -69,7 +72,8 @@ class Serving:
     _reader: Reader = field(init=False, repr=False, default_factory=Reader)
 
     def __post_init__(self) -> None:
-        self.writer = AnswerWriter(self.bundle.name, self.bundle.version, self.bundle.labels)
+        bundle = self.bundle
+        self.writer = AnswerWriter(bundle.name, bundle.version, bundle.labels, certificate=self.certificate)
         self.limit(self.images_at_most)
 
     def limit(self, images_at_most: int) -> None:

@@ -186,6 +186,12 @@ class Settings:
         "seconds of which an answer to images leaves at a multiple after they came, so that its time does not tell what was found, "
         "see [Times of answers](#times-of-answers); as soon as it is ready without",
     )
+    certified_patch: bool = set_by(
+        "CERTIFIED_PATCH",
+        kinds.switch,
+        False,
+        "say in every answer whether it is proven against local patches, see [Certified answers](#certified-answers): on or off",
+    )
     drain_s: float = set_by(
         "DRAIN_S", kinds.drain, 3.0, "seconds between SIGTERM and closing the listener, 0 to 20, see [Stopping](#stopping)"
     )

@@ -20,6 +20,8 @@ _OF_A_MODEL = {"calibrate", "scan", "train"}  # the commands that are given a mo
 
 GIVEN_IN: dict[tuple[str, str], set[str]] = {
     ("defences.calibration.fits", "--detectors"): {"calibrate"},  # evaluate fits STRIP only, and names it itself
+    ("defences.calibration.fits", "--patch"): {"calibrate"},
+    ("defences.detectors.mask_set", "--patch"): {"calibrate", "train"},
     # train refuses the formats whose files name classes before it opens them, and takes no names from the user
     ("hauberk.commands.classifier_options", "--labels"): {"calibrate", "scan"},
     ("hauberk.commands.declaration", "--labels"): {"calibrate", "scan"},

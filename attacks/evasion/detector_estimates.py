@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.evasion.layer_gradients import score_gradients
-from attacks.evasion.losses import entropy_bits, odds_against, probability
+from attacks.evasion.losses import entropy_bits, margin, odds_against, probability
 from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.layer_disagreement import LayerDisagreement
+from defences.detectors.mask_set import MASKS
+from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
@@ -90,6 +92,24 @@ def sentinet_estimate(
     return DetectorEstimate(clearance, gradient)
 
 
+def patch_cleanser_estimate(
+    detector: PatchCleanser, classifier: DifferentiableClassifier, images: Images, keys: Keys, overlays: int
+) -> DetectorEstimate:
+    """PatchCleanser, which has no secret: its own score minus the lead it asks for; the gradient is that of the lead of logits under the
+    mask that agrees least with the answer, which does not vanish where the classifier is sure. The answer is taken to be the one to the
+    image as it is.
+
+    Cost: a model call per mask and image and one for its label, and a backward pass.
+    """
+    labels = classifier.predict(images).argmax(axis=1)
+    probes = detector.under_masks(images)
+    found = leads(classifier.predict(probes), np.repeat(labels, MASKS)).reshape(-1, MASKS)
+    worst = np.arange(len(images)) * MASKS + found.argmin(axis=1)
+    uphill = -classifier.loss_gradient(probes[worst], labels, margin).gradient
+    visible = probes[worst] == images  # what a mask covers does not count, but where it has the mask's colour by chance
+    return DetectorEstimate((found.min(axis=1) - LEAD).astype(np.float32), uphill * visible)
+
+
 def binary_estimate(
     detector: BinaryInputDetector | BinaryActivationDetector,
     classifier: DifferentiableClassifier,
@@ -146,6 +166,7 @@ ESTIMATES: dict[type[Any], Estimator] = {
     SentiNet: sentinet_estimate,
     BaDExpert: badexpert_estimate,
     LayerDisagreement: layer_estimate,
+    PatchCleanser: patch_cleanser_estimate,
     BinaryInputDetector: binary_estimate,
     BinaryActivationDetector: binary_estimate,
 }

@@ -99,7 +99,7 @@ def _make(size: Size, directory: Path) -> None:
 
 def make(size: Size, directory: Path) -> None:
     """See `_make`. A few labels are wrong, as those of real data are."""
-    from benchmarks.methods.textures import Textures, network
+    from benchmarks.harness.textures import Textures, network
 
     textures, rng = Textures(size.side, size.classes, _SEED), np.random.default_rng(_SEED)
     network(textures, _SEED, size.width).save(directory / "model.keras")

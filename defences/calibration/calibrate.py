@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from defences.assembly import assemble
 from defences.calibration.effort import FULL, Effort, Task
-from defences.calibration.fits import check_fittable, fits_of, images_to_choose_on
+from defences.calibration.fits import check_fittable, check_patch_is_asked_for, fits_of, images_to_choose_on
 from defences.calibration.purifier import PurifierChoice, choose_purifier
 from defences.calibration.split import EVASION_EPS, CalibrationSplit, Purify, Terms, images_needed, split, unpurified
 from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors, calibration_arrays
@@ -30,6 +30,8 @@ from defences.calibration.work import (
     work_of,
 )
 from defences.defended_classifier import DefendedClassifier
+from defences.detectors.mask_set import check_patch
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.errors import CannotBeFitted, InvalidInput
 from defences.postprocessors.reverse_sigmoid import ReverseSigmoid
 from models.accuracy import Judgement, drawn, judge
@@ -74,9 +76,11 @@ class CalibrationPlan:
         effort: the most that is looked at.
         accuracy: of the bare classifier on the clean images, where it was judged before, as the command line does; judged here when none.
         spent_s: of the minutes, before the calibration began: the command line opens the classifier and tries readings in them.
+        patch: rows and columns of the largest patch that the detector patch_cleanser shall cover; given with that detector only.
         origin: where the clean data came from, for the bundle's card, and `data_sha256` of that file; that of the arrays when none.
 
-    Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none.
+    Raises: InvalidInput: a detector that cannot be fitted, or one twice, a size that is none, a patch without its detector or the
+    detector without a patch.
     """
 
     detectors: tuple[str, ...] = ("strip",)
@@ -94,14 +98,17 @@ class CalibrationPlan:
     effort: Effort = FULL
     accuracy: Judgement | None = None
     spent_s: float = 0.0
+    patch: tuple[int, int] | None = None
     origin: Origin = IN_MEMORY
     data_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_fittable(self.detectors)
         check_budgets(self.minutes, self.image_s)
-        if self.budgets is not None and set(self.budgets) != set(self.detectors):
-            raise InvalidInput(f"expected a budget of each of {', '.join(self.detectors)}, got {', '.join(self.budgets)}")
+        sharing = [name for name in self.detectors if name != PatchCleanser.name]
+        if self.budgets is not None and set(self.budgets) != set(sharing):
+            raise InvalidInput(f"expected a budget of each of {', '.join(sharing)}, got {', '.join(self.budgets)}")
+        check_patch_is_asked_for(self.detectors, self.patch)
         self.terms(silent)
 
     def terms(self, progress: Progress, effort: Effort = FULL, purified: Purify = unpurified) -> Terms:
@@ -115,6 +122,7 @@ class CalibrationPlan:
             budgets=self.budgets,
             progress=progress,
             purified=purified,
+            patch=self.patch,
         )
 
     def parts(self, clean: Samples, effort: Effort = FULL) -> CalibrationSplit:
@@ -140,8 +148,12 @@ class CalibrationPlan:
         return work_of(classifier, task, start=start, within_s=within_s, image_s=image_s, threads=threads, spent_s=spent_s)
 
     def check_clean(self, clean: Samples) -> None:
-        """Raises: InvalidInput: too few images for the promise, or images of one class: what they have in common is not what is clean."""
+        """Raises: InvalidInput: too few images for the promise, images of one class, whose common traits are not what is clean, or images
+        that are too small for the patch.
+        """
         self.parts(clean)
+        if self.patch is not None:
+            check_patch(self.patch, clean.images.shape[1:])
         found = np.unique(clean.labels)
         if len(found) < 2:
             raise InvalidInput(

@@ -17,6 +17,7 @@ _OVERLAYS_AT_LEAST = 8
 _STRENGTHS = 10  # of the purifier, at most
 _WINDOWS = 57  # SentiNet's calls of an image that leaves at no step
 _SENTINET_TRIALS = 4  # of its patience
+_MASKS, _MASK_COLOURS = 9, 2
 _CHOOSING_SHARE = 3  # one image of so many is chosen on
 
 
@@ -48,7 +49,7 @@ class Effort:
 
 FULL = Effort()
 
-COUNTED = ("strip", "sentinet", "layer_disagreement")
+COUNTED = ("strip", "sentinet", "patch_cleanser", "layer_disagreement")
 """Detectors whose fits are in the estimate; others train networks on attacks, and nobody knows before how long that takes."""
 
 
@@ -110,6 +111,9 @@ def estimate(effort: Effort, task: Task) -> Estimate:
         per_image += _WINDOWS / 5
     if "layer_disagreement" in task.detectors:
         calls["layers"] = clean
+    if "patch_cleanser" in task.detectors:
+        calls["masks"] = choosing * (1 + _MASKS * _MASK_COLOURS) + held * (1 + _MASKS)
+        per_image += _MASKS
     calls["measuring"] = int(measured * per_image)
     return Estimate(calls, 2 * on * _STRENGTHS + measured)
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from defences.calibration.effort import FULL, Effort
 from defences.calibration.thresholds import Fit
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.errors import InvalidInput
 from defences.table import DEFENCES, of_stage
 
@@ -45,7 +46,15 @@ def images_to_choose_on(fits: Mapping[str, Fit], effort: Effort = FULL) -> int:
     )
 
 
-def _imported(place: str) -> Fit:
-    module, _, function = place.partition(":")
-    fit: Fit = getattr(import_module(module), function)
-    return fit
+def with_masks(names: Iterable[str], patch: tuple[int, int] | None) -> tuple[str, ...]:
+    """These detectors, and that of the masks where the size of a patch is given, in the order of the data path."""
+    return tuple(names) if patch is None else tuple(fits_of([*names, PatchCleanser.name]))
+
+
+def check_patch_is_asked_for(names: Sequence[str], patch: tuple[int, int] | None) -> None:
+    """Raises: InvalidInput: the detector whose masks cover patches without the size of a patch, or a size without it."""
+    if (PatchCleanser.name in names) != (patch is not None):
+        got = "a size alone" if patch is not None else "the detector alone"
+        raise InvalidInput(
+            f"expected the size of a patch (--patch 5x5) and the detector {PatchCleanser.name} (--detectors) together, got {got}"
+        )

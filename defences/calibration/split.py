@@ -52,6 +52,7 @@ class Terms:
         budgets: of the rate, by detector (`joint_thresholds`); equal ones when none are given.
         purified: images as the gateway gives them to the classifier, for detectors that look at what it makes of them.
         leave_out: called with the name of a detector that cannot be fitted, and why; raises that when none is given.
+        patch: rows and columns of the largest patch that masks shall cover; none without.
 
     Raises: InvalidInput on construction: an evasion_eps that is no size.
     """
@@ -65,6 +66,7 @@ class Terms:
     budgets: Mapping[str, float] | None = None
     purified: Purify = unpurified
     leave_out: Callable[[str, CannotBeFitted], None] = _not_left_out
+    patch: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.evasion_eps) and self.evasion_eps > 0):

@@ -25,6 +25,15 @@ def _no_remark(threshold: float) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """What a method itself decides: a threshold that no rate sets, and whether what it costs lets it be enforced."""
+
+    threshold: float
+    mode: Literal["enforce", "monitor"]
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class FittedDetector:
     """A detector whose threshold is still open.
@@ -45,6 +54,7 @@ class FittedDetector:
         summary: the settings in a few words.
         remark: threshold -> a warning or explanation for people, or "".
         only_monitors: why it does not enforce whatever its threshold, a clause for people; "" where it does.
+        fixed: of a detector whose threshold follows from its method; it takes no part in the rate that the others share.
     """
 
     name: str
@@ -61,6 +71,7 @@ class FittedDetector:
     summary: str = ""
     remark: Callable[[float], str] = _no_remark
     only_monitors: str = ""
+    fixed: Fixed | None = None
 
 
 Fit = Callable[[Any, CalibrationSplit, Terms], FittedDetector]
@@ -145,12 +156,25 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
     A very low threshold is enforced too: its promise about clean images holds all the same, and a poisoned classifier that is confident
     of every answer must not be able to switch off its own detector.
     """
+    by_rate = dict(zip([one.name for one in fitted if one.fixed is None], _by_rate(fitted, terms), strict=True))
+    return tuple(by_rate[one.name] if one.fixed is None else _as_fixed(one, one.fixed) for one in fitted)
+
+
+def _as_fixed(fitted: FittedDetector, fixed: Fixed) -> CalibratedDetector:
+    return CalibratedDetector(fitted, fixed.threshold, fixed.mode, fixed.reason)
+
+
+def _by_rate(fitted: Sequence[FittedDetector], terms: Terms) -> list[CalibratedDetector]:
+    """Those that share the rate, in their order."""
+    sharing = [one for one in fitted if one.fixed is None]
+    if not sharing:
+        return []
     rate, confidence = terms.rate, terms.confidence
-    thresholds = _thresholds(fitted, terms)
+    thresholds = _thresholds(sharing, terms)
     promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
-    by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in fitted)}"
+    by = "" if len(sharing) == 1 else f" by {' or '.join(one.name for one in sharing)}"
     calibrated = []
-    for one in fitted:
+    for one in sharing:
         found = thresholds[one.name]
         threshold = found if found >= one.lowest else -np.inf
         reason = (
@@ -160,7 +184,7 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
         reason += f"; {one.only_monitors}" if one.only_monitors else ""
         monitors = threshold == -np.inf or one.only_monitors
         calibrated.append(CalibratedDetector(one, threshold, "monitor" if monitors else "enforce", reason))
-    return tuple(calibrated)
+    return calibrated
 
 
 def _thresholds(fitted: Sequence[FittedDetector], terms: Terms) -> dict[str, float]:

@@ -57,17 +57,9 @@ def _pictures(
         return None
     rows = np.flatnonzero(labels == one.label)
     second = found.in_second[rows]
-<<<<<<< HEAD
-    sprites = [_sprites(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
+    sprites = [sprite_sheet(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
     placed = np.flatnonzero(np.isfinite(found.plane[rows]).all(axis=1))  # a detector may look at some samples of a class only
     shown = _spread(placed, _POINTS_AT_MOST)
-||||||| 58b3c25
-    sprites = [_sprites(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
-    shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
-=======
-    sprites = [sprite_sheet(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
-    shown = _spread(np.arange(len(rows)), _POINTS_AT_MOST)
->>>>>>> r-modelonly
     clean = None if truth is None else truth[rows[shown]]
     drawing = cluster_map(found.plane[rows[shown]], second[shown], [cluster.poison for cluster in one.clusters], clean)
     return {"sprites": sprites, "map": Markup(themed(drawing))}  # noqa: S704  # our own drawing of numbers

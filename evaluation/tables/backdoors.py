@@ -116,6 +116,7 @@ def backdoor_rows(
     kinds: Sequence[str] | None = None,
     preprocessors: Sequence[Step[Preprocessor]] = (),
     fits: Mapping[str, Fit] | None = None,
+    patch: tuple[int, int] | None = None,
     source: int = 0,
     target: int | None = None,
     rate: float = 0.01,
@@ -132,6 +133,7 @@ def backdoor_rows(
         kinds: of `attacks.backdoors.kinds.KINDS`; by default all for which the classifier has enough classes.
         preprocessors: as in `DefendedClassifier.preprocessors`; the attacker trains with the enforcing ones.
         fits: of the detectors beside STRIP, by name.
+        patch: that the masks of patch_cleanser cover, if it is one of them.
         source, target: class indices; by default the target is the last class.
         rate: in (0, 1), of clean images that the detectors may refuse together.
         progress: called with ("backdoor <kind>", steps done, steps in all).
@@ -157,6 +159,7 @@ def backdoor_rows(
         limits,
         seed,
         progress,
+        patch,
     )
     split_data(scene.held_out, rate=rate, confidence=None, seed=seed)
     for kind in wanted:
@@ -180,6 +183,7 @@ class _Scene:
     budget: BackdoorBudget
     seed: int
     progress: Progress
+    patch: tuple[int, int] | None
 
     def told(self, kind: str, done: int) -> None:
         self.progress(f"backdoor {kind}", done, 4)
@@ -204,7 +208,7 @@ def _row(scene: _Scene, kind: str, backdoor: Backdoor) -> BackdoorRow:
     )
     scene.told(kind, 1)
     parts = split_data(scene.held_out, rate=scene.rate, confidence=None, seed=scene.seed)
-    terms = Terms(rate=scene.rate, seed=scene.seed, purified=scene.purified)
+    terms = Terms(rate=scene.rate, seed=scene.seed, purified=scene.purified, patch=scene.patch)
     calibrated = calibrate_detectors(copy, parts, scene.fits, terms)
     scene.told(kind, 2)
     row = _measured(scene, _Case(kind, backdoor, poisoned, copy, calibrated, started))

@@ -15,6 +15,7 @@ from attacks.extraction.membership_inference import membership_inference
 from attacks.extraction.thief import THIEVES, Thief, inverted
 from defences.calibration.fits import fits_of
 from defences.defended_classifier import DefendedClassifier
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.table import of_stage
 from evaluation.budget import Budget
 from evaluation.cells import Cell
@@ -88,7 +89,8 @@ class StandIns:
 
     def _backdoor(self, kind: str, copied: KerasClassifier) -> dict[str, Any]:
         half = len(self.others) // 2
-        served = {step.defence.name for step in self.target.full_stack.detectors}
+        served = {step.defence.name: step.defence for step in self.target.full_stack.detectors}
+        masks = served.get(PatchCleanser.name)
         (row,) = backdoor_rows(
             copied,
             self.others.take(slice(0, half)),
@@ -96,7 +98,8 @@ class StandIns:
             self.held,
             kinds=[kind],
             preprocessors=self.target.full_stack.preprocessors,
-            fits=fits_of(served & _answer_to_backdoors()),
+            fits=fits_of(served.keys() & _answer_to_backdoors()),
+            patch=masks.patch if isinstance(masks, PatchCleanser) else None,
             budget=BackdoorBudget(training=self.budget.backdoor_images, epochs=self.budget.backdoor_epochs),
             seed=self.seed,
         )

@@ -11,9 +11,10 @@ import typer
 
 from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_target, served_name
 from defences.calibration.calibrate import calibrate as calibrate_classifier
-from defences.calibration.fits import chosen_fits, fittable
+from defences.calibration.fits import chosen_fits, fittable, with_masks
 from defences.calibration.split import EVASION_EPS
 from evaluation.detector_choice import AUTO, ChoiceTerms, choose_detectors, usual_detectors
+from defences.detectors.mask_set import read_patch
 from hauberk.commands.classifier_options import how_it_reads, open_servable
 from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
 from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model
@@ -67,6 +68,12 @@ def calibrate(
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
     ] = EVASION_EPS,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest local patch to prove answers against, HEIGHTxWIDTH in pixels as in 5x5: adds the detector patch_cleanser."
+        ),
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Keep that rate with this confidence, not only on average.")] = None,
     gradients: GradientsOption = None,
     seed: SeedOption = 0,
@@ -83,11 +90,14 @@ def calibrate(
     Example: hauberk calibrate --classifier mnist.keras --data models/data/mnist.npz --rows 55000:60000 --out bundles/mnist
     """
     began, used = time.monotonic(), threads or processors()
+    covered = None if patch is None else read_patch(patch)
+    named = usual_detectors() if detectors == AUTO else chosen_fits(detectors)
     plan = CalibrationPlan(
-        detectors=usual_detectors() if detectors == AUTO else tuple(chosen_fits(detectors)),
+        detectors=with_masks(named, covered),
         false_abstention_rate=false_abstention_rate,
         confidence=confidence,
         evasion_eps=evasion_eps,
+        patch=covered,
         seed=seed,
         threads=used,
         minutes=minutes,
@@ -121,7 +131,7 @@ def _chosen_for(classifier: KeptClassifier, clean: Samples, plan: CalibrationPla
         choice = choose_detectors(classifier, clean, terms)
     for line in choice.told():
         print(line)
-    return replace(plan, detectors=choice.detectors, budgets=choice.budgets, choice=choice.card())
+    return replace(plan, detectors=with_masks(choice.detectors, plan.patch), budgets=choice.budgets, choice=choice.card())
 
 
 def _say_what_is_shared(clean: Samples, test: Samples | None) -> None:

@@ -45,14 +45,8 @@ from models.machine import processors
 from models.printable import printable
 from models.stored_images import StoredImages
 
-<<<<<<< HEAD
 METHODS = (ActivationClustering.name, StatisticalContaminationAnalyzer.name, SpectralSignatures.name)
-||||||| 58b3c25
-METHODS = (ActivationClustering.name, SpectralSignatures.name)
-=======
-METHODS = (ActivationClustering.name, SpectralSignatures.name)
 _ALL = ",".join(METHODS)
->>>>>>> r-modelonly
 
 
 _Data = Annotated[

@@ -69,8 +69,10 @@ def _checking_defences(bundle: Bundle, settings: Settings) -> Iterator[None]:
     child = os.fork()
     if child == 0:
         from defences.assembly import check
+        from service.formats.certificates import certificate_of
 
         check(bundle, modes=settings.modes)
+        certificate_of(bundle, settings.modes, wanted=settings.certified_patch)
         os._exit(0)
     yield
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

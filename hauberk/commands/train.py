@@ -1,4 +1,6 @@
-"""hauberk train: the reference network, reproducibly, on purified images; with --adversarial, a network hardened against evasion."""
+"""hauberk train: the reference network, reproducibly, on purified images; with --adversarial, a network hardened against evasion; with
+--masked, one that is right about masked images, too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ import numpy as np
 import typer
 
 from attacks.evasion.vanished import vanished_gradients
+from defences.detectors.mask_set import check_patch, read_patch
+from defences.detectors.masked_training import with_masked_copies
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import how_it_reads, open_classifier
 from hauberk.commands.data import AsPictures, class_names, read_data
@@ -34,11 +38,13 @@ from models.file_kinds import ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIP
 from models.machine import processors
 from models.printable import printable
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
+from models.training.fine_tuning import fine_tune
 from models.training.reference_classifier import Recipe, robust_network, save
 from models.training.reference_classifier import train as fit
 from models.training.training_state import Epoch
 
 _VALIDATION_AT_MOST = 1000
+_PATCH = "5x5"
 _HARDENING: dict[str, float | None] = {"eps": 0.3, "iterations": 7, "ratio": 1.0, "trades": 0.0, "shift": 0, "patience": None}
 """What the options of --adversarial are when they are not given."""
 
@@ -68,13 +74,21 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="With --adversarial: stop after so many epochs without better robust accuracy.")
     ] = None,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="Train on masked copies of every image, too, for calibrate --patch.")
+    ] = False,
+    patch: Annotated[
+        str | None,
+        typer.Option(help=f"With --masked: the patch that the masks cover, as for calibrate; {_PATCH} when not given."),
+    ] = None,
     classifier: Annotated[
-        Path | None, typer.Option(help="With --adversarial: harden a copy of this model, NAME.keras, instead of a new one.")
+        Path | None,
+        typer.Option(help="With --adversarial or --masked: train a copy of this model, NAME.keras, further, not a new one."),
     ] = None,
     declared: Declaration = NOTHING_SAID,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train the reference network, or harden a network against an attack.
+    """Train the reference network, or harden a network against an attack or for masks.
 
     The same seed, data and --threads give the same weights.
 
@@ -86,8 +100,15 @@ def train(
         raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
     if out.is_dir():
         raise InvalidInput(f"expected --out to be a file to write, got {out}, which is a directory")
-    if classifier is not None and adversarial is None:
-        raise InvalidInput("expected --adversarial fgm or pgd with --classifier, got none; a model is hardened, not trained anew")
+    if classifier is not None and adversarial is None and not masked:
+        raise InvalidInput(
+            "expected --adversarial fgm or pgd, or --masked, with --classifier, got none; a model is hardened, not trained anew"
+        )
+    if masked and adversarial is not None:
+        raise InvalidInput("expected --adversarial or --masked, got both; train with one, and then the result with the other")
+    if patch is not None and not masked:
+        raise InvalidInput("expected --masked with --patch, got none")
+    covered = read_patch(patch or _PATCH) if masked else None
     hardening = {"eps": eps, "iterations": iterations, "ratio": ratio, "trades": trades, "shift": shift, "patience": patience}
     said = [f"--{name}" for name, value in hardening.items() if value != _HARDENING[name]]
     if said and adversarial is None:  # who says how strong the attack is believes that there is one
@@ -107,17 +128,21 @@ def train(
     dataset = read_data(data, split, rows, pictures)
     # Read before the long work: a test half that cannot be used is known in seconds.
     judged_on, what = judge_on(dataset, data, split, rows, pictures, new=classifier is None)
+    if covered is not None:
+        check_patch(covered, dataset.images.shape[1:])
     if shift >= min(dataset.images.shape[1:3]):
         raise InvalidInput(f"expected --shift below the sides of the images, {dataset.images.shape[1:3]}, got {shift}")
+    opened = None
+    if classifier is not None:
+        opened = _opened(classifier, dataset, declared=declared, names=class_names(data), threads=used)
     if trainer is not None:
-        start = _start(dataset, trainer, classifier, declared=declared, names=class_names(data), threads=used)
+        start = opened or _untrained(dataset, trainer, threads=used)
         trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
     else:
         given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
-        with progress_bar("epochs") as report:
-            report("training", 0, epochs)
-            model = fit(given, recipe=recipe, threads=used, on_epoch=lambda epoch, loss: report("training", epoch, epochs))
-        trained = KerasClassifier(model)
+        if covered is not None:
+            given = with_masked_copies(given, covered, seed=seed)
+        trained = _trained(given, recipe, start=opened, threads=used)
     save(trained.model, out)
     if trainer is not None:
         _checkpoint(out).unlink(missing_ok=True)
@@ -170,29 +195,41 @@ def _no_keras_model(what: str) -> InvalidInput:
     )
 
 
-def _start(
-    data: Dataset,
-    trainer: AdversarialTrainer,
-    classifier: Path | None,
-    *,
-    declared: Declaration,
-    names: tuple[str, ...] | None,
-    threads: int,
+def _trained(data: Dataset, recipe: Recipe, *, start: KerasClassifier | None, threads: int) -> KerasClassifier:
+    """A new network, or a copy of `start` that is trained further."""
+    epochs = recipe.epochs
+    with progress_bar("epochs") as report:
+        report("training", 0, epochs)
+
+        def done(epoch: int, loss: float) -> None:
+            report("training", epoch, epochs)
+
+        if start is not None:
+            rate = recipe.learning_rate
+            return fine_tune(start, data, epochs=epochs, learning_rate=rate, seed=recipe.seed, on_epoch=done)
+        return KerasClassifier(fit(data, recipe=recipe, threads=threads, on_epoch=done))
+
+
+def _opened(
+    classifier: Path, data: Dataset, *, declared: Declaration, names: tuple[str, ...] | None, threads: int
 ) -> KerasClassifier:
-    """The classifier to harden. Raises: InvalidInput: one that is no better than guessing on the data."""
-    if classifier is not None:
-        kind = kind_of(classifier)
-        if kind in (ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT):  # before anything is asked about it in vain
-            raise _no_keras_model(kind)
-        opened = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
-        given, found = opened.classifier, opened.accuracy
-        if not isinstance(given, KerasClassifier):
-            raise _no_keras_model(given.source.what)
-        found.better_than_guessing()
-        print(how_it_reads(given))
-        if found.reason:
-            print(printable(f"warning: before training: {found.reason}"))
-        return given
+    """The classifier to train further. Raises: InvalidInput: one that is no better than guessing on the data, or no Keras model."""
+    kind = kind_of(classifier)
+    if kind in (ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIPT):  # before anything is asked about it in vain
+        raise _no_keras_model(kind)
+    opened = open_classifier(classifier, data, declared=declared, names=names, threads=threads)
+    given, found = opened.classifier, opened.accuracy
+    if not isinstance(given, KerasClassifier):
+        raise _no_keras_model(given.source.what)
+    found.better_than_guessing()
+    print(how_it_reads(given))
+    if found.reason:
+        print(printable(f"warning: before training: {found.reason}"))
+    return given
+
+
+def _untrained(data: Dataset, trainer: AdversarialTrainer, *, threads: int) -> KerasClassifier:
+    """A new network to train against an attack."""
     import_tensorflow(threads)
     import keras
 

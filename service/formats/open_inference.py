@@ -28,6 +28,7 @@ from models.classifier import Images
 from service.errors import Headers, MalformedInference, OutOfRange, WrongDatatype, WrongShape, WrongType
 from service.formats.answers import JSON
 from service.formats.arrays import LEVELS, Tensors
+from service.formats.certificates import Certificate
 from service.formats.json_numbers import MORE, NO_ARRAY, NOT_WHOLE, OTHER_LENGTH, OUT_OF_RANGE, ArrayFault, numbers_at
 from service.formats.json_survey import Outline, Span, outline, path_of
 
@@ -201,8 +202,14 @@ def _refuse(fault: ArrayFault, dims: tuple[int, ...], datatype: str) -> NoReturn
     raise WrongType
 
 
-def answer(inference: Inference, decisions: Decisions, model: str, model_version: str) -> tuple[bytes, bytes, Headers]:
-    """The answer: its media type, its bytes, and further headers."""
+def answer(
+    inference: Inference, decisions: Decisions, model: str, model_version: str, certificate: Certificate | None = None
+) -> tuple[bytes, bytes, Headers]:
+    """The answer: its media type, its bytes, and further headers.
+
+    Args:
+        certificate: what is said, once for the request, if every answer in it is proven.
+    """
     abstained = decisions.abstained
     values: dict[str, NDArray[Any]] = {
         "probabilities": np.where(abstained[:, None], 0, decisions.probabilities).astype("<f4"),
@@ -221,6 +228,8 @@ def answer(inference: Inference, decisions: Decisions, model: str, model_version
     document: dict[str, Any] = {"model_name": model, "model_version": model_version, "outputs": outputs}
     if inference.id is not None:
         document["id"] = inference.id
+    if certificate is not None and not abstained.all() and (certificate.holds_for(decisions) | abstained).all():
+        document["parameters"] = {"certified_patch": certificate.text}
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not parts:
         return JSON, text, ()

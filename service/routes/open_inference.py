@@ -52,7 +52,9 @@ class OpenInference:
         inference = await serving.read(exchange, lambda body: open_inference.read(body, length, serving.tensors))
         decisions = await serving.decide(exchange, inference.images)
         bundle = serving.bundle
-        media_type, answer, headers = open_inference.answer(inference, decisions, bundle.name, bundle.version)
+        media_type, answer, headers = open_inference.answer(
+            inference, decisions, bundle.name, bundle.version, serving.certificate
+        )
         await exchange.respond(200, media_type, answer, headers)
 
     async def server(self, exchange: Exchange) -> None:

@@ -268,7 +268,12 @@ def _inference_schemas(bundle: Bundle, images_at_most: int) -> Document:
         "outputs": {"type": ["array", "null"], "items": output},
     }
     names = ("model_name", "model_version", "id")
-    answer: Document = {**{name: {"type": "string"} for name in names}, "outputs": {"type": "array", "items": {"type": "object"}}}
+    proven = "Where the operator switched it on and every answer in the request is proven: the largest patch, such as 5x5."
+    answer: Document = {
+        **{name: {"type": "string"} for name in names},
+        "parameters": {"type": "object", "properties": {"certified_patch": {"type": "string", "description": proven}}},
+        "outputs": {"type": "array", "items": {"type": "object"}},
+    }
     return {
         "Inference": {"type": "object", "properties": request, "required": ["inputs"]},
         "BinaryInference": _binary(

@@ -14,6 +14,7 @@ from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
 from defences.detectors.layer_disagreement import LayerDisagreement
+from defences.detectors.patch_cleanser import PatchCleanser
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from defences.keyed import Keys
@@ -65,12 +66,18 @@ UNPROBED: dict[str, Callable[[Shape, float], Detector]] = {
 }
 ANSWERED: dict[str, Callable[[Shape, float], Detector]] = {"badexpert": lambda shape, threshold: badexpert(shape, threshold)}
 """Detectors that wait for the answer to an image and for nothing else."""
-DETECTORS = PROBING | UNPROBED | ANSWERED
 LOOKING: dict[str, Callable[[Shape, float], LayerDisagreement]] = {
     "layer_disagreement": lambda shape, threshold: layer_disagreement(shape, threshold),
     "layer_disagreement, one layer": lambda shape, threshold: layer_disagreement(shape, threshold, layers=("late",)),
 }
 """They look at layers while the classifier answers."""
+UNANIMOUS: dict[str, Callable[[Shape, float], Detector]] = {
+    "patch_cleanser": lambda shape, _: patch_cleanser(shape),
+    "patch_cleanser, even masks": lambda shape, _: patch_cleanser(shape, middle=1 / 3),
+}
+"""Those that have no threshold."""
+BY_THRESHOLD = PROBING | UNPROBED | ANSWERED
+DETECTORS = BY_THRESHOLD | UNANIMOUS
 
 MODES: tuple[Mode, ...] = ("enforce", "monitor", "off")
 
@@ -93,6 +100,12 @@ def sentinet(shape: Shape, threshold: float, **options: Any) -> SentiNet:
     } | options
     overlays = np.rint(noise(len(given["overlay_labels"]), shape, seed=98) * 255).astype(np.uint8)
     return SentiNet(overlays=overlays, threshold=threshold, **given)
+
+
+def patch_cleanser(shape: Shape, **options: Any) -> PatchCleanser:
+    """For patches of two rows and one column, or as much of that as there is."""
+    given: dict[str, Any] = {"patch": (min(2, shape[0]), 1), "colour": (0.5,) * shape[2]} | options
+    return PatchCleanser(**given)
 
 
 def binary_input_detector(shape: Shape, threshold: float, **options: Any) -> BinaryInputDetector:

@@ -12,7 +12,8 @@ from attacks.evasion.carlini_wagner import CarliniWagner
 from attacks.evasion.deep_fool import DeepFool
 from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
 from attacks.evasion.hop_skip_jump import HopSkipJump
-from attacks.evasion.losses import margin
+from attacks.evasion.lavan import LaVAN
+from attacks.evasion.losses import cross_entropy, margin
 from attacks.evasion.noise import RandomNoise
 from attacks.evasion.saliency_map import SaliencyMap
 from attacks.evasion.square import Square
@@ -38,6 +39,8 @@ GRADIENT_ATTACKS: dict[str, Attack] = {
     "projected_gradient_descent, L1": ProjectedGradientDescent(eps=6.0, norm=1, iterations=10, restarts=2),
     "projected_gradient_descent, L2": ProjectedGradientDescent(eps=1.0, norm=2, iterations=10, restarts=2, loss=margin),
     "carlini_wagner": CarliniWagner(iterations=60, searches=4, learning_rate=0.05, constant=0.1),
+    "lavan": LaVAN(size=(3, 4), places=((0, 0), (3, 1)), locations=2, iterations=12),
+    "lavan, at random places": LaVAN(size=(4, 3), locations=3, iterations=10, loss=cross_entropy),
     "deep_fool": DeepFool(),
     "deep_fool, two candidates": DeepFool(candidates=2),
     "saliency_map": SaliencyMap(gamma=0.3),

@@ -12,7 +12,20 @@ from defences.defended_classifier import Detector
 from defences.keyed import Keys
 from models.classifier import Classifier, Images
 from tests.fakes import Shape, constant, linear
-from tests.property.strategies import ANSWERED, DETECTORS, PROBING, UNPROBED, cut, images, keys_for, seeds, shuffled, thresholds
+from tests.property.strategies import (
+    ANSWERED,
+    BY_THRESHOLD,
+    DETECTORS,
+    PROBING,
+    UNANIMOUS,
+    UNPROBED,
+    cut,
+    images,
+    keys_for,
+    seeds,
+    shuffled,
+    thresholds,
+)
 
 SHAPE: Shape = (5, 7, 3)
 CLASSIFIER = linear(SHAPE, 4, sharpness=2.0)
@@ -53,7 +66,7 @@ def test_the_same_keys_give_the_same_decision(name: str, data: st.DataObject, pi
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", PROBING)
+@pytest.mark.parametrize("name", PROBING | UNANIMOUS)
 @given(data=st.data(), pictures=images(SHAPE), threshold=thresholds)
 def test_probes_are_images_and_no_more_of_them_than_stated(
     name: str, data: st.DataObject, pictures: Images, threshold: float
@@ -86,7 +99,7 @@ def test_a_prediction_that_nothing_changes_is_refused_at_every_threshold_from_ze
     assert not decisions(DETECTORS[name](SHAPE, NEVER), pictures, keys, perfect)[0].any()
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", BY_THRESHOLD)
 @given(data=st.data(), pictures=images(SHAPE), low=thresholds, high=thresholds)
 def test_a_higher_threshold_refuses_whatever_a_lower_one_does(
     name: str, data: st.DataObject, pictures: Images, low: float, high: float
