@@ -151,6 +151,7 @@ __all__ = [  # spelled out for type checkers
     "InvalidInput",
     "KerasClassifier",
     "KnockoffNets",
+    "LayerDisagreement",
     "Preparation",
     "Progress",
     "ProjectedGradientDescent",
