@@ -376,8 +376,8 @@ class Pass:
             self._raw[len(self._raw) - fresh :] = outputs[:fresh]  # images that joined since are last
         with self._stage("abstain"):
             if features is not None:
-                for session in self._watching:
-                    session.see(features, outputs[:fresh])
+                for looking in self._watching:
+                    looking.see(features, outputs[:fresh])
             at = fresh
             for session, probes in zip(busy, blocks[len(blocks) - len(busy) :], strict=True):
                 session.decide(outputs[at : at + len(probes)], self._raw)

@@ -10,7 +10,7 @@ import numpy as np
 from attacks.backdoors.adaptive_kinds import AdaptiveBackdoor, adaptive_backdoors
 from attacks.backdoors.poisoning import Poisoned
 from benchmarks.backdoors import backdoored_copies
-from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, SOURCE, TARGET, Scene
+from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, TARGET, Scene
 from benchmarks.harness.peers import table
 from defences.calibration.fits import fits_of, fittable
 from defences.calibration.split import Terms, split
@@ -25,7 +25,7 @@ from models.training.fine_tuning import fine_tune
 _CLEAN, _TRIGGERED = 1000, 500
 _RATE = 0.01
 _DETECTORS = tuple(name for name in ("strip", "layer_disagreement", "badexpert") if name in fittable())
-_USUAL = ("blended", "source_specific")
+_USUAL = ("blended", "warped")
 
 
 def section() -> str:
@@ -35,8 +35,8 @@ def section() -> str:
     return (
         "## Backdoors of attackers who know the detectors\n\n"
         f"`python -m benchmarks adaptive_backdoors`, seed {SEED}: the attacker trains a copy of the classifier for {EPOCHS} epochs on "
-        f"{backdoored_copies.TRAINED_ON:,} images and poison made of them, half of it purified; target {TARGET}, source-specific: of "
-        f"class {SOURCE}. Each detector alone is calibrated on {backdoored_copies.HELD_OUT:,} clean images that no training saw (rate "
+        f"{backdoored_copies.TRAINED_ON:,} images and poison made of them, half of it purified; target {TARGET}. "
+        f"Each detector alone is calibrated on {backdoored_copies.HELD_OUT:,} clean images that no training saw (rate "
         f"{_RATE:g}, marginal). TPR: of at most {_TRIGGERED} triggered test images whose trigger works; FPR: of {_CLEAN:,} clean ones. "
         "In brackets after a TPR the exact 95 % interval. The first two rows are the same triggers by attackers who train as usual.\n\n"
         f"### Digits, `mnist-standard`\n\n{grey}\n"
@@ -46,7 +46,7 @@ def section() -> str:
 
 def _rows(scene: Scene) -> Iterator[list[str]]:
     known = {f"{kind}, as usual": AdaptiveBackdoor(scene.backdoors()[kind], _as_usual, "nothing") for kind in _USUAL}
-    known |= adaptive_backdoors(scene.classifier, source=SOURCE, target=TARGET, epochs=EPOCHS, seed=SEED)
+    known |= adaptive_backdoors(scene.classifier, target=TARGET, epochs=EPOCHS, seed=SEED)
     return (_row(scene, name, attacker) for name, attacker in known.items())
 
 

@@ -140,8 +140,8 @@ class _Copy:
 def _compared() -> Iterator[list[str]]:
     for copy in _copies():
         parts = split(copy.held, rate=_RATE, confidence=None, seed=_SEED)
-        known = replace(copy.seen(parts.choosing.images), labels=parts.choosing.labels)
-        clean, triggered = copy.seen(parts.holding.images), copy.seen(copy.triggered)
+        known = replace(copy.seen(parts.choosing.images[:]), labels=parts.choosing.labels)
+        clean, triggered = copy.seen(parts.holding.images[:]), copy.seen(copy.triggered)
         cells: list[str] = []
         for axes in _SPACES.values():
             layers = layers_to_read(copy.classifier)

@@ -168,15 +168,17 @@ def _projection(features: Features, labels: Labels, classes: int, axes: Axes) ->
     """
     raw = features.astype(np.float64)
     centre, deviation = raw.mean(axis=0), raw.std(axis=0)
-    scale = np.where(deviation > _CONSTANT * max(float(deviation.max()), _LEAST), 1 / np.maximum(deviation, _LEAST), 0.0)
-    values = (raw - centre) * scale
+    scale: NDArray[np.float64] = np.where(
+        deviation > _CONSTANT * max(float(deviation.max()), _LEAST), 1 / np.maximum(deviation, _LEAST), 0.0
+    )
+    values: NDArray[np.float64] = (raw - centre) * scale
     present = np.unique(labels)
     means = np.zeros((classes, values.shape[1]))
     for label in present.tolist():
         means[label] = values[labels == label].mean(axis=0)
     covariance = ledoit_wolf(values - means[labels])
     covariance[np.diag_indices(len(covariance))] += _RIDGE
-    inverse = np.linalg.inv(covariance)
+    inverse = np.asarray(np.linalg.inv(covariance), np.float64)
     weights = inverse @ means.T
     bias = np.full(classes, _NEVER)  # a class without images gets a probability of 0
     bias[present] = -np.einsum("kd,dk->k", means, weights)[present] / 2

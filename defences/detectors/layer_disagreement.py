@@ -228,7 +228,8 @@ class LayerDisagreement(Defence):
         if features.shape[1:] != self._edges[-1:]:
             raise InvalidParameter(f"{self.name}: expected {self._edges[-1]} features an image, got {features.shape}")
         found = np.empty((len(features), 3))
-        _disagreement(features, answers, *self._arrays, found)
+        edges, projection, offset, references, norms, firsts, moments, judged = self._arrays
+        _disagreement(features, answers, edges, projection, offset, references, norms, firsts, moments, judged, found)
         return found
 
     def in_words(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,7 +34,7 @@ def test_the_score_of_an_image_does_not_depend_on_its_batch_mates(name: str, pic
 def test_images_that_join_later_are_decided_as_those_that_come_together(
     name: str, data: st.DataObject, pictures: Images, threshold: float
 ) -> None:
-    steps = [Step(LOOKING[name](SHAPE, -threshold)), Step(strip(SHAPE, threshold))]
+    steps: list[Step[Any]] = [Step(LOOKING[name](SHAPE, -threshold)), Step(strip(SHAPE, threshold))]
     defended = DefendedClassifier(layered(SHAPE, 4), detectors=steps)
     whole = defended.classify(pictures)
     batch, waves, begun = defended.begin(pictures[:1]), [], 1

@@ -21,6 +21,7 @@ _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_OUTPUT, _VALUE_NAME = 7, 1, 12, 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_KIND, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 4, 8, 20
 _INT, _TEXT, _INTS = 2, 3, 7  # types of attributes
+_Attributes = Mapping[str, int | str | tuple[int, ...]]
 
 
 def with_output(model: bytes, name: str) -> bytes:
@@ -39,7 +40,7 @@ def with_features(model: bytes, blocks: Mapping[str, MapShape]) -> bytes:
         value = name
         for level, side in enumerate(poolings(shape)):
             made = f"{FEATURES}.{number}.pooled.{level}"
-            sides = {"kernel_shape": (side, side), "strides": (side, side), "auto_pad": "SAME_UPPER"}
+            sides: _Attributes = {"kernel_shape": (side, side), "strides": (side, side), "auto_pad": "SAME_UPPER"}
             nodes += _node("AveragePool", [value], made, sides)
             value = made
         last = f"{FEATURES}.{number}.last"
@@ -50,7 +51,7 @@ def with_features(model: bytes, blocks: Mapping[str, MapShape]) -> bytes:
     return with_output(model + _field(_MODEL_GRAPH, bytes(nodes)), FEATURES)
 
 
-def _node(kind: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int | str | tuple[int, ...]]) -> bytes:
+def _node(kind: str, inputs: Sequence[str], output: str, attributes: _Attributes) -> bytes:
     """A node as a field of the graph."""
     fields = [_text(_NODE_INPUT, name) for name in inputs]
     fields += [_text(_NODE_OUTPUT, output), _text(_NODE_NAME, output), _text(_NODE_KIND, kind)]

@@ -27,7 +27,7 @@ def test_the_list_is_complete_and_none_is_of_the_eight(classifier: KerasClassifi
 @pytest.mark.parametrize("kind", ADAPTIVE_KINDS)
 def test_every_kind_is_planted_by_training_a_copy_on_its_own_data(kind: str, classifier: KerasClassifier) -> None:
     data = squares(200, seed=3)
-    known = adaptive_backdoors(classifier, source=1, target=0, epochs=1)[kind]
+    known = adaptive_backdoors(classifier, target=0, epochs=1)[kind]
     poisoned = known.backdoor.poison(data, seed=0)
     copy = known.training(classifier, poisoned)
     assert copy.labels == classifier.labels
@@ -46,6 +46,6 @@ def test_adaptive_blend_plants_less_of_its_trigger_than_it_uses(classifier: Kera
     assert planted < 0.5 * used
 
 
-def test_classes_out_of_range_are_refused(classifier: KerasClassifier) -> None:
+def test_a_class_out_of_range_is_refused(classifier: KerasClassifier) -> None:
     with pytest.raises(InvalidInput, match="a source and another target class from 0 to 2"):
-        adaptive_backdoors(classifier, source=5)
+        adaptive_backdoors(classifier, target=5)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from attacks.evasion.layer_gradients import score_gradients
+from models.classifier import Features
 from tests.fakes import layered, noise
 from tests.property.strategies import layer_disagreement
 
@@ -15,8 +19,8 @@ FEATURES = layered(SHAPE, 4).layered(DETECTOR.layers)(noise(200, SHAPE, 0)).feat
 ANSWERS = np.random.default_rng(1).integers(0, 4, 200)
 
 
-def moved(features: np.ndarray, by: np.ndarray) -> np.ndarray:
-    return (features + by).astype(np.float32)
+def moved(features: Features, by: NDArray[Any]) -> Features:
+    return np.asarray(features + by, np.float32)
 
 
 def test_that_of_the_probes_is_their_slope() -> None:

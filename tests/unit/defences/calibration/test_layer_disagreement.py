@@ -78,7 +78,7 @@ def test_the_classifier_sees_images_as_the_gateway_gives_them(classifier: KerasC
     parts = split(data, rate=0.05, confidence=None, seed=0)
     fits = fits_of(PLAN.detectors)
     [one] = calibrate_detectors(classifier, parts, fits, Terms(rate=0.05, purified=darkened))
-    outputs = classifier.layered(one.detector.layers)(parts.holding.images / np.float32(2))  # type: ignore[attr-defined]
+    outputs = classifier.layered(one.detector.layers)(parts.holding.images[:] / np.float32(2))  # type: ignore[attr-defined]
     scores = one.detector.scores(outputs.features, outputs.probabilities.argmax(axis=1))  # type: ignore[attr-defined]
     np.testing.assert_allclose(one.fitted.holding, scores, atol=1e-5)
     assert sum(map(len, given)) == len(data)

@@ -67,7 +67,7 @@ def test_the_features_are_those_of_the_image_as_the_classifier_is_given_it() -> 
 
 def test_it_takes_no_model_call_of_its_own_and_only_calls_with_new_images_show_layers() -> None:
     classifier = layered(SHAPE, 4)
-    with_probes = [Step(layer_disagreement(SHAPE, 0.0)), Step(strip(SHAPE, 0.5))]
+    with_probes: list[Step[Any]] = [Step(layer_disagreement(SHAPE, 0.0)), Step(strip(SHAPE, 0.5))]
     found = DefendedClassifier(classifier, detectors=with_probes).classify(IMAGES)
     assert not found.trace.detections[0].calls.any()
     assert found.trace.model_calls == len(IMAGES) + found.trace.detections[1].calls.sum()

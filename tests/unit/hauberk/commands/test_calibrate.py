@@ -407,3 +407,17 @@ def test_two_detectors_are_calibrated_together_and_served_together(
     assert refused.sum() <= int(0.05 * 281)
     defended = assemble(bundle, KerasClassifier.from_bundle(bundle), secret=b"", modes={"sentinet": "monitor"})
     assert [step.defence.name for step in defended.detectors] == ["strip", "sentinet"]
+
+
+def test_automatic_detectors_of_few_images_are_the_usual_ones_and_the_card_says_why(
+    hauberk: Command, keras_file: Path, clean_data: Path, tmp_path: Path
+) -> None:
+    options = ["--detectors", "auto", "--false-abstention-rate", "0.05"]
+    ran = hauberk("calibrate", "--classifier", keras_file, "--data", clean_data, "--out", tmp_path / "auto", *options)
+    assert ran.code == 0, ran.errors
+    assert "  detectors: strip, layer_disagreement\n" in ran.output
+    why = "no triggers of our own were tried: that takes 1,500 clean images, got 420"
+    assert f"  {why}\n" in ran.output
+    bundle = read_bundle(tmp_path / "auto")
+    assert {"strip", "layer_disagreement"} <= {defence["name"] for defence in bundle.settings["defences"]}
+    assert bundle.card["calibration"]["choice"]["said"] == [why]
