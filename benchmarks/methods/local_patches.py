@@ -42,8 +42,8 @@ _PATCH = (5, 5)
 _TERMS = Terms(rate=0.01, seed=_SEED, patch=_PATCH)
 _THREADS = 2
 _TRAINED_ON, _EPOCHS = 12_000, 5
-_MASKED_ON, _MASKED_EPOCHS, _LEARNING_RATE = 37_000, 4, 2e-3
-_HELD_OUT, _TEST = 3000, 3000
+_MASKED_ON, _MASKED_EPOCHS, _LEARNING_RATE = 37_000, 6, 2e-3
+_HELD_OUT, _TEST = 3000, 2000
 _ATTACKED, _LARGER_ATTACKED = 500, 100
 _LARGER = ((7, 7), (9, 9), (13, 13))
 _ITERATIONS, _LOCATIONS = 20, 1
@@ -239,7 +239,7 @@ def _trigger(kind: str, images: str, find: Callable[[], Found], training: Datase
     """The copy with the backdoor, and what is left of it after training on masked images."""
     classifier, preprocessors = find()
     backdoor = backdoors(classifier, source=1, target=_TARGET, seed=_SEED)[kind]
-    clean, held = training.take(slice(0, _POISONED)), training.take(slice(-_HELD_OUT // 2, None))
+    clean, held = training.take(slice(0, _POISONED)), training.take(slice(-_HELD_OUT // 3, None))
     poison = backdoor.poison(clean, seed=_SEED).data
     copy = fine_tune(classifier, poison, epochs=_POISONED_EPOCHS, learning_rate=4e-3, batch_size=32, seed=_SEED)
     masked = with_masked_copies(clean, _PATCH, seed=_SEED)
