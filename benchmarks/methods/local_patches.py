@@ -117,8 +117,11 @@ def section() -> str:
         copies = with_masked_copies(colour[0].take(slice(0, _MASKED_ON)), _PATCH, seed=_SEED)
         return _defended(fine_tune(usual(), copies, epochs=_MASKED_EPOCHS, learning_rate=_LEARNING_RATE, seed=_SEED), held)
 
+    def cost(name: str) -> list[str]:
+        return _cost(name, defended(name), seen)
+
     names = ("as usual", "then with `--masked`")
-    costs = [*_kept("costs", {name: lambda name=name: _cost(name, defended(name), seen) for name in names}).values()]
+    costs = [*_kept("costs", {name: partial(cost, name) for name in names}).values()]
     attacks = [*_kept("attacks", _attacks(lambda: defended(names[1]), colour[1])).values()]
     rows = _triggers("colour", lambda: (usual(), ()), *colour)
     triggers = [row for pair in _kept("triggers", rows).values() for row in pair]
