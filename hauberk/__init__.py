@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attacks.evasion.deep_fool import DeepFool
     from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
     from attacks.evasion.hop_skip_jump import HopSkipJump
+    from attacks.evasion.lavan import LaVAN
     from attacks.evasion.noise import RandomNoise
     from attacks.evasion.saliency_map import SaliencyMap
     from attacks.evasion.square import Square
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from defences.defended_classifier import Decisions, DefendedClassifier, Step
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
     from defences.detectors.binary_input_detector import BinaryInputDetector
+    from defences.detectors.patch_cleanser import PatchCleanser
     from defences.detectors.sentinet import SentiNet
     from defences.detectors.strip import Strip
     from defences.poison.activation_clustering import ActivationClustering
@@ -62,6 +64,7 @@ _HOMES = {
     "defences.purifiers.total_variation": ("TotalVariation",),
     "defences.detectors.strip": ("Strip",),
     "defences.detectors.sentinet": ("SentiNet",),
+    "defences.detectors.patch_cleanser": ("PatchCleanser",),
     "defences.detectors.binary_input_detector": ("BinaryInputDetector",),
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
@@ -87,6 +90,7 @@ _HOMES = {
     "attacks.evasion.deep_fool": ("DeepFool",),
     "attacks.evasion.gradient": ("BasicIterative", "FastGradient", "ProjectedGradientDescent"),
     "attacks.evasion.hop_skip_jump": ("HopSkipJump",),
+    "attacks.evasion.lavan": ("LaVAN",),
     "attacks.evasion.noise": ("RandomNoise",),
     "attacks.evasion.saliency_map": ("SaliencyMap",),
     "attacks.evasion.square": ("Square",),
@@ -149,6 +153,8 @@ __all__ = [  # spelled out for type checkers
     "InvalidInput",
     "KerasClassifier",
     "KnockoffNets",
+    "LaVAN",
+    "PatchCleanser",
     "Preparation",
     "Progress",
     "ProjectedGradientDescent",
