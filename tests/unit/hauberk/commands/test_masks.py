@@ -47,7 +47,18 @@ def test_a_network_trained_on_masks_is_calibrated_with_them_and_no_patch_gets_pa
 ) -> None:
     ran = train(hauberk, stripes, tmp_path / "new.keras", "--epochs", "12", "--masked", "--patch", "3x3")
     assert ran.code == 0, ran.errors
-    ran = train(hauberk, stripes, tmp_path / "m.keras", "--masked", "--patch", "3x3", "--classifier", tmp_path / "new.keras")
+    ran = train(
+        hauberk,
+        stripes,
+        tmp_path / "m.keras",
+        "--epochs",
+        "3",
+        "--masked",
+        "--patch",
+        "3x3",
+        "--classifier",
+        tmp_path / "new.keras",
+    )
     assert ran.code == 0, ran.errors
     ran = calibrate(hauberk, tmp_path / "m.keras", stripes, tmp_path / "m", "--patch", "3x3", "--detectors", "patch_cleanser")
     assert ran.code == 0, ran.errors
