@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attacks.evasion.deep_fool import DeepFool
     from attacks.evasion.gradient import BasicIterative, FastGradient, ProjectedGradientDescent
     from attacks.evasion.hop_skip_jump import HopSkipJump
+    from attacks.evasion.lavan import LaVAN
     from attacks.evasion.noise import RandomNoise
     from attacks.evasion.saliency_map import SaliencyMap
     from attacks.evasion.square import Square
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
     from defences.detectors.binary_input_detector import BinaryInputDetector
     from defences.detectors.layer_disagreement import LayerDisagreement
+    from defences.detectors.patch_cleanser import PatchCleanser
     from defences.detectors.sentinet import SentiNet
     from defences.detectors.strip import Strip
     from defences.poison.activation_clustering import ActivationClustering
@@ -67,6 +69,7 @@ _HOMES = {
     "defences.detectors.sentinet": ("SentiNet",),
     "defences.detectors.badexpert": ("BaDExpert",),
     "defences.detectors.layer_disagreement": ("LayerDisagreement",),
+    "defences.detectors.patch_cleanser": ("PatchCleanser",),
     "defences.detectors.binary_input_detector": ("BinaryInputDetector",),
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
@@ -92,6 +95,7 @@ _HOMES = {
     "attacks.evasion.deep_fool": ("DeepFool",),
     "attacks.evasion.gradient": ("BasicIterative", "FastGradient", "ProjectedGradientDescent"),
     "attacks.evasion.hop_skip_jump": ("HopSkipJump",),
+    "attacks.evasion.lavan": ("LaVAN",),
     "attacks.evasion.noise": ("RandomNoise",),
     "attacks.evasion.saliency_map": ("SaliencyMap",),
     "attacks.evasion.square": ("Square",),
@@ -156,7 +160,9 @@ __all__ = [  # spelled out for type checkers
     "InvalidInput",
     "KerasClassifier",
     "KnockoffNets",
+    "LaVAN",
     "LayerDisagreement",
+    "PatchCleanser",
     "Preparation",
     "Progress",
     "ProjectedGradientDescent",

@@ -69,7 +69,7 @@ class LaVAN:
         self._check_places(images.shape[1:])
         rng = np.random.default_rng(seed)
         search = _Search(self, Counted(able, len(images)), images, goal)
-        room = np.array(images.shape[1:3]) - self.size + 1
+        room = [side - own + 1 for side, own in zip(images.shape[1:3], self.size, strict=True)]
         for number in range(len(self.places) + self.locations):
             drawn = rng.integers(0, room, (len(images), 2))
             content = rng.random(images.shape, np.float32)
@@ -105,10 +105,11 @@ class _Search:
             out = self.counted.loss_gradient(x, rows, goal.labels[rows], attack.loss)
             reached = self.counted.confirmed(out.logits, x, rows, goal)
             self._offer(x, rows, uphill * out.loss, reached)
-            rows, x, inside, gradient = (some[~reached] for some in (rows, x, inside, out.gradient))
+            left = ~reached
+            rows, x, inside = rows[left], x[left], inside[left]
             if not rows.size:
                 return
-            step(x, x, gradient * inside, length=uphill * attack.step, eps=math.inf, norm=math.inf)
+            step(x, x, out.gradient[left] * inside, length=uphill * attack.step, eps=math.inf, norm=math.inf)
         self._offer(x, rows, np.full(len(rows), -np.inf), self.counted.reached(x, rows, goal))
 
     def _offer(self, x: Images, rows: NDArray[np.int64], gain: NDArray[np.floating], reached: NDArray[np.bool_]) -> None:

@@ -13,8 +13,8 @@ from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_ta
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable, with_masks
 from defences.calibration.split import EVASION_EPS
-from evaluation.detector_choice import AUTO, ChoiceTerms, choose_detectors, usual_detectors
 from defences.detectors.mask_set import read_patch
+from evaluation.detector_choice import AUTO, ChoiceTerms, choose_detectors, usual_detectors
 from hauberk.commands.classifier_options import how_it_reads, open_servable
 from hauberk.commands.data import AsPictures, class_names, origin, read_samples, sha256_of
 from hauberk.commands.declaration import NOTHING_SAID, Declaration, asks_about_the_model

@@ -70,7 +70,7 @@ def test_the_estimate_is_the_detectors_own_decision_and_its_gradient_leads_to_an
     estimate = patch_cleanser_estimate(DETECTOR, CLASSIFIER, images, KEYS, 4)
     scores = DETECTOR.scores(CLASSIFIER.predict(DETECTOR.under_masks(images)), labels)
     np.testing.assert_allclose(estimate.clearance, scores - LEAD, atol=1e-6)
-    moved = images + 0.02 * np.sign(estimate.gradient)
+    moved = images + np.float32(0.02) * np.sign(estimate.gradient)
     higher = DETECTOR.scores(CLASSIFIER.predict(DETECTOR.under_masks(moved)), labels)
     assert (higher > scores).mean() > 0.9
 

@@ -29,7 +29,7 @@ def decisions(disagrees: list[bool], mode: Mode = "enforce", refused: list[bool]
     blank = np.full(len(found), np.nan)
     others = Detection("strip", "enforce", abstained, np.zeros(len(found), np.int64), blank, blank)
     masks = Detection("patch_cleanser", mode, found, np.full(len(found), 9), blank, blank)
-    probabilities = np.where(abstained[:, None], 0, np.float32([0.3, 0.7])).astype(np.float32)
+    probabilities = np.where(abstained[:, None], 0, [0.3, 0.7]).astype(np.float32)
     return Decisions(probabilities, abstained, np.where(abstained, -1, 1), Trace(detections=(others, masks)))
 
 
