@@ -29,8 +29,10 @@ GIVEN_IN: dict[tuple[str, str], set[str]] = {
     ("models.engines.keras", "--output"): _OF_A_MODEL,
     ("models.engines.keras_input", "--layout"): _OF_A_MODEL,
     ("models.engines.onnx_checks", "--output"): _OF_A_MODEL,
-    # attack has answers only, scan asks for no gradients, train refuses what is no Keras model before
-    ("models.engines.twins.capabilities", "--gradients"): {"calibrate", "evaluate"},
+    # attack has answers only, train refuses what is no Keras model before
+    ("models.engines.twins.capabilities", "--gradients"): {"calibrate", "evaluate", "scan"},
+    # train is given images, and their size with them
+    ("hauberk.commands.classifier_options", "--resize"): {"calibrate", "scan"},
     # a twin is read in each of these ways, and none is advised
     **{("models.input_readings", option): _OF_A_MODEL for option in ("--channels", "--input-range", "--layout", "--preset")},
 }

@@ -40,7 +40,7 @@ class NetworkFindings:
         reason: the ground for the verdict, one sentence to show.
         classes: one per class, in order.
         patterns: the universal pattern of each class at the radius at which the classes differ most, [k, h, w, c], as offsets.
-        stand_in: an image [h, w, c] to show them on.
+        image: an image [h, w, c] to show them on.
         gradients: forward and backward passes taken.
     """
 
@@ -48,5 +48,5 @@ class NetworkFindings:
     reason: str
     classes: tuple[JudgedClass, ...]
     patterns: Images
-    stand_in: Images
+    image: Images
     gradients: int

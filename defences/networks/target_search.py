@@ -4,14 +4,14 @@ Papers: MM-BD (Wang et al. 2024, arXiv:2205.06900) for the largest margin and fo
 (Wang et al. 2019) and DF-TND (Wang et al. 2020, arXiv:2007.15802) for universal patterns.   Known to beat it: triggers that depend on
 what is in the image (source-specific, all to all, warped), and who bounds the target's margins (docs/defences/target_search.md).
 Maths: of each class t nine scores, the largest margin that any image has, and for each of two sets of weak and two of sparse patterns
-the mean margin and the mean probability over stand-ins with the best pattern d of the set,
+the mean margin and the mean probability over made images with the best pattern d of the set,
 
     max_x m_t(x),      mean_s m_t(clip(s + d)),      asin sqrt mean_s p_t(clip(s + d)),      d = argmax_d mean_s log p_t(clip(s + d)),
 
-m_t(x) = z_t(x) - max_{i != t} z_i(x), p the softmax of z; the arcsine evens out the spread of shares. The stand-ins s, 70 of them, are
-made (`defences.networks.stand_ins`), since there are no data. For every score Grubbs's test asks whether a class is above the others
-(`defences.networks.class_outliers`); the class's p is the smallest of all, times nine (Bonferroni). That holds for classes that are
-draws of one normal distribution; docs/benchmarks.md has what it does on networks without a backdoor.
+m_t(x) = z_t(x) - max_{i != t} z_i(x), p the softmax of z; the arcsine evens out the spread of shares. The 70 images s are made of noise
+and of the network (`defences.networks.made_images`), since there are no data. For every score Grubbs's test asks whether a class is
+above the others (`defences.networks.class_outliers`); the class's p is the smallest of all, times nine (Bonferroni). That holds for
+classes that are draws of one normal distribution; docs/benchmarks.md has what it does on networks without a backdoor.
 Cost: for k classes about 3,300 k forward and backward passes. Few classes have no power: under 5 it cannot be told.
 Raises: InvalidInput: outputs that are not finite.
 """
@@ -29,8 +29,8 @@ from defences.errors import InvalidInput, InvalidParameter
 from defences.networks.changes import Sparse, Weak
 from defences.networks.class_outliers import CLASSES_AT_LEAST, distances, p_values
 from defences.networks.findings import JudgedClass, NetworkFindings, NetworkVerdict
+from defences.networks.made_images import MADE_IN, MadeImages, made_images
 from defences.networks.mm_bd import largest_margins
-from defences.networks.stand_ins import MADE_IN, StandIns, stand_ins
 from defences.networks.universal_patterns import universal_patterns
 from models.classifier import DifferentiableClassifier, Images, Labels
 from models.progress import CountedSteps, Progress, silent
@@ -76,7 +76,7 @@ class TargetSearch:
         k = len(classifier.labels)
         rng = np.random.default_rng(seed)
         counted = CountedSteps(progress, "judging the network", _cost(k))
-        made = stand_ins(classifier, of_classes=_OF_CLASSES, of_noise=_OF_NOISE, rng=rng)
+        made = made_images(classifier, of_classes=_OF_CLASSES, of_noise=_OF_NOISE, rng=rng)
         counted.add(MADE_IN * _OF_CLASSES)
         parts = [_evidence(classifier, some, made, rng, counted) for some in _blocks(classifier)]
         counted.end()
@@ -85,7 +85,7 @@ class TargetSearch:
             raise InvalidInput("expected finite outputs and gradients from the network, got NaN or infinity")
         return self._findings(classifier, made, evidence)
 
-    def _findings(self, classifier: DifferentiableClassifier, made: StandIns, evidence: _Evidence) -> NetworkFindings:
+    def _findings(self, classifier: DifferentiableClassifier, made: MadeImages, evidence: _Evidence) -> NetworkFindings:
         scores, untold = evidence.scores, _untold(classifier, made)
         p = np.minimum(1, len(scores) * np.stack([p_values(row) for row in scores]))
         apart = np.stack([distances(row) for row in scores])
@@ -123,7 +123,7 @@ class TargetSearch:
         )
 
 
-def _untold(classifier: DifferentiableClassifier, made: StandIns) -> str:
+def _untold(classifier: DifferentiableClassifier, made: MadeImages) -> str:
     """Why nothing can be told of a network; empty where something can."""
     k = len(classifier.labels)
     if k < CLASSES_AT_LEAST:
@@ -145,7 +145,7 @@ def _blocks(classifier: DifferentiableClassifier) -> Iterator[Labels]:
 
 
 def _evidence(
-    classifier: DifferentiableClassifier, classes: Labels, made: StandIns, rng: np.random.Generator, counted: CountedSteps
+    classifier: DifferentiableClassifier, classes: Labels, made: MadeImages, rng: np.random.Generator, counted: CountedSteps
 ) -> _Evidence:
     margins = largest_margins(classifier, classes, starts=_STARTS, steps=_MARGIN_STEPS, rng=rng, counted=counted)
     weak = universal_patterns(classifier, classes, made, Weak(), radii=_WEAK, steps=_STEPS, counted=counted)

@@ -4,7 +4,7 @@ Papers: universal adversarial perturbations (Moosavi-Dezfooli et al. 2017, arXiv
 (Wang et al. 2019, IEEE S&P) and, without data, DF-TND (Wang et al. 2020, arXiv:2007.15802).
 Maths: for class t and a set D of small patterns
 
-    d_t = argmax_{d in D} mean_x log p_t(clip(x + d)),    x over stand-ins that are not t,
+    d_t = argmax_{d in D} mean_x log p_t(clip(x + d)),    x over made images that are not t,
 
 by projected gradient ascent with momentum, from the pattern of the next smaller set.
 """
@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from defences.networks.made_images import MadeImages
 from defences.networks.margins import log_probability, margin
-from defences.networks.stand_ins import StandIns
 from models.classifier import DifferentiableClassifier, Images, Labels
 from models.progress import CountedSteps
 
@@ -41,7 +41,7 @@ class UniversalPatterns(NamedTuple):
     """What was found.
 
     Attributes:
-        pulls: means over stand-ins of z_t - max_{i != t} z_i, and the arcsine of the root of that of p_t, under the pattern of class t,
+        pulls: means over made images of z_t - max_{i != t} z_i, and the arcsine of the root of that of p_t, under the pattern of class t,
             [radii, 2, m]; 0 where all are t.
         patterns: of each radius, [radii, m, h, w, c].
     """
@@ -53,7 +53,7 @@ class UniversalPatterns(NamedTuple):
 def universal_patterns(
     classifier: DifferentiableClassifier,
     classes: Labels,
-    stand_ins: StandIns,
+    made_images: MadeImages,
     among: PatternSet,
     *,
     radii: tuple[float, ...],
@@ -67,7 +67,7 @@ def universal_patterns(
 
     Cost: len(radii) * (steps + 1) * m * n forward passes, nearly as many backward.
     """
-    shape, images, labels = classifier.input_shape, stand_ins.images, stand_ins.labels
+    shape, images, labels = classifier.input_shape, made_images.images, made_images.labels
     counts = labels[None] != classes[:, None]
     targets = np.repeat(classes, len(images))
     patterns = np.zeros((len(classes), *shape), np.float32)
@@ -91,7 +91,8 @@ def universal_patterns(
 
 def _under(images: Images, patterns: Images) -> Images:
     """Every image under every pattern, [m * n, h, w, c]."""
-    return np.clip(images[None] + patterns[:, None], 0, 1).reshape(-1, *images.shape[1:])
+    changed: Images = np.clip(images[None] + patterns[:, None], 0, 1)
+    return changed.reshape(-1, *images.shape[1:])
 
 
 def _ascent(

@@ -25,7 +25,7 @@ def _with_picture(judged: JudgedClass, findings: NetworkFindings) -> dict[str, A
     """A class, its pattern around grey at full contrast beside an image with it, and its scores."""
     pattern = findings.patterns[judged.label]
     largest = max(float(np.abs(pattern).max()), 1e-12)
-    pictures = np.stack([0.5 + pattern / (2 * largest), np.clip(findings.stand_in + pattern, 0, 1)])
+    pictures = np.stack([0.5 + pattern / (2 * largest), np.clip(findings.image + pattern, 0, 1)])
     largest_margin, *pulls = judged.scores
     return {
         "found": judged,

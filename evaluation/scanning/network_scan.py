@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from defences.networks.findings import NetworkFindings
-from defences.networks.stand_ins import smooth_noise
+from defences.networks.made_images import smooth_noise
 from defences.networks.target_search import TargetSearch
 from evaluation.reporting.page_needs import check_page_can_be_drawn
 from evaluation.scanning.network_report import FORMAT, NETWORK_REPORT, NetworkReport

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from defences.networks.findings import JudgedClass
 from defences.poison.findings import ClassFindings, Cluster, Confusion
 from defences.table import DEFENCES
 from evaluation.red_team.attack_report import (
@@ -29,6 +30,7 @@ from evaluation.red_team.attack_report import (
 )
 from evaluation.red_team.campaign import ATTACKS
 from evaluation.reporting import report
+from evaluation.scanning.network_report import NetworkReport
 from evaluation.scanning.scan_report import MethodReport, ScanReport
 from hauberk.commands.evaluate import evaluate
 from hauberk.commands.scan import METHODS, scan
@@ -87,7 +89,7 @@ def test_every_option_and_field_of_a_scan_is_documented() -> None:
     page = (ROOT / "docs" / "scanning.md").read_text()
     told = set(re.findall(r"`([\w-]+)`", page))
     assert {f"--{name.replace('_', '-')}" for name in inspect.signature(scan).parameters} <= told
-    for values in (ScanReport, MethodReport, Confusion, ClassFindings, Cluster):
+    for values in (ScanReport, MethodReport, Confusion, ClassFindings, Cluster, NetworkReport, JudgedClass):
         assert {field.name for field in dataclasses.fields(values)} <= told, values.__name__
     assert set(METHODS) <= told
 

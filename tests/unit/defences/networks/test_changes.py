@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from defences.networks.changes import Sparse, Weak
@@ -20,10 +21,11 @@ def test_a_weak_pattern_is_shortened_and_keeps_its_direction() -> None:
 def test_a_sparse_pattern_is_the_nearest_one_with_a_bounded_sum_of_lengths() -> None:
     pattern = np.random.default_rng(1).normal(size=(1, 2, 3, 2))
     most = 0.3 * 6
-    found = Sparse().bounded(pattern.astype(np.float32), 0.3)
+    bounded = Sparse().bounded(pattern.astype(np.float32), 0.3)
 
-    def lengths(flat: np.ndarray) -> np.ndarray:
-        return np.sqrt((flat.reshape(6, 2) ** 2).sum(axis=1) + 1e-14)
+    def lengths(flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.sqrt((flat.reshape(6, 2) ** 2).sum(axis=1) + 1e-14)
+        return found
 
     oracle = minimize(
         lambda flat: ((flat - pattern.ravel()) ** 2).sum(),
@@ -31,8 +33,8 @@ def test_a_sparse_pattern_is_the_nearest_one_with_a_bounded_sum_of_lengths() -> 
         constraints={"type": "ineq", "fun": lambda flat: most - lengths(flat).sum()},
         options={"maxiter": 500, "ftol": 1e-12},
     )
-    assert found.ravel() == pytest.approx(oracle.x, abs=2e-3)
-    assert (lengths(found.astype(np.float64)) < 1e-6).any()  # some pixels are not changed at all
+    assert bounded.ravel() == pytest.approx(oracle.x, abs=2e-3)
+    assert (lengths(bounded.astype(np.float64)) < 1e-6).any()  # some pixels are not changed at all
 
 
 def test_a_sparse_pattern_within_the_bound_is_left_alone() -> None:

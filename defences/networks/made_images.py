@@ -23,7 +23,7 @@ _GRAINS = (0.025, 0.05, 0.1, 0.18)  # of the side
 _LIGHT, _CONTRAST = (0.1, 0.7), (0.05, 0.3)
 
 
-class StandIns(NamedTuple):
+class MadeImages(NamedTuple):
     """Images [n, h, w, c], what the network says they are, [n], and the share of those made for a class that are called so."""
 
     images: Images
@@ -31,7 +31,7 @@ class StandIns(NamedTuple):
     reached: float
 
 
-def stand_ins(classifier: DifferentiableClassifier, *, of_classes: int, of_noise: int, rng: np.random.Generator) -> StandIns:
+def made_images(classifier: DifferentiableClassifier, *, of_classes: int, of_noise: int, rng: np.random.Generator) -> MadeImages:
     """So many images of the classes in turn, smooth and just so that the network is sure of them, and so many of smooth noise.
 
     Cost: at most `MADE_IN` forward and backward passes for each image of a class, and a forward pass for each image.
@@ -50,7 +50,7 @@ def stand_ins(classifier: DifferentiableClassifier, *, of_classes: int, of_noise
         images = np.clip(images + step * towards, 0, 1).astype(np.float32)
     images = np.concatenate([images, smooth_noise(of_noise, shape, rng)])
     answers = classifier.logits(images).argmax(axis=1)
-    return StandIns(images, answers, float((answers[:of_classes] == labels).mean()))
+    return MadeImages(images, answers, float((answers[:of_classes] == labels).mean()))
 
 
 def smooth_noise(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Images:
