@@ -58,3 +58,9 @@ def check_patch_is_asked_for(names: Sequence[str], patch: tuple[int, int] | None
         raise InvalidInput(
             f"expected the size of a patch (--patch 5x5) and the detector {PatchCleanser.name} (--detectors) together, got {got}"
         )
+
+
+def _imported(place: str) -> Fit:
+    module, _, function = place.partition(":")
+    fit: Fit = getattr(import_module(module), function)
+    return fit

@@ -80,7 +80,7 @@ class Judged:
         own: [2], shares that keep their class where the other half stands for it.
         sources: [2], their most frequent other classes there.
         stranger: the half that is more like a sample of the other classes, 0 or 1.
-        foreign: in [-1, 3], how clearly it is one; see `judged`.
+        foreign: in [0, 3], how clearly it is one; see `judged`.
     """
 
     own: _Matrix

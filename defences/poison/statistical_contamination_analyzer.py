@@ -15,7 +15,7 @@ poisoned class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ from models.classifier import Labels
 _IN_ALL = 10_000
 _NUMBERS_IN_ALL = 1 << 27
 _OTHERS_PER_CLASS, _OTHERS_IN_ALL = 300, 3000
+_OF_POISONED = 3000  # more samples make the border more exact, and cost a forward pass each
 _ROWS_A_BATCH = 1024
 _CLASSES_AT_LEAST = 5  # one of fewer others is like the mix of all by chance
 
@@ -44,14 +45,14 @@ class StatisticalContaminationAnalyzer:
     """A detector of poisoned training data: the module's docstring has its method.
 
     Args:
-        foreign_at_least: in [-1, 3]; a class is poisoned when one half is a sample of the other classes as clearly as this
+        foreign_at_least: in [0, 3]; a class is poisoned when one half is a sample of the other classes as clearly as this
             (`defences.poison.populations.judged`).
         valley_at_most: in [0, 1], the density between the halves, over the lower of their peaks.
         per_class: at least 40, how many samples of a class are split; the border found is drawn through all of a poisoned class.
         seed: of all random draws; two runs with one seed agree.
     """
 
-    foreign_at_least: float = 0.75
+    foreign_at_least: float = 0.8
     valley_at_most: float = 0.6
     per_class: int = 1000
     seed: int = 0
@@ -59,8 +60,8 @@ class StatisticalContaminationAnalyzer:
     name: str = field(default="statistical_contamination_analyzer", init=False)
 
     def __post_init__(self) -> None:
-        if not -1 <= self.foreign_at_least <= 3:
-            raise InvalidParameter(f"expected foreign_at_least in [-1, 3], got {self.foreign_at_least}")
+        if not 0 <= self.foreign_at_least <= 3:
+            raise InvalidParameter(f"expected foreign_at_least in [0, 3], got {self.foreign_at_least}")
         if not 0 <= self.valley_at_most <= 1:
             raise InvalidParameter(f"expected valley_at_most in [0, 1], got {self.valley_at_most}")
         if self.per_class < 2 * SMALLEST:
@@ -76,7 +77,7 @@ class StatisticalContaminationAnalyzer:
             counts = np.array([len(some) for some in rows])
             calls = ((seen.features[label], *seen.others(label), counts, self) for label in large)
             found = zip(large, each("separating populations", populations_of, calls), strict=True)
-            splits |= {label: split and self._drawn_through(data, rows[label], label, split, seen) for label, split in found}
+            splits |= {label: split and self._of_all(data, rows[label], label, split, seen) for label, split in found}
         classes = [self._class_findings(data, label, len(some), splits[label], len(large)) for label, some in enumerate(rows)]
         left = [
             some[~split.second] if one.verdict == "poison" and (split := splits[one.label]) is not None else some
@@ -132,21 +133,27 @@ class StatisticalContaminationAnalyzer:
             return "clean", "its two populations overlap"
         return "clean", "neither of its two populations is a mix of the other classes"
 
-    def _drawn_through(self, data: TrainingSet, rows: Positions, label: int, split: ClassSplit, seen: _Seen) -> ClassSplit:
-        """The split of some samples of a class as one of all: of a poisoned class by the same line; the others are left undecided."""
+    def _of_all(self, data: TrainingSet, rows: Positions, label: int, split: ClassSplit, seen: _Seen) -> ClassSplit:
+        """The split of some samples of a class as one of all: a poisoned class is split again, the others are left as they are."""
         if len(rows) == len(split.second):
             return split
-        at = np.searchsorted(rows, seen.rows[label])
-        position = np.full(len(rows), split.position.mean())
+        at, through = np.searchsorted(rows, seen.rows[label]), None
         if self.is_poison(split):
-            lens = Lens.on(seen.features[label], *seen.others(label))
-            through = np.column_stack([seen.features[label] @ lens.matrix, np.ones(len(at))])
-            line, *_ = np.linalg.lstsq(through, split.position, rcond=None)
+            more = np.sort(some_of(np.arange(len(rows)), _OF_POISONED, self.seed))
+            features = _batched(lambda some: seen.scale(data.looked_at_again(some)), rows[more])
+            others, labels = seen.others(label)
+            again = populations_of(
+                features, others, labels, np.array([len(data.rows_of(one)) for one in range(len(data.classes))]), self
+            )
+            if again is not None and self.is_poison(again):
+                at, split = more, again
+            else:
+                features = seen.features[label]
+            through = _line_through(Lens.on(features, others, labels), features, split.position)
+        position = np.full(len(rows), split.position.mean())
+        if through is not None:
             rest = np.setdiff1d(np.arange(len(rows)), at)
-            for start in range(0, len(rest), _ROWS_A_BATCH):
-                some = rest[start : start + _ROWS_A_BATCH]
-                found = seen.scale(data.looked_at_again(rows[some])) @ lens.matrix
-                position[some] = found @ line[:-1] + line[-1]
+            position[rest] = _batched(lambda some: through(seen.scale(data.looked_at_again(some))), rows[rest])
         position[at] = split.position
         border = (split.position[split.second].min() + split.position[~split.second].max()) / 2
         plane = np.full((len(rows), 2), np.nan, np.float32)
@@ -188,6 +195,19 @@ def _read(data: TrainingSet, rows: Sequence[Positions], seed: int) -> _Seen:
             raise InvalidInput(f"expected finite activations, got NaN or infinity for sample {bad[0]}; check the image")
     scale = Scale.of(np.concatenate(raw), seed)
     return _Seen(rows, [scale(some) for some in raw], scale)
+
+
+def _line_through(lens: Lens, features: _Matrix, position: _Matrix) -> Callable[[_Matrix], _Matrix]:
+    """Features [m, d] -> positions [m] on the line on which the samples with features [n, d] have these positions."""
+    seen = np.column_stack([features @ lens.matrix, np.ones(len(features))])
+    line, *_ = np.linalg.lstsq(seen, position, rcond=None)
+    return lambda asked: asked @ lens.matrix @ line[:-1] + line[-1]
+
+
+def _batched(read: Callable[[Positions], _Matrix], rows: Positions) -> _Matrix:
+    """What is read of these samples, a batch at a time."""
+    parts = [read(rows[start : start + _ROWS_A_BATCH]) for start in range(0, max(len(rows), 1), _ROWS_A_BATCH)]
+    return np.concatenate(parts)
 
 
 def populations_of(

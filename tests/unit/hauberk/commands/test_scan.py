@@ -15,6 +15,7 @@ import pytest
 from attacks.backdoors.poisoning import Poisoned
 from evaluation.scanning import stored_activations
 from evaluation.scanning.scan_report import SCAN_REPORT
+from hauberk.commands.scan import METHODS
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from tests.unit.hauberk.conftest import Command, Ran
@@ -70,7 +71,7 @@ def test_poison_is_found_written_down_and_exit_code_3(hauberk: Command, poisoned
     assert report.confusion is not None
     assert report.confusion.found + report.confusion.missed == (~truth).sum()
     assert report.classifier["layer"] == "hidden"
-    assert [method.method for method in report.methods] == ["activation_clustering", "spectral_signatures"]
+    assert [method.method for method in report.methods] == list(METHODS)
 
 
 def test_class_names_are_shown_and_not_obeyed(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:
@@ -180,7 +181,10 @@ def test_a_dask_cluster_of_two_workers_gives_the_same_verdicts(hauberk: Command,
     ("more", "sentence"),
     [
         (["--layer", "nowhere"], "expected one of conv2d"),
-        (["--methods", "crystal_ball"], "expected --methods of activation_clustering, spectral_signatures"),
+        (
+            ["--methods", "crystal_ball"],
+            "expected --methods of activation_clustering, statistical_contamination_analyzer, spectral_signatures",
+        ),
         (["--reduction", "tsne"], "expected --reduction pca or ica"),
         (["--backend", "mainframe"], "expected --backend loky, threading, dask or ray, got 'mainframe'"),
         (["--rows", "5:2"], "expected --rows START:STOP"),
