@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.backdoors import badexpert
+from benchmarks.backdoors import badexpert, forgetful_training
 from benchmarks.fuzzing import fuzz
 from benchmarks.harness.peers import machine
 from benchmarks.methods import (
@@ -67,6 +67,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "backdoors": backdoors.section,
     "sentinet": sentinet.section,
     "badexpert": badexpert.section,
+    "forgetful_training": forgetful_training.section,
     "extraction": extraction.section,
     "formats": formats.section,
     "activation_clustering": activation_clustering.section,
