@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks.backdoors.poisoning import Poisoned
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.preparation import Preparation
 from models.training.unlearning import RUNS, STEPS_AT_LEAST, STEPS_AT_MOST, _Run, unlearned_copy
 from tests.fakes import squares
-from tests.poisoned import Poisoned
 
 DATA, WATCHED, TEST = squares(300, seed=21), squares(150, seed=22), squares(200, seed=23)
 
