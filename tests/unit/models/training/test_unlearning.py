@@ -90,6 +90,12 @@ def test_where_no_step_size_leads_there_the_copy_that_came_closest_is_returned(
     assert accuracy(found.classifier, WATCHED) == found.accuracy
 
 
+def test_when_the_time_is_over_the_best_copy_so_far_is_returned(keras_model: Any) -> None:
+    found = unlearned_copy(KerasClassifier(keras_model), DATA, WATCHED, below=0.25, within_s=0.0)
+    assert found.steps == 1
+    assert accuracy(found.classifier, WATCHED) == found.accuracy
+
+
 @pytest.mark.parametrize(
     ("runs", "best"),
     [
