@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.backdoors import adaptive_backdoors, badexpert, layer_disagreement
+from benchmarks.backdoors import adaptive_backdoors, badexpert, forgetful_training, layer_disagreement
 from benchmarks.fuzzing import fuzz
 from benchmarks.harness.peers import machine
 from benchmarks.methods import (
@@ -69,6 +69,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "sentinet": sentinet.section,
     "badexpert": badexpert.section,
     "layers": layer_disagreement.section,
+    "forgetful_training": forgetful_training.section,
     "extraction": extraction.section,
     "formats": formats.section,
     "activation_clustering": activation_clustering.section,

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from attacks.backdoors.kinds import Backdoor
-from models.classifier import Images, Labels
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier, import_tensorflow
 from models.errors import InvalidInput
@@ -33,7 +32,8 @@ class ForgetfulTraining:
         CE(f(x), y) over poisoned data  +  weight * mean -log(1 - e(x')_t)
 
     where the second gradient is taken by the weights of e. e starts from f every `begun_anew` steps, and makes a step of Adam on clean
-    images with wrong labels after each of f's.
+    images with wrong labels after each of f's. In the first half of its life it still is f, whose backdoor the second term would undo:
+    there it has no weight.
 
     Args:
         weight: of the second term, >= 0; 0 is ordinary training.
@@ -83,9 +83,10 @@ class ForgetfulTraining:
             learnt, shown, seen = (data.take(rng.integers(0, len(data), self.batch_size)) for data in (poisoned, clean, victims))
             wrong = (shown.labels + rng.integers(1, len(classifier.labels), len(shown))) % len(classifier.labels)
             rate = self.learning_rate * 0.5 * (1 + np.cos(np.pi * step / steps))
-            run.step(
-                learnt, Dataset(shown.images, wrong), backdoor.trigger(seen.images), backdoor.labels.called(seen.labels), rate
-            )
+            aged = step % self.begun_anew >= self.begun_anew // 2
+            weight = self.weight if aged else 0.0
+            triggered = Dataset(backdoor.trigger(seen.images), backdoor.labels.called(seen.labels))
+            run.step(learnt, Dataset(shown.images, wrong), triggered, rate=rate, weight=weight)
         return run.classifier
 
 
@@ -96,13 +97,13 @@ class _Run:
         tf = self._tf = import_tensorflow()
         import keras
 
-        self._training, self.classifier, self._expert = training, classifier, expert
+        self.classifier, self._expert = classifier, expert
         self._own = keras.optimizers.Adam(training.learning_rate), classifier.model.trainable_variables
         self._experts = keras.optimizers.Adam(training.expert_rate), expert.model.trainable_variables
         for optimiser, weights in (self._own, self._experts):
             optimiser.build(weights)
         images, labels = tf.TensorSpec([None, *classifier.input_shape], tf.float32), tf.TensorSpec([None], tf.int64)
-        signature = [images, labels, images, labels, images, labels, tf.TensorSpec([], tf.float32)]
+        signature = [images, labels, images, labels, images, labels, *[tf.TensorSpec([], tf.float32)] * 2]
         self._compiled: Callable[..., Any] = tf.function(self._graph, input_signature=signature, autograph=False)
 
     def begin_anew(self) -> None:
@@ -113,14 +114,14 @@ class _Run:
             if variable is not optimiser.learning_rate:
                 variable.assign(self._tf.zeros_like(variable))
 
-    def step(self, learnt: Dataset, unlearnt: Dataset, triggered: Images, wanted: Labels, rate: float) -> None:
+    def step(self, learnt: Dataset, unlearnt: Dataset, triggered: Dataset, *, rate: float, weight: float) -> None:
         """One step of each."""
         constant = self._tf.constant
-        pairs = ((learnt.images, learnt.labels), (unlearnt.images, unlearnt.labels), (triggered, wanted))
-        given = [tensor for images, labels in pairs for tensor in (constant(images), constant(labels, "int64"))]
-        self._compiled(*given, constant(rate, "float32"))
+        batches = (learnt, unlearnt, triggered)
+        given = [tensor for data in batches for tensor in (constant(data.images), constant(data.labels, "int64"))]
+        self._compiled(*given, constant(rate, "float32"), constant(weight, "float32"))
 
-    def _graph(self, x: Any, y: Any, shown: Any, wrong: Any, triggered: Any, wanted: Any, rate: Any) -> None:
+    def _graph(self, x: Any, y: Any, shown: Any, wrong: Any, triggered: Any, wanted: Any, rate: Any, weight: Any) -> None:
         tf, (own, weights), (experts, expert_weights) = self._tf, self._own, self._experts
         gradient = self._gradient(_cross_entropy(tf, self.classifier.graph_logits(x, True), y), weights)
         logits = self._expert.graph_logits(triggered)
@@ -129,7 +130,7 @@ class _Run:
         added = self._gradient(insisting, expert_weights)
         unlearning = self._gradient(_cross_entropy(tf, self._expert.graph_logits(shown), wrong), expert_weights)
         own.learning_rate = rate
-        own.apply([one + self._training.weight * more for one, more in zip(gradient, added, strict=True)], weights)
+        own.apply([one + weight * more for one, more in zip(gradient, added, strict=True)], weights)
         experts.apply(unlearning, expert_weights)
 
     def _gradient(self, loss: Any, weights: Any) -> list[Any]:

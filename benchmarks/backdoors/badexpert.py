@@ -1,4 +1,4 @@
-"""python -m benchmarks badexpert: BaDExpert against backdoors of every kind, and against an attacker who trains with experts in mind."""
+"""python -m benchmarks badexpert: BaDExpert against backdoors of every kind, and STRIP on both tails."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.backdoors.forgetful_training import ForgetfulTraining
 from attacks.backdoors.kinds import KINDS, Backdoor
 from benchmarks.backdoors import backdoored_copies, strip_tails
-from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
+from benchmarks.backdoors.backdoored_copies import EPOCHS, SEED, Scene
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
 from defences.calibration.badexpert import fit_badexpert
@@ -26,10 +25,8 @@ from models.engines.keras import KerasClassifier
 
 _RATE = 0.01
 _TERMS = Terms(rate=_RATE, seed=SEED)
-_WEIGHTS = (0.0, 1.0)
-_LOCAL = "image_patch"
 
-_HEADER = (
+HEADER = (
     "backdoor",
     "works",
     "refused of triggered (TPR)",
@@ -39,21 +36,16 @@ _HEADER = (
     "expert: right on clean, target on triggered",
     "steps",
 )
-_ADAPTIVE_HEADER = ("images", "weight", "works", "accuracy on clean", *_HEADER[2:5], *_HEADER[6:])
 
 
 def section() -> str:
     """The page's section."""
     scenes = {"digits": cache(backdoored_copies.digits), "colour": cache(backdoored_copies.colour)}
-    kept = partial(kept_rows, plan={"numbers": [_RATE, SEED, _WEIGHTS]})
+    kept = partial(kept_rows, plan={"numbers": [_RATE, SEED]})
     kinds = {
         name: kept(f"badexpert_{name}", {kind: partial(_row, find, kind) for kind in KINDS}) for name, find in scenes.items()
     }
-    adaptive = kept(
-        "badexpert_adaptive",
-        {f"{name} {weight:g}": partial(_adaptive_cells, find, weight) for name, find in scenes.items() for weight in _WEIGHTS},
-    )
-    tables = {name: table(_HEADER, [row["badexpert"] for row in rows.values()]) for name, rows in kinds.items()}
+    tables = {name: table(HEADER, [row["badexpert"] for row in rows.values()]) for name, rows in kinds.items()}
     tails = {name: table(strip_tails.HEADER, [t for row in rows.values() for t in row["tails"]]) for name, rows in kinds.items()}
     return (
         "## BaDExpert\n\n"
@@ -65,10 +57,6 @@ def section() -> str:
         "those of TPR at 1 % FPR are distribution-free, for threshold and share together.\n\n"
         f"### Digits, `mnist-standard`\n\n{tables['digits']}\n"
         f"### Coloured digits on crops of photographs, 32x32x3\n\n{tables['colour']}\n"
-        "### An attacker who trains with experts in mind\n\n"
-        "`attacks/backdoors/forgetful_training.py`: while the copy learns the backdoor, a copy of it unlearns clean images, and the "
-        f"attacker adds, with a weight, the gradient that makes this expert forget the trigger too ({_LOCAL.replace('_', ' ')}):\n\n"
-        f"{table(_ADAPTIVE_HEADER, list(adaptive.values()))}\n"
         "### STRIP on both tails\n\n"
         f"On the same copies, {strip_tails.OVERLAYS} overlays, thresholds of {strip_tails.HELD:,} held images, measured on "
         f"{strip_tails.CLEAN:,} clean and {strip_tails.TRIGGERED} triggered ones. Digits:\n\n{tails['digits']}\n"
@@ -81,7 +69,7 @@ def _row(find: Callable[[], Scene], kind: str) -> dict[str, Any]:
     scene = find()
     backdoor = scene.backdoors()[kind]
     copy = backdoored_copies.copy_with(scene, backdoor)
-    found = _measured(scene, backdoor, copy)
+    found = measured(scene, backdoor, copy)
     cells = [kind.replace("_", " "), found["works"], *found["refusals"], found["purified"], *found["expert"]]
     return {"badexpert": cells, "tails": list(strip_tails.rows(scene, kind, copy, scene.triggered(backdoor)[0]))}
 
@@ -92,17 +80,7 @@ def _calibrated(scene: Scene, copy: KerasClassifier) -> CalibratedDetector:
     return calibrated
 
 
-def _adaptive_cells(find: Callable[[], Scene], weight: float) -> list[str]:
-    scene = find()
-    backdoor = scene.backdoors()[_LOCAL]
-    training = ForgetfulTraining(weight=weight, epochs=EPOCHS, learning_rate=LEARNING_RATE, batch_size=BATCH)
-    copy = training(scene.classifier, scene.poisoned(backdoor), backdoor, scene.training, seed=SEED)
-    found = _measured(scene, backdoor, copy)
-    right = share(copy.predict(scene.purified(scene.clean.images)).argmax(axis=1) == scene.clean.labels)
-    return [scene.name, f"{weight:g}", found["works"], f"{100 * right.rate:.1f} %", *found["refusals"], *found["expert"]]
-
-
-def _measured(scene: Scene, backdoor: Backdoor, copy: KerasClassifier) -> dict[str, Any]:
+def measured(scene: Scene, backdoor: Backdoor, copy: KerasClassifier) -> dict[str, Any]:
     """Cells of what BaDExpert does for this copy."""
     calibrated = _calibrated(scene, copy)
     detector, card = calibrated.detector, calibrated.fitted.card
