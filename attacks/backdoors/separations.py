@@ -189,7 +189,7 @@ def _standardised(activations: Activations) -> tuple[NDArray[np.float64], NDArra
 
 def _inverse_covariance(residuals: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
     covariance = (1 - shrinkage) * residuals.T @ residuals / len(residuals)
-    covariance += shrinkage * max(np.trace(covariance) / len(covariance), 1e-9) * np.eye(len(covariance))
+    covariance[np.diag_indices(len(covariance))] += shrinkage * max(float(np.trace(covariance)) / len(covariance), 1e-9)
     inverse: NDArray[np.float64] = np.linalg.inv(covariance)
     return inverse
 
