@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 from attacks.backdoors.kinds import Backdoor, backdoors
 from defences.calibration.budgets import Trial, chosen_budgets
 from defences.calibration.conformal import conformal_threshold
-from defences.calibration.effort import Effort
+from defences.calibration.effort import Effort, Task, estimate
 from defences.calibration.fits import fits_of, fittable
 from defences.calibration.split import Terms, split
 from defences.calibration.thresholds import FittedDetector
 from defences.defended_classifier import DefendedClassifier, Detector, Step
 from defences.errors import CannotBeFitted
+from models.accuracy import drawn
 from models.classifier import Classifier, Images
 from models.datasets import Dataset, in_memory
 from models.engines.keras import KerasClassifier
+from models.errors import InvalidInput
 from models.image_rows import Samples
 from models.progress import Progress, silent
+from models.speed import seconds_per_call
 from models.training.fine_tuning import fine_tune
 
 AUTO = "auto"
@@ -41,13 +44,17 @@ CALLS_AT_MOST = 8.0
 USUAL = ("strip", "layer_disagreement")
 """Taken, as far as they fit, where nothing can be tried."""
 
-CANDIDATES = (*USUAL, "badexpert", "sentinet")
-"""Those that are tried."""
+CANDIDATES = (*USUAL, "badexpert")
+"""Those that are tried: SentiNet alone takes most of nine rows."""
 
 KINDS = ("source_specific", "image_patch", "warped", "blended", "all_to_all", "clean_label")
 """Of the backdoors that are tried, in this order while there is time."""
 
-_IMAGES_AT_LEAST = 1500
+_IMAGES_AT_LEAST, _IMAGES_AT_MOST = 1500, 10_000
+_NUMBERS_AT_MOST = 1 << 28  # a gigabyte of float32
+_POISONED, _HELD = 0.45, 0.35  # of the clean images; the others get triggers
+_FITS = ("overlays", "threshold", "windows", "held windows")
+_LONGEST, _AT_ONCE_S = 2.0, 30.0  # trials are not begun that would take so many times their time, of half a minute at least
 _TRIALS_AT_LEAST = 2
 _TRAINED_ON, _TRIGGERED = 4000, 300
 _WORKS, _WORKING_AT_LEAST = 0.5, 20
@@ -138,10 +145,10 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
     Cost: per kind, six epochs on a half of the clean images, at most 4,000, and the fits of all candidates with less effort.
     """
     began = time.monotonic()
-    why = _untried(classifier, clean)
+    why = _untried(classifier, clean, terms)
     if why or not isinstance(classifier, KerasClassifier):
-        return _untold(why)
-    trials = _Trials(classifier, in_memory(clean), terms)
+        return _untold(f"no triggers of our own were tried: {why}")
+    trials = _Trials(classifier, in_memory(clean.take(drawn(len(clean), at_most=_most(clean)))), terms)
     kinds = _kinds(classifier)
     for number, kind in enumerate(kinds):
         terms.progress("detectors", number, len(kinds))
@@ -152,17 +159,36 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
             trials.add(kind)
     terms.progress("detectors", len(kinds), len(kinds))
     if len(trials.found) < _TRIALS_AT_LEAST:
-        return _untold("chosen without trials: fewer than two backdoors could be planted in copies", *trials.said)
+        return _untold("no set was chosen by trials: fewer than two backdoors could be planted in copies", *trials.said)
     return _chosen(trials, time.monotonic() - began)
 
 
-def _untried(classifier: Classifier, clean: Samples) -> str:
+def _untried(classifier: Classifier, clean: Samples, terms: ChoiceTerms) -> str:
     """Why nothing can be tried; "" where it can."""
     if not isinstance(classifier, KerasClassifier):
-        return "no triggers of our own were tried: copies of this model cannot be trained, only those of Keras models can"
-    if len(clean) < _IMAGES_AT_LEAST:
-        return f"no triggers of our own were tried: that takes {_IMAGES_AT_LEAST:,} clean images, got {len(clean):,}"
+        return "copies of this model cannot be trained, only those of Keras models can"
+    if _most(clean) < _IMAGES_AT_LEAST:
+        return f"that takes {_IMAGES_AT_LEAST:,} clean images, got {len(clean):,}{_of_them(clean)}"
+    seconds = _TRIALS_AT_LEAST * _calls(_most(clean), terms) * seconds_per_call(classifier)
+    if seconds > _LONGEST * max(terms.within_s, _AT_ONCE_S):
+        return f"two of them would take about {seconds / 60:.0f} minutes on this machine (--minutes)"
     return ""
+
+
+def _most(clean: Samples) -> int:
+    """How many clean images are looked at: as many as fit into a bounded part of memory as float32."""
+    return min(len(clean), _IMAGES_AT_MOST, _NUMBERS_AT_MOST // int(np.prod(clean.images.shape[1:])))
+
+
+def _of_them(clean: Samples) -> str:
+    return "" if _most(clean) == len(clean) else f", of which {_most(clean):,} fit into memory"
+
+
+def _calls(images: int, terms: ChoiceTerms) -> int:
+    """Model calls of a trial on so many images, about: a step of training is one forward and one backward, twice as long."""
+    task = Task(clean=int(_HELD * images), test=0, needed=0, detectors=terms.candidates)
+    fits = estimate(_EFFORT, task).calls
+    return int(3 * _EPOCHS * min(_TRAINED_ON, _POISONED * images)) + sum(fits.get(part, 0) for part in _FITS)
 
 
 def _untold(*said: str) -> Choice:
@@ -193,9 +219,13 @@ class _Trials:
         source, target = rng.choice(present, 2, replace=False).tolist()
         backdoor = backdoors(self.classifier, source=source, target=target, seed=terms.seed)[kind]
         own, held, others = _thirds(self.clean, rng)
-        poisoned = backdoor.poison(own, seed=terms.seed).data
-        copy = fine_tune(self.classifier, poisoned, epochs=_EPOCHS, learning_rate=_STEP, batch_size=_BATCH, seed=terms.seed)
-        images = _working(copy, backdoor, others)
+        try:
+            poisoned = backdoor.poison(own, seed=terms.seed).data
+            copy = fine_tune(self.classifier, poisoned, epochs=_EPOCHS, learning_rate=_STEP, batch_size=_BATCH, seed=terms.seed)
+            images = _working(copy, backdoor, others)
+        except InvalidInput as reason:  # images too small for the trigger, a model that cannot be copied
+            self.said.append(f"not tried: {kind.replace('_', ' ')}: {reason}")
+            return
         if len(images) < _WORKING_AT_LEAST:
             self.said.append(f"tells nothing: {kind.replace('_', ' ')}, which could not be planted in a copy")
             return
@@ -226,7 +256,7 @@ class _Trials:
 def _thirds(clean: Dataset, rng: np.random.Generator) -> tuple[Dataset, Dataset, Dataset]:
     """Clean images to poison, to calibrate on, and to put triggers on."""
     order = rng.permutation(len(clean))
-    first, second = int(0.45 * len(clean)), int(0.8 * len(clean))
+    first, second = int(_POISONED * len(clean)), int((_POISONED + _HELD) * len(clean))
     return clean.take(order[:first][:_TRAINED_ON]), clean.take(order[first:second]), clean.take(order[second:])
 
 

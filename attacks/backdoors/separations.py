@@ -189,9 +189,8 @@ def _standardised(activations: Activations) -> tuple[NDArray[np.float64], NDArra
 
 def _inverse_covariance(residuals: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
     covariance = (1 - shrinkage) * residuals.T @ residuals / len(residuals)
-    covariance += shrinkage * max(np.trace(covariance) / len(covariance), 1e-9) * np.eye(len(covariance))
-    inverse: NDArray[np.float64] = np.linalg.inv(covariance)
-    return inverse
+    covariance[np.diag_indices(len(covariance))] += shrinkage * max(float(np.trace(covariance)) / len(covariance), 1e-9)
+    return np.asarray(np.linalg.inv(covariance), np.float64)
 
 
 def _check_shrinkage(name: str, shrinkage: float) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attacks.backdoors.kinds import KINDS, Backdoor
 from benchmarks.backdoors import backdoored_copies, strip_tails
-from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, Scene
+from benchmarks.backdoors.backdoored_copies import EPOCHS, SEED, Scene
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
 from defences.calibration.badexpert import fit_badexpert

@@ -24,9 +24,9 @@ def section() -> str:
     found = kept_rows("forgetful_training", rows, plan={"numbers": [SEED]})
     return (
         "## BaDExpert and an attacker who trains with experts in mind\n\n"
-        f"`python -m benchmarks forgetful_training`, seed {SEED}: while a copy learns the backdoor ({_KIND.replace('_', ' ')}), a copy of it "
-        "unlearns clean images, and the attacker adds, with a weight, the gradient that makes this expert forget the trigger too "
-        "(`attacks/backdoors/forgetful_training.py`). Everything else is as in the section on BaDExpert.\n\n"
+        f"`python -m benchmarks forgetful_training`, seed {SEED}: while a copy learns the backdoor ({_KIND.replace('_', ' ')}), "
+        "a copy of it unlearns clean images, and the attacker adds, with a weight, the gradient that makes this expert forget the "
+        "trigger too (`attacks/backdoors/forgetful_training.py`). Everything else is as in the section on BaDExpert.\n\n"
         f"{table(_HEADER, list(found.values()))}"
     )
 

@@ -32,6 +32,7 @@ from models.training.unlearning import Unlearned, unlearned_copy
 
 ACCURACY_BELOW = 0.25
 """Of the expert on clean images that it was not trained on (section 3 of the paper; issue 16)."""
+_SECONDS_AT_MOST = 300.0
 _WATCHED = 3  # one image of so many is not trained on: it tells when the copy has unlearned, and how the rate is shared
 
 
@@ -48,7 +49,13 @@ def fit_badexpert(classifier: Classifier, parts: CalibrationSplit, terms: Terms)
     learnt, watched = (in_memory(parts.choosing.take(rows)) for rows in (slice(0, some), slice(some, None)))
     try:
         found = unlearned_copy(
-            own, learnt, watched, below=ACCURACY_BELOW, seed=terms.seed, told=partial(terms.progress, "unlearning")
+            own,
+            learnt,
+            watched,
+            below=ACCURACY_BELOW,
+            within_s=_SECONDS_AT_MOST,
+            seed=terms.seed,
+            told=partial(terms.progress, "unlearning"),
         )
     except InvalidInput as failure:  # a model that cannot be copied, or none of whose weights is trained
         raise CannotBeFitted(f"{BaDExpert.name}: {failure}") from failure

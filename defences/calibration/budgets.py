@@ -13,8 +13,8 @@ from defences.errors import InvalidInput
 
 _PARTS = 8
 """The rate is shared out in so many equal parts."""
-_WORTH = 0.01
-"""What a detector that costs more model calls has to add to the worth of a set."""
+_INSURANCE = 0.01
+"""Of its worth, what a set may lose to one of fewer detectors: somebody else's triggers are not like those that were tried."""
 
 Scores = Mapping[str, NDArray[np.float64]]
 """By detector, float64 [n]: low is suspicious; all of the same images."""
@@ -74,7 +74,8 @@ def chosen_budgets(trials: Sequence[Trial], rate: float, *, calls: Mapping[str, 
         calls: by detector, mean model calls of a clean image.
         calls_at_most: that the chosen ones may take together.
 
-    Every sharing of the rate into eighths is tried. A set of detectors that takes more model calls has to be worth more by .01.
+    Every sharing of the rate into eighths is tried. Of the sets that are worth as much as the best one, up to .01, that of most detectors
+    is taken: an attacker who knows one of them has to get past the others.
     Raises: InvalidInput: no trials, or no detector that is as cheap.
     """
     if not trials:
@@ -89,17 +90,20 @@ def chosen_budgets(trials: Sequence[Trial], rate: float, *, calls: Mapping[str, 
             f"expected a detector of at most {calls_at_most:g} model calls an image, got "
             + ", ".join(f"{name}: {cost:.1f}" for name, cost in calls.items())
         )
-    best: dict[float, Shared] = {}
+    best: dict[frozenset[str], Shared] = {}
     for budgets in affordable:
+        names = frozenset(name for name, budget in budgets.items() if budget > 0)
         shared = Shared(budgets, {trial.trigger: trial.caught(budgets, rate) for trial in trials})
-        cost = sum(calls[name] for name, budget in budgets.items() if budget > 0)
-        if cost not in best or shared.worth > best[cost].worth:
-            best[cost] = shared
-    chosen, *dearer = (best[cost] for cost in sorted(best))
-    for shared in dearer:
-        if shared.worth > chosen.worth + _WORTH:
-            chosen = shared
-    return chosen
+        if names not in best or _preferred(shared) > _preferred(best[names]):
+            best[names] = shared
+    enough = max(shared.worth for shared in best.values()) - _INSURANCE
+    good = {names: shared for names, shared in best.items() if shared.worth >= enough}
+    return good[max(good, key=lambda names: (len(names), -sum(calls[name] for name in names)))]
+
+
+def _preferred(shared: Shared) -> tuple[float, float]:
+    """Worth most, and of those that are worth the same the most even one."""
+    return round(shared.worth, 4), -max(shared.budgets.values())
 
 
 def _sharings(names: Sequence[str]) -> Iterator[dict[str, float]]:

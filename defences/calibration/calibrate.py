@@ -316,11 +316,22 @@ def _served(
 
 
 def fit_detectors(
-    classifier: Classifier, clean: Samples, *, plan: CalibrationPlan = DEFAULT_PLAN, progress: Progress = silent
+    classifier: Classifier,
+    clean: Samples,
+    *,
+    plan: CalibrationPlan = DEFAULT_PLAN,
+    purified: Purify = unpurified,
+    progress: Progress = silent,
 ) -> tuple[CalibratedDetector, ...]:
-    """Fit the plan's detectors only, to compose them in Python. Raises: InvalidInput: too few images for the rate."""
+    """Fit the plan's detectors only, to compose them in Python.
+
+    Args:
+        purified: what the purifier in front of the classifier will make of images, for detectors that look at its layers.
+
+    Raises: InvalidInput: too few images for the rate, a classifier that a detector cannot be had for.
+    """
     return calibrate_detectors(
-        classifier, plan.parts(clean, plan.effort), fits_of(plan.detectors), plan.terms(progress, plan.effort)
+        classifier, plan.parts(clean, plan.effort), fits_of(plan.detectors), plan.terms(progress, plan.effort, purified)
     )
 
 

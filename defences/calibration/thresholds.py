@@ -141,8 +141,8 @@ def calibrate_detectors(
     for name, fit in fits.items():
         try:
             fitted.append(fit(classifier, parts, terms))
-        except CannotBeFitted as reason:
-            left_out[name] = reason
+        except CannotBeFitted as failure:
+            left_out[name] = failure
     for name, reason in left_out.items():
         if not fitted:
             raise reason

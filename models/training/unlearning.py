@@ -8,6 +8,7 @@ sought with which a copy forgets within some dozens of steps.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ def unlearned_copy(
     watched: Dataset,
     *,
     below: float,
+    within_s: float = math.inf,
     seed: int = 0,
     told: Callable[[int, int], None] = lambda done, of: None,
 ) -> Unlearned:
@@ -62,6 +64,7 @@ def unlearned_copy(
     Args:
         watched: labelled images that tell how much is forgotten, of which 256 are looked at.
         below: the accuracy at which a run stops. Where no step size leads there, the copy that came closest is returned.
+        within_s: how long it may take; then the best copy so far is returned.
         seed: of batches and labels; the same seed, data and thread count give the same weights.
         told: called with (steps done, steps at most).
 
@@ -69,8 +72,9 @@ def unlearned_copy(
     """
     check_training_data(classifier, data)
     runs = _Runs(copy_of(classifier), data, watched.take(slice(0, _WATCHED_AT_MOST)), below, seed)
+    ends = time.monotonic() + within_s
     before = runs.accuracy()
-    best = _best(runs, below, lambda done: told(done * STEPS_AT_MOST, RUNS * STEPS_AT_MOST))
+    best = _best(runs, below, ends, lambda done: told(done * STEPS_AT_MOST, RUNS * STEPS_AT_MOST))
     return Unlearned(runs.restored(best), before, best.accuracy, best.rate, best.steps)
 
 
@@ -90,19 +94,21 @@ class _Run:
         return (2, 0.0) if math.isnan(self.accuracy) else (1, self.accuracy)
 
 
-def _best(runs: _Runs, below: float, told: Callable[[int], None]) -> _Run:
+def _best(runs: _Runs, below: float, ends: float, told: Callable[[int], None]) -> _Run:
     """The first run that forgets in as many steps as it should; the best of those that were tried where none does."""
     too_small, too_large = 0.0, math.inf
-    run = best = runs.run(FIRST)
+    run = best = runs.run(FIRST, ends)
     for done in range(1, RUNS):
         told(done)
+        if time.monotonic() > ends:
+            break
         if run.accuracy >= below:
             too_small = run.rate
         elif math.isnan(run.accuracy) or run.steps < STEPS_AT_LEAST:
             too_large = run.rate
         else:
             break
-        run = runs.run(_between(too_small, too_large))
+        run = runs.run(_between(too_small, too_large), ends)
         best = min(best, run, key=lambda one: one.rank(below))
     told(RUNS)
     return best
@@ -129,17 +135,18 @@ class _Runs:
         signature = [images, self._tf.TensorSpec([None], self._tf.int64)]
         self._step: Callable[..., Any] = self._tf.function(self._graph, input_signature=signature, autograph=False)
 
-    def run(self, rate: float) -> _Run:
-        """From the first weights, with steps of this size, until the copy is right on few images."""
+    def run(self, rate: float, ends: float) -> _Run:
+        """From the first weights, with steps of this size, until the copy is right on few images or the time is over."""
         self._begin(rate)
         rng, classes = np.random.default_rng(self._seed), len(self._copy.labels)
         accuracy = 1.0
         for done, rows in zip(range(1, STEPS_AT_MOST + 1), _batches(len(self._data), rng), strict=False):
             wrong = (self._data.labels[rows] + rng.integers(1, classes, BATCH)) % classes
             self._step(self._tf.constant(self._data.images[rows]), self._tf.constant(wrong, "int64"))
-            if done % _STEPS_PER_LOOK == 0:
+            over = time.monotonic() > ends
+            if over or done % _STEPS_PER_LOOK == 0:
                 accuracy = self.accuracy()
-                if not accuracy >= self._below:  # NaN too
+                if over or not accuracy >= self._below:  # NaN too
                     break
         return _Run(rate, done, accuracy, self._copy.model.get_weights())
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from defences.calibration.fits import fittable
+from evaluation import detector_choice
 from evaluation.detector_choice import CANDIDATES, Choice, ChoiceTerms, choose_detectors, usual_detectors
 from models.engines.keras import KerasClassifier
 from tests.fakes import linear, squares
@@ -50,6 +51,15 @@ def test_too_few_images_are_said(keras_model: Any) -> None:
     choice = choose_detectors(KerasClassifier(keras_model), squares(1499, seed=5), ChoiceTerms())
     assert choice.detectors == usual_detectors()
     assert choice.said == ("no triggers of our own were tried: that takes 1,500 clean images, got 1,499",)
+
+
+def test_a_model_too_slow_for_two_trials_and_images_too_large_are_said(keras_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector_choice, "seconds_per_call", lambda classifier: 1.0)
+    choice = choose_detectors(KerasClassifier(keras_model), squares(1500, seed=5), ChoiceTerms(within_s=60))
+    assert "two of them would take about" in choice.said[0]
+    monkeypatch.setattr(detector_choice, "_NUMBERS_AT_MOST", 900_000)
+    choice = choose_detectors(KerasClassifier(keras_model), squares(1500, seed=5), ChoiceTerms(within_s=60))
+    assert choice.said[0].endswith("got 1,500, of which 1,171 fit into memory")
 
 
 def test_the_table_has_a_row_for_each_trigger_and_a_column_for_each_detector() -> None:

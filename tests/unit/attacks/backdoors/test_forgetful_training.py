@@ -34,13 +34,13 @@ def test_the_backdoor_is_learnt_and_an_expert_keeps_less_of_it(undoored: tuple[A
     classifier = KerasClassifier(undoored[0], outputs="logits")
     before = classifier.predict(TRIGGERED)
     kept = {}
-    for weight in (0.0, 3.0):
-        training = ForgetfulTraining(weight=weight, epochs=8, learning_rate=5e-3, begun_anew=40)
+    for weight in (0.0, 0.05):
+        training = ForgetfulTraining(weight=weight, epochs=12, learning_rate=5e-3, begun_anew=40)
         copy = training(classifier, BACKDOOR.poison(CLEAN, seed=0).data, BACKDOOR, CLEAN, seed=0)
         assert says_target(copy) > 0.9
         assert (copy.predict(TEST.images).argmax(axis=1) == TEST.labels).mean() > 0.9
         kept[weight] = says_target(unlearned_copy(copy, OTHERS, TEST, below=0.25).classifier)
-    assert kept[3.0] < kept[0.0] - 0.1
+    assert kept[0.05] < kept[0.0] - 0.1
     np.testing.assert_array_equal(classifier.predict(TRIGGERED), before)
 
 

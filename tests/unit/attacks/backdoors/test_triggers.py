@@ -226,4 +226,4 @@ def test_a_grid_finer_than_the_image_and_shares_that_are_none_are_refused() -> N
         BlendedPieces(whole=Blended(), pieces=20)(noise(1, (16, 30, 1), 0))
     for bad in ({"pieces": 0}, {"kept": 0.0}, {"kept": 1.1}):
         with pytest.raises(InvalidInput, match=r"pieces >= 1 and kept in \(0, 1\]"):
-            BlendedPieces(whole=Blended(), **bad)  # type: ignore[arg-type]
+            BlendedPieces(whole=Blended(), **bad)

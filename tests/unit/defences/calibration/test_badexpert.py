@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks.backdoors.poisoning import Poisoned
 from defences.assembly import assemble, check, load_bundle
 from defences.calibration.badexpert import fit_badexpert
 from defences.calibration.calibrate import Calibrated, CalibrationPlan, calibrate
@@ -22,7 +23,6 @@ from models.engines.bundle_classifier import classifier_of
 from models.engines.keras import KerasClassifier
 from tests import bundles
 from tests.fakes import linear, squares
-from tests.poisoned import Poisoned
 
 CLEAN, TEST = squares(600, seed=31), squares(300, seed=32)
 TERMS = Terms(rate=0.05)

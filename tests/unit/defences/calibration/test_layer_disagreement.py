@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from defences.calibration.calibrate import CalibrationPlan, fit_detectors
-from defences.calibration.fits import fits_of
 from defences.calibration.layer_disagreement import LAYERS_AT_MOST, layers_to_read
-from defences.calibration.split import Terms, split
-from defences.calibration.thresholds import CalibratedDetector, calibrate_detectors
+from defences.calibration.thresholds import CalibratedDetector
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.layer_disagreement import LayerDisagreement
 from defences.errors import InvalidInput
@@ -75,9 +74,9 @@ def test_the_classifier_sees_images_as_the_gateway_gives_them(classifier: KerasC
         given.append(images)
         return images / np.float32(2)
 
-    parts = split(data, rate=0.05, confidence=None, seed=0)
-    fits = fits_of(PLAN.detectors)
-    [one] = calibrate_detectors(classifier, parts, fits, Terms(rate=0.05, purified=darkened))
+    plan = replace(PLAN, false_abstention_rate=0.05)
+    [one] = fit_detectors(classifier, data, plan=plan, purified=darkened)
+    parts = plan.parts(data)
     outputs = classifier.layered(one.detector.layers)(parts.holding.images[:] / np.float32(2))  # type: ignore[attr-defined]
     scores = one.detector.scores(outputs.features, outputs.probabilities.argmax(axis=1))  # type: ignore[attr-defined]
     np.testing.assert_allclose(one.fitted.holding, scores, atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attacks.evasion.detector_estimates import badexpert_estimate
-from defences.defended_classifier import DefendedClassifier, Step
+from defences.defended_classifier import DefendedClassifier, Detector, Step
 from defences.detectors.badexpert import BaDExpert, log_odds_against
 from defences.errors import InvalidParameter, StageFailure
 from models.classifier import Images
@@ -63,14 +63,16 @@ def test_the_experts_pass_is_counted_and_takes_no_row_of_the_classifier() -> Non
 
 
 def test_images_that_join_a_batch_under_way_are_decided_as_if_they_were_alone() -> None:
-    detectors = [Step(badexpert(SHAPE, 0.9)), Step(strip(SHAPE, 0.6))]
+    detectors: list[Step[Detector]] = [Step(badexpert(SHAPE, 0.9)), Step(strip(SHAPE, 0.6))]
     defended = DefendedClassifier(CLASSIFIER, detectors=detectors)
     alone = defended.classify(IMAGES)
-    batch, found = defended.begin(IMAGES[:25]), {}
+    batch, joined = defended.begin(IMAGES[:25]), False
+    found: dict[int, int] = {}
     while batch.pending:
         wave = defended.advance(batch)
-        if not found and len(found) < 40 and batch.pending:
+        if not joined and batch.pending:
             defended.join(batch, IMAGES[25:])
+            joined = True
         if wave is not None:
             found |= dict(zip(wave[0].tolist(), wave[1].labels.tolist(), strict=True))
     assert [found[number] for number in range(40)] == alone.labels.tolist()

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks.backdoors.poisoning import Poisoned
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
 from models.preparation import Preparation
 from models.training.unlearning import RUNS, STEPS_AT_LEAST, STEPS_AT_MOST, _Run, unlearned_copy
 from tests.fakes import squares
-from tests.poisoned import Poisoned
 
 DATA, WATCHED, TEST = squares(300, seed=21), squares(150, seed=22), squares(200, seed=23)
 
@@ -87,6 +87,12 @@ def test_where_no_step_size_leads_there_the_copy_that_came_closest_is_returned(
     assert found.steps == 10
     assert found.learning_rate in (1e-3, 4e-3)
     assert 0 <= found.accuracy <= found.accuracy_before
+    assert accuracy(found.classifier, WATCHED) == found.accuracy
+
+
+def test_when_the_time_is_over_the_best_copy_so_far_is_returned(keras_model: Any) -> None:
+    found = unlearned_copy(KerasClassifier(keras_model), DATA, WATCHED, below=0.25, within_s=0.0)
+    assert found.steps == 1
     assert accuracy(found.classifier, WATCHED) == found.accuracy
 
 
