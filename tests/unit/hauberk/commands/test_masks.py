@@ -45,7 +45,7 @@ def calibrate(hauberk: Command, model: Path, data: Path, out: Path, *options: An
 def test_a_network_trained_on_masks_is_calibrated_with_them_and_no_patch_gets_past(
     hauberk: Command, stripes: Path, tmp_path: Path
 ) -> None:
-    ran = train(hauberk, stripes, tmp_path / "new.keras", "--epochs", "12", "--masked", "--patch", "3x3")
+    ran = train(hauberk, stripes, tmp_path / "new.keras", "--epochs", "15", "--masked", "--patch", "3x3")
     assert ran.code == 0, ran.errors
     ran = train(
         hauberk,
@@ -62,12 +62,12 @@ def test_a_network_trained_on_masks_is_calibrated_with_them_and_no_patch_gets_pa
     assert ran.code == 0, ran.errors
     ran = calibrate(hauberk, tmp_path / "m.keras", stripes, tmp_path / "m", "--patch", "3x3", "--detectors", "patch_cleanser")
     assert ran.code == 0, ran.errors
-    assert "  patch_cleanser   enforce: 9 masks for any patch of up to 3x3 pixels" in ran.output
+    assert ": 9 masks for any patch of up to 3x3 pixels, " in ran.output
     bundle = read_bundle(tmp_path / "m")
     assert [defence["name"] for defence in bundle.settings["defences"]][1:] == ["patch_cleanser", "reverse_sigmoid"]
     assert bundle.card["patch_cleanser"]["certified"] > 0.5
     classifier = KerasClassifier.from_bundle(bundle)
-    defended = assemble(bundle, classifier, secret=b"")
+    defended = assemble(bundle, classifier, secret=b"", modes={"patch_cleanser": "enforce"})
     masks = defended.detectors[0].defence
     assert isinstance(masks, PatchCleanser)
     held = np.load(stripes)
