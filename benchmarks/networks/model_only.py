@@ -27,10 +27,10 @@ _Row = Mapping[str, Any]
 def section() -> str:
     """The page's section."""
     fleets = {
-        "clean": fleet((CLEAN,), _CLEAN, seed=0),
-        "backdoored": fleet(ON_ANY_IMAGE, _BACKDOORED, seed=1),
-        "content": fleet(ON_CONTENT, _ON_CONTENT, seed=2),
-        "bounded": fleet(("corner_pattern", "single_pixel", "blended", "image_patch"), _BOUNDED, seed=3, confidence=_CONFIDENCE),
+        "clean": fleet((CLEAN,), _CLEAN, seed=10),
+        "backdoored": fleet(ON_ANY_IMAGE, _BACKDOORED, seed=11),
+        "content": fleet(ON_CONTENT, _ON_CONTENT, seed=12),
+        "bounded": fleet(("corner_pattern", "single_pixel", "blended", "image_patch"), _BOUNDED, seed=13, confidence=_CONFIDENCE),
     }
     work: dict[str, Callable[[], Any]] = {one.name: partial(_judged, one) for some in fleets.values() for one in some}
     rows = kept_rows("model_only", work, plan={"p_at_most": _JUDGE.p_at_most})

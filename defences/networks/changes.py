@@ -11,6 +11,8 @@ from models.classifier import Images
 class Weak:
     """|d|_2 <= radius * sqrt(h * w * c): blended patterns, stripes, and small patches too."""
 
+    grows = False
+
     def bound(self, shape: tuple[int, int, int], radius: float) -> float:
         """The largest |d|_2, which is also the length of a whole step."""
         return radius * float(np.sqrt(np.prod(shape)))
@@ -23,6 +25,8 @@ class Weak:
 
 class Sparse:
     """sum over pixels of |d_pixel|_2 <= radius * h * w: pixels and patches. Such a sum is least, at a given effect, for few pixels."""
+
+    grows = True
 
     def bound(self, shape: tuple[int, int, int], radius: float) -> float:
         """The length |d|_2 of pixels that are changed by 1 and use up the sum."""

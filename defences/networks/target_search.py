@@ -2,7 +2,7 @@
 
 Papers: MM-BD (Wang et al. 2024, arXiv:2205.06900) for the largest margin and for the test of classes against each other; Neural Cleanse
 (Wang et al. 2019) and DF-TND (Wang et al. 2020, arXiv:2007.15802) for universal patterns.   Known to beat it: triggers that depend on
-what is in the image (source-specific, all to all, warped), and who bounds the target's margins (docs/defences/target_search.md).
+what is in the image (source-specific, all to all, warped), several targets at once (docs/defences/target_search.md).
 Maths: of each class t nine scores, the largest margin that any image has, and for each of two sets of weak and two of sparse patterns
 the mean margin and the mean probability over made images with the best pattern d of the set,
 

@@ -23,10 +23,18 @@ from models.progress import CountedSteps
 
 _MOMENTUM = 0.7
 _FIRST_STEP, _LAST_STEP = 0.4, 0.03
+_FIRST_SET = 1 / 4  # of the first radius, where a set grows
 
 
 class PatternSet(Protocol):
-    """A set of patterns [h, w, c] for each radius, larger for larger ones."""
+    """A set of patterns [h, w, c] for each radius, larger for larger ones.
+
+    Attributes:
+        grows: whether a search begins in a smaller set, which grows to the wanted one step by step: what few pixels do best is kept then.
+    """
+
+    @property
+    def grows(self) -> bool: ...
 
     def bound(self, shape: tuple[int, int, int], radius: float) -> float:
         """An L2 norm that patterns of the set have: the length of a step."""
@@ -72,13 +80,14 @@ def universal_patterns(
     targets = np.repeat(classes, len(images))
     patterns = np.zeros((len(classes), *shape), np.float32)
     pulls, kept = [], []
-    for radius in radii:
+    for before, radius in zip((radii[0] * _FIRST_SET, *radii), radii, strict=False):
         towards = np.zeros_like(patterns)
-        for step in np.linspace(_FIRST_STEP, _LAST_STEP, steps, dtype=np.float32):
+        growing = np.geomspace(before if among.grows else radius, radius, steps)
+        for step, radius_now in zip(np.linspace(_FIRST_STEP, _LAST_STEP, steps, dtype=np.float32), growing, strict=True):
             ascent = _ascent(classifier, images, patterns, targets, counts)
             length = np.sqrt((ascent**2).sum(axis=(1, 2, 3), keepdims=True))
             towards = np.float32(_MOMENTUM) * towards + ascent / np.maximum(length, 1e-12)
-            patterns = among.bounded(np.clip(patterns + among.bound(shape, radius) * step * towards, -1, 1), radius)
+            patterns = among.bounded(np.clip(patterns + among.bound(shape, radius_now) * step * towards, -1, 1), radius_now)
             counted.add(len(targets))
         logits = classifier.logits(_under(images, patterns))
         counted.add(len(targets))
