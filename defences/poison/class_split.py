@@ -96,7 +96,7 @@ def split_class(
     centred = activations.astype(np.float64) - activations.mean(axis=0, dtype=np.float64)
     if not centred.any():
         return None
-    best: tuple[float, Line, _Matrix] | None = None
+    best: tuple[float, SplitLine, _Matrix] | None = None
     for view in _views(centred, shared):
         reduced = _reduced(view, dimensions, reduction, seed)
         line = _best_line(reduced, rng, seed)
@@ -109,7 +109,7 @@ def split_class(
 
 
 @dataclass(frozen=True)
-class Line:
+class SplitLine:
     """A split by the position of the samples on a line; see `ClassSplit`."""
 
     second: NDArray[np.bool_]
@@ -144,12 +144,12 @@ def _reduced(view: _Matrix, dimensions: int, reduction: Reduction, seed: int) ->
     return reduced
 
 
-def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> Line | None:
+def _best_line(reduced: _Matrix, rng: np.random.Generator, seed: int) -> SplitLine | None:
     """The best split over all starts; fitted on at most _FITTED_ON samples, then applied to all."""
     sphere = sphered(reduced)
     some = np.sort(rng.permutation(len(sphere))[:_FITTED_ON]) if len(sphere) > _FITTED_ON else np.arange(len(sphere))
     looked_at = sphere[some]
-    best: tuple[Line, _Matrix, float] | None = None
+    best: tuple[SplitLine, _Matrix, float] | None = None
     for second, position in refined(looked_at, _starts(reduced[some], seed)):
         line = line_between(position, second)
         if line is not None and (best is None or line.merit > best[0].merit):
@@ -238,13 +238,13 @@ def _bells(position: _Matrix, second: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return between
 
 
-def line_between(position: _Matrix, second: NDArray[np.bool_]) -> Line | None:
+def line_between(position: _Matrix, second: NDArray[np.bool_]) -> SplitLine | None:
     """The line whose positions [n] these are, with the distance and the valley of the halves; None where they are no two."""
     first, other = position[~second], position[second]
     spread = np.sqrt((first.var() + other.var()) / 2) if len(first) and len(other) else 0.0
     if spread <= 0 or other.mean() <= first.mean():
         return None
-    return Line(second, position, float((other.mean() - first.mean()) / spread), _valley(position, second))
+    return SplitLine(second, position, float((other.mean() - first.mean()) / spread), _valley(position, second))
 
 
 def _valley(position: _Matrix, second: NDArray[np.bool_]) -> float:
@@ -265,7 +265,7 @@ def _valley(position: _Matrix, second: NDArray[np.bool_]) -> float:
     return float(min(1.0, (density[lowest] + doubt) / peaks)) if peaks > 0 else 1.0
 
 
-def described(line: Line, reduced: _Matrix, rng: np.random.Generator) -> ClassSplit:
+def described(line: SplitLine, reduced: _Matrix, rng: np.random.Generator) -> ClassSplit:
     """The split with its silhouette, and a picture of it, from the space [n, r] in which it was found."""
     some = rng.permutation(len(reduced))[:_SILHOUETTE_OF]
     both = 0 < line.second[some].sum() < len(some)

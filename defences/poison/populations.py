@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from defences.poison.class_split import ClassSplit, Line, described, line_between, refined, sphered
+from defences.poison.class_split import ClassSplit, SplitLine, described, line_between, refined, sphered
 from models.classifier import Labels
 
 SMALLEST = 20
@@ -136,7 +136,7 @@ def populations(
     seen = features @ lens.matrix
     mix = counts[lens.classes] / counts[lens.classes].sum()
     least = max(SMALLEST, _SHARE_AT_LEAST * len(seen))
-    best: tuple[tuple[bool, float], Line, Judged] | None = None
+    best: tuple[tuple[bool, float], SplitLine, Judged] | None = None
     for second, position in refined(sphered(seen), _starts(seen)):
         if not least <= second.sum() <= len(second) - least:
             continue

@@ -9,7 +9,7 @@ a class are as far apart as poison. A class is poisoned if a valley lies between
 other one stands for it, and one of them repeats the mix of the other classes: poison was made from them, and a natural kind of a class
 looks like few of them, wherever it lies. That needs no patch that covers a trigger, so that blended and warped triggers are found.
 Shapes: witness activations [n, d], labels [n] -> is_clean bool [n] and scores [n].
-Cost: a forward pass up to the last feature map for at most `per_class` samples of a class and 10,000 in all, and for every sample of a
+Cost: a forward pass up to the last feature map for at most `per_class` samples of a class and 12,000 in all, and for every sample of a
 poisoned class.
 """
 
@@ -20,21 +20,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
 
 from defences.errors import InvalidInput, InvalidParameter
 from defences.poison.class_split import ClassSplit
 from defences.poison.exclusionary_reclassification import Scale
-from defences.poison.findings import ClassFindings, Cluster, Each, Findings, Positions, TrainingSet, Verdict, in_turn
+from defences.poison.findings import ClassFindings, Cluster, Each, Findings, Positions, TrainingSet, Verdict, Witness, in_turn
 from defences.poison.populations import SMALLEST, Lens, populations
 from defences.poison.second_look import some_of
 from defences.poison.verdicts import whole
 from models.classifier import Labels
 
-_IN_ALL = 10_000
+_IN_ALL = 12_000
 _NUMBERS_IN_ALL = 1 << 27
 _OTHERS_PER_CLASS, _OTHERS_IN_ALL = 300, 3000
-_OF_POISONED = 3000  # more samples make the border more exact, and cost a forward pass each
 _ROWS_A_BATCH = 1024
+_SAMPLES_AT_LEAST = 100  # of fewer, some halves are told apart by chance
 _CLASSES_AT_LEAST = 5  # one of fewer others is like the mix of all by chance
 
 _Matrix = NDArray[np.float64]
@@ -48,13 +49,13 @@ class StatisticalContaminationAnalyzer:
         foreign_at_least: in [0, 3]; a class is poisoned when one half is a sample of the other classes as clearly as this
             (`defences.poison.populations.judged`).
         valley_at_most: in [0, 1], the density between the halves, over the lower of their peaks.
-        per_class: at least 40, how many samples of a class are split; the border found is drawn through all of a poisoned class.
+        per_class: at least 100, how many samples of a class are split; the border found is drawn through all of a poisoned class.
         seed: of all random draws; two runs with one seed agree.
     """
 
     foreign_at_least: float = 0.8
     valley_at_most: float = 0.6
-    per_class: int = 1000
+    per_class: int = 3000
     seed: int = 0
 
     name: str = field(default="statistical_contamination_analyzer", init=False)
@@ -64,16 +65,16 @@ class StatisticalContaminationAnalyzer:
             raise InvalidParameter(f"expected foreign_at_least in [0, 3], got {self.foreign_at_least}")
         if not 0 <= self.valley_at_most <= 1:
             raise InvalidParameter(f"expected valley_at_most in [0, 1], got {self.valley_at_most}")
-        if self.per_class < 2 * SMALLEST:
-            raise InvalidParameter(f"expected per_class >= {2 * SMALLEST}, got {self.per_class}")
+        if self.per_class < _SAMPLES_AT_LEAST:
+            raise InvalidParameter(f"expected per_class >= {_SAMPLES_AT_LEAST}, got {self.per_class}")
 
     def detect(self, data: TrainingSet, *, each: Each = in_turn) -> Findings:
         """See `PoisonDetector.detect`."""
         rows = [data.rows_of(label) for label in range(len(data.classes))]
         seen = _read(data, self._looked_at(data, rows), self.seed)
-        large = [label for label, some in enumerate(seen.rows) if len(some) >= 2 * SMALLEST]
+        large = [label for label, some in enumerate(seen.rows) if len(some) >= _SAMPLES_AT_LEAST]
         splits: dict[int, ClassSplit | None] = dict.fromkeys(range(len(rows)))
-        if len(large) >= _CLASSES_AT_LEAST:
+        if len(large) >= _CLASSES_AT_LEAST and not _of_pixels(data):
             counts = np.array([len(some) for some in rows])
             calls = ((seen.features[label], *seen.others(label), counts, self) for label in large)
             found = zip(large, each("separating populations", populations_of, calls), strict=True)
@@ -93,8 +94,12 @@ class StatisticalContaminationAnalyzer:
     def _looked_at(self, data: TrainingSet, rows: Sequence[Positions]) -> list[Positions]:
         """The positions of the samples that are split, in order; of wide activations fewer, so that they fit into memory."""
         width = data.looked_at_again(np.arange(min(1, len(data.labels)))).shape[1]
-        fitting = min(_IN_ALL, _NUMBERS_IN_ALL // max(width, 1)) // max(len(rows), 1)
-        per_class = min(self.per_class, max(2 * SMALLEST, fitting))
+        counts = np.array([len(some) for some in rows])
+        per_class = self.per_class
+        while per_class > _SAMPLES_AT_LEAST and np.minimum(counts, per_class).sum() > min(
+            _IN_ALL, _NUMBERS_IN_ALL // max(width, 1)
+        ):
+            per_class = max(_SAMPLES_AT_LEAST, int(per_class * 0.95))
         return [np.sort(some_of(some, per_class, self.seed)) for some in rows]
 
     def _class_findings(self, data: TrainingSet, label: int, samples: int, split: ClassSplit | None, large: int) -> ClassFindings:
@@ -115,12 +120,14 @@ class StatisticalContaminationAnalyzer:
         return ClassFindings(label, data.classes[label], samples, verdict, reason, *measures, clusters)
 
     def _verdict(self, data: TrainingSet, samples: int, split: ClassSplit | None, large: int) -> tuple[Verdict, str]:
-        if samples < 2 * SMALLEST:
+        if samples < _SAMPLES_AT_LEAST:
             return "too few samples", f"{samples} samples are too few to split"
+        if _of_pixels(data):
+            return "cannot tell", "the network has no feature map, and its pixels do not say what an image shows"
         if large < _CLASSES_AT_LEAST:
             return (
                 "cannot tell",
-                f"it takes {_CLASSES_AT_LEAST} classes of {2 * SMALLEST} samples to tell a mix of classes from one",
+                f"it takes {_CLASSES_AT_LEAST} classes of {_SAMPLES_AT_LEAST} samples to tell a mix of classes from one",
             )
         if split is None:
             return "clean", "its samples cannot be split in two"
@@ -139,7 +146,7 @@ class StatisticalContaminationAnalyzer:
             return split
         at, through = np.searchsorted(rows, seen.rows[label]), None
         if self.is_poison(split):
-            more = np.sort(some_of(np.arange(len(rows)), _OF_POISONED, self.seed))
+            more = np.sort(some_of(np.arange(len(rows)), self.per_class, self.seed))
             features = _batched(lambda some: seen.scale(data.looked_at_again(some)), rows[more])
             others, labels = seen.others(label)
             again = populations_of(
@@ -181,7 +188,7 @@ class _Seen:
         some = {
             at: one[:: -(-len(one) // per_class)]
             for at, one in enumerate(self.features)
-            if at != label and len(one) >= 2 * SMALLEST
+            if at != label and len(one) >= _SAMPLES_AT_LEAST
         }
         return np.concatenate(list(some.values())), np.repeat(list(some), [len(one) for one in some.values()])
 
@@ -193,8 +200,12 @@ def _read(data: TrainingSet, rows: Sequence[Positions], seed: int) -> _Seen:
         bad = some[~np.isfinite(read).all(axis=1)]
         if len(bad):
             raise InvalidInput(f"expected finite activations, got NaN or infinity for sample {bad[0]}; check the image")
-    scale = Scale.of(np.concatenate(raw), seed)
+    scale = _along_the_widest(Scale.of(np.concatenate(raw), seed), raw, seed)
     return _Seen(rows, [scale(some) for some in raw], scale)
+
+
+def _of_pixels(data: TrainingSet) -> bool:
+    return isinstance(data.witness, Witness) and data.witness.classifier.earlier_layer() is None
 
 
 def _line_through(lens: Lens, features: _Matrix, position: _Matrix) -> Callable[[_Matrix], _Matrix]:
@@ -208,6 +219,16 @@ def _batched(read: Callable[[Positions], _Matrix], rows: Positions) -> _Matrix:
     """What is read of these samples, a batch at a time."""
     parts = [read(rows[start : start + _ROWS_A_BATCH]) for start in range(0, max(len(rows), 1), _ROWS_A_BATCH)]
     return np.concatenate(parts)
+
+
+def _along_the_widest(scale: Scale, raw: Sequence[NDArray[np.floating]], seed: int) -> Scale:
+    """The scale, with the directions of largest variance for random ones: neighbours in a map are alike, and noise is not."""
+    if scale.projection is None:
+        return scale
+    some = np.concatenate([one[:: max(1, -(-len(one) * len(raw) // _OTHERS_IN_ALL))] for one in raw])
+    size = min(scale.projection.shape[1], len(some) - 1)
+    _, _, directions = randomized_svd((some - scale.middle) / scale.width, size, n_iter=1, random_state=seed)
+    return replace(scale, projection=directions.T.astype(np.float32))
 
 
 def populations_of(

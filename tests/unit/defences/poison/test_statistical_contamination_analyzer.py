@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from defences.errors import InvalidInput, InvalidParameter
-from defences.poison.findings import Findings, TrainingSet
+from defences.poison.findings import Findings, TrainingSet, Witness
 from defences.poison.populations import Lens, judged
 from defences.poison.statistical_contamination_analyzer import StatisticalContaminationAnalyzer
 
@@ -84,14 +84,14 @@ def test_of_a_large_class_some_samples_are_split_and_all_are_flagged() -> None:
         asked.append(len(rows))
         return witness(rows)
 
-    found = found_in(replace(data, witness=counted), truth, per_class=80)
+    found = found_in(replace(data, witness=counted), truth, per_class=100)
     assert found.poisoned == (_TARGET,)
     assert found.confusion is not None
     assert (found.confusion.tpr or 0) >= 0.97
     assert (found.confusion.fpr or 0) <= 0.01
-    assert sum(asked) == 1 + 6 * 80 + (300 + 240)  # again all of the poisoned class, and of no other
-    seen = np.isfinite(found.plane).all(axis=1)
-    assert [int(seen[data.labels == label].sum()) for label in range(6)] == [80, 80, 540, 80, 80, 80]
+    assert sum(asked) == 1 + 6 * 100 + 100 + (300 + 240 - 100)  # all of the poisoned class, and of no other
+    seen = np.isfinite(found.plane[:, 0])
+    assert [int(seen[data.labels == label].sum()) for label in range(6)] == [100] * 6
 
 
 def test_two_runs_agree() -> None:
@@ -110,13 +110,33 @@ def test_few_classes_and_few_samples_are_named_and_not_judged() -> None:
     fewer = TrainingSet(data.activations[four], data.labels[four], CLASSES[:4], witness=lambda rows: witness(four[rows]))
     found = StatisticalContaminationAnalyzer().detect(fewer)
     assert {one.verdict for one in found.classes} == {"cannot tell"}
-    assert "5 classes of 40 samples" in found.classes[0].reason
+    assert "5 classes of 100 samples" in found.classes[0].reason
     assert found.is_clean.all()
 
     kept = np.concatenate([np.flatnonzero(data.labels != 5), data.rows_of(5)[:7]])
     small = TrainingSet(data.activations[kept], data.labels[kept], CLASSES, witness=lambda rows: witness(kept[rows]))
     found = StatisticalContaminationAnalyzer().detect(small)
     assert [one.verdict for one in found.classes] == ["clean", "clean", "poison", "clean", "clean", "too few samples"]
+
+
+def test_where_a_network_has_no_feature_map_nothing_is_told() -> None:
+    data, _ = maps(poison=60)
+    witness = data.witness
+    assert witness is not None
+
+    class Dense(Witness):
+        def __call__(self, rows: NDArray[np.int64]) -> Any:
+            return witness(rows)
+
+    class WithoutMaps:
+        def earlier_layer(self) -> None: ...
+
+    flat: Any = WithoutMaps()
+    found = StatisticalContaminationAnalyzer().detect(
+        replace(data, witness=Dense(flat, lambda rows: np.zeros((len(rows), 1, 1, 1), np.float32)))
+    )
+    assert {one.verdict for one in found.classes} == {"cannot tell"}
+    assert "no feature map" in found.classes[0].reason
 
 
 def test_a_constant_layer_is_clean() -> None:
@@ -139,7 +159,7 @@ def test_activations_that_are_not_finite_are_refused_with_the_sample() -> None:
         StatisticalContaminationAnalyzer().detect(replace(data, witness=broken))
 
 
-@pytest.mark.parametrize("wrong", [{"foreign_at_least": 4.0}, {"valley_at_most": -0.1}, {"per_class": 39}])
+@pytest.mark.parametrize("wrong", [{"foreign_at_least": 4.0}, {"valley_at_most": -0.1}, {"per_class": 99}])
 def test_parameters_outside_their_domain_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter, match=next(iter(wrong))):
         StatisticalContaminationAnalyzer(**wrong)
