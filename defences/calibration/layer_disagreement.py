@@ -164,7 +164,7 @@ def _projection(features: Features, labels: Labels, classes: int, axes: Axes) ->
     Features are standardised first; one that never changes is left out. With the covariance within classes C = (L L')^-1 the
     discriminants are those of one normal distribution a class, all classes as likely, and the axes are those of L'x on which the means
     of the classes lie, most spread first: distances between projections are Mahalanobis distances as far as classes differ. Distances
-    in all directions, or along principal axes, detect less (`python -m benchmarks layers`).
+    in all directions, or along principal axes, detect no more (`python -m benchmarks layers`).
     """
     raw = features.astype(np.float64)
     centre, deviation = raw.mean(axis=0), raw.std(axis=0)
