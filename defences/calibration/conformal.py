@@ -4,15 +4,16 @@ For scores of n clean images that are exchangeable with the next clean one, refu
 next with probability at most k / (n + 1) (Vovk, Gammerman & Shafer 2005). Over the draw of the n scores the realised false rate is
 Beta(k, n - k + 1) distributed, which gives the second guarantee: with a stated confidence it stays below the rate.
 
-Several detectors share one rate. Each score is mapped to the share of clean images below it; the map is fitted on other images than
-those the threshold is read off. The joint score of an image is the smallest of its shares. One conformal threshold on joint scores gives
-a threshold for each detector, and both guarantees hold for "any of them refuses". Detectors that refuse the same images hardly use up
-the rate, which dividing it by their number (Bonferroni) would.
+Several detectors share one rate. In turns, as often as their budgets say, each cuts off the held image that scores lowest of those that
+are left, k times in all; its threshold is the score of the last image it cut off. The k cuts are statistically equivalent blocks (Tukey
+1947, doi:10.1214/aoms/1177730343; Fraser 1951): the probability that any detector refuses a clean image is Beta(k, n - k + 1)
+distributed, whatever the scores have to do with each other, and both guarantees hold as for one detector. An image that one detector cut
+off costs the others nothing, so that detectors that refuse the same images hardly use up the rate, which dividing it by their number
+(Bonferroni) would. Budgets are chosen on other data than the held images (`defences/calibration/budgets.py`).
 
-A budget says how much of the rate a detector gets, relative to the others': the shares are divided by the budgets before the smallest is
-taken, so that each detector refuses a share of clean images in proportion to its budget, and together they refuse the rate. With equal
-budgets a detector that sees a kind of trigger weakly loses half of its rate to one that sees nothing of it.
-Budgets are chosen on other data than the held images (`defences/calibration/budgets.py`): the guarantees hold whatever they are.
+Where k is too small for two cuts each, the shares of other clean images stand in: each score is mapped to the share of them below it,
+over the detector's budget, and one conformal threshold on the smallest share of each held image gives a threshold for each detector. The
+tails of these shares are guessed from few images, so that a detector with outliers takes more than its budget.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from defences.errors import InvalidInput
+
+_CUTS_AT_LEAST = 2
+"""Of each detector, so that its threshold is read off the held images and not guessed."""
 
 
 def conformal_rank(n: int, rate: float, confidence: float | None = None) -> int:
@@ -82,7 +86,8 @@ def joint_thresholds(
     """A threshold for each detector, such that refusing where *any* score is at or below its own keeps the guarantee.
 
     Args:
-        choosing: clean scores of each detector, at least one; only how the rate is shared out depends on them, not the guarantee.
+        choosing: clean scores of each detector, at least one; where held images are few, how the rate is shared out depends on them,
+            never the guarantee.
         holding: clean scores of each detector on the same n images, none of them among those of `choosing`.
         budgets: of each detector, relative to the others', >= 0; equal ones when none. They must not depend on `holding`.
 
@@ -98,9 +103,35 @@ def joint_thresholds(
     if len(spending) == 1:
         thresholds[spending[0]] = conformal_threshold(holding[spending[0]], rate, confidence)
         return tuple(thresholds)
+    rank = conformal_rank(len(holding[0]), rate, confidence)
+    if rank >= _CUTS_AT_LEAST * len(spending):
+        return _by_cuts(holding, shared, rank)
     level = conformal_threshold(joint_scores(choosing, holding, budgets=shared), rate, confidence)
     for number in spending:
         thresholds[number] = _Share.fitted(choosing[number], shared[number]).threshold(level, holding[number])
+    return tuple(thresholds)
+
+
+def _by_cuts(holding: Sequence[NDArray[np.float64]], budgets: Sequence[float], rank: int) -> tuple[float, ...]:
+    """The thresholds after so many cuts, see the module.
+
+    Held images of one score are cut off together, or not at all where they are more than may be: such a detector cuts no more.
+    """
+    orders = [np.argsort(scores, kind="stable") for scores in holding]
+    left, gone = rank, np.zeros(len(holding[0]), bool)
+    thresholds, cuts = [-np.inf] * len(holding), [0] * len(holding)
+    cutting = {number for number, budget in enumerate(budgets) if budget > 0}
+    while left and cutting:
+        turn = min(cutting, key=lambda number: ((cuts[number] + 1) / budgets[number], number))
+        scores, order = holding[turn], orders[turn]
+        lowest = scores[order[~gone[order]][0]]
+        tied = ~gone & (scores == lowest)
+        count = int(np.count_nonzero(tied))
+        if count > left:
+            cutting.remove(turn)
+            continue
+        gone |= tied
+        left, cuts[turn], thresholds[turn] = left - count, cuts[turn] + count, float(lowest)
     return tuple(thresholds)
 
 

@@ -91,13 +91,23 @@ def test_equal_budgets_of_any_size_are_none() -> None:
     np.testing.assert_allclose(joint_thresholds(choosing, holding, 0.05, budgets=(3, 3)), without)
 
 
+def test_a_detector_with_outliers_takes_no_more_than_its_budget() -> None:
+    """The clean images that a classifier gets wrong lie far below the others: the last of them must not eat the other's part."""
+    rng = np.random.default_rng(5)
+    outlying = np.where(rng.random(1000) < 0.012, -50 * rng.random(1000), rng.normal(size=1000))
+    choosing, holding = [normal(300, 6), normal(300, 7)], [outlying, normal(1000, 8)]
+    thresholds = joint_thresholds(choosing, holding, 0.02)
+    first, second = ((scores <= at).sum() for scores, at in zip(holding, thresholds, strict=True))
+    assert first == second == 10
+
+
 def test_a_detector_without_a_budget_refuses_nobody_and_takes_nothing_from_the_others() -> None:
     choosing, holding = [normal(50, 0), normal(50, 1)], [normal(500, 2), normal(500, 3)]
     assert joint_thresholds(choosing, holding, 0.05, budgets=(0, 2)) == (-np.inf, conformal_threshold(holding[1], 0.05))
 
 
-def test_the_joint_score_refuses_as_the_thresholds_do() -> None:
-    choosing, holding = [normal(50, 0), normal(50, 1)], [normal(500, 2), normal(500, 3)]
+def test_where_images_are_few_the_joint_score_refuses_as_the_thresholds_do() -> None:
+    choosing, holding = [normal(50, 0), normal(50, 1)], [normal(60, 2), normal(60, 3)]
     budgets = (0.7, 0.3)
     thresholds = joint_thresholds(choosing, holding, 0.05, budgets=budgets)
     joint = joint_scores(choosing, holding, budgets=budgets)
