@@ -172,7 +172,7 @@ def _by_rate(fitted: Sequence[FittedDetector], terms: Terms) -> list[CalibratedD
     rate, confidence = terms.rate, terms.confidence
     thresholds = _thresholds(sharing, terms)
     promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
-    by = "" if len(sharing) == 1 else f" by {' or '.join(one.name for one in sharing)}"
+    by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in sharing)}"
     calibrated = []
     for one in sharing:
         found = thresholds[one.name]

@@ -83,7 +83,7 @@ def test_its_layers_have_to_be_those_of_the_model(bundle: Bundle, tmp_path: Path
     with pytest.raises(InvalidBundle, match=r"layer_disagreement looks at layers .* FakeClassifier shows none"):
         assemble(bundle, linear(bundle.input_shape, 3), secret=b"")
     keras = KerasClassifier.load(bundle.directory / "model.keras", threads=1, outputs=settings["classifier"]["outputs"])
-    with pytest.raises(InvalidBundle, match="expected layers that are one of max_pooling2d, got"):
+    with pytest.raises(InvalidBundle, match=r"expected layers that are one of max_pooling2d\w*, got"):
         assemble(bundle, keras, secret=b"")  # layers of the graph have other names
     declared["layers"] = ["nothing"] * len(declared["layers"])
     with pytest.raises(InvalidBundle, match="was calibrated with other parameters than are declared"):

@@ -152,7 +152,10 @@ TRAIN: dict[str, tuple[dict[str, Any], str]] = {
     "no eps": ({"adversarial": "pgd", "eps": 0}, "training attack: expected eps > 0, got 0.0"),
     "a shift of less than nothing": ({"adversarial": "fgm", "shift": -1}, "adversarial trainer: expected shift >= 0, got -1"),
     "no ratio": ({"adversarial": "fgm", "ratio": 1.5}, "adversarial trainer: expected ratio in (0, 1], got 1.5"),
-    "a model to train anew": ({"classifier": "mine.keras"}, "expected --adversarial fgm or pgd with --classifier, got none"),
+    "a model to train anew": (
+        {"classifier": "mine.keras"},
+        "expected --adversarial fgm or pgd, or --masked, with --classifier, got none",
+    ),
     "an attack's size without the attack": (
         {"eps": 0.1, "trades": 6},
         "expected --adversarial fgm or pgd with --eps and --trades, got none",
