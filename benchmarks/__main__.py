@@ -41,8 +41,8 @@ _HEAD = """# Benchmarks
 `make bench` writes this page; `python -m benchmarks strip` measures one section again. Peers run warm, in turns with Hauberk, on the same
 machine and data, so that the ratios can be compared; unfavourable figures are kept.
 
-Each section says when it was measured. Those of before 2026-11-30 are about attacks, training, poison and purifiers, on TensorFlow, which still
-makes the gradients ([0015](decisions/0015-one-engine.md)).
+Each section says when it was measured. Those of before 2026-11-30 are about attacks, training, poison and purifiers, on TensorFlow,
+which still makes the gradients ([0015](decisions/0015-one-engine.md)).
 
 """
 # The service first, while this process has not loaded TensorFlow, whose threads would take a processor from the servers.
