@@ -31,7 +31,7 @@ from models.training.reference_classifier import save
 from models.training.unlearning import Unlearned, unlearned_copy
 
 ACCURACY_BELOW = 0.25
-"""Of the expert on clean images that it was not trained on (section 3 of the paper; issue 16)."""
+"""Of the expert on clean images that it was not trained on (section 3 of the paper)."""
 _SECONDS_AT_MOST = 300.0
 _WATCHED = 3  # one image of so many is not trained on: it tells when the copy has unlearned, and how the rate is shared
 
