@@ -119,6 +119,7 @@ class ChoiceTerms:
         rate: of clean images that all detectors together may refuse.
         within_s: seconds that the trials may take; two are finished in any case.
         calls_at_most: model calls of a clean image for all detectors.
+        image_s: seconds that a clean image may take on average, its own call among them; they may allow fewer calls.
         candidates: names of the detectors that are tried; what cannot be fitted is left out.
         seed: of triggers, poison and fits.
     """
@@ -126,6 +127,7 @@ class ChoiceTerms:
     rate: float = 0.01
     within_s: float = 180.0
     calls_at_most: float = CALLS_AT_MOST
+    image_s: float | None = None
     candidates: tuple[str, ...] = CANDIDATES
     seed: int = 0
     progress: Progress = silent
@@ -241,6 +243,13 @@ class _Trials:
         )
         self.calls.append({one.name: one.mean_calls(thresholds[one.name]) for one in fitted})
 
+    def calls_at_most(self) -> float:
+        """Model calls of a clean image that the detectors may take."""
+        terms = self.terms
+        if terms.image_s is None:
+            return terms.calls_at_most
+        return min(terms.calls_at_most, terms.image_s / seconds_per_call(self.classifier) - 1)
+
     def _fitted(self, copy: KerasClassifier, held: Dataset) -> list[FittedDetector]:
         rate, seed = self.terms.rate, self.terms.seed
         parts = split(held, rate=rate, confidence=None, seed=seed, choosing_at_most=_EFFORT.choosing_images)
@@ -279,7 +288,7 @@ def _chosen(trials: _Trials, seconds: float) -> Choice:
     names = tuple(name for name in found[0].triggered if name not in trials.cannot)
     calls = {name: float(np.mean([cost[name] for cost in trials.calls])) for name in names}
     comparable = [trial.of(names) for trial in found]
-    shared = chosen_budgets(comparable, rate, calls=calls, calls_at_most=trials.terms.calls_at_most)
+    shared = chosen_budgets(comparable, rate, calls=calls, calls_at_most=max(trials.calls_at_most(), min(calls.values())))
     chosen = tuple(name for name in names if shared.budgets[name] > 0)
     return Choice(
         detectors=chosen,

@@ -173,6 +173,13 @@ class CalibrationPlan:
                 f"expected labels below {len(classifier.labels)}, the classes of the model, in the test split, got {most}"
             )
 
+    def check(self, classifier: Classifier, clean: Samples) -> Judgement:
+        """All that can be found out before the work; how right the bare classifier is. Raises: InvalidInput."""
+        self.check_clean(clean)
+        self.check_test(classifier)
+        check_twin(self.gradients, classifier)
+        return self.judged(classifier, clean)
+
     def judged(self, classifier: Classifier, clean: Samples) -> Judgement:
         """How right the bare classifier is. Raises: InvalidInput: no better than guessing, with the likely reason."""
         found = self.accuracy if self.accuracy is not None else judge(classifier, clean)
@@ -263,11 +270,8 @@ def calibrate(
     """
     served_as = served_name(out, name)
     check_target(out)
-    plan.check_clean(clean)
-    plan.check_test(classifier)
-    check_twin(plan.gradients, classifier)
     threads, began = plan.threads or processors(), time.monotonic() - plan.spent_s
-    accuracy = plan.judged(classifier, clean)
+    accuracy = plan.check(classifier, clean)
     if not isinstance(classifier, RemoteClassifier):
         announce(converting_told(classifier, len(clean)))
     conversion = converted(classifier, clean.images, threads=threads)

@@ -21,7 +21,7 @@ from defences.calibration.split import Terms
 from defences.calibration.split import split as split_data
 from defences.calibration.strip import fit_strip
 from defences.calibration.thresholds import CalibratedDetector, Fit, calibrate_detectors
-from defences.defended_classifier import DefendedClassifier, Detection, Preprocessor, Step
+from defences.defended_classifier import DefendedClassifier, Preprocessor, Step
 from defences.detectors.strip import Strip
 from defences.keyed import image_keys
 from evaluation.statistics.intervals import Share, share
@@ -51,12 +51,18 @@ class BackdoorBudget:
 
 @dataclass(frozen=True)
 class Refusals:
-    """Refusals of one detector at its calibrated threshold, whatever its mode; or of all enforcing detectors together."""
+    """Refusals of one detector at its calibrated threshold, whatever its mode; or of all enforcing detectors together.
+
+    Attributes:
+        refused_of_working: TPR over the triggered images to which the purified copy assigns the attacker's label: where a trigger does
+            not work, there is little for a detector to see, and nothing to prevent.
+    """
 
     name: str
     mode: str
     refused_triggered: Share
     refused_clean: Share
+    refused_of_working: Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,7 @@ class BackdoorRow:
         strip_mode: chosen by calibration; the rates of refusal below are STRIP's own in either mode.
         threshold: calibrated, for the staged statistic and in its unit (`defences/detectors/strip.py`).
         refused_triggered, refused_clean: TPR and FPR at that threshold.
-        refused_of_working: TPR over the triggered images to which the purified copy assigns the attacker's label.
+        refused_of_working: TPR over the triggered images on which the trigger works, see `Refusals`.
         answered: triggered images that the full stack answers with the attacker's label.
         detectors: every detector, STRIP first, their thresholds sharing one rate; the last row is all enforcing detectors together.
         auroc, tpr_at_one_percent, curve: of STRIP's full score, the mean under all overlays of what it decides by.
@@ -117,6 +123,7 @@ def backdoor_rows(
     preprocessors: Sequence[Step[Preprocessor]] = (),
     fits: Mapping[str, Fit] | None = None,
     patch: tuple[int, int] | None = None,
+    budgets: Mapping[str, float] | None = None,
     source: int = 0,
     target: int | None = None,
     rate: float = 0.01,
@@ -134,6 +141,7 @@ def backdoor_rows(
         preprocessors: as in `DefendedClassifier.preprocessors`; the attacker trains with the enforcing ones.
         fits: of the detectors beside STRIP, by name.
         patch: that the masks of patch_cleanser cover, if it is one of them.
+        budgets: of the rate, by detector (`joint_thresholds`); equal ones when none.
         source, target: class indices; by default the target is the last class.
         rate: in (0, 1), of clean images that the detectors may refuse together.
         progress: called with ("backdoor <kind>", steps done, steps in all).
@@ -160,6 +168,7 @@ def backdoor_rows(
         seed,
         progress,
         patch,
+        budgets,
     )
     split_data(scene.held_out, rate=rate, confidence=None, seed=seed)
     for kind in wanted:
@@ -184,6 +193,7 @@ class _Scene:
     seed: int
     progress: Progress
     patch: tuple[int, int] | None
+    budgets: Mapping[str, float] | None
 
     def told(self, kind: str, done: int) -> None:
         self.progress(f"backdoor {kind}", done, 4)
@@ -208,7 +218,7 @@ def _row(scene: _Scene, kind: str, backdoor: Backdoor) -> BackdoorRow:
     )
     scene.told(kind, 1)
     parts = split_data(scene.held_out, rate=scene.rate, confidence=None, seed=scene.seed)
-    terms = Terms(rate=scene.rate, seed=scene.seed, purified=scene.purified, patch=scene.patch)
+    terms = Terms(rate=scene.rate, seed=scene.seed, purified=scene.purified, patch=scene.patch, budgets=scene.budgets)
     calibrated = calibrate_detectors(copy, parts, scene.fits, terms)
     scene.told(kind, 2)
     row = _measured(scene, _Case(kind, backdoor, poisoned, copy, calibrated, started))
@@ -268,18 +278,19 @@ def _measured(scene: _Scene, case: _Case) -> BackdoorRow:
         refused_of_working=share(refused[works]),
         answered=share(triggered.labels == wanted),
         detectors=(
-            *map(_refusals, triggered.trace.detections, clean.trace.detections),
-            Refusals("together", "enforce", share(triggered.abstained), share(clean.abstained)),
+            *(
+                Refusals(one.name, one.mode, share(one.abstained), share(other.abstained), share(one.abstained[works]))
+                for one, other in zip(triggered.trace.detections, clean.trace.detections, strict=True)
+            ),
+            Refusals(
+                "together", "enforce", share(triggered.abstained), share(clean.abstained), share(triggered.abstained[works])
+            ),
         ),
         auroc=auroc(positives, negatives),
         tpr_at_one_percent=tpr_at_fpr(positives, negatives, 0.01),
         curve=roc(positives, negatives),
         seconds=time.perf_counter() - case.started,
     )
-
-
-def _refusals(triggered: Detection, clean: Detection) -> Refusals:
-    return Refusals(triggered.name, triggered.mode, share(triggered.abstained), share(clean.abstained))
 
 
 def _labels(classifier: KerasClassifier, images: Images) -> Labels:

@@ -63,7 +63,7 @@ def calibrate(
             help=f"Which detectors, with commas between: {', '.join(fittable())}; or auto: those that catch most of triggers that are "
             "planted in copies of the model."
         ),
-    ] = "strip",
+    ] = AUTO,
     false_abstention_rate: Annotated[float, typer.Option(help="Share of clean images all detectors together may refuse.")] = 0.01,
     evasion_eps: Annotated[
         float, typer.Option(help="Size (L-inf) of the attacks that detectors of evasion are trained on.")
@@ -125,9 +125,12 @@ def calibrate(
 
 def _chosen_for(classifier: KeptClassifier, clean: Samples, plan: CalibrationPlan) -> CalibrationPlan:
     """The plan with the detectors and budgets that trials on own triggers choose, in a part of its minutes."""
+    plan.check(classifier, clean)
     within_s = 60 * _TRIALS_SHARE * (plan.minutes or 0.0)
     with progress_bar("steps") as progress:
-        terms = ChoiceTerms(rate=plan.false_abstention_rate, within_s=within_s, seed=plan.seed, progress=progress)
+        terms = ChoiceTerms(
+            rate=plan.false_abstention_rate, within_s=within_s, image_s=plan.image_s, seed=plan.seed, progress=progress
+        )
         choice = choose_detectors(classifier, clean, terms)
     for line in choice.told():
         print(line)
