@@ -66,7 +66,7 @@ def test_the_bundle_declares_the_classifier_and_all_defences(bundle: Bundle) -> 
 
 
 def test_the_bundle_serves_what_the_card_says_it_measured(bundle: Bundle) -> None:
-    classifier = KerasClassifier.from_bundle(bundle)
+    classifier = classifier_of(bundle, threads=1)
     test = squares(60, seed=11)
     found = assemble(bundle, classifier, secret=b"").classify(test.images)
     measured = bundle.card["measured"]["test_split"]
@@ -103,7 +103,7 @@ def test_the_model_in_the_bundle_answers_as_the_one_given(bundle: Bundle, keras_
 def test_the_example_is_an_image_that_is_answered(bundle: Bundle) -> None:
     example = np.array(json.loads((bundle.directory / "example.json").read_text())["images"], np.float32)
     assert example.shape == (1, 16, 16, 3)
-    assert not assemble(bundle, KerasClassifier.from_bundle(bundle), secret=b"").classify(example).abstained.any()
+    assert not assemble(bundle, classifier_of(bundle, threads=1), secret=b"").classify(example).abstained.any()
 
 
 def test_calibrating_again_replaces_a_bundle_and_leaves_nothing_beside_it(
