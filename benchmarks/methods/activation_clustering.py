@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import joblib
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from attacks.backdoors.kinds import note
 from attacks.backdoors.poisoning import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
 from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
+from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import alternate, table
 from benchmarks.methods.backdoors import coloured_digits
 from defences.poison.activation_clustering import ActivationClustering
@@ -33,20 +35,23 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class _Case:
-    """A training set, poisoned or not, and which of its samples are clean."""
+    """A clean data set, and what poisons it: (clean data) -> the training set, and which of its samples are clean, bool [n].
+
+    The training set is made where it is used: all of them at once would take more than a gigabyte.
+    """
 
     name: str
-    data: Dataset
-    is_clean: NDArray[np.bool_]
+    clean: Dataset
+    poisoned: Callable[[Dataset], tuple[Dataset, NDArray[np.bool_]]]
 
 
 def section() -> str:
     """The page's section."""
     training = load_dataset(MNIST)
     first = training.take(slice(0, 10_000))
-    tutorial = [_row(case, _trained(case.data, _SEED), with_art=True) for case in _tutorial_cases(first)]
+    tutorial = _rows("tutorial", _tutorial_cases(first), with_art=True)
     colours = coloured_digits(training.take(slice(10_000, 20_000)), seed=_SEED)
-    coloured = [_row(case, _trained(case.data, _SEED), with_art=False) for case in _colour_cases(colours)]
+    coloured = _rows("colour", _colour_cases(colours), with_art=False)
     header = ("training set", *(f"{detector.name.replace('_', ' ')}: TPR, FPR" for detector in _detectors(_SEED)))
     return (
         "## Activation clustering\n\n"
@@ -66,12 +71,12 @@ def section() -> str:
 def _tutorial_cases(first: Dataset) -> list[_Case]:
     trigger = CornerPattern()
     every = AllToAll(_CLASSES)
-    cases = [_poisoned(f"all classes, {100 * rate:g} %", first, trigger, every, rate) for rate in (0.1, 0.33, 0.5, 0.6)]
+    cases = [_Case(f"all classes, {100 * rate:g} %", first, _by(trigger, every, rate)) for rate in (0.1, 0.33, 0.5, 0.6)]
     cases += [
-        _poisoned(f"one class, {of} of it", first, trigger, SourceSpecific((3,), 4), rate)
+        _Case(f"one class, {of} of it", first, _by(trigger, SourceSpecific((3,), 4), rate))
         for of, rate in (("a tenth", 0.011), ("a third", 0.047), ("half", 0.091), ("two thirds", 0.165))
     ]
-    return [*cases, _Case("clean", first, np.ones(len(first), bool))]
+    return [*cases, _Case("clean", first, _as_it_is)]
 
 
 def _colour_cases(colours: Dataset) -> list[_Case]:
@@ -94,13 +99,24 @@ def _colour_cases(colours: Dataset) -> list[_Case]:
         ("warped, 10 %", warp, one, 0.1, 0),
         ("clean labels, stripes, 5 %", Sinusoidal(amplitude=0.3), CleanLabel(7), 0.05, 0),
     )
-    cases = [_poisoned(name, colours, trigger, labels, rate, cover) for name, trigger, labels, rate, cover in kinds]
-    return [*cases, _Case("clean", colours, np.ones(len(colours), bool))]
+    cases = [_Case(name, colours, _by(trigger, labels, rate, cover)) for name, trigger, labels, rate, cover in kinds]
+    return [*cases, _Case("clean", colours, _as_it_is)]
 
 
-def _poisoned(name: str, data: Dataset, trigger: Trigger, labels: LabelMap, rate: float, cover: float = 0.0) -> _Case:
-    made = poison(data, trigger, labels, rate=rate, cover_rate=cover, seed=_SEED)
-    return _Case(name, made.data, ~made.is_poison)
+def _by(
+    trigger: Trigger, labels: LabelMap, rate: float, cover: float = 0.0
+) -> Callable[[Dataset], tuple[Dataset, NDArray[np.bool_]]]:
+    """What poisons a data set with this trigger."""
+
+    def poisoned(clean: Dataset) -> tuple[Dataset, NDArray[np.bool_]]:
+        made = poison(clean, trigger, labels, rate=rate, cover_rate=cover, seed=_SEED)
+        return made.data, ~made.is_poison
+
+    return poisoned
+
+
+def _as_it_is(clean: Dataset) -> tuple[Dataset, NDArray[np.bool_]]:
+    return clean, np.ones(len(clean), bool)
 
 
 def _trained(data: Dataset, seed: int) -> KerasClassifier:
@@ -130,11 +146,18 @@ def _trained(data: Dataset, seed: int) -> KerasClassifier:
     return KerasClassifier(model)
 
 
-def _row(case: _Case, classifier: KerasClassifier, *, with_art: bool) -> list[str]:
-    shown = TrainingSet.of(classifier, case.data)
-    cells = [_cell(case, detector.detect(shown)) for detector in _detectors(_SEED)]
+def _rows(part: str, cases: Sequence[_Case], *, with_art: bool) -> list[list[str]]:
+    return [*_kept(part, {case.name: partial(_row, case, with_art=with_art) for case in cases}).values()]
+
+
+def _row(case: _Case, *, with_art: bool) -> list[str]:
+    """Train a network on the case's training set, and look for the poison in it."""
+    data, is_clean = case.poisoned(case.clean)
+    classifier = _trained(data, _SEED)
+    shown = TrainingSet.of(classifier, data)
+    cells = [_cell(detector.detect(shown), is_clean) for detector in _detectors(_SEED)]
     if with_art:
-        cells += [_rates(_art_is_clean(classifier, case.data, hidden=hidden), case.is_clean) for hidden in (True, False)]
+        cells += [_rates(_art_is_clean(classifier, data, hidden=hidden), is_clean) for hidden in (True, False)]
     return [case.name, *cells]
 
 
@@ -143,8 +166,8 @@ def _detectors(seed: int) -> tuple[PoisonDetector, ...]:
     return ActivationClustering(seed=seed), StatisticalContaminationAnalyzer(seed=seed), SpectralSignatures(seed=seed)
 
 
-def _cell(case: _Case, found: Findings) -> str:
-    return f"{_rates(found.is_clean, case.is_clean)} ({len(found.poisoned)})"
+def _cell(found: Findings, truth: NDArray[np.bool_]) -> str:
+    return f"{_rates(found.is_clean, truth)} ({len(found.poisoned)})"
 
 
 def _rates(is_clean: NDArray[np.bool_], truth: NDArray[np.bool_]) -> str:
@@ -185,19 +208,9 @@ def _art(classifier: KerasClassifier, data: Dataset, *, hidden: bool) -> Any:
 
 def _clean(first: Dataset) -> str:
     """Suspicious classes of networks trained on clean digits with different seeds, and whether a second run agrees."""
-    suspicious, flagged, agree = [], [], True
-    for seed in range(_SEEDS_CLEAN):
-        classifier = _trained(first, seed)
-        shown = TrainingSet.of(classifier, first)
-        all_found = [detector.detect(shown) for detector in _detectors(seed)]
-        suspicious.append(sum(len(found.poisoned) for found in all_found))
-        flagged.append(float((~_art_is_clean(classifier, first, hidden=True)).mean()))
-        if seed == 0:
-            again = [detector.detect(shown) for detector in _detectors(seed)]
-            agree = all(
-                one.classes == other.classes and bool((one.is_clean == other.is_clean).all())
-                for one, other in zip(all_found, again, strict=True)
-            )
+    found = _kept("clean", {f"seed {seed}": partial(_clean_row, first, seed) for seed in range(_SEEDS_CLEAN)}).values()
+    suspicious, flagged = [row["suspicious"] for row in found], [row["flagged"] for row in found]
+    agree = all(row["agree"] for row in found)
     return (
         f"Suspicious classes, all three detectors together: {', '.join(map(str, suspicious))}. Two runs "
         f"{'agree' if agree else 'DISAGREE'}. ART, last hidden layer, flags {100 * min(flagged):.1f} to {100 * max(flagged):.1f} % "
@@ -205,8 +218,34 @@ def _clean(first: Dataset) -> str:
     )
 
 
+def _clean_row(first: Dataset, seed: int) -> dict[str, Any]:
+    """How many classes are suspicious, the share of samples that ART flags, and whether a second run agrees, asked of seed 0 only."""
+    classifier = _trained(first, seed)
+    shown = TrainingSet.of(classifier, first)
+    all_found = [detector.detect(shown) for detector in _detectors(seed)]
+    flagged = float((~_art_is_clean(classifier, first, hidden=True)).mean())
+    again = [detector.detect(shown) for detector in _detectors(seed)] if seed == 0 else all_found
+    agree = all(
+        one.classes == other.classes and bool((one.is_clean == other.is_clean).all())
+        for one, other in zip(all_found, again, strict=True)
+    )
+    return {"suspicious": sum(len(found.poisoned) for found in all_found), "flagged": flagged, "agree": agree}
+
+
 def _time(training: Dataset) -> str:
     """Seconds from images to verdicts, ours and ART's, warm, alternating, on the tutorial's poison in 60,000 images."""
+    found = _kept("time", {"60,000 images": partial(_time_row, training)})["60,000 images"]
+    clustering, contamination, hidden, default = found["seconds"]
+    return (
+        f"Activation clustering {clustering:.1f} s, activations, verdicts and second looks at the classes included; the statistical "
+        f"contamination analyzer, with the same activations, {contamination:.1f} s; ART {hidden:.1f} s with the last hidden layer "
+        f"(**{hidden / clustering:.1f}x**), {default:.1f} s with its default ({default / clustering:.1f}x). "
+        f"Training the network on 20,000 of them took {found['trained_s']:.0f} s.\n"
+    )
+
+
+def _time_row(training: Dataset) -> dict[str, Any]:
+    """Seconds of clustering, of the contamination analyzer and of ART with either layer, and those the training took."""
     made = poison(training, CornerPattern(), AllToAll(_CLASSES), rate=0.1, in_place=True, seed=_SEED)
     started = time.perf_counter()
     classifier = _trained(made.data.take(slice(0, 20_000)), _SEED)
@@ -220,13 +259,7 @@ def _time(training: Dataset) -> str:
 
     contenders: list[Callable[[], object]] = [ours, contamination]
     contenders += [lambda hidden=hidden: _art_is_clean(classifier, made.data, hidden=hidden) for hidden in (True, False)]  # type: ignore[misc]
-    seconds = alternate(contenders, _ROUNDS)
-    return (
-        f"Activation clustering {seconds[0]:.1f} s, activations, verdicts and second looks at the classes included; the statistical "
-        f"contamination analyzer, with the same activations, {seconds[1]:.1f} s; ART {seconds[2]:.1f} s with the last hidden layer "
-        f"(**{seconds[2] / seconds[0]:.1f}x**), {seconds[3]:.1f} s with its default ({seconds[3] / seconds[0]:.1f}x). "
-        f"Training the network on 20,000 of them took {trained_s:.0f} s.\n"
-    )
+    return {"seconds": alternate(contenders, _ROUNDS), "trained_s": trained_s}
 
 
 def _on_threads(_: str, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -234,6 +267,11 @@ def _on_threads(_: str, function: Callable[..., Any], calls: Iterable[tuple[Any,
     return list(
         joblib.Parallel(n_jobs=_THREADS, backend="threading")(joblib.delayed(function)(*arguments) for arguments in calls)
     )
+
+
+def _kept(part: str, rows: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """These rows; the whole trains dozens of networks, and goes on after the last row that is kept."""
+    return kept_rows(f"clustering_{part}", rows, plan={"numbers": [_SEED, _EPOCHS, _CLASSES, _THREADS, _ROUNDS]})
 
 
 if __name__ == "__main__":

@@ -156,48 +156,40 @@ def conclude(fitted: Sequence[FittedDetector], terms: Terms) -> tuple[Calibrated
     A very low threshold is enforced too: its promise about clean images holds all the same, and a poisoned classifier that is confident
     of every answer must not be able to switch off its own detector.
     """
-    by_rate = dict(zip([one.name for one in fitted if one.fixed is None], _by_rate(fitted, terms), strict=True))
-    return tuple(by_rate[one.name] if one.fixed is None else _as_fixed(one, one.fixed) for one in fitted)
+    open_ones = [one for one in fitted if one.fixed is None]
+    groups = [[one for one in open_ones if not one.only_monitors], *([one] for one in open_ones if one.only_monitors)]
+    found = {one.name: one for group in groups for one in _sharing(group, terms, alone=len(fitted) == 1)}
+    for one in fitted:
+        if one.fixed is not None:
+            found[one.name] = CalibratedDetector(one, one.fixed.threshold, one.fixed.mode, one.fixed.reason)
+    return tuple(found[one.name] for one in fitted)
 
 
-def _as_fixed(fitted: FittedDetector, fixed: Fixed) -> CalibratedDetector:
-    return CalibratedDetector(fitted, fixed.threshold, fixed.mode, fixed.reason)
+def _sharing(group: Sequence[FittedDetector], terms: Terms, *, alone: bool) -> list[CalibratedDetector]:
+    """Detectors that share the rate; one that only monitors takes nothing from the others, and is a group of its own.
 
-
-def _by_rate(fitted: Sequence[FittedDetector], terms: Terms) -> list[CalibratedDetector]:
-    """Those that share the rate, in their order."""
-    sharing = [one for one in fitted if one.fixed is None]
-    if not sharing:
+    Args:
+        alone: whether no other detector is calibrated beside a single one, whose reason then need not name it.
+    """
+    if not group:
         return []
-    rate, confidence = terms.rate, terms.confidence
-    thresholds = _thresholds(sharing, terms)
-    promise = "on average over calibrations" if confidence is None else f"with confidence {confidence:g}"
-    by = "" if len(fitted) == 1 else f" by {' or '.join(one.name for one in sharing)}"
+    budgets = None if terms.budgets is None or len(group) == 1 else [terms.budgets[one.name] for one in group]
+    choosing, holding = [one.choosing for one in group], [one.holding for one in group]
+    found = joint_thresholds(choosing, holding, terms.rate, terms.confidence, budgets=budgets)
+    by = "" if alone else f" by {' or '.join(one.name for one in group)}"
+    promise = "on average over calibrations" if terms.confidence is None else f"with confidence {terms.confidence:g}"
     calibrated = []
-    for one in sharing:
-        found = thresholds[one.name]
-        threshold = found if found >= one.lowest else -np.inf
+    for one, level in zip(group, found, strict=True):
+        threshold = level if level >= one.lowest else -np.inf
         reason = (
             f"threshold {threshold:.4g} {one.unit}".rstrip()
-            + f" from {len(one.holding)} held images: at most {rate:g} of clean images refused{by} {promise}{one.remark(threshold)}"
+            + f" from {len(one.holding)} held images: at most {terms.rate:g} of clean images refused{by} {promise}"
+            + one.remark(threshold)
+            + (f"; {one.only_monitors}" if one.only_monitors else "")
         )
-        reason += f"; {one.only_monitors}" if one.only_monitors else ""
         monitors = threshold == -np.inf or one.only_monitors
         calibrated.append(CalibratedDetector(one, threshold, "monitor" if monitors else "enforce", reason))
     return calibrated
-
-
-def _thresholds(fitted: Sequence[FittedDetector], terms: Terms) -> dict[str, float]:
-    """Of every detector: those that enforce share the rate, and one that only monitors, and takes nothing from it, has its own."""
-    enforcing = [one for one in fitted if not one.only_monitors]
-    thresholds: dict[str, float] = {}
-    for group in (enforcing, *([one] for one in fitted if one.only_monitors)):
-        if group:
-            budgets = None if terms.budgets is None or len(group) == 1 else [terms.budgets[one.name] for one in group]
-            choosing, holding = [one.choosing for one in group], [one.holding for one in group]
-            found = joint_thresholds(choosing, holding, terms.rate, terms.confidence, budgets=budgets)
-            thresholds |= {one.name: threshold for one, threshold in zip(group, found, strict=True)}
-    return thresholds
 
 
 def calibration_arrays(detectors: Sequence[CalibratedDetector]) -> dict[str, NDArray[Any]]:

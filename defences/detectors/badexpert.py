@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.defence import Defence, DefenceRecord
+from defences.detectors.unprobed import WithoutProbes
 from defences.errors import InvalidInput, InvalidParameter
 from defences.keyed import Keys
 from models.bundle import Bundle
@@ -107,37 +108,21 @@ class BaDExpert(Defence):
         return f"refuses at log odds of {self.threshold:.4g} or less against the label"
 
 
-class BaDExpertSession:
+class BaDExpertSession(WithoutProbes):
     """A `DetectorSession`: the expert looks at an image when it joins, and the image is decided as soon as its answer is there.
 
     It asks for no probes: an undecided image waits for the forward call that answers it.
     """
 
     def __init__(self, detector: BaDExpert) -> None:
+        super().__init__(detector.threshold, calls=1)
         self._detector = detector
         self._outputs: Probabilities
-        self.scores = np.empty(0)
         self._shape: tuple[int, ...] = ()
-
-    @property
-    def abstained(self) -> NDArray[np.bool_]:
-        return self.scores <= self._detector.threshold
 
     @property
     def undecided(self) -> NDArray[np.int64]:
         return np.isnan(self.scores).nonzero()[0]
-
-    @property
-    def calls(self) -> NDArray[np.int64]:
-        return np.ones(len(self.scores), np.int64)
-
-    @property
-    def next_calls(self) -> NDArray[np.int64]:
-        return np.zeros(len(self.scores), np.int64)
-
-    @property
-    def entropies(self) -> NDArray[np.float64]:
-        return np.full(len(self.scores), np.nan)
 
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Drop all images but those at `kept`, and show these to the expert. Raises: ValueError: outputs that are no probabilities."""

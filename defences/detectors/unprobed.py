@@ -17,8 +17,10 @@ FeatureScore = Callable[[Features, Labels], NDArray[np.float64]]
 """Features [n, d] and answered classes [n] -> scores [n]; low is suspicious."""
 
 
-class _Decided:
-    """What both sessions have in common: no image is ever undecided, and a threshold decides.
+class WithoutProbes:
+    """What sessions without probes have in common: every image costs the same, and a threshold decides once it has a score.
+
+    No image is ever undecided, except in a session that decides in `decide`: that overrides `undecided`, `probe` and `decide`.
 
     Args:
         threshold: an image is refused when its score is not above it.
@@ -27,8 +29,11 @@ class _Decided:
 
     def __init__(self, threshold: float, calls: int) -> None:
         self._threshold, self._calls = threshold, calls
-        self.abstained = np.empty(0, bool)
         self.scores = np.empty(0)
+
+    @property
+    def abstained(self) -> NDArray[np.bool_]:
+        return self.scores <= self._threshold  # never where there is no score yet, which is NaN
 
     @property
     def undecided(self) -> NDArray[np.int64]:
@@ -50,17 +55,17 @@ class _Decided:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not asked for probes")
 
-    def decide(self, outputs: Probabilities, answers: Probabilities | None = None) -> None:
+    def decide(self, outputs: Probabilities, answers: Probabilities) -> None:
         """Never called."""
         raise AssertionError("a detector that is never undecided is not told of outputs")
 
 
-class UnprobedSession(_Decided):
+class UnprobedSession(WithoutProbes):
     """A `DetectorSession` in which every image is decided as it joins.
 
     Args:
         score: called once for each image; a score that is not finite fails the stage, since NaN would pass every threshold.
-        threshold, calls: see `_Decided`.
+        threshold, calls: see `WithoutProbes`.
     """
 
     def __init__(self, score: Score, threshold: float, *, calls: int = 0) -> None:
@@ -70,17 +75,16 @@ class UnprobedSession(_Decided):
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Forget all images but those at `kept`, and decide on these behind them. Raises: ValueError: a score that is no number."""
         self.scores = np.concatenate([self.scores[kept], _checked(self._score(images), len(images))])
-        self.abstained = self.scores <= self._threshold
 
 
-class LayerSession(_Decided):
+class LayerSession(WithoutProbes):
     """A `FeatureSession`: images are decided by the features that come with their answers.
 
     Between `join` and `see` the score of an image is NaN; the data path decides on no image that it has not predicted.
 
     Args:
         score: called once for each image, as above.
-        threshold: see `_Decided`.
+        threshold: see `WithoutProbes`.
     """
 
     def __init__(self, score: FeatureScore, threshold: float) -> None:
@@ -90,14 +94,11 @@ class LayerSession(_Decided):
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Forget all images but those at `kept`, and wait for the features of these behind them."""
         self.scores = np.concatenate([self.scores[kept], np.full(len(images), np.nan)])
-        self.abstained = np.concatenate([self.abstained[kept], np.zeros(len(images), bool)])
 
     def see(self, features: Features, answers: Probabilities) -> None:
         """Decide on the images that joined last. Raises: ValueError: a score that is no number."""
         n = len(features)
-        scores = _checked(self._score(features, answers.argmax(axis=1)), n)
-        self.scores[len(self.scores) - n :] = scores
-        self.abstained[len(self.scores) - n :] = scores <= self._threshold
+        self.scores[len(self.scores) - n :] = _checked(self._score(features, answers.argmax(axis=1)), n)
 
 
 def _checked(scores: NDArray[np.float64], images: int) -> NDArray[np.float64]:

@@ -153,11 +153,12 @@ def _summarise(calibrated: Calibrated, plan: CalibrationPlan) -> None:
     print(printable(f"bundle {bundle.name} {bundle.version} written to {bundle.directory}"))
     chosen = {purifier.purifier.name: f": weight {purifier.purifier.weight:g}; {purifier.reason}"}
     chosen |= {detector.name: f": {detector.fitted.summary}; {detector.reason}" for detector in calibrated.detectors}
-    print(printable(f"  {'engine':<15}  {_engine(calibrated)}"))
-    print(f"  {'able':<15}  {calibrated.capabilities.in_words()}")
+    lines = {"engine": _engine(calibrated), "able": calibrated.capabilities.in_words()}
     for declared in bundle.settings["defences"]:
-        name = declared["name"]
-        print(printable(f"  {name:<15}  {declared['mode']}{chosen.get(name, '')}"))
+        lines[declared["name"]] = f"{declared['mode']}{chosen.get(declared['name'], '')}"
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        print(printable(f"  {name:<{width}}  {text}"))
     print(f"  {_what_an_image_takes(calibrated)}")
     for where, numbers in calibrated.measured.items():
         answered = numbers.accuracy_on_answered

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,27 +97,10 @@ def train(
 
     Example: hauberk train --data models/data/mnist.npz --rows 0:55000 --out mnist.keras
     """
-    if out.suffix != ".keras":
-        raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
-    if out.is_dir():
-        raise InvalidInput(f"expected --out to be a file to write, got {out}, which is a directory")
-    if classifier is not None and adversarial is None and not masked:
-        raise InvalidInput(
-            "expected --adversarial fgm or pgd, or --masked, with --classifier, got none; a model is hardened, not trained anew"
-        )
-    if masked and adversarial is not None:
-        raise InvalidInput("expected --adversarial or --masked, got both; train with one, and then the result with the other")
-    if patch is not None and not masked:
-        raise InvalidInput("expected --masked with --patch, got none")
-    covered = read_patch(patch or _PATCH) if masked else None
+    _check_file(out)
     hardening = {"eps": eps, "iterations": iterations, "ratio": ratio, "trades": trades, "shift": shift, "patience": patience}
-    said = [f"--{name}" for name, value in hardening.items() if value != _HARDENING[name]]
-    if said and adversarial is None:  # who says how strong the attack is believes that there is one
-        raise InvalidInput(f"expected --adversarial fgm or pgd with {' and '.join(said)}, got none")
-    if classifier is None and not declared.is_empty:
-        raise InvalidInput(
-            "expected --classifier with options that say how a model reads images, got none; a new model reads 0,1 and ends in a softmax"
-        )
+    _check_together(classifier, declared, adversarial=adversarial, hardening=hardening, masked=masked, patch=patch)
+    covered = read_patch(patch or _PATCH) if masked else None
     check_writable(out.parent)
     used = threads or processors()
     recipe = Recipe(epochs=epochs, seed=seed)
@@ -150,6 +134,41 @@ def train(
         printable(out) + f": {trained.model.count_params():,} parameters, {len(dataset):,} images, {epochs} epochs, seed {seed}"
     )
     _judge(trained, dataset, judged_on, what)
+
+
+def _check_file(out: Path) -> None:
+    """Raises: InvalidInput: no file that a model is written to."""
+    if out.suffix != ".keras":
+        raise InvalidInput(f"expected --out to end in .keras, got {out.name}")
+    if out.is_dir():
+        raise InvalidInput(f"expected --out to be a file to write, got {out}, which is a directory")
+
+
+def _check_together(
+    classifier: Path | None,
+    declared: Declaration,
+    *,
+    adversarial: str | None,
+    hardening: Mapping[str, float | None],
+    masked: bool,
+    patch: str | None,
+) -> None:
+    """Raises: InvalidInput: options that exclude each other, or that mean nothing without one that is not given."""
+    if classifier is not None and adversarial is None and not masked:
+        raise InvalidInput(
+            "expected --adversarial fgm or pgd, or --masked, with --classifier, got none; a model is hardened, not trained anew"
+        )
+    if masked and adversarial is not None:
+        raise InvalidInput("expected --adversarial or --masked, got both; train with one, and then the result with the other")
+    if patch is not None and not masked:
+        raise InvalidInput("expected --masked with --patch, got none")
+    said = [f"--{name}" for name, value in hardening.items() if value != _HARDENING[name]]
+    if said and adversarial is None:  # who says how strong the attack is believes that there is one
+        raise InvalidInput(f"expected --adversarial fgm or pgd with {' and '.join(said)}, got none")
+    if classifier is None and not declared.is_empty:
+        raise InvalidInput(
+            "expected --classifier with options that say how a model reads images, got none; a new model reads 0,1 and ends in a softmax"
+        )
 
 
 def _hardened(

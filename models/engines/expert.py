@@ -27,7 +27,6 @@ from models.classifier import (
     Probabilities,
 )
 from models.errors import INSTALL_TENSORFLOW, InvalidBundle, InvalidInput
-from models.preparation import Preparation
 
 
 class _Graph(ClassifierWrapper):
@@ -76,16 +75,7 @@ def keras_expert_of(bundle: Bundle, *, threads: int | None = None) -> Differenti
         )
     from models.engines.keras import KerasClassifier
 
-    settings = bundle.settings["classifier"]
-    with bundle.copied(EXPERT) as path:  # what is loaded is what was hashed
-        return KerasClassifier.load(
-            path,
-            threads=threads,
-            labels=bundle.labels,
-            input_shape=bundle.input_shape,
-            preparation=Preparation.from_settings(settings),
-            outputs=settings["outputs"],
-        )
+    return KerasClassifier.from_bundle(bundle, file=EXPERT, threads=threads)
 
 
 def check_expert(bundle: Bundle) -> None:

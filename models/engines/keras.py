@@ -160,10 +160,10 @@ class KerasClassifier:
         return cls(load_model(path, threads=threads), **options)
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> KerasClassifier:
-        """The classifier of a bundle."""
+    def from_bundle(cls, bundle: Bundle, *, file: str | None = None, threads: int | None = None) -> KerasClassifier:
+        """The classifier of a bundle, or one in another `file` of it that reads and answers as that does."""
         settings = bundle.settings["classifier"]
-        with bundle.copied(settings["file"]) as path:  # what is loaded is what was hashed
+        with bundle.copied(file or settings["file"]) as path:  # what is loaded is what was hashed
             return cls.load(
                 path,
                 threads=threads,

@@ -155,6 +155,17 @@ def test_a_detector_that_only_monitors_takes_nothing_from_the_rate() -> None:
     assert (dull.mode, dull.threshold) == ("monitor", conformal_threshold(monitoring.holding, 0.05))
 
 
+def test_the_reason_names_those_that_share_the_rate_and_no_detector_that_only_monitors() -> None:
+    every = [fitted("sharp", 0), fitted("watching", 10, only_monitors="too few images"), fitted("dull", 20)]
+    sharp, watching, dull = conclude(every, Terms(rate=0.05))
+    assert [each.mode for each in (sharp, watching, dull)] == ["enforce", "monitor", "enforce"]
+    for each in (sharp, dull):
+        assert each.reason.endswith("at most 0.05 of clean images refused by sharp or dull on average over calibrations")
+    assert watching.reason.endswith("refused by watching on average over calibrations; too few images")
+    (alone,) = conclude(every[:1], Terms(rate=0.05, confidence=0.9))
+    assert alone.reason.endswith("at most 0.05 of clean images refused with confidence 0.9")
+
+
 def test_a_plan_has_a_budget_for_each_of_its_detectors() -> None:
     with pytest.raises(InvalidInput, match="a budget of each of strip, got sentinet"):
         CalibrationPlan(detectors=("strip",), budgets={"sentinet": 1.0})

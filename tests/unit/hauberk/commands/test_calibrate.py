@@ -425,6 +425,8 @@ def test_automatic_detectors_of_few_images_are_the_usual_ones_and_the_card_says_
     assert "  detectors: strip, layer_disagreement\n" in ran.output
     why = "no triggers of our own were tried: that takes 1,500 clean images, got 420"
     assert f"  {why}\n" in ran.output
+    for name, mode in (("strip", "enforce"), ("layer_disagreement", ""), ("reverse_sigmoid", "enforce")):
+        assert f"\n  {name:<18}  {mode}" in ran.output
     bundle = read_bundle(tmp_path / "auto")
     assert {"strip", "layer_disagreement"} <= {defence["name"] for defence in bundle.settings["defences"]}
     assert bundle.card["calibration"]["choice"]["said"] == [why]
