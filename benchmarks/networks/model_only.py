@@ -27,10 +27,10 @@ _Row = Mapping[str, Any]
 def section() -> str:
     """The page's section."""
     fleets = {
-        "clean": fleet((CLEAN,), _CLEAN, seed=10),
-        "backdoored": fleet(ON_ANY_IMAGE, _BACKDOORED, seed=11),
-        "content": fleet(ON_CONTENT, _ON_CONTENT, seed=12),
-        "bounded": fleet(("corner_pattern", "single_pixel", "blended", "image_patch"), _BOUNDED, seed=13, confidence=_CONFIDENCE),
+        "clean": fleet((CLEAN,), _CLEAN, seed=20),
+        "backdoored": fleet(ON_ANY_IMAGE, _BACKDOORED, seed=21),
+        "content": fleet(ON_CONTENT, _ON_CONTENT, seed=22),
+        "bounded": fleet(("corner_pattern", "single_pixel", "blended", "image_patch"), _BOUNDED, seed=23, confidence=_CONFIDENCE),
     }
     work: dict[str, Callable[[], Any]] = {one.name: partial(_judged, one) for some in fleets.values() for one in some}
     rows = kept_rows("model_only", work, plan={"p_at_most": _JUDGE.p_at_most})
@@ -45,7 +45,7 @@ def section() -> str:
         f"{_of_kinds(backdoored)}\n{_wanted(clean, backdoored)}\n"
         f"The smallest p of a clean network is {min(row['p'] for row in clean):.2g}, the largest of one with a backdoor "
         f"{max(row['p'] for row in backdoored):.2g}.\n\n"
-        f"### Each score alone\n\nGrubbs's p of one score at most {_JUDGE.p_at_most:g}, without the factor of nine.\n\n"
+        f"### Each score alone\n\nGrubbs's p of one score at most {_JUDGE.p_at_most:g}.\n\n"
         f"{_of_scores(clean, backdoored)}\n"
         f"### Triggers that need certain images\n\n{_of_kinds(content)}\n"
         "### An attacker who bounds the target's margins\n\nCover samples with the same trigger, so that the network is sure of the "

@@ -10,8 +10,9 @@ the mean margin and the mean probability over made images with the best pattern 
 
 m_t(x) = z_t(x) - max_{i != t} z_i(x), p the softmax of z; the arcsine evens out the spread of shares. The 70 images s are made of noise
 and of the network (`defences.networks.made_images`), since there are no data. For every score Grubbs's test asks whether a class is
-above the others (`defences.networks.class_outliers`); the class's p is the smallest of all, times nine (Bonferroni). That holds for
-classes that are draws of one normal distribution; docs/benchmarks.md has what it does on networks without a backdoor.
+above the others; the nine answers are one test (Cauchy combination, `defences.networks.class_outliers`), in which the largest margin, the
+weak and the sparse patterns weigh a third each. That holds for classes that are draws of one normal distribution; docs/benchmarks.md has
+what it does on networks without a backdoor.
 Cost: for k classes about 3,300 k forward and backward passes. Few classes have no power: under 5 it cannot be told.
 Raises: InvalidInput: outputs that are not finite.
 """
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from defences.errors import InvalidInput, InvalidParameter
 from defences.networks.changes import Sparse, Weak
-from defences.networks.class_outliers import CLASSES_AT_LEAST, distances, p_values
+from defences.networks.class_outliers import CLASSES_AT_LEAST, combined_p_values, distances
 from defences.networks.findings import JudgedClass, NetworkFindings, NetworkVerdict
 from defences.networks.made_images import MADE_IN, MadeImages, made_images
 from defences.networks.mm_bd import largest_margins
@@ -41,6 +42,9 @@ SETS = (*(f"weak pattern (1/{1 / size:.0f})" for size in _WEAK), *(f"sparse patt
 
 SCORES = ("largest margin", *(f"{what} under a {which}" for which in SETS for what in ("margin", "probability")))
 """What each class is compared by; of a probability the arcsine of its root."""
+
+_WEIGHTS = np.array([1.0, *[1 / len(SETS)] * (2 * len(SETS))]) / 3
+"""Of the scores: a third for each of the three ways to look, since those of one way say much the same."""
 
 _STARTS, _MARGIN_STEPS = 8, 30
 _OF_CLASSES, _OF_NOISE, _STEPS = 40, 30, 10
@@ -87,11 +91,11 @@ class TargetSearch:
 
     def _findings(self, classifier: DifferentiableClassifier, made: MadeImages, evidence: _Evidence) -> NetworkFindings:
         scores, untold = evidence.scores, _untold(classifier, made)
-        p = np.minimum(1, len(scores) * np.stack([p_values(row) for row in scores]))
+        p = combined_p_values(scores, _WEIGHTS)
         apart = np.stack([distances(row) for row in scores])
         by = apart.argmax(axis=0)
         classes = tuple(
-            self._judged(label, name, by[label], scores[:, label], apart[:, label], p[:, label], untold)
+            self._judged(label, name, by[label], scores[:, label], apart[:, label], p[label], untold)
             for label, name in enumerate(classifier.labels)
         )
         suspicious = [one for one in classes if one.verdict == "backdoor"]
@@ -109,17 +113,17 @@ class TargetSearch:
         by: int,
         scores: NDArray[np.float64],
         apart: NDArray[np.float64],
-        p: NDArray[np.float64],
+        p: float,
         untold: str,
     ) -> JudgedClass:
-        found = bool(p[by] <= self.p_at_most)
+        found = bool(p <= self.p_at_most)
         verdict: NetworkVerdict = "cannot tell" if untold else "backdoor" if found else "clean"
         reason = (
-            f"its {SCORES[by]} is {apart[by]:.1f} deviations above those of the other classes (p = {p[by]:.2g}, "
+            f"its {SCORES[by]} is {apart[by]:.1f} deviations above those of the other classes (with its other scores p = {p:.2g}, "
             f"{'at most' if found else 'above'} {self.p_at_most:g})"
         )
         return JudgedClass(
-            label, name, verdict, untold or reason, SCORES[by], float(apart[by]), float(p[by]), [float(one) for one in scores]
+            label, name, verdict, untold or reason, SCORES[by], float(apart[by]), float(p), [float(one) for one in scores]
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from defences.networks.class_outliers import distances, p_values
+from defences.networks.class_outliers import combined_p_values, distances, p_values
 
 
 def test_a_class_is_compared_with_the_others_as_student_compares_one_draw_with_a_sample() -> None:
@@ -39,3 +39,23 @@ def test_with_fewer_classes_one_has_to_lie_further_away(classes: int, deviations
 def test_classes_that_are_all_the_same_are_no_outliers() -> None:
     assert (p_values(np.zeros(10)) >= 0.5).all()
     assert p_values(np.array([*[1.0] * 9, 2.0]))[-1] < 1e-9
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.7, 1.0])
+def test_scores_together_keep_the_rate_however_they_depend_on_each_other(shared: float) -> None:
+    rng, weights = np.random.default_rng(2), np.array([0.4, 0.3, 0.2, 0.1])
+
+    def smallest() -> float:
+        scores = np.sqrt(shared) * rng.normal(size=10) + np.sqrt(1 - shared) * rng.normal(size=(4, 10))
+        return float(combined_p_values(scores, weights).min())
+
+    assert 0.03 <= np.mean([smallest() <= 0.05 for _ in range(2000)]) <= 0.065
+
+
+def test_one_score_is_enough_and_another_that_says_no_does_not_outweigh_it() -> None:
+    usual = np.linspace(-1, 1, 9)
+    high, low, weights = np.append(usual, 9.0), np.append(usual, -99.0), np.array([0.5, 0.5])
+    alone = combined_p_values(high[None], np.ones(1))[-1]
+    assert alone == pytest.approx(p_values(high)[-1])
+    assert combined_p_values(np.stack([high, usual.mean() + 0 * high]), weights)[-1] == pytest.approx(2 * alone, rel=0.1)
+    assert combined_p_values(np.stack([high, low]), weights)[-1] <= 3 * alone

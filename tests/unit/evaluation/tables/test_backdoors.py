@@ -86,7 +86,7 @@ def check_numbers(row: BackdoorRow, *, triggered: int, clean: int) -> None:
     # Who gets the attacker's label is who would without STRIP and is not refused by it.
     spared = row.refused_of_working.hits if row.strip_mode == "enforce" else 0
     assert row.answered.hits == row.success_purified.hits - spared
-    assert row.detectors[0].refused_of_working == row.refused_of_working
+    assert row.detectors[0].refused_of_working.hits == row.refused_of_working.hits
     assert row.detectors[-1].refused_of_working.hits == spared
     assert row.curve.tpr[-1] == row.curve.fpr[-1] == 1
     assert row.auroc.value == pytest.approx(np.trapezoid(row.curve.tpr, row.curve.fpr))
