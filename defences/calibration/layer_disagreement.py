@@ -215,15 +215,24 @@ def _passes(layered: LayeredPass, images: ImageRows, *, terms: Terms, told: Coun
         yield outputs.features, outputs.probabilities.argmax(axis=1)
 
 
+def images_wanted(classes: int) -> int:
+    """Clean images of so many classes that a calibration takes for the detector to enforce; with fewer it only monitors."""
+    return max(3 * _probes_need(classes), HELD_IMAGES * 3 // 2)
+
+
+def _probes_need(classes: int) -> int:
+    return min(IMAGES_A_CLASS * classes, LayerDisagreement.record.images_to_choose_on)
+
+
 def _too_few(seen: Seen, held: int) -> str:
     """Why the detector only monitors, and what more images would buy; "" where there are enough."""
     classes = len(np.unique(seen.labels))
-    wanted = min(IMAGES_A_CLASS * classes, LayerDisagreement.record.images_to_choose_on)
+    wanted = _probes_need(classes)
     if len(seen.labels) >= wanted and held >= HELD_IMAGES:
         return ""
     return (
         f"it only monitors: its probes have {len(seen.labels):,} images of the {wanted:,} that {classes} classes need, its threshold "
-        f"{held:,} of {HELD_IMAGES:,}; calibrated on {max(3 * wanted, HELD_IMAGES * 3 // 2):,} images it would refuse"
+        f"{held:,} of {HELD_IMAGES:,}; calibrated on {images_wanted(classes):,} images it would refuse"
     )
 
 
