@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,31 @@ def test_the_copy_learns_and_the_given_classifier_stays_as_it_is(keras_model: An
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(classifier.predict(DATA.images), before)
     assert not hasattr(keras_model, "optimizer") or keras_model.optimizer is not copy.model.optimizer
+
+
+def test_what_is_shown_takes_the_place_of_every_batch_and_is_told_the_copy_as_it_is_by_then(keras_model: Any) -> None:
+    classifier = KerasClassifier(keras_model)
+    sizes, first, losses = [], [], []
+
+    def shown(copy: KerasClassifier, batch: Dataset) -> Dataset:
+        sizes.append(len(batch))
+        first.append(copy.predict(DATA.images[:1]))
+        return Dataset(batch.images, (batch.labels + 1) % 3)
+
+    copy = fine_tune(
+        classifier,
+        DATA,
+        epochs=8,
+        learning_rate=0.03,
+        batch_size=32,
+        shown=shown,
+        on_epoch=lambda epoch, loss: losses.append(loss),
+    )
+    assert accuracy(copy, SWAPPED) > 0.95
+    assert sizes == [32, 32, 32, 32, 32, 32, 8] * 8
+    np.testing.assert_array_equal(first[0], classifier.predict(DATA.images[:1]))
+    assert all((one != another).any() for one, another in itertools.pairwise(first))
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_the_same_seed_gives_the_same_copy_and_another_another(keras_model: Any) -> None:
