@@ -129,8 +129,8 @@ def section() -> str:
         f"`python -m benchmarks local_patches`, seed {_SEED}: coloured digits on crops of photographs, 32x32x3; the reference network, "
         f"{_EPOCHS} epochs on {_TRAINED_ON:,} images and purified copies, and a copy of it after {_MASKED_EPOCHS} more on "
         f"{_MASKED_ON:,} images and their worst masks (as by `hauberk train --masked --classifier`). Purifier and PatchCleanser, "
-        f"{MASKS} masks for patches of up to {_PATCH[0]}x{_PATCH[1]}, are calibrated on {_HELD_OUT:,} clean images that no training saw, and "
-        f"measured on {_TEST:,} test images. In brackets exact 95 % intervals.\n\n"
+        f"{MASKS} masks for patches of up to {_PATCH[0]}x{_PATCH[1]}, are calibrated on {_HELD_OUT:,} clean images that no training saw, "
+        f"and measured on {_TEST:,} test images. In brackets exact 95 % intervals.\n\n"
         "### What it costs\n\n"
         "Answered rightly, refused and rows: purifier and PatchCleanser, enforced.\n\n"
         f"{table(_COST, costs)}\n"
@@ -142,9 +142,9 @@ def section() -> str:
         f"{table(_ATTACK, attacks)}\n"
         "### Local triggers\n\n"
         f"For each backdoor a copy of the network is trained on for {_POISONED_EPOCHS} epochs with {_POISONED:,} clean images and poison "
-        f"made of them, target {_TARGET}; then that copy for {_CLEANED_EPOCHS} epochs on the clean images and their worst masks. SentiNet "
-        f"is calibrated alone at a rate of {_TERMS.rate:g}; PatchCleanser has no rate, so compare its refusals of clean images. {_CLEAN:,} "
-        f"clean and at most {_TRIGGERED} triggered test images that the copy calls the target.\n\n"
+        f"made of them, target {_TARGET}; then that copy for {_CLEANED_EPOCHS} epochs on the clean images and their worst masks. "
+        f"SentiNet is calibrated alone at a rate of {_TERMS.rate:g}; PatchCleanser has no rate, so compare its refusals of clean images. "
+        f"{_CLEAN:,} clean and at most {_TRIGGERED} triggered test images that the copy calls the target.\n\n"
         f"{table(_TRIGGERS, triggers)}"
     )
 

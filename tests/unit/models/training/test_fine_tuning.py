@@ -11,7 +11,7 @@ import pytest
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
-from models.training.fine_tuning import fine_tune
+from models.training.fine_tuning import Shown, fine_tune
 from tests.fakes import noise, squares
 
 DATA = squares(200, seed=3)
@@ -95,8 +95,9 @@ def test_the_same_seed_gives_the_same_copy_and_another_another(keras_model: Any)
         ("probabilities", 3, (-1.0, 1.0)),
     ],
 )
+@pytest.mark.parametrize("shown", [None, lambda copy, batch: batch])
 def test_any_kind_of_output_and_input_range_is_trained_as_it_is_used(
-    keras: Any, outputs: Any, columns: int, input_range: tuple[float, float]
+    keras: Any, outputs: Any, columns: int, input_range: tuple[float, float], shown: Shown | None
 ) -> None:
     keras.utils.set_random_seed(1)
     activation = None if outputs == "logits" else ("sigmoid" if columns == 1 else "softmax")
@@ -110,7 +111,7 @@ def test_any_kind_of_output_and_input_range_is_trained_as_it_is_used(
     ]
     classifier = KerasClassifier(keras.Sequential(layers), input_range=input_range, outputs=outputs)
     data = Dataset(DATA.images, np.minimum(DATA.labels, len(classifier.labels) - 1))
-    copy = fine_tune(classifier, data, epochs=12, learning_rate=0.1, batch_size=32)
+    copy = fine_tune(classifier, data, epochs=12, learning_rate=0.1, batch_size=32, shown=shown)
     assert (copy.input_range, copy.outputs) == (input_range, outputs)
     assert accuracy(copy, data) > 0.9
     assert accuracy(classifier, data) < 0.8
