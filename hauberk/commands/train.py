@@ -74,7 +74,7 @@ def train(
         int | None, typer.Option(help="With --adversarial: stop after so many epochs without better robust accuracy.")
     ] = None,
     masked: Annotated[
-        bool, typer.Option("--masked", help="Train on masked copies of every image, too, for calibrate --patch.")
+        bool, typer.Option("--masked", help="Train on every image under its worst mask, too, for calibrate --patch.")
     ] = False,
     patch: Annotated[
         str | None,
