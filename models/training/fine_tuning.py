@@ -86,12 +86,12 @@ def _fit_shown(
     """Batch by batch, since Keras's own loop prepares batches ahead of the weights that `shown` is to see."""
     rng = np.random.default_rng(seed)
     for epoch in range(1, epochs + 1):
-        order, loss = rng.permutation(len(data)), 0.0
-        copy.model.reset_metrics()  # the loss of a batch is the mean since then
-        for start in range(0, len(data), batch_size):
+        order, total = rng.permutation(len(data)), 0.0
+        starts = range(0, len(data), batch_size)
+        for start in starts:
             batch = shown(copy, data.take(order[start : start + batch_size]))
-            loss = copy.model.train_on_batch(*_as_trained(copy, batch))
-        on_epoch(epoch, float(loss))
+            total += float(copy.model.train_on_batch(*_as_trained(copy, batch)))
+        on_epoch(epoch, total / len(starts))
 
 
 def _as_trained(classifier: KerasClassifier, data: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
