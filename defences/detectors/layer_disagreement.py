@@ -17,7 +17,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from defences.defence import Defence, DefenceRecord
-from defences.detectors.odds import log_odds_against
 from defences.detectors.unprobed import LayerSession
 from defences.errors import InvalidParameter
 from defences.keyed import Keys
@@ -26,10 +25,12 @@ from models.classifier import Features, Images, Labels, Probabilities
 NOT_JUDGED = 0.0
 """The score of an answer of a class that no image was given of: that of a clean image on average, which no threshold refuses."""
 
-WEIGHTS = np.array([1.0, 1.0, 0.5])
+_OF_ODDS = 0.5
+WEIGHTS = np.array([1.0, 1.0, _OF_ODDS])
 """Of the probes, the ranks and the classifier's own odds in the score."""
 
 _SURE = 16.0  # of a logarithm of odds: float32 tells no more
+_LEAST = 1e-45  # the smallest number of float32, below which a probability is 0
 _SLOPE, _SHARE = 1e-4, 1e-3
 _LARGE = 30.0  # a logarithm of odds beyond which 1 makes no difference to them
 
@@ -37,21 +38,23 @@ _LARGE = 30.0  # a logarithm of odds beyond which 1 makes no difference to them
 @njit(nogil=True, fastmath={"contract", "nsz"}, cache=True)
 def _disagreement(
     features: Any,
-    labels: Any,
+    probabilities: Any,
     edges: Any,
     projection: Any,
     offset: Any,
     references: Any,
     norms: Any,
     firsts: Any,
+    moments: Any,
+    judged: Any,
     result: Any,
 ) -> None:
-    """The probes' mean log1p(-log p) and the ranks' mean log share of every image, into result [n, 2]."""
+    """a(x), b(x), c(x) and s(x) of every image, into result [n, 4]."""
     layers, axes, count = references.shape
     classes = firsts.size - 1
     seen, apart = np.empty(projection.shape[1], np.float32), np.empty(count, np.float32)
     for i in range(features.shape[0]):
-        label = labels[i]
+        label = probabilities[i].argmax()
         surprise_of_all = rank_of_all = 0.0
         for layer in range(layers):
             for m in range(seen.size):
@@ -87,7 +90,16 @@ def _disagreement(
             for m in range(count):
                 nearer += apart[m] < nearest
             rank_of_all += np.log(nearer / count + _SHARE)
-        result[i, 0], result[i, 1] = surprise_of_all / layers, rank_of_all / layers
+        against = 0.0
+        for m in range(classes):
+            if m != label:
+                against += probabilities[i, m]
+        sure = np.log(max(np.float64(probabilities[i, label]), _LEAST)) - np.log(max(against, _LEAST))
+        a, b, c = surprise_of_all / layers, rank_of_all / layers, min(max(sure, -_SURE), _SURE)
+        score = (moments[0, 0] - a) / moments[0, 1] + (moments[1, 0] - b) / moments[1, 1]
+        score += _OF_ODDS * (moments[2, 0] - c) / moments[2, 1]
+        result[i, 0], result[i, 1], result[i, 2] = a, b, c
+        result[i, 3] = score if judged[label] or not np.isfinite(score) else NOT_JUDGED
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,7 +181,7 @@ class LayerDisagreement(Defence):
         object.__setattr__(self, "_edges", np.concatenate([[0], np.cumsum(self.widths)]))
         norms = ((self.references.astype(np.float64) ** 2).sum(axis=1) / 2).astype(np.float32)
         wide = (_padded(self.projection), _padded(self.offset))
-        arrays = (self._edges, *wide, self.references, norms, self.firsts)
+        arrays = (self._edges, *wide, self.references, norms, self.firsts, self.moments, self.judged)
         object.__setattr__(self, "_arrays", arrays)
 
     def _check(self) -> None:
@@ -214,31 +226,26 @@ class LayerDisagreement(Defence):
 
     def scores(self, features: Features, probabilities: Probabilities) -> NDArray[np.float64]:
         """s(x), low is suspicious: features [n, D], probabilities [n, k] -> [n]; no finite number where features are none."""
-        found = self.parts(features, probabilities)
-        apart = self._apart(found)
-        judged = self.judged[probabilities.argmax(axis=1)] | ~np.isfinite(apart)
-        scores: NDArray[np.float64] = np.where(judged, apart, NOT_JUDGED)
-        return scores
+        return self._results(features, probabilities)[:, 3]
 
     def parts(self, features: Features, probabilities: Probabilities) -> NDArray[np.float64]:
         """a(x), b(x) and c(x), high is suspicious: [n, D], [n, k] -> [n, 3]."""
-        features, answers = np.require(features, np.float32, ["C", "W"]), probabilities.argmax(axis=1)
+        return self._results(features, probabilities)[:, :3]
+
+    def _results(self, features: Features, probabilities: Probabilities) -> NDArray[np.float64]:
+        features, answers = (np.require(given, np.float32, ["C", "W"]) for given in (features, probabilities))
         if features.shape[1:] != self._edges[-1:]:
             raise InvalidParameter(f"{self.name}: expected {self._edges[-1]} features an image, got {features.shape}")
-        found = np.empty((len(features), 3))
-        edges, projection, offset, references, norms, firsts = self._arrays
-        _disagreement(features, answers, edges, projection, offset, references, norms, firsts, found)
-        found[:, 2] = np.clip(-log_odds_against(probabilities, answers), -_SURE, _SURE)
+        found = np.empty((len(features), 4))
+        edges, projection, offset, references, norms, firsts, moments, judged = self._arrays
+        _disagreement(features, answers, edges, projection, offset, references, norms, firsts, moments, judged, found)
         return found
 
     def scores_of(self, parts: NDArray[np.float64], answers: Labels) -> NDArray[np.float64]:
         """s(x) by a(x), b(x) and c(x): [n, 3], [n] -> [n]."""
-        scores: NDArray[np.float64] = np.where(self.judged[answers], self._apart(parts), NOT_JUDGED)
+        apart = ((self.moments[:, 0] - parts) / self.moments[:, 1]) @ WEIGHTS
+        scores: NDArray[np.float64] = np.where(self.judged[answers], apart, NOT_JUDGED)
         return scores
-
-    def _apart(self, parts: NDArray[np.float64]) -> NDArray[np.float64]:
-        apart: NDArray[np.float64] = ((self.moments[:, 0] - parts) / self.moments[:, 1]) @ WEIGHTS
-        return apart
 
     def in_words(self) -> str:
         """The layers it reads, and the score that is too low."""
