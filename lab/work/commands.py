@@ -1,0 +1,74 @@
+"""The tasks that are commands of `hauberk`: calibrate and evaluate, run as the command line runs them, so that both give the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lab.errors import Refused
+from lab.offered import text
+from lab.work.brought import Commands, about
+from lab.work.loop import Asked
+from lab.work.reading import of_bundle
+from lab.work.unpacking import unpacked
+from models.bundle import read_bundle
+
+DETECTORS = ("auto", "strip", "strip,sentinet")
+BUNDLE = "bundle"
+
+
+def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
+    """Fit the defences, and pack the bundle as a zip."""
+    detectors = text(request.options, "detectors") or "strip"
+    if detectors not in DETECTORS:
+        raise Refused("detectors", f"expected {', or '.join(DETECTORS)}")
+    out = request.out / BUNDLE
+    options = {
+        "classifier": str(unpacked(Path(request.subject.model_file), "model", request.progress)),
+        **_data(request),
+        **request.subject.declared,
+        "detectors": detectors,
+        "name": text(request.options, "name") or None,
+        "out": out,
+    }
+    with about("name" if options["name"] else ""):
+        commands("calibrate", options, request.progress)
+    shutil.make_archive(str(out), "zip", root_dir=request.out, base_dir=BUNDLE)
+    bundle = read_bundle(out)
+    measured = bundle.card.get("calibration", {})
+    return {
+        "bundle": of_bundle(bundle),
+        "measured": measured.get("measured", {}),
+        "bytes": (request.out / f"{BUNDLE}.zip").stat().st_size,
+    }
+
+
+def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
+    """Every attacker against the bundle without, with each and with all of its defences."""
+    if not request.subject.is_bundle:
+        raise Refused("", "this is a model without defences yet: take the defended bundle away first, and try that one")
+    options = {"bundle": Path(request.subject.model), **_data(request), "budget": "quick", "out": request.out}
+    commands("evaluate", options, request.progress)
+    report = json.loads((request.out / "report.json").read_text())
+    return {
+        "variants": [row["variant"] for row in report["benign"]],
+        "benign": report["benign"],
+        "evasion": report["evasion"],
+        "worst_case": report["worst_case"],
+        "radii": report["radii"],
+        "warnings": report["warnings"],
+    }
+
+
+def _data(request: Asked) -> dict[str, Any]:
+    subject = request.subject
+    data = unpacked(Path(subject.data), "data", request.progress)
+    return {
+        "data": data,
+        "split": subject.split,
+        "rows": subject.rows or None,
+        "resize": subject.resize or None,
+        "colours": subject.colours or None,
+    }
