@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from lab.errors import Refused
 from lab.limits import LabLimits
 from lab.state import LabJob, State, StoredSubject
 from lab.worker_process import WorkerEnded, WorkerProcess
+
+_logger = logging.getLogger(__name__)
 
 RESULT, LOG = "result.json", "log.txt"
 NO_ROOM = "The disk is full: delete something, and start it again."
@@ -104,6 +107,10 @@ class Queue:
             return
         except OSError:
             self._state.end_job(job.id, "failed", {"sentence": NO_ROOM, "field": ""})
+            return
+        except Exception:
+            _logger.exception("a job failed in the lab itself")
+            self._state.end_job(job.id, "failed", {"sentence": FAILED, "field": ""})
             return
         if "result" in message:
             self._state.end_job(job.id, "done", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,7 @@ def serve(plan: LabPlan, say: Callable[[str], None]) -> None:
 
 async def _serve(served: ServedLab, say: Callable[[str], None]) -> None:
     plan = served.plan
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end the lab in the same way
     config = uvicorn.Config(
         served, host=plan.host, port=plan.port, log_level="warning", access_log=False, server_header=False, lifespan="off",
         ws="none", limit_concurrency=_CONNECTIONS, timeout_graceful_shutdown=_GRACE_S, proxy_headers=False,

@@ -77,6 +77,18 @@ class Uploads:
             raise Refused(field, "expected a file that was uploaded in this session; it may have been deleted by age")
         return files[0]
 
+    def keep(self, session: str, directory: Path) -> Path:
+        """A copy of a folder, as an upload of this session. Raises: Refused: there is no room for it."""
+        home = self._directory / session
+        if held_bytes(home) + held_bytes(directory) > self._limits.session_bytes:
+            raise Refused("", f"expected at most {self._limits.session_bytes >> 20:,} MiB a session; delete something first")
+        place = home / secrets.token_hex(8) / directory.name
+        try:
+            shutil.copytree(directory, place)
+        except OSError as failure:
+            raise Refused("", "the disk is full: delete something first") from failure
+        return place
+
     def drop(self, session: str, path: Path) -> None:
         """Delete an upload of this session; a path elsewhere is nobody's upload, and stays."""
         if path.parent.parent == self._directory / session:

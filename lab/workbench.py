@@ -121,10 +121,7 @@ class Workbench:
         bundle = self.queue.place(job.id) / _BUNDLE
         if job.kind != "calibrate" or job.state != "done" or not bundle.is_dir():
             raise Refused("", "expected a job that has written a bundle")
-        home = Path(self.queue.place(job.id))
-        spec = replace(
-            subject.subject, model=str(home / _BUNDLE), declared={}, rows="" if subject.id == EXAMPLE else subject.subject.rows
-        )
+        spec = replace(subject.subject, model=str(self.uploads.keep(session, bundle)), declared={})
         made = self.state.add_subject(session, f"{subject.title}, defended"[:120], spec)
         self.start(session, made, "read", {})
         return made
