@@ -31,6 +31,7 @@ from lab.errors import Refused
 from lab.jobs import time_left
 from lab.offered import ATTACKS, BUDGETS, IMAGES_AT_MOST, PARAMETERS, STRENGTH_AT_MOST
 from lab.rendering import MEDIA_TYPES, Pages, duration
+from lab.sentences import field_of, sentence
 from lab.state import LabJob, StoredSubject
 from lab.subject import CHOICES, DECLARED
 from lab.workbench import EXAMPLE, KINDS, Workbench
@@ -295,7 +296,7 @@ class Lab:
             "left": "" if left is None else f"about {duration(left)} left",
             "took": duration((job.ended or now) - job.started) if job.started else "",
             "sentence": sentence(str(job.told.get("sentence", ""))),
-            "field": str(job.told.get("field", "")),
+            "field": field_of(job.told),
             "proposal": job.told.get("proposal"),
         }
 
@@ -324,8 +325,3 @@ class Lab:
         return self.message(
             500, "A mistake of the lab", "Something failed that should not; the terminal of the lab has the lines to report."
         )
-
-
-def sentence(text: str) -> str:
-    """A refusal as a sentence: with a capital and a full stop."""
-    return "" if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")

@@ -82,7 +82,8 @@ class WorkerProcess:
             await stdin.drain()
         while True:
             try:
-                line = await asyncio.wait_for(stdout.readline(), max(0.0, ends - clock()))
+                async with asyncio.timeout(max(0.0, ends - clock())):  # wait_for of Python 3.11 can lose a cancellation
+                    line = await stdout.readline()
             except TimeoutError:
                 await self.kill(f"it took longer than the {within_s:,.0f} seconds that a job may take")
                 raise WorkerEnded(self._why) from None
@@ -109,7 +110,8 @@ class WorkerProcess:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), _GRACE_S)
+            async with asyncio.timeout(_GRACE_S):
+                await self._process.wait()
         except TimeoutError:
             await self.kill("the lab is done with it")
         self._watch.cancel()

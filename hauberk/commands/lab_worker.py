@@ -93,12 +93,12 @@ def _samples(
 def _declared(subject: Subject) -> Declaration:
     """What was said, one thing after the other, so that a mistake is told beside its field."""
     said = dict(subject.declared)
-    if "\n" not in said.get("labels", "") and "," not in said.get("labels", ","):
+    if "," not in said.get("labels", ","):  # a command would take it for a file, and read that
         raise Refused("labels", "expected names of classes with commas between")
     for name in _FIELD_OF:
         if name in said and name not in ("mean", "std"):
             with about(name):
-                Declaration(**{name: said[name]})  # type: ignore[arg-type]  # texts, as a command line has them
+                Declaration(**{name: said[name]}).names()  # type: ignore[arg-type]  # texts, as a command line has them
     with about(next(iter(said), "")):
         return Declaration(**said)  # type: ignore[arg-type]  # the same
 
