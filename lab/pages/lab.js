@@ -33,6 +33,7 @@ function read(form) {
 
 function listenToForms() {
   for (const form of document.querySelectorAll("form[data-post]")) {
+    for (const button of form.querySelectorAll('[type="submit"]')) button.disabled = false; // before, the browser itself would send it
     form.noValidate = true; // the sentences beside the fields are the lab's own
     form.addEventListener("submit", async (event) => {
       event.preventDefault();

@@ -92,7 +92,7 @@ export function showError(within, { field = "", sentence = "Something failed." }
   const beside = within.querySelector(`[data-error-for="${CSS.escape(field)}"]`) ?? within.querySelector('[data-error-for=""]');
   beside.textContent = sentence;
   beside.hidden = false;
-  beside.closest(".field")?.querySelector("input, select")?.setAttribute("aria-invalid", "true");
+  beside.closest(".field")?.querySelector("input:not([type=file]), select")?.setAttribute("aria-invalid", "true");
   beside.closest("details")?.setAttribute("open", "");
   beside.scrollIntoView({ block: "nearest" });
 }
