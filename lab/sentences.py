@@ -18,6 +18,7 @@ FIELDS: Mapping[str, str] = {
     "std": "divided by",
     "resize": "resize pictures to",
     "rows": "rows",
+    "order": "class of each label",
     "labels": "class names",
 }
 """The fields of the form that says how a model and its data are read, with their titles."""

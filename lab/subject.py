@@ -22,6 +22,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "colours": ("grey", "rgb"),
 }
 _TEXT_AT_MOST = 4096
+_RELABELLED = "relabelled.npz"
 _DIGITS = re.compile(r"\d{0,9}:\d{0,9}")
 _SIZE = re.compile(r"\d{1,4}x\d{1,4}")
 
@@ -37,6 +38,7 @@ class Subject:
         rows: START:STOP, of the data.
         resize: HEIGHTxWIDTH, of pictures.
         colours: of pictures.
+        order: the classes of the data's labels in the model's order, numbers with commas between: label 0 is class order[0].
         declared: what was said about the model, by the names in `DECLARED`.
     """
 
@@ -46,6 +48,7 @@ class Subject:
     rows: str = ""
     resize: str = ""
     colours: str = ""
+    order: str = ""
     declared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class Subject:
         ):
             if getattr(self, name) and not pattern.fullmatch(getattr(self, name)):
                 raise Refused(name, f"expected {example}")
+        if self.order and sorted(self.classes) != list(range(len(self.classes))):
+            raise Refused("order", "expected every class once, such as 1,0,2")
         if not set(self.declared) <= set(DECLARED):
             raise Refused("", "expected only what the form asks for")
 
@@ -82,6 +87,11 @@ class Subject:
         return asdict(self)
 
     @property
+    def classes(self) -> tuple[int, ...]:
+        """The model's class of each label, where another order was said."""
+        return tuple(int(one) if one.strip().isdecimal() else -1 for one in self.order.split(",")) if self.order else ()
+
+    @property
     def model_file(self) -> str:
         """The file of the model itself, where `model` is a bundle."""
         bundle = Path(self.model)
@@ -101,9 +111,20 @@ class Subject:
         said = {one: getattr(self, one) for one in ("split", "rows", "resize", "colours")}
         said |= {} if is_evaluate else dict(self.declared)
         packed = self.data.lower().endswith(".zip")
-        given = model | {"data": "pictures" if packed else data} | said | options
+        read = "pictures" if packed else _RELABELLED if self.order else data
+        given = model | {"data": read} | said | options
         line = shlex.join(["hauberk", name, *_options(given)])
-        return f"{shlex.join(['unzip', '-d', 'pictures', data])} && {line}" if packed else line
+        if packed:
+            return f"{shlex.join(['unzip', '-d', 'pictures', data])} && {line}"
+        return f"{shlex.join(['python', '-c', _relabelling(data, self.split, self.classes)])} && {line}" if self.order else line
+
+
+def _relabelling(data: str, split: str, classes: tuple[int, ...]) -> str:
+    """Python that writes the data with their labels in the model's order."""
+    return (
+        f"import numpy as np; d = np.load({data!r}); x, y = ('images', 'labels') if 'images' in d else ('x_{split}', 'y_{split}'); "
+        f"np.savez({_RELABELLED!r}, images=d[x], labels=np.array({list(classes)})[d[y].ravel()])"
+    )
 
 
 def _options(given: Mapping[str, str]) -> Iterator[str]:

@@ -81,7 +81,7 @@ class Workbench:
         if subject.id == EXAMPLE:
             raise Refused("", "the example stays as it is; bring a classifier of your own")
         before = subject.subject.as_json()
-        kept = {name: value for name, value in form.items() if name in (*DECLARED, "split", "rows", "resize", "colours")}
+        kept = {name: value for name, value in form.items() if name in (*DECLARED, "split", "rows", "resize", "colours", "order")}
         changed = Subject.from_form({**before, **before["declared"], "declared": {}, **kept})
         self.state.change_subject(subject, changed)
         self.start(session, replace(subject, subject=changed), "read", {})
@@ -169,7 +169,7 @@ class Workbench:
         """A path for a command line: of an upload its name, and of what comes with Hauberk where it lies in its sources."""
         if self.uploads.holds(Path(path)):
             return Path(path).name
-        return str(Path(path).relative_to(_ROOT)) if _ROOT in Path(path).parents else path
+        return str(Path(path).relative_to(_ROOT)) if _ROOT in Path(path).parents and Path.cwd() == _ROOT else path
 
     def _path(self, session: str, field: str, given: Any) -> Any:
         """The path that a field names: an upload's, or on loopback any."""

@@ -15,11 +15,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 
 import lab
@@ -40,6 +42,7 @@ from models.datasets import MNIST
 from models.engines.bundle_classifier import classifier_of, keras_classifier_of
 from models.engines.remote.address import is_remote
 from models.engines.twins.twin_file import own_program, with_gradients
+from models.errors import InvalidInput
 from models.image_rows import Samples
 from models.machine import processors
 from models.progress import Progress, silent
@@ -87,7 +90,18 @@ def _samples(
         colours = subject.colours or None
         pictures = AsPictures(subject.resize or None, colours, labels)  # type: ignore[arg-type]  # one of its words
         data = read_samples(path, subject.split, subject.rows or None, pictures)  # type: ignore[arg-type]  # the same
-        return data, class_names(path)
+    with about("order"):
+        return _in_order(data, subject.classes), class_names(path)
+
+
+def _in_order(data: Samples, classes: tuple[int, ...]) -> Samples:
+    """The data with the labels of the model's classes. Raises: InvalidInput: labels that no class was said for."""
+    if not classes:
+        return data
+    if int(data.labels.max()) >= len(classes):
+        raise InvalidInput(f"expected a class for each label up to {data.labels.max()}, got {len(classes)}")
+    changed: Samples = replace(data, labels=np.array(classes)[data.labels])  # type: ignore[type-var]  # both are dataclasses
+    return changed
 
 
 def _declared(subject: Subject) -> Declaration:

@@ -7,13 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lab.errors import Refused
 from lab.offered import text
+from lab.subject import Subject
 from lab.work.brought import Commands, about
 from lab.work.loop import Asked
 from lab.work.reading import of_bundle
 from lab.work.unpacking import unpacked
 from models.bundle import read_bundle
+from models.datasets import load_dataset
 
 DETECTORS = ("auto", "strip", "strip,sentinet")
 BUNDLE = "bundle"
@@ -62,9 +66,24 @@ def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
     }
 
 
+def _relabelled(data: Path, subject: Subject, out: Path) -> Path:
+    """The data with the labels of the model's classes, as a file: no command takes an order. Raises: Refused."""
+    if data.is_dir():
+        raise Refused("labels", "expected names of classes for pictures, which say their order too")
+    with about("order"):
+        given = load_dataset(data, split=subject.split)  # type: ignore[arg-type]  # one of its words
+    start, _, stop = (subject.rows or ":").partition(":")
+    rows = slice(int(start or 0), int(stop or len(given)))
+    path = out / "relabelled.npz"
+    np.savez(path, images=given.images[rows], labels=np.array(subject.classes)[given.labels[rows]])
+    return path
+
+
 def _data(request: Asked) -> dict[str, Any]:
     subject = request.subject
     data = unpacked(Path(subject.data), "data", request.progress)
+    if subject.order:
+        return {"data": _relabelled(data, subject, request.out)}
     return {
         "data": data,
         "split": subject.split,

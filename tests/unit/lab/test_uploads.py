@@ -140,6 +140,8 @@ def test_old_sessions_are_forgotten_with_their_uploads_and_results(make_lab: Cal
         ({"model": "/m/a.onnx", "data": "/d.npz", "channels": "cmyk"}, "channels"),
         ({"model": "/m/a.onnx", "data": "/d.npz", "split": "both"}, "split"),
         ({"model": "/m/a.onnx", "data": "/d.npz", "rows": "all"}, "rows"),
+        ({"model": "/m/a.onnx", "data": "/d.npz", "order": "0,0"}, "order"),
+        ({"model": "/m/a.onnx", "data": "/d.npz", "order": "one"}, "order"),
         ({"model": ["/m/a.onnx"], "data": "/d.npz"}, "model"),
         ({"model": "/m/a.onnx", "data": "/d.npz", "labels": "x" * 5000}, "labels"),
         ({"model": "/m/\0.onnx", "data": "/d.npz"}, "model"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from PIL import Image
 from hauberk.commands.lab_worker import EXAMPLE_OPTIONS, bring, proposed, run, tasks
 from lab.errors import Refused
 from lab.subject import Subject
-from lab.work.brought import Kept
 from lab.work.loop import AnotherReading, Asked, answered
 from lab.workbench import EXAMPLE_RESULTS
 from models.bundle import standard_bundle_directory
@@ -80,7 +80,7 @@ def test_pictures_in_a_zip_are_read_and_those_of_other_sizes_can_be_resized(tmp_
             picture = Image.fromarray((image[..., 0] * 255).astype(np.uint8)).resize((size, size))
             picture.save(tmp_path / "one.png")
             archive.write(tmp_path / "one.png", f"digits/{label}/{at}.png")
-    subject = {"model": str(BUNDLE / "model.onnx"), "data": str(tmp_path / "pictures.zip")}
+    subject: dict[str, Any] = {"model": str(BUNDLE / "model.onnx"), "data": str(tmp_path / "pictures.zip")}
     refused = asked("read", tmp_path, Subject(**subject))["refused"]
     assert refused["field"] == "data"
     assert "--resize" in refused["sentence"]
@@ -169,6 +169,22 @@ def test_another_reading_that_fits_better_is_proposed_as_fields_of_the_form(digi
     assert proposed("--mean=0.5 --std=0.25,0.3 --channels=bgr") == {"mean": "0.5", "std": "0.25,0.3", "channels": "bgr"}
 
 
+def test_labels_in_another_order_are_proposed_and_then_read_and_fitted(digits: Path, tmp_path: Path) -> None:
+    with np.load(digits) as stored:
+        np.savez(tmp_path / "turned.npz", images=stored["images"], labels=(stored["labels"] + 1) % 10)
+    subject = Subject(model=str(BUNDLE / "model.onnx"), data=str(tmp_path / "turned.npz"))
+    found = asked("read", tmp_path, subject)["result"]
+    assert found["accuracy"]["cause"] == "classes in another order"
+    assert found["order"] == [9, *range(9)]
+    said = replace(subject, order=",".join(map(str, found["order"])))
+    again = asked("read", tmp_path, said)["result"]
+    assert (again["accuracy"]["verdict"], again["order"]) == ("fine", None)
+    assert asked("calibrate", tmp_path, said)["result"]["bundle"]
+    written = load_dataset(tmp_path / "relabelled.npz")
+    assert (written.labels == load_dataset(digits).labels).all()
+    assert asked("read", tmp_path, replace(subject, order="1,0"))["refused"]["field"] == "order"
+
+
 def test_a_command_runs_as_the_command_line_runs_it_and_reports(tmp_path: Path, digits: Path) -> None:
     with pytest.raises(InvalidInput, match="bundle's card"):
         run("evaluate", {"bundle": tmp_path, "data": digits, "out": tmp_path / "out", "rows": None}, silent)
@@ -197,4 +213,3 @@ def test_what_the_first_visit_shows_is_what_a_worker_finds(tmp_path: Path) -> No
     attacked = json.loads((EXAMPLE_RESULTS / "attack" / "result.json").read_text())
     assert attacked["choice"] == EXAMPLE_OPTIONS["attack"]
     assert attacked["images"] == 200
-    assert Kept

@@ -27,7 +27,7 @@ from models.progress import Progress, silent
 from tests.fakes import linear, linear_with_gradients, noise
 
 ROOT = Path(__file__).parents[4]
-SUBJECT = {"model": "/m.onnx", "data": "/d.npz"}
+SUBJECT: dict[str, Any] = {"model": "/m.onnx", "data": "/d.npz"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
