@@ -175,7 +175,7 @@ class Lab:
             job=self._shown(self._bench.latest(session, subject, "calibrate")),
             found=self._bench.found(session, subject, "calibrate"),
             evaluated=self._bench.found(session, subject, "evaluate"),
-            lines=self._bench.command_lines(subject),
+            lines=self._bench.command_lines(session, subject),
             read=self._bench.found(session, subject, "read"),
         )
 

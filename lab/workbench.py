@@ -154,10 +154,11 @@ class Workbench:
             shutil.rmtree(self.queue.place(job), ignore_errors=True)
         self.uploads.expire()
 
-    def command_lines(self, subject: StoredSubject) -> dict[str, str]:
+    def command_lines(self, session: str, subject: StoredSubject) -> dict[str, str]:
         """What was clicked, for a shell: by job."""
-        given = subject.subject
-        lines = {"calibrate": given.command("calibrate", shown=self._shown, detectors="strip", out="bundles/mine")}
+        given, fitted = subject.subject, self.latest(session, subject, "calibrate")
+        detectors = (fitted.options.get("detectors") if fitted else None) or "strip"
+        lines = {"calibrate": given.command("calibrate", shown=self._shown, detectors=detectors, out="bundles/mine")}
         if given.is_bundle:
             lines["serve"] = f"hauberk serve --bundle={shlex.quote(self._shown(given.model))}"
             lines["evaluate"] = given.command("evaluate", shown=self._shown, budget="quick", out="out/evaluation")

@@ -8,6 +8,7 @@ const text = (name, value) => (section.querySelector(`[data-text="${name}"]`).te
 const stage = (name) => section.querySelector(`[data-stage="${name}"]`);
 const sliders = [...section.querySelectorAll("[data-parameter]")];
 const moved = new Set();
+const NAMES = { sentinet: "SentiNet", badexpert: "BaDExpert", patch_cleanser: "PatchCleanser" };
 
 function options() {
   const on = [...section.querySelectorAll("[data-defence]")].filter((one) => one.checked).map((one) => one.dataset.defence);
@@ -56,7 +57,7 @@ function showOthers(others) {
   byId("detections").replaceChildren(
     ...others.map(({ name, score, refuses, calls }) => {
       const item = document.createElement("li");
-      item.textContent = `${name.replaceAll("_", " ")}: score ${score ?? "none"}, ${calls} model calls, ${refuses ? "refuses" : "passes"}`;
+      item.textContent = `${NAMES[name] ?? name.replaceAll("_", " ")}: score ${score ?? "none"}, ${calls} model calls, ${refuses ? "refuses" : "passes"}`;
       return item;
     }),
   );
