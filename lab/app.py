@@ -1,7 +1,7 @@
 """The lab over HTTP: pages for people, and the few paths that their scripts ask.
 
 GET  /                              what there is to work on, and the form that brings a classifier
-GET  /s/{id}                        what was read;  /s/{id}/attack, /defend, /take: the steps after it
+GET  /s/{id}                        what was read;  /s/{id}/attack, /defend, /poison, /take: the steps after it
 POST /bring, /s/{id}/say            a form as JSON; answered with where to go, or with a sentence for a field
 POST /s/{id}/jobs/{kind}, /drop     start a job; delete the subject
 POST /s/{id}/ask/{task}             an answer of the warm worker
@@ -36,7 +36,7 @@ from lab.state import LabJob, StoredSubject
 from lab.subject import CHOICES, DECLARED
 from lab.workbench import EXAMPLE, KINDS, Workbench
 
-_FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,80}\.(png|zip|json|html)")
+_FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,80}\.(png|zip|json|html|npy)")
 _DOWNLOADED = (".zip", ".json", ".npy")
 # A report is a file of its own: its drawings have their colours in it, and it runs nothing.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -75,6 +75,7 @@ class Lab:
             Route("/s/{id}", self.read),
             Route("/s/{id}/attack", self.attack),
             Route("/s/{id}/defend", self.defend),
+            Route("/s/{id}/poison", self.poison),
             Route("/s/{id}/take", self.take),
             Route("/s/{id}/say", self.say, methods=["POST"]),
             Route("/s/{id}/drop", self.drop, methods=["POST"]),
@@ -165,6 +166,14 @@ class Lab:
             found=self._bench.found(session, subject, "evaluate"),
         )
 
+    async def poison(self, request: Request) -> Response:
+        """GET /s/ID/poison."""
+        session, subject = request.scope["session"], self._subject(request)
+        job = self._shown(self._bench.latest(session, subject, "scan"))
+        return self._page(
+            "poison.html", subject=subject, step="poison", job=job, found=self._bench.found(session, subject, "scan")
+        )
+
     async def take(self, request: Request) -> Response:
         """GET /s/ID/take."""
         session, subject = request.scope["session"], self._subject(request)
@@ -224,7 +233,9 @@ class Lab:
         """POST /s/ID/jobs/KIND."""
         subject, kind = self._subject(request), request.path_params["kind"]
         job = self._bench.start(request.scope["session"], subject, kind, await self._form(request))
-        page = {"attack": "/attack#set", "evaluate": "/defend#set", "calibrate": "/take#bundle"}.get(kind, "")
+        page = {"attack": "/attack#set", "evaluate": "/defend#set", "scan": "/poison#scan", "calibrate": "/take#bundle"}.get(
+            kind, ""
+        )
         return JSONResponse({"location": f"/s/{subject.id}{page}", "job": job.id})
 
     @_refusing

@@ -26,6 +26,7 @@ KINDS = {
     "attack": "Attack a set of images",
     "calibrate": "Fit the defences",
     "evaluate": "Evaluate every armour",
+    "scan": "Look for poison",
 }
 """The jobs, by what a worker is asked for."""
 ASKED = ("one", "armour")
@@ -158,7 +159,11 @@ class Workbench:
         """What was clicked, for a shell: by job."""
         given, fitted = subject.subject, self.latest(session, subject, "calibrate")
         detectors = (fitted.options.get("detectors") if fitted else None) or "strip"
-        lines = {"calibrate": given.command("calibrate", shown=self._shown, detectors=detectors, out="bundles/mine")}
+        scanned = given.command("scan", shown=self._shown, out="out/scan")
+        lines = {
+            "scan": scanned,
+            "calibrate": given.command("calibrate", shown=self._shown, detectors=detectors, out="bundles/mine"),
+        }
         if given.is_bundle:
             lines["serve"] = f"hauberk serve --bundle={shlex.quote(self._shown(given.model))}"
             lines["evaluate"] = given.command("evaluate", shown=self._shown, budget="quick", out="out/evaluation")

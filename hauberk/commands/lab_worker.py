@@ -178,6 +178,7 @@ def tasks() -> Mapping[str, loop.Task]:
         "armour": partial(defending.armour_one, kept),
         "calibrate": partial(commands.calibrate, run),
         "evaluate": partial(commands.evaluate, run),
+        "scan": partial(commands.scan, run, kept),
     }
 
 

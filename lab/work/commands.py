@@ -1,4 +1,4 @@
-"""The tasks that are commands of `hauberk`: calibrate and evaluate, run as the command line runs them, so that both give the same."""
+"""The tasks that are commands of `hauberk`: calibrate, evaluate, scan; run as the command line runs them, to the same end."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lab.errors import Refused
 from lab.offered import text
 from lab.subject import Subject
-from lab.work.brought import Commands, about
+from lab.work.brought import Bring, Brought, Commands, about, named
 from lab.work.loop import Asked
+from lab.work.pictures import write_png
 from lab.work.reading import of_bundle
 from lab.work.unpacking import unpacked
+from models.archives import read_array
 from models.bundle import read_bundle
 from models.datasets import load_dataset
 
 DETECTORS = ("auto", "strip", "strip,sentinet")
 BUNDLE = "bundle"
+_SUSPECTS = 40
 
 
 def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
@@ -64,6 +68,45 @@ def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
         "radii": report["radii"],
         "warnings": report["warnings"],
     }
+
+
+def scan(commands: Commands, bring: Bring, request: Asked) -> dict[str, Any]:
+    """Look for poison in the data, and show some of what is suspicious."""
+    model = unpacked(Path(request.subject.model_file), "model", request.progress)
+    options = {"classifier": model, **_data(request), **request.subject.declared, "out": request.out}
+    commands("scan", options, request.progress)
+    report = json.loads((request.out / "report.json").read_text())
+    with (request.out / "is_clean.npy").open("rb") as file:
+        is_clean = read_array(file)
+    return {
+        "verdict": report["verdict"],
+        "suspicious": report["suspicious_samples"],
+        "samples": len(is_clean),
+        "poisoned_classes": report["poisoned_classes"],
+        "methods": [
+            {
+                "method": method["method"],
+                "classes": [{name: one[name] for name in ("name", "verdict", "samples", "reason")} for one in method["classes"]],
+            }
+            for method in report["methods"]
+        ],
+        "suspects": _suspects(bring(request.subject, request.progress), np.flatnonzero(~is_clean.astype(bool)), request.out),
+    }
+
+
+def _suspects(brought: Brought, rows: NDArray[np.int64], out: Path) -> list[dict[str, Any]]:
+    """Pictures of suspicious samples, spread over all of them."""
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SUSPECTS)).astype(int))] if len(rows) else rows
+    if not len(chosen):
+        return []
+    images, labels = brought.data.images[chosen], brought.data.labels[chosen]
+    answers = brought.classifier.predict(images).argmax(axis=1)
+    names, found = brought.classifier.labels, []
+    for number, (row, image) in enumerate(zip(chosen, images, strict=True)):
+        write_png(image, out / f"suspect-{number}.png")
+        said = {"label": named(names, int(labels[number])), "answer": named(names, int(answers[number]))}
+        found.append({"row": int(row), "file": f"suspect-{number}.png", **said})
+    return found
 
 
 def _relabelled(data: Path, subject: Subject, out: Path) -> Path:

@@ -207,6 +207,21 @@ def test_a_bundle_is_calibrated_and_packed(digits: Path, tmp_path: Path) -> None
     assert again["bundle"]["name"] == "tried"
 
 
+def test_mislabelled_images_of_one_class_are_found_and_shown(tmp_path: Path) -> None:
+    data = load_dataset(MNIST, split="test").take(slice(0, 1200))
+    labels = data.labels.copy()
+    moved = np.flatnonzero(labels == 3)[:50]
+    labels[moved] = 7
+    np.savez(tmp_path / "poisoned.npz", images=np.rint(data.images * 255).astype(np.uint8), labels=labels)
+    subject = Subject(model=str(BUNDLE), data=str(tmp_path / "poisoned.npz"))
+    found = asked("scan", tmp_path, subject)["result"]
+    assert (found["verdict"], found["poisoned_classes"]) == ("poison", ["7"])
+    assert np.isin(np.flatnonzero(~np.load(tmp_path / "is_clean.npy")), moved).mean() > 0.9
+    assert len(found["suspects"]) == 40
+    assert all((tmp_path / one["file"]).is_file() and one["label"] == "7" for one in found["suspects"])
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_what_the_first_visit_shows_is_what_a_worker_finds(tmp_path: Path) -> None:
     shown = json.loads((EXAMPLE_RESULTS / "read" / "result.json").read_text())
     assert asked("read", tmp_path, Subject(model=str(BUNDLE), data=str(MNIST)))["result"] == shown
