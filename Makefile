@@ -100,7 +100,7 @@ audit: $(INSTALLED) ## ask for known vulnerabilities of what a Bento installs; e
 	@$(BIN)/python -m deploy.audit requirements.runtime.lock
 
 lab-example: $(INSTALLED) ## find the results that the lab shows on the first visit again, minutes; writes lab/example
-	$(BIN)/python -m hauberk.commands.lab_worker read attack evaluate
+	$(BIN)/python -m hauberk.commands.lab_worker read attack evaluate steal
 
 lock: ## resolve requirements.lock again, and the part of it that serving needs
 	$(RESOLVE) pyproject.toml --extra dev -o requirements.lock

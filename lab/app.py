@@ -1,7 +1,7 @@
 """The lab over HTTP: pages for people, and the few paths that their scripts ask.
 
 GET  /                              what there is to work on, and the form that brings a classifier
-GET  /s/{id}                        what was read;  /s/{id}/attack, /defend, /poison, /take: the steps after it
+GET  /s/{id}                        what was read;  /s/{id}/attack, /defend, /poison, /steal, /take: the steps after it
 POST /bring, /s/{id}/say            a form as JSON; answered with where to go, or with a sentence for a field
 POST /s/{id}/jobs/{kind}, /drop     start a job; delete the subject
 POST /s/{id}/ask/{task}             an answer of the warm worker
@@ -26,10 +26,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lab.charts import robust_accuracy
+from lab.charts import agreement, robust_accuracy
 from lab.errors import Refused
 from lab.jobs import time_left
-from lab.offered import ATTACKS, BUDGETS, IMAGES_AT_MOST, PARAMETERS, STRENGTH_AT_MOST
+from lab.offered import ATTACKS, BUDGETS, IMAGES_AT_MOST, PARAMETERS, STOLEN_QUERIES, STRENGTH_AT_MOST
 from lab.rendering import MEDIA_TYPES, Pages, duration
 from lab.sentences import field_of, sentence
 from lab.state import LabJob, StoredSubject
@@ -76,6 +76,7 @@ class Lab:
             Route("/s/{id}/attack", self.attack),
             Route("/s/{id}/defend", self.defend),
             Route("/s/{id}/poison", self.poison),
+            Route("/s/{id}/steal", self.steal),
             Route("/s/{id}/take", self.take),
             Route("/s/{id}/say", self.say, methods=["POST"]),
             Route("/s/{id}/drop", self.drop, methods=["POST"]),
@@ -174,6 +175,14 @@ class Lab:
             "poison.html", subject=subject, step="poison", job=job, found=self._bench.found(session, subject, "scan")
         )
 
+    async def steal(self, request: Request) -> Response:
+        """GET /s/ID/steal."""
+        session, subject = request.scope["session"], self._subject(request)
+        found = self._bench.found(session, subject, "steal")
+        job = self._shown(self._bench.latest(session, subject, "steal"))
+        chart = None if found is None else agreement(found[1])
+        return self._page("steal.html", subject=subject, step="steal", job=job, found=found, chart=chart, budgets=STOLEN_QUERIES)
+
     async def take(self, request: Request) -> Response:
         """GET /s/ID/take."""
         session, subject = request.scope["session"], self._subject(request)
@@ -233,9 +242,13 @@ class Lab:
         """POST /s/ID/jobs/KIND."""
         subject, kind = self._subject(request), request.path_params["kind"]
         job = self._bench.start(request.scope["session"], subject, kind, await self._form(request))
-        page = {"attack": "/attack#set", "evaluate": "/defend#set", "scan": "/poison#scan", "calibrate": "/take#bundle"}.get(
-            kind, ""
-        )
+        page = {
+            "attack": "/attack#set",
+            "evaluate": "/defend#set",
+            "scan": "/poison#scan",
+            "steal": "/steal#steal",
+            "calibrate": "/take#bundle",
+        }.get(kind, "")
         return JSONResponse({"location": f"/s/{subject.id}{page}", "job": job.id})
 
     @_refusing

@@ -1,4 +1,4 @@
-"""Robust accuracy against strength, as the places of lines, bands and ticks in a drawing that a template writes out."""
+"""Robust accuracy against strength, and agreement of copies against queries: the places of lines, bands and ticks in a drawing."""
 
 from __future__ import annotations
 
@@ -64,6 +64,31 @@ def robust_accuracy(result: Mapping[str, Any], titles: Mapping[str, str]) -> Cha
             drawn.append(_line(f"{name}, defended", number, shares, most, dashed=True))
     x_ticks = tuple((_x(most * part / 4, most), f"{most * part / 4:.3g}") for part in range(5))
     return Chart(tuple(drawn), x_ticks, tuple((_y(tick / 100), str(tick)) for tick in _TICKS))
+
+
+def agreement(result: Mapping[str, Any]) -> Chart | None:
+    """The curves of stolen copies, a colour a victim, dashed for thieves who use labels only; None without any."""
+    rows = result["rows"]
+    if not rows:
+        return None
+    budgets = sorted({row["budget"] for row in rows})
+    at = {budget: _x(place, max(1, len(budgets) - 1)) for place, budget in enumerate(budgets)}
+    victims = list(dict.fromkeys(row["victim"] for row in rows))
+    drawn = []
+    for victim, thief in dict.fromkeys((row["victim"], row["thief"]) for row in rows):
+        line = [row for row in rows if (row["victim"], row["thief"]) == (victim, thief)]
+        dots = tuple(
+            (
+                at[row["budget"]],
+                _y(row["agreement"]),
+                f"{victim}, {thief}, {row['queries']:,} queries: {100 * row['agreement']:.1f} %",
+            )
+            for row in line
+        )
+        points = _written([(x, y) for x, y, _ in dots])
+        drawn.append(Curve(f"{victim}: {thief}", victims.index(victim) + 1, thief != "probabilities", points, "", dots))
+    ticks = tuple((x, f"{budget:,}") for budget, x in at.items())
+    return Chart(tuple(drawn), ticks, tuple((_y(tick / 100), str(tick)) for tick in _TICKS))
 
 
 def _line(name: str, number: int, shares: Sequence[Mapping[str, Any]], most: float, *, dashed: bool = False) -> Curve:

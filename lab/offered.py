@@ -183,6 +183,18 @@ class Armour:
         return cls(on=tuple(on), parameters={str(name): number(moved, name) for name in moved})
 
 
+STOLEN_QUERIES: Mapping[str, tuple[int, ...]] = {"quick": (100, 400), "thorough": (100, 250, 1000, 4000)}
+"""The numbers of queries that thieves are allowed, by budget."""
+
+
+def steal_budget(given: Mapping[str, Any]) -> str:
+    """The budget that a form says. Raises: Refused."""
+    budget = text(given, "budget") or "quick"
+    if budget not in STOLEN_QUERIES:
+        raise Refused("budget", f"expected {' or '.join(STOLEN_QUERIES)}")
+    return budget
+
+
 def text(given: Mapping[str, Any], name: str) -> str:
     """A short text of a form. Raises: Refused."""
     value = given.get(name, "")

@@ -13,7 +13,7 @@ from typing import Any
 from lab.errors import Refused
 from lab.jobs import Queue, read_result
 from lab.limits import LabLimits
-from lab.offered import AttackedSet, text
+from lab.offered import AttackedSet, steal_budget, text
 from lab.state import LabJob, State, StoredSubject
 from lab.subject import DECLARED, Subject
 from lab.uploads import PREFIX, Uploads
@@ -27,6 +27,7 @@ KINDS = {
     "calibrate": "Fit the defences",
     "evaluate": "Evaluate every armour",
     "scan": "Look for poison",
+    "steal": "Steal the classifier",
 }
 """The jobs, by what a worker is asked for."""
 ASKED = ("one", "armour")
@@ -94,6 +95,8 @@ class Workbench:
         options: dict[str, Any] = {}
         if kind == "attack":
             options = AttackedSet.from_form(form).as_json()
+        elif kind == "steal":
+            options = {"budget": steal_budget(form)}
         elif kind == "calibrate":
             options = {name: text(form, name) for name in ("detectors", "name")}
         return self.queue.add(subject, session, kind, options)

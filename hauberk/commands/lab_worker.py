@@ -32,7 +32,7 @@ from hauberk.commands.opened_judged import ReadsOtherwise
 from hauberk.commands.options import reporting_to
 from lab.errors import Refused
 from lab.subject import DECLARED, Subject
-from lab.work import attacking, commands, defending, loop, reading
+from lab.work import attacking, commands, defending, loop, reading, stealing
 from lab.work.brought import Brought, Kept, about
 from lab.work.unpacking import unpacked
 from models.accuracy import judge
@@ -178,6 +178,7 @@ def tasks() -> Mapping[str, loop.Task]:
         "armour": partial(defending.armour_one, kept),
         "calibrate": partial(commands.calibrate, run),
         "evaluate": partial(commands.evaluate, run),
+        "steal": partial(stealing.steal, kept),
         "scan": partial(commands.scan, run, kept),
     }
 
@@ -186,6 +187,7 @@ EXAMPLE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "read": {},
     "attack": {"attacks": ["fgm", "pgd", "deepfool", "square"], "strength": 0.2, "images": 200, "budget": "quick"},
     "evaluate": {},
+    "steal": {"budget": "thorough"},
 }
 
 

@@ -29,7 +29,7 @@ BUNDLE = standard_bundle_directory()
 PATIENT_MS = 120_000  # a worker imports TensorFlow, on a machine that others use too
 STARTS_WITHIN_S = 3.0
 IDLE_BYTES_AT_MOST = 200 << 20
-PAGES = ("/", "/s/example", "/s/example/attack", "/s/example/defend", "/s/example/poison", "/s/example/take")
+PAGES = ("/", "/s/example", "/s/example/attack", "/s/example/defend", "/s/example/poison", "/s/example/steal", "/s/example/take")
 
 
 def free_port() -> int:

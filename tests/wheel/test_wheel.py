@@ -30,7 +30,7 @@ from models.datasets import MNIST, load_dataset
 from models.version import __version__
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("attacks", "defences", "evaluation", "hauberk", "models", "service")
+PACKAGES = ("attacks", "defences", "evaluation", "hauberk", "lab", "models", "service")
 NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "out", "*.egg-info", "__pycache__", "docs", "tests")
 # Seconds; the kernels are compiled when a command first runs them, half a minute on an idle machine.
 READY_S, COMMAND_S = 600.0, 600.0
@@ -130,6 +130,17 @@ def server(installed: Installed) -> Iterator[Server]:
         if process.poll() is None:
             process.kill()
         process.wait(30)
+
+
+def test_the_lab_s_pages_and_its_example_are_in_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {
+        "lab/pages/base.html",
+        "lab/pages/lab.css",
+        "lab/example/read/result.json",
+        "lab/example/evaluate/report.html",
+    } <= names
 
 
 def test_it_holds_every_module_every_file_they_read_and_nothing_else(wheel: Path) -> None:

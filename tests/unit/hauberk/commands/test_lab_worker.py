@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from hauberk.commands.lab_worker import EXAMPLE_OPTIONS, bring, proposed, run, tasks
+from lab.charts import agreement
 from lab.errors import Refused
 from lab.subject import Subject
 from lab.work.loop import AnotherReading, Asked, answered
@@ -205,6 +206,27 @@ def test_a_bundle_is_calibrated_and_packed(digits: Path, tmp_path: Path) -> None
     assert asked("calibrate", tmp_path / "other", subject, name="no name!")["refused"]["field"] == "name"
     again = asked("read", tmp_path, Subject(model=str(tmp_path / "bundle"), data=str(digits)))["result"]
     assert again["bundle"]["name"] == "tried"
+
+
+def test_copies_are_stolen_with_and_without_the_blur(digits: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    subject = Subject(model=str(BUNDLE), data=str(digits))
+    found = tasks()["steal"](Asked(subject, {"budget": "quick"}, tmp_path, lambda what, done, of: steps.append((done, of))))
+    assert [(row["victim"], row["thief"]) for row in found["rows"]] == [
+        ("no defence", "probabilities"),
+        ("no defence", "labels"),
+        *[(victim, thief) for victim in ("reverse sigmoid", "as served") for thief in ("probabilities", "labels", "looked up")],
+    ]
+    assert (found["pool"], found["judged_on"], found["left_out"]) == (267, 133, [400])
+    assert all(0 <= row["agreement"] <= 1 for row in found["rows"])
+    chart = agreement(found)
+    assert chart is not None
+    assert len(chart.lines) == 8
+    assert steps[1:] == [(done, 8) for done in range(1, 9)]  # the first is the opening
+    json.dumps(found, allow_nan=False)
+    few = asked("steal", tmp_path, replace(subject, rows="0:100"))
+    assert "at least 300 images" in few["refused"]["sentence"]
+    assert asked("steal", tmp_path, subject, budget="all")["refused"]["field"] == "budget"
 
 
 def test_mislabelled_images_of_one_class_are_found_and_shown(tmp_path: Path) -> None:
