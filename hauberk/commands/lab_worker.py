@@ -11,6 +11,7 @@ if __name__ == "__main__":
     confined.confine()
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -204,6 +205,7 @@ def write_example(names: Sequence[str], out: Path) -> None:
 def main() -> None:
     """Serve the lab on stdin and stdout, or write the example."""
     if sys.argv[1:]:
+        os.umask(0o022)  # these files are for everybody
         write_example(sys.argv[1:], Path(lab.__file__).parent / "example")
         return
     requests, answers = confined.requests(), confined.own_stdout()

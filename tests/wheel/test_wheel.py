@@ -149,7 +149,7 @@ def test_it_holds_every_module_every_file_they_read_and_nothing_else(wheel: Path
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert {name for name in held if name.endswith(".py")} == modules
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
-    for directory in ("evaluation/reporting/report_page", "service/routes/console_page", "models/data"):
+    for directory in ("evaluation/reporting/report_page", "service/routes/console_page", "lab/pages", "models/data"):
         assert {f"{directory}/{path.name}" for path in (ROOT / directory).iterdir() if path.is_file()} <= held
     for bundle in (ROOT / "models" / "bundles").iterdir():
         assert {f"models/bundles/{bundle.name}/{path.name}" for path in bundle.iterdir()} <= held
@@ -166,7 +166,7 @@ def test_its_metadata_name_the_version_the_command_and_the_extras(wheel: Path) -
         scripts = archive.read(f"hauberk-{__version__}.dist-info/entry_points.txt").decode()
     assert metadata["Version"] == __version__
     assert set(metadata.get_all("Provides-Extra") or ()) == {
-        *("report", "cluster", "ray", "tracing", "dev"),
+        *("report", "lab", "cluster", "ray", "tracing", "dev"),
         *("tensorflow", "onnx", "torch", "sklearn-models"),
     }
     assert "hauberk = hauberk.main:main" in scripts
