@@ -213,7 +213,7 @@ class Lab:
         """GET /jobs/ID/files/NAME."""
         name, place = request.path_params["name"], self._bench.files(request.scope["session"], request.path_params["id"])
         path = None if place is None or not _FILE.fullmatch(name) else place / name
-        if path is None or not path.is_file():
+        if path is None or path.is_symlink() or not path.is_file():
             raise HTTPException(HTTPStatus.NOT_FOUND)
         headers = {"content-security-policy": _REPORT_POLICY} if path.suffix == ".html" else {}
         return FileResponse(path, headers=headers, filename=name if path.suffix in _DOWNLOADED else None)

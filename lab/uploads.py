@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import secrets
 import shutil
@@ -32,6 +34,7 @@ class Uploads:
 
     def __init__(self, directory: Path, *, limits: LabLimits) -> None:
         self._directory, self._limits = directory, limits
+        self._held: dict[str, int] = {}
 
     async def take(self, session: str, field: str, name: str, chunks: AsyncIterator[bytes]) -> tuple[str, str]:
         """Write an upload; returns what the form's field says of it, and its name. Raises: Refused."""
@@ -40,33 +43,42 @@ class Uploads:
         safe = _OTHERS.sub("_", name).strip("._")[-_NAME_AT_MOST:] or field
         if not safe.lower().endswith(ENDINGS[field]):
             raise Refused(field, f"expected a file that ends in {', '.join(ENDINGS[field])}")
-        home = self._directory / session
-        room = min(self._limits.upload_bytes, self._limits.session_bytes - held_bytes(home))
-        place = home / secrets.token_hex(8)
+        place = self._directory / session / secrets.token_hex(8)
         place.mkdir(mode=0o700, parents=True)
         try:
-            await self._write(place / safe, field, chunks, room)
+            await self._write(session, place / safe, field, chunks)
         except BaseException as failure:
-            shutil.rmtree(place, ignore_errors=True)
+            self._delete(session, place)
             if isinstance(failure, OSError):
                 raise Refused(field, "the disk is full: delete something, and upload it again") from failure
             raise
         return f"{PREFIX}{place.name}", safe
 
-    async def _write(self, path: Path, field: str, chunks: AsyncIterator[bytes], room: int) -> None:
+    async def _write(self, session: str, path: Path, field: str, chunks: AsyncIterator[bytes]) -> None:
         size = 0
-        with path.open("xb") as file:
+        with path.open("xb", buffering=0) as file:  # what lies on the disk is what is counted
             async for chunk in chunks:
                 size += len(chunk)
-                if size > room:
-                    raise Refused(
-                        field, f"expected a file of at most {max(0, room) >> 20:,} MiB, with what this session has uploaded"
-                    )
+                if size > self._limits.upload_bytes or self._counted(session, len(chunk)) > self._limits.session_bytes:
+                    most, of_all = (bound >> 20 for bound in (self._limits.upload_bytes, self._limits.session_bytes))
+                    raise Refused(field, f"expected a file of at most {most:,} MiB, and {of_all:,} MiB of a session in all")
                 if shutil.disk_usage(self._directory).free < self._limits.disk_left_bytes:
                     raise Refused(field, "the disk is nearly full: delete something, and upload it again")
-                file.write(chunk)
+                if file.write(chunk) < len(chunk):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if not size:
             raise Refused(field, "expected a file with something in it, got an empty one")
+
+    def _counted(self, session: str, more: int) -> int:
+        """The bytes of a session with these, uploads that are still coming among them."""
+        if session not in self._held:
+            self._held[session] = held_bytes(self._directory / session)
+        self._held[session] += more
+        return self._held[session]
+
+    def _delete(self, session: str, place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        self._held.pop(session, None)  # counted again at the next upload
 
     def path(self, session: str, field: str, given: str) -> Path:
         """The file of what a field says. Raises: Refused: none of this session's."""
@@ -87,12 +99,13 @@ class Uploads:
             shutil.copytree(directory, place)
         except OSError as failure:
             raise Refused("", "the disk is full: delete something first") from failure
+        self._held.pop(session, None)
         return place
 
     def drop(self, session: str, path: Path) -> None:
         """Delete an upload of this session; a path elsewhere is nobody's upload, and stays."""
         if path.parent.parent == self._directory / session:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            self._delete(session, path.parent)
 
     def holds(self, path: Path) -> bool:
         """Whether this is somebody's upload."""
@@ -100,14 +113,14 @@ class Uploads:
 
     def drop_session(self, session: str) -> None:
         """Delete all uploads of a session."""
-        shutil.rmtree(self._directory / session, ignore_errors=True)
+        self._delete(session, self._directory / session)
 
     def expire(self) -> None:
         """Delete what is older than uploads may become."""
         oldest = time.time() - self._limits.keep_seconds
         for place in self._directory.glob("*/*"):
             if place.stat().st_mtime < oldest:
-                shutil.rmtree(place, ignore_errors=True)
+                self._delete(place.parent.name, place)
 
 
 def held_bytes(directory: Path) -> int:

@@ -49,7 +49,11 @@ def _unpack(path: Path, place: Path, field: str, progress: Progress, limits: Lab
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as failure:
             raise Refused(field, "expected a zip that is whole and has no password") from failure
         (Path(scratch) / "all").mkdir(exist_ok=True)
-        shutil.move(Path(scratch) / "all", place)
+        try:
+            (Path(scratch) / "all").rename(place)
+        except OSError:
+            if not place.is_dir():  # else another worker was quicker
+                raise
 
 
 def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:

@@ -48,7 +48,8 @@ def test_a_job_runs_and_its_files_and_log_are_there(make_lab: Callable[..., Serv
             assert (await until_over(asking, job))["state"] == "done"
             assert "asked to read" in (await asking.get(f"/jobs/{job}")).text
             assert (await asking.get(f"/jobs/{job}/files/picture-0.png")).content == b"\x89PNG"
-            for name in ("log.txt", "..%2flab.sqlite3", "../lab.sqlite3", "%2e%2e", "RESULT.json", ".hidden.png"):
+            (lab.queue.place(job) / "link.png").symlink_to(lab.plan.data / "lab.sqlite3")
+            for name in ("link.png", "log.txt", "..%2flab.sqlite3", "../lab.sqlite3", "%2e%2e", "RESULT.json", ".hidden.png"):
                 assert (await asking.get(f"/jobs/{job}/files/{name}")).status_code == 404
             result = lab.queue.result(job)
             assert result is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,27 @@ def test_all_uploads_of_a_session_together_are_bounded_and_ten_at_once_are_fine(
             assert {one.status_code for one in sent} == {200}
             more = await asking.put("/uploads/data", params={"name": "more.npz"}, content=b"x" * 2_000)
             assert more.status_code == 422
+            assert "of a session in all" in more.json()["sentence"]
+
+    asyncio.run(check())
+
+
+def test_uploads_that_come_at_once_cannot_go_beyond_the_bound_together(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab(session_bytes=10_000)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+            await asyncio.sleep(0)
+
+    async def check() -> None:
+        async with entered(lab) as asking:
+            sent = await asyncio.gather(
+                *(asking.put("/uploads/data", params={"name": f"{at}.npz"}, content=slowly()) for at in range(10))
+            )
+            taken = [one for one in sent if one.status_code == 200]
+            assert len(taken) <= 5
+            assert sum(file.stat().st_size for file in (lab.plan.data / "uploads").rglob("*.npz")) == 2000 * len(taken)
 
     asyncio.run(check())
 
