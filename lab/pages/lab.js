@@ -45,6 +45,7 @@ function listenToForms() {
     });
   }
   for (const button of document.querySelectorAll("button[data-post]")) {
+    button.disabled = false;
     button.addEventListener("click", () => {
       if (button.dataset.confirm && !confirm(button.dataset.confirm)) return;
       const within = button.closest("section") ?? document.body;
@@ -120,6 +121,7 @@ for (const slider of document.querySelectorAll("[data-shown]")) {
 }
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = !navigator.clipboard;
+  button.disabled = false;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(button.dataset.copy);
     button.textContent = "Copied";

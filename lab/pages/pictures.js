@@ -111,6 +111,7 @@ export function optionsOf(section) {
 
 export function listenToSteps(section, changed) {
   for (const button of section.querySelectorAll("[data-step]")) {
+    button.disabled = false;
     button.addEventListener("click", () => {
       const field = section.querySelector('[data-option="image"]');
       const wanted = Number(field.value) + Number(button.dataset.step);
