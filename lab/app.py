@@ -6,7 +6,8 @@ POST /bring, /s/{id}/say            a form as JSON; answered with where to go, o
 POST /s/{id}/jobs/{kind}, /drop     start a job; delete the subject
 POST /s/{id}/ask/{task}             an answer of the warm worker
 PUT  /uploads/{field}?name=         a file
-GET  /jobs/{id}, /jobs/{id}.json    a job;  POST /jobs/{id}/cancel, /bundle;  GET /jobs/{id}/files/{name}
+GET  /jobs/{id}, /jobs/{id}.json    a job;  POST /jobs/{id}/cancel, /bundle, /mark;  GET /jobs/{id}/files/{name}
+GET  /jobs/{id}/is_clean.npy        what a scan found, with the marks
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from lab import marks
 from lab.charts import agreement, robust_accuracy
 from lab.errors import Refused
 from lab.jobs import time_left
@@ -86,6 +88,8 @@ class Lab:
             Route("/jobs/{id}", self.job),
             Route("/jobs/{id}/cancel", self.cancel, methods=["POST"]),
             Route("/jobs/{id}/bundle", self.try_bundle, methods=["POST"]),
+            Route("/jobs/{id}/mark", self.mark, methods=["POST"]),
+            Route("/jobs/{id}/is_clean.npy", self.is_clean),
             Route("/jobs/{id}/files/{name}", self.file),
         ]
         handlers: dict[Any, Any] = {HTTPException: self._http_error, Exception: self._mistake}
@@ -171,8 +175,11 @@ class Lab:
         """GET /s/ID/poison."""
         session, subject = request.scope["session"], self._subject(request)
         job = self._shown(self._bench.latest(session, subject, "scan"))
+        found = self._bench.found(session, subject, "scan")
+        marked = {} if found is None else self._bench.state.marks(found[0])
+        suspicious = 0 if found is None else marks.suspicious(found[1], marked)
         return self._page(
-            "poison.html", subject=subject, step="poison", job=job, found=self._bench.found(session, subject, "scan")
+            "poison.html", subject=subject, step="poison", job=job, found=found, marked=marked, suspicious=suspicious
         )
 
     async def steal(self, request: Request) -> Response:
@@ -272,6 +279,17 @@ class Lab:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         made = self._bench.try_bundle(request.scope["session"], subject, job)
         return JSONResponse({"location": f"/s/{made.id}/defend"})
+
+    @_refusing
+    async def mark(self, request: Request) -> Response:
+        """POST /jobs/ID/mark: whether a sample is poison."""
+        return JSONResponse(self._bench.mark(self._job(request), await self._form(request)))
+
+    @_refusing
+    async def is_clean(self, request: Request) -> Response:
+        """GET /jobs/ID/is_clean.npy."""
+        headers = {"content-disposition": f'attachment; filename="{marks.IS_CLEAN}"'}
+        return Response(self._bench.is_clean(self._job(request)), headers=headers, media_type="application/octet-stream")
 
     @_refusing
     async def upload(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS subjects (id TEXT PRIMARY KEY, session TEXT NOT NULL,
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, session TEXT NOT NULL, subject TEXT NOT NULL, kind TEXT NOT NULL,
   options TEXT NOT NULL, state TEXT NOT NULL, made REAL NOT NULL, started REAL, ended REAL, progress TEXT NOT NULL DEFAULT '[]',
   told TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE IF NOT EXISTS marks (job TEXT NOT NULL, sample INTEGER NOT NULL, poison INTEGER NOT NULL, PRIMARY KEY (job, sample));
 """
 
 
@@ -119,6 +120,7 @@ class State:
     def drop_subject(self, subject: StoredSubject) -> list[str]:
         """Forget a subject and its jobs; returns the jobs' ids."""
         ids = [row[0] for row in self._base.execute("SELECT id FROM jobs WHERE subject = ?", (subject.id,))]
+        self._forget_marks(ids)
         self._base.execute("DELETE FROM jobs WHERE subject = ?", (subject.id,))
         self._base.execute("DELETE FROM subjects WHERE id = ?", (subject.id,))
         return ids
@@ -192,9 +194,25 @@ class State:
         oldest = self._clock() - self._limits.keep_seconds
         gone = [row[0] for row in self._base.execute("SELECT key FROM sessions WHERE seen < ?", (oldest,))]
         jobs = [row[0] for key in gone for row in self._base.execute("SELECT id FROM jobs WHERE session = ?", (key,))]
+        self._forget_marks(jobs)
         for table, column in (("jobs", "session"), ("subjects", "session"), ("sessions", "key")):
             self._base.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key,) for key in gone])  # noqa: S608  # constants
         return gone, jobs
+
+    def marks(self, job: str) -> dict[int, bool]:
+        """Samples of a scan that were marked by hand, by row: whether they are poison."""
+        rows = self._base.execute("SELECT sample, poison FROM marks WHERE job = ? ORDER BY sample", (job,))
+        return {int(sample): bool(poison) for sample, poison in rows}
+
+    def mark(self, job: str, sample: int, poison: bool | None) -> None:
+        """Mark a sample of a scan; None takes its mark away."""
+        if poison is None:
+            self._base.execute("DELETE FROM marks WHERE job = ? AND sample = ?", (job, sample))
+        else:
+            self._base.execute("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", (job, sample, int(poison)))
+
+    def _forget_marks(self, jobs: Sequence[str]) -> None:
+        self._base.executemany("DELETE FROM marks WHERE job = ?", [(job,) for job in jobs])
 
     def _count(self, query: str, *values: Any) -> int:
         return int(self._base.execute(query, values).fetchone()[0])

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lab import marks
 from lab.errors import Refused
 from lab.jobs import Queue, read_result
 from lab.limits import LabLimits
-from lab.offered import AttackedSet, steal_budget, text
+from lab.offered import AttackedSet, steal_budget, text, whole
 from lab.state import LabJob, State, StoredSubject
 from lab.subject import DECLARED, Subject
 from lab.uploads import PREFIX, Uploads
@@ -129,6 +130,27 @@ class Workbench:
         made = self.state.add_subject(session, f"{subject.title}, defended"[:120], spec)
         self.start(session, made, "read", {})
         return made
+
+    def mark(self, job: LabJob, form: Mapping[str, Any]) -> dict[str, int]:
+        """Say of a picture of a scan whether it is poison; how many are marked and suspicious now. Raises: Refused."""
+        result, row, poison = self._scanned(job), whole(form, "row"), form.get("poison")
+        said = marks.suspicions(result)
+        if row not in said or not isinstance(poison, bool):
+            raise Refused("", "expected a picture of this scan, and whether it is poison")
+        self.state.mark(job.id, row, None if poison == said[row] else poison)
+        found = self.state.marks(job.id)
+        return {"marked": len(found), "suspicious": marks.suspicious(result, found)}
+
+    def is_clean(self, job: LabJob) -> bytes:
+        """The is_clean.npy of a scan, with what was marked by hand. Raises: Refused."""
+        self._scanned(job)
+        return marks.is_clean(self.queue.place(job.id) / marks.IS_CLEAN, self.state.marks(job.id))
+
+    def _scanned(self, job: LabJob) -> dict[str, Any]:
+        result = self.queue.result(job.id) if job.kind == "scan" and job.state == "done" else None
+        if result is None:
+            raise Refused("", "expected a scan that is done")
+        return result
 
     def latest(self, session: str, subject: StoredSubject, kind: str) -> LabJob | None:
         """The newest job of a kind."""

@@ -24,7 +24,8 @@ from models.datasets import load_dataset
 
 DETECTORS = ("auto", "strip", "strip,sentinet")
 BUNDLE = "bundle"
-_SUSPECTS = 40
+_SUSPECTS, _OTHERS = 48, 12
+_PICTURES_AT_MOST = 240
 
 
 def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
@@ -90,22 +91,44 @@ def scan(commands: Commands, bring: Bring, request: Asked) -> dict[str, Any]:
             }
             for method in report["methods"]
         ],
-        "suspects": _suspects(bring(request.subject, request.progress), np.flatnonzero(~is_clean.astype(bool)), request.out),
+        "groups": groups(bring(request.subject, request.progress), is_clean.astype(bool), request.out),
     }
 
 
-def _suspects(brought: Brought, rows: NDArray[np.int64], out: Path) -> list[dict[str, Any]]:
-    """Pictures of suspicious samples, spread over all of them."""
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SUSPECTS)).astype(int))] if len(rows) else rows
-    if not len(chosen):
-        return []
-    images, labels = brought.data.images[chosen], brought.data.labels[chosen]
+def groups(brought: Brought, is_clean: NDArray[np.bool_], out: Path) -> list[dict[str, Any]]:
+    """Pictures of each class: of what is suspicious in it, and of the others; poisoned classes first, 240 pictures at most.
+
+    Args:
+        is_clean: bool [n], of every image that was brought.
+    """
+    data, names = brought.data, brought.classifier.labels
+    poisoned = np.unique(data.labels[~is_clean])
+    found, left = [], _PICTURES_AT_MOST
+    for label in [*poisoned, *np.setdiff1d(data.labels, poisoned)]:
+        for suspicious, most in ((True, _SUSPECTS), (False, _OTHERS)):
+            rows = np.flatnonzero((data.labels == label) & (is_clean != suspicious))
+            if chosen := _spread(rows, min(most, left)):
+                left -= len(chosen)
+                pictures = _written(brought, chosen, out)
+                found.append(
+                    {"class": named(names, int(label)), "suspicious": suspicious, "samples": len(rows), "pictures": pictures}
+                )
+    return found
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> list[int]:
+    """So many of these rows at most, from the first to the last."""
+    return [int(row) for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int))]]
+
+
+def _written(brought: Brought, rows: list[int], out: Path) -> list[dict[str, Any]]:
+    """These images as files, and what the classifier answers."""
+    images = brought.data.images[np.array(rows)]
     answers = brought.classifier.predict(images).argmax(axis=1)
-    names, found = brought.classifier.labels, []
-    for number, (row, image) in enumerate(zip(chosen, images, strict=True)):
-        write_png(image, out / f"suspect-{number}.png")
-        said = {"label": named(names, int(labels[number])), "answer": named(names, int(answers[number]))}
-        found.append({"row": int(row), "file": f"suspect-{number}.png", **said})
+    found = []
+    for row, image, answer in zip(rows, images, answers, strict=True):
+        write_png(image, out / f"sample-{row}.png")
+        found.append({"row": row, "file": f"sample-{row}.png", "answer": named(brought.classifier.labels, int(answer))})
     return found
 
 

@@ -217,6 +217,44 @@ def test_pictures_and_a_keras_model_become_a_defended_bundle(page: Page, picture
     expect(page.get_by_text("digits.zip, defended")).to_be_visible()
 
 
+def test_pictures_of_a_scan_open_large_and_can_be_marked(page: Page, tmp_path: Path) -> None:
+    data = load_dataset(MNIST).take(slice(0, 2000))
+    labels = data.labels.copy()
+    labels[np.flatnonzero(labels == 7)[:60]] = 1
+    np.savez(tmp_path / "poisoned.npz", images=data.images, labels=labels)
+    bring(page, BUNDLE / "model.keras", tmp_path / "poisoned.npz")
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=PATIENT_MS)
+    page.get_by_role("link", name="Poison").click()
+    page.get_by_role("button", name="Look for poison").click()
+    expect(page.locator(".finding")).to_contain_text("Poison in class 1", timeout=PATIENT_MS)
+    first = page.locator(".samples li").first
+    first.locator("a").focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("labelled 1, answered 7")
+    assert dialog.locator("img").bounding_box()["width"] > 300  # type: ignore[index]  # it is there
+    dialog.get_by_label("poison").uncheck()
+    expect(page.locator('[data-shows="marked"]')).to_have_text("1")
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_label("poison")).to_be_checked()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page.locator(".samples a").nth(1)).to_be_focused()
+    page.locator(".samples").nth(1).locator("input").first.check()
+    expect(page.locator('[data-shows="marked"]')).to_have_text("2")
+    page.reload()
+    expect(page.locator('[data-shows="marked"]')).to_have_text("2")
+    expect(first.get_by_role("checkbox")).not_to_be_checked()
+    rows = [int(page.locator(".samples").nth(at).locator("input").first.get_attribute("data-row") or "") for at in (0, 1)]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="is_clean.npy").click()
+    download.value.save_as(tmp_path / "is_clean.npy")
+    assert np.load(tmp_path / "is_clean.npy", allow_pickle=False)[rows].tolist() == [True, False]
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert overflow(page) == 0
+    assert faint_texts(page) == []
+
+
 def test_a_file_that_is_no_model_is_said_and_another_reading_takes_a_click(page: Page, lab: RunningLab, tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"no model at all")
     data = load_dataset(MNIST, split="test").take(slice(0, 300))
