@@ -31,7 +31,18 @@ from lab import marks
 from lab.charts import agreement, robust_accuracy
 from lab.errors import Refused
 from lab.jobs import time_left
-from lab.offered import ATTACKS, BUDGETS, IMAGES_AT_MOST, PARAMETERS, STOLEN_QUERIES, STRENGTH_AT_MOST
+from lab.offered import (
+    ATTACKS,
+    BACKDOORS,
+    BUDGETS,
+    IMAGES_AT_MOST,
+    ONE_IMAGE,
+    PARAMETERS,
+    STOLEN_QUERIES,
+    STRENGTH_AT_MOST,
+    TRAINED_ON,
+    TRIGGERS,
+)
 from lab.rendering import MEDIA_TYPES, Pages, duration
 from lab.sentences import field_of, sentence
 from lab.state import LabJob, StoredSubject
@@ -147,7 +158,12 @@ class Lab:
             found=found,
             chart=chart,
             attacks=ATTACKS,
+            triggers=TRIGGERS,
             titles=titles,
+            backdoors=BACKDOORS,
+            trained_on=TRAINED_ON,
+            copying=self._shown(self._bench.latest(session, subject, "backdoors")),
+            copies=self._bench.found(session, subject, "backdoors"),
             read=self._bench.found(session, subject, "read"),
             images_at_most=IMAGES_AT_MOST,
             strength_at_most=STRENGTH_AT_MOST,
@@ -164,7 +180,7 @@ class Lab:
             step="defend",
             read=read,
             bundle=None if read is None else read[1]["bundle"],
-            attacks=ATTACKS,
+            attacks=ONE_IMAGE,
             parameters=PARAMETERS,
             strength_at_most=STRENGTH_AT_MOST,
             job=self._shown(self._bench.latest(session, subject, "evaluate")),
@@ -251,6 +267,7 @@ class Lab:
         job = self._bench.start(request.scope["session"], subject, kind, await self._form(request))
         page = {
             "attack": "/attack#set",
+            "backdoors": "/attack#backdoors",
             "evaluate": "/defend#set",
             "scan": "/poison#scan",
             "steal": "/steal#steal",

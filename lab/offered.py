@@ -46,6 +46,29 @@ ATTACKS: Mapping[str, OfferedAttack] = {
     ),
 }
 
+BACKDOORS: Mapping[str, str] = {
+    "corner_pattern": "corner pattern",
+    "single_pixel": "single pixel",
+    "blended": "blended pattern",
+    "image_patch": "image patch",
+    "all_to_all": "all to all (corner pattern)",
+    "source_specific": "source-specific (corner pattern)",
+    "warped": "warped",
+    "clean_label": "clean labels (stripes)",
+}
+"""The kinds of backdoors that copies are trained with, by their names in `attacks.backdoors.kinds`."""
+TRAINED_ON = (200, 4000)
+"""On how many images a backdoored copy is trained, at least and at most."""
+
+_TRIGGER = "laid on the image as an attacker would who has poisoned the model; one without that backdoor should not react"
+TRIGGERS: Mapping[str, OfferedAttack] = {
+    name: OfferedAttack(f"Trigger: {title}", "", False, _TRIGGER)
+    for name, title in BACKDOORS.items()
+    if name not in ("all_to_all", "source_specific")  # which have the trigger of another
+}
+ONE_IMAGE: Mapping[str, OfferedAttack] = {**ATTACKS, **TRIGGERS}
+"""What can be done to one image at once."""
+
 
 @dataclass(frozen=True)
 class AttackEffort:
@@ -74,8 +97,8 @@ class AttackChoice:
     image: int = 0
 
     def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
-            raise Refused("attack", f"expected one of {', '.join(ATTACKS)}")
+        if self.attack not in ONE_IMAGE:
+            raise Refused("attack", f"expected one of {', '.join(ONE_IMAGE)}")
         _check_strength(self.strength)
         if self.budget not in BUDGETS:
             raise Refused("budget", f"expected {' or '.join(BUDGETS)}")
@@ -116,16 +139,11 @@ class AttackedSet:
     @classmethod
     def from_form(cls, given: Mapping[str, Any]) -> Self:
         """What a form says."""
-        chosen = given.get("attacks", [])
-        if isinstance(chosen, str):
-            chosen = [chosen] if chosen else []
-        if not isinstance(chosen, list) or not all(isinstance(one, str) for one in chosen):
-            raise Refused("attacks", "expected names of attacks")
-        wanted = tuple(name for name in ATTACKS if name in chosen)
-        if len(wanted) < len(set(chosen)):
-            raise Refused("attacks", f"expected some of {', '.join(ATTACKS)}")
         return cls(
-            attacks=wanted, strength=number(given, "strength"), images=whole(given, "images"), budget=text(given, "budget")
+            attacks=_some_of(ATTACKS, given, "attacks"),
+            strength=number(given, "strength"),
+            images=whole(given, "images"),
+            budget=text(given, "budget"),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -136,6 +154,30 @@ class AttackedSet:
     def radii(self) -> tuple[float, ...]:
         """The strengths that are tried."""
         return tuple(round(self.strength * part / 4, 4) for part in range(1, 5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonedCopies:
+    """Backdoors that copies of the classifier are trained with. Raises: Refused on construction."""
+
+    kinds: tuple[str, ...]
+    images: int
+
+    def __post_init__(self) -> None:
+        if not self.kinds or not set(self.kinds) <= set(BACKDOORS):
+            raise Refused("kinds", "expected at least one kind of backdoor of the list")
+        fewest, most = TRAINED_ON
+        if not fewest <= self.images <= most:
+            raise Refused("trained_on", f"expected {fewest} to {most:,} images")
+
+    @classmethod
+    def from_form(cls, given: Mapping[str, Any]) -> Self:
+        """What a form says."""
+        return cls(kinds=_some_of(BACKDOORS, given, "kinds"), images=whole(given, "trained_on"))
+
+    def as_json(self) -> dict[str, Any]:
+        """The record that `from_form` reads."""
+        return {"kinds": list(self.kinds), "trained_on": self.images}
 
 
 DEFENCES: Mapping[str, str] = {
@@ -220,6 +262,18 @@ def whole(given: Mapping[str, Any], name: str) -> int:
     if value != int(value) or abs(value) > 1e9:
         raise Refused(name, "expected a whole number")
     return int(value)
+
+
+def _some_of(known: Mapping[str, Any], given: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The known names that a form's list holds, in their order. Raises: Refused: a name that is not known."""
+    chosen = given.get(name, [])
+    if isinstance(chosen, str):
+        chosen = [chosen] if chosen else []
+    if not isinstance(chosen, list) or not all(isinstance(one, str) for one in chosen):
+        raise Refused(name, "expected names of a list")
+    if not set(chosen) <= set(known):
+        raise Refused(name, f"expected some of {', '.join(known)}")
+    return tuple(one for one in known if one in chosen)
 
 
 def _check_strength(strength: float) -> None:

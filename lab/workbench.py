@@ -14,7 +14,7 @@ from lab import marks
 from lab.errors import Refused
 from lab.jobs import Queue, read_result
 from lab.limits import LabLimits
-from lab.offered import AttackedSet, steal_budget, text, whole
+from lab.offered import AttackedSet, PoisonedCopies, steal_budget, text, whole
 from lab.state import LabJob, State, StoredSubject
 from lab.subject import DECLARED, Subject
 from lab.uploads import PREFIX, Uploads
@@ -25,6 +25,7 @@ EXAMPLE_RESULTS = Path(__file__).parent / "example"
 KINDS = {
     "read": "Read what was brought",
     "attack": "Attack a set of images",
+    "backdoors": "Train backdoored copies",
     "calibrate": "Fit the defences",
     "evaluate": "Evaluate every armour",
     "scan": "Look for poison",
@@ -96,6 +97,8 @@ class Workbench:
         options: dict[str, Any] = {}
         if kind == "attack":
             options = AttackedSet.from_form(form).as_json()
+        elif kind == "backdoors":
+            options = PoisonedCopies.from_form(form).as_json()
         elif kind == "steal":
             options = {"budget": steal_budget(form)}
         elif kind == "calibrate":

@@ -33,7 +33,7 @@ from hauberk.commands.opened_judged import ReadsOtherwise
 from hauberk.commands.options import reporting_to
 from lab.errors import Refused
 from lab.subject import DECLARED, Subject
-from lab.work import attacking, commands, defending, loop, reading, stealing
+from lab.work import attacking, backdooring, commands, defending, loop, reading, stealing
 from lab.work.brought import Brought, Kept, about
 from lab.work.unpacking import unpacked
 from models.accuracy import judge
@@ -175,6 +175,7 @@ def tasks() -> Mapping[str, loop.Task]:
     return {
         "read": partial(reading.read, kept),
         "attack": partial(attacking.attack_set, kept),
+        "backdoors": partial(backdooring.backdoored_copies, kept),
         "one": partial(attacking.attack_one, kept),
         "armour": partial(defending.armour_one, kept),
         "calibrate": partial(commands.calibrate, run),

@@ -20,9 +20,10 @@ const asker = new Asker(section, { options: () => optionsOf(section), show, cost
 
 function changed() {
   const chosen = byId("attack").selectedOptions[0];
-  byId("strength-value").textContent = byId("strength").value;
   byId("strength").disabled = !chosen.dataset.strength;
-  byId("strength-name").textContent = chosen.dataset.strength ? `Strength, the ${chosen.dataset.strength}` : "Strength: it seeks the smallest";
+  byId("strength-name").textContent = chosen.dataset.strength ? `Strength, the ${chosen.dataset.strength}` : "Strength";
+  const own = chosen.dataset.trigger === undefined ? "none, it seeks the smallest" : "none, a trigger has its own";
+  byId("strength-value").textContent = chosen.dataset.strength ? byId("strength").value : own;
   byId("attack-note").textContent = `${chosen.textContent}: ${chosen.dataset.note}.`;
   asker.ask();
 }

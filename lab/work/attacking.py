@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from attacks.attack import Adversarial, Goal
+from attacks.backdoors.kinds import backdoors
 from defences.assembly import assemble
 from defences.defended_classifier import DefendedClassifier
 from evaluation.statistics.intervals import share
 from evaluation.tables.outcomes import RIGHT, WRONG, Outcomes, outcomes
 from lab.errors import Refused
-from lab.offered import ATTACKS, BUDGETS, AttackChoice, AttackedSet
+from lab.offered import ATTACKS, BUDGETS, TRIGGERS, AttackChoice, AttackedSet
 from lab.work.attacks import BUILT
-from lab.work.brought import Bring, Brought, named
+from lab.work.brought import Bring, Brought, about, named
 from lab.work.loop import Asked
 from lab.work.pictures import amplified, for_page, write_png
 from lab.work.reading import chosen_rows
@@ -84,10 +85,21 @@ def image_of(brought: Brought, row: int) -> tuple[Images, int]:
 def run(
     brought: Brought, name: str, strength: float | None, budget: str, images: Images, labels: np.ndarray[Any, Any]
 ) -> Adversarial:
-    """The attack on the undefended classifier. Raises: Refused: it needs gradients that are not there."""
+    """The attack on the undefended classifier. Raises: Refused: it needs gradients that are not there, or other images."""
+    if name in TRIGGERS:
+        return _triggered(brought, name, images)
     attacked: Classifier = brought.differentiable("attack") if ATTACKS[name].follows_gradients else brought.classifier
     attack = BUILT[name](strength or 0.0, BUDGETS[budget], brought.classifier.input_shape)
     return attack(attacked, images, Goal(labels), seed=0)
+
+
+def _triggered(brought: Brought, kind: str, images: Images) -> Adversarial:
+    """The images with a trigger on them, which asks the classifier nothing. Raises: Refused: images too small, too few classes."""
+    with about("attack"):
+        known = backdoors(brought.classifier)  # type: ignore[arg-type]  # its gradients serve to poison, not to trigger
+        changed = np.asarray(known[kind].trigger(images), np.float32)
+    none = np.zeros(len(images), np.int64)
+    return Adversarial(changed, none.astype(bool), none, none)
 
 
 def armoured(brought: Brought) -> DefendedClassifier | None:

@@ -15,7 +15,7 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from lab.errors import Refused
-from lab.offered import ATTACKS, PARAMETERS, Armour, AttackChoice, text
+from lab.offered import ONE_IMAGE, PARAMETERS, Armour, AttackChoice, text
 from lab.work.attacking import SECRET, image_of, run, shown_change, told
 from lab.work.brought import Bring, Brought, about, named
 from lab.work.loop import Asked
@@ -114,7 +114,7 @@ def _image(brought: Brought, options: Mapping[str, Any]) -> tuple[Images, int, d
     chosen = AttackChoice.from_form(options)
     image, label = image_of(brought, chosen.image)
     found = run(brought, chosen.attack, chosen.strength, chosen.budget, image, np.array([label]))
-    return found.images, label, {"title": ATTACKS[chosen.attack].title, **shown_change(brought, image[0], found.images[0])}
+    return found.images, label, {"title": ONE_IMAGE[chosen.attack].title, **shown_change(brought, image[0], found.images[0])}
 
 
 def _strip(defended: DefendedClassifier, brought: Brought, image: Images, answer: int) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ def read(bring: Bring, request: Asked) -> dict[str, Any]:
         "accuracy": asdict(brought.accuracy),
         "able": Capabilities.of(brought.able()).in_words(),
         "gradients": Capabilities.of(brought.able()).gradients is not None,
+        "training": Capabilities.of(brought.able()).training,
         "bundle": None if brought.bundle is None else of_bundle(brought.bundle),
         "order": another_order(brought) if brought.accuracy.cause == "classes in another order" else None,
         "pictures": _pictures(brought, request),

@@ -255,6 +255,39 @@ def test_pictures_of_a_scan_open_large_and_can_be_marked(page: Page, tmp_path: P
     assert faint_texts(page) == []
 
 
+def test_copies_get_backdoors_and_a_trigger_is_seen_on_one_image(page: Page, lab: RunningLab) -> None:
+    page.goto(f"{lab.base}/s/example/attack")
+    expect(page.locator("#cost")).to_contain_text("answered in", timeout=PATIENT_MS)
+    page.locator("#attack").select_option("image_patch")
+    expect(page.locator("#cost")).to_contain_text("0 queries, 0 gradients; answered")
+    expect(page.locator("#strength")).to_be_disabled()
+    expect(page.locator('[data-text="verdict"]')).to_contain_text("still answered 0")
+    copies = page.locator("#backdoors")
+    copies.get_by_label("corner pattern", exact=True).uncheck()
+    copies.get_by_label("Images to train a copy on").fill("100")
+    copies.get_by_role("button", name="Train backdoored copies").click()
+    expect(copies.locator('[data-error-for="trained_on"]')).to_contain_text("200 to 4,000")
+    copies.get_by_label("Images to train a copy on").fill("500")
+    copies.get_by_role("button", name="Train backdoored copies").click()
+    expect(copies.get_by_role("row", name="blended pattern")).to_be_visible(timeout=4 * PATIENT_MS)
+    expect(copies.locator(".triples img")).to_have_count(3)
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert overflow(page) == 0
+    assert faint_texts(page) == []
+
+
+def test_a_model_that_cannot_be_copied_says_so_beside_the_kinds(page: Page, tmp_path: Path) -> None:
+    data = load_dataset(MNIST, split="test").take(slice(0, 300))
+    np.savez(tmp_path / "digits.npz", images=data.images, labels=data.labels)
+    bring(page, BUNDLE / "model.onnx", tmp_path / "digits.npz")
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=PATIENT_MS)
+    page.get_by_role("link", name="Attack", exact=True).click()
+    expect(page.locator("#error-kinds")).to_have_text(
+        "This trains copies of the model, and a model that is ONNX cannot be trained; bring the Keras model."
+    )
+    expect(page.get_by_role("button", name="Train backdoored copies")).to_have_count(0)
+
+
 def test_a_file_that_is_no_model_is_said_and_another_reading_takes_a_click(page: Page, lab: RunningLab, tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"no model at all")
     data = load_dataset(MNIST, split="test").take(slice(0, 300))
