@@ -6,6 +6,7 @@ const section = document.getElementById("scan");
 const samples = [...section.querySelectorAll(".samples li")];
 const zoom = document.getElementById("zoom");
 let shown = -1;
+let sent = Promise.resolve(); // one mark after the other, so that the last tick is what is kept
 
 const tick = (at) => samples[at].querySelector("input");
 const look = (at) => samples[at].classList.toggle("poison", tick(at).checked);
@@ -24,7 +25,7 @@ async function mark(at) {
   clearErrors(section);
   if (answer.marked === undefined) {
     box.checked = !box.checked;
-    showError(section.querySelector('p[data-error-for=""]').parentElement, answer);
+    showError(zoom.open ? zoom : document.getElementById("marks"), answer);
   } else for (const name of ["marked", "suspicious"]) section.querySelector(`[data-shows="${name}"]`).textContent = answer[name].toLocaleString("en-GB");
   look(at);
   if (shown === at) zoom.querySelector("input").checked = box.checked;
@@ -42,7 +43,7 @@ function show(at) {
 
 samples.forEach((sample, at) => {
   tick(at).disabled = false;
-  tick(at).addEventListener("change", () => mark(at));
+  tick(at).addEventListener("change", () => (sent = sent.then(() => mark(at))));
   sample.querySelector("[data-zoom]").addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
     event.preventDefault();
@@ -55,7 +56,8 @@ if (zoom) {
   zoom.querySelector("[data-close]").addEventListener("click", () => zoom.close());
   zoom.querySelector("input").addEventListener("change", (event) => {
     tick(shown).checked = event.target.checked;
-    mark(shown);
+    const at = shown;
+    sent = sent.then(() => mark(at));
   });
   zoom.addEventListener("keydown", ({ key }) => {
     if (key === "ArrowLeft" || key === "ArrowRight") show(shown + (key === "ArrowLeft" ? -1 : 1));
