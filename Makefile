@@ -8,11 +8,11 @@ IMAGE := hauberk:0.1.0
 # Two processes, each test file in one of them: their servers and trained networks are made once. More would need 2 GB each.
 IN_PARALLEL := -n 2 --dist loadfile
 SECRETS := deploy/secrets/hauberk_secret deploy/secrets/grafana_admin_password
-PYTHON_FILES := attacks benchmarks defences deploy evaluation hauberk loadtest models service tests docs/tutorial
+PYTHON_FILES := attacks benchmarks defences deploy evaluation hauberk lab loadtest models service tests docs/tutorial
 RESOLVE := PATH="$(abspath $(BIN)):$$PATH" uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench fuzz loadtest tutorial wheel bento image up down container-check sbom audit bundle lock format clean
+.PHONY: help install serve test check bench fuzz loadtest tutorial wheel bento image up down container-check sbom audit bundle lab-example lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ sbom: $(INSTALLED) ## write build/sbom.json (CycloneDX 1.6): what a Bento instal
 
 audit: $(INSTALLED) ## ask for known vulnerabilities of what a Bento installs; exit code 3: the service cannot be reached
 	@$(BIN)/python -m deploy.audit requirements.runtime.lock
+
+lab-example: $(INSTALLED) ## find the results that the lab shows on the first visit again, minutes; writes lab/example
+	$(BIN)/python -m hauberk.commands.lab_worker read attack evaluate steal
 
 lock: ## resolve requirements.lock again, and the part of it that serving needs
 	$(RESOLVE) pyproject.toml --extra dev -o requirements.lock

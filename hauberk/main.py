@@ -17,7 +17,7 @@ from models.errors import InvalidInput, remote_cause
 from models.printable import printable
 from models.version import __version__
 
-COMMANDS = ("serve", "train", "calibrate", "scan", "evaluate", "attack")
+COMMANDS = ("serve", "train", "calibrate", "scan", "evaluate", "attack", "lab")
 """Each is a function of this name in a module of this name in `hauberk.commands`."""
 
 

@@ -14,7 +14,7 @@ import typer
 from hauberk.main import app_for
 from tests.test_layers import graph, modules
 
-COMMANDS = ("train", "calibrate", "scan", "evaluate", "attack", "serve")
+COMMANDS = ("train", "calibrate", "scan", "evaluate", "attack", "serve", "lab")
 
 _OF_A_MODEL = {"calibrate", "scan", "train"}  # the commands that are given a model, and options that say how it reads images
 

@@ -28,14 +28,13 @@ DISTRIBUTIONS = {
 # What no module of ours imports.
 USED_BY_OTHERS = {
     "uvloop": "uvicorn's event loop where it is installed",
-    "starlette": "BentoML's application, in whose place the gateway puts its own",
     "onnxscript": "PyTorch's exporter of ONNX",
     "dask": "joblib's backend of that name",
 }
 # Parts of these are used that are not public: a new version may change them without saying so.
 WITH_A_CEILING = {"bentoml", "uvicorn", "starlette", "opentelemetry-exporter-otlp-proto-http"}
 # Commands look for the extra before these are imported, or these do, and say what to install.
-MAY_IMPORT_AN_EXTRA = ("evaluation/reporting/", "evaluation/scanning/", "service/observing/tracing.py")
+MAY_IMPORT_AN_EXTRA = ("evaluation/reporting/", "evaluation/scanning/", "service/observing/tracing.py", "lab/rendering.py")
 # `hauberk.mistakes.missing_extra` says what to install for these, wherever a command comes upon them.
 SAID_BY_EVERY_COMMAND = {"tensorflow", "keras", "tf2onnx", "h5py", "onnx", "onnxscript", "skl2onnx", "skops", "torch"}
 # What a server runs, beside service/: the bundle, its graph, the defences that its requests meet, and the kernels' compilation.

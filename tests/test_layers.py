@@ -20,9 +20,10 @@ ALLOWED = {
     "models": {"models"},
     "defences": {"models", "defences"},
     "service": {"models", "defences", "service"},
-    "hauberk": {"models", "defences", "service", "hauberk", "attacks", "evaluation"},
+    "hauberk": {"models", "defences", "service", "hauberk", "attacks", "evaluation", "lab"},
     "attacks": {"models", "defences", "attacks"},
     "evaluation": {"models", "defences", "attacks", "evaluation"},
+    "lab": {"models", "defences", "service", "attacks", "evaluation", "lab"},
     "loadtest": {"loadtest"},
     "deploy": {"deploy", "service"},
 }
@@ -88,6 +89,9 @@ MAY_IMPORT = {
     "evaluation.evaluate": "evaluation evaluation.statistics evaluation.tables evaluation.reporting",
     "evaluation.scanning": "evaluation evaluation.statistics evaluation.reporting",
     "evaluation.red_team": "evaluation evaluation.statistics evaluation.reporting",
+    #
+    "lab": "",
+    "lab.work": "lab",
     #
     "hauberk": "",
     "hauberk.commands": "hauberk",
@@ -224,12 +228,18 @@ def test_no_folder_is_one_flat_room() -> None:
     assert {str(folder.relative_to(ROOT)): size for folder, size in sizes.items() if size > MODULES_AT_MOST} == {}
 
 
+def test_the_lab_s_server_loads_nothing_that_runs_a_model() -> None:
+    heavy = {"attacks", "defences", "evaluation", "numpy", "onnxruntime"}
+    for file in (ROOT / "lab").glob("*.py"):
+        assert not heavy & imported(file, lazily=True), file
+
+
 def test_the_defences_and_the_classifier_protocol_know_no_server_no_metrics_and_no_framework() -> None:
     for file in (*(ROOT / "defences").rglob("*.py"), ROOT / "models" / "classifier.py"):
         assert not PURE & imported(file, lazily=True), file
 
 
-@pytest.mark.parametrize("layer", ["models", "defences", "service", "hauberk", "attacks", "evaluation"])
+@pytest.mark.parametrize("layer", ["models", "defences", "service", "hauberk", "attacks", "evaluation", "lab"])
 def test_tensorflow_is_never_imported_by_importing_a_module_of_ours(layer: str) -> None:
     for file in (ROOT / layer).rglob("*.py"):
         assert not FRAMEWORKS & imported(file, lazily=False), file

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("attacks", "benchmarks", "defences", "deploy", "evaluation", "hauberk", "loadtest", "models", "service")
+PACKAGES = ("attacks", "benchmarks", "defences", "deploy", "evaluation", "hauberk", "lab", "loadtest", "models", "service")
 
 
 def test_no_two_public_classes_have_the_same_name() -> None:

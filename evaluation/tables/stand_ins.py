@@ -98,7 +98,7 @@ class StandIns:
             self.held,
             kinds=[kind],
             preprocessors=self.target.full_stack.preprocessors,
-            fits=fits_of(served.keys() & _answer_to_backdoors()),
+            fits=fits_of(served.keys() & answer_to_backdoors()),
             patch=masks.patch if isinstance(masks, PatchCleanser) else None,
             budget=BackdoorBudget(training=self.budget.backdoor_images, epochs=self.budget.backdoor_epochs),
             seed=self.seed,
@@ -127,6 +127,6 @@ class StandIns:
         return {"inverted": Thief(name="inverted", targets=undo, knows="the formula, beta and gamma")}
 
 
-def _answer_to_backdoors() -> set[str]:
+def answer_to_backdoors() -> set[str]:
     """The detectors whose record names backdoors among the attacks they answer to."""
     return {name for name, detector in of_stage("abstain").items() if _BACKDOOR in detector.record.techniques}

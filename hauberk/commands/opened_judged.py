@@ -20,6 +20,14 @@ _BETTER_BY = 0.02
 _BY_CHANCE = 3e-3
 
 
+class ReadsOtherwise(InvalidInput):
+    """Another reading of the images fits a classifier better, and nothing was said against it; `options` say it."""
+
+    def __init__(self, sentence: str, options: str) -> None:
+        super().__init__(sentence)
+        self.options = options
+
+
 def judged(
     classifier: KeptClassifier, data: Samples, look: Samples, raw: NDArray[np.float32], declared: Declaration
 ) -> Judgement:
@@ -56,10 +64,11 @@ def _check_reading(classifier: KeptClassifier, look: Samples, answers: Labels, d
     ):  # red and blue exchanged, in the images or among the classes: both may explain it
         order = f"; or else {plain.reason.split('; ', 1)[1]}"
     insist = "" if plain.verdict == "guessing" else f", or {_insisting(classifier)} to insist"  # a guess is refused all the same
-    raise InvalidInput(
+    raise ReadsOtherwise(
         f"the classifier is right on {100 * found.declared_right.mean():.1f} % of {len(found.right):,} images when it is given "
         f"{in_words(classifier.preparation)}, but on {100 * found.right.mean():.1f} % with {found.reading.name}; say "
-        f"{found.options}{found.others}{insist}{order}"
+        f"{found.options}{found.others}{insist}{order}",
+        found.options,
     )
 
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,6 +56,19 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+_TOLD: ContextVar[Report | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def reporting_to(report: Report) -> Iterator[None]:
+    """Commands that run within report their progress here, and draw nothing."""
+    before = _TOLD.set(report)
+    try:
+        yield
+    finally:
+        _TOLD.reset(before)
+
+
 @contextmanager
 def progress_bar(unit: str, **units: str) -> Iterator[Report]:
     """A bar on stderr that follows reports of (what, done, of), or lines where stderr is no terminal; none before the first report.
@@ -63,6 +77,9 @@ def progress_bar(unit: str, **units: str) -> Iterator[Report]:
         unit: of what is counted, such as "epochs".
         units: of reports that count something else, by what they report, with _ for spaces.
     """
+    if (told := _TOLD.get()) is not None:
+        yield told
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield ProgressLines(unit, units)

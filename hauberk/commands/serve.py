@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import ipaddress
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.errors import InvalidInput
+from hauberk.commands.listening import check_free, numeric_address
 from models.printable import printable
 from service.lifecycle.directories import make_home
 from service.lifecycle.one_bundle import read_bundle_to_serve
@@ -47,12 +45,12 @@ def serve(
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
     if sys.stdin.isatty():
         os.environ.setdefault("HAUBERK_DRAIN_S", "0")  # no load balancer has to notice the drain first
-    address = _address(host)
+    address = numeric_address(host)
     settings = read_settings()
     served = read_bundle_to_serve(settings)
     telemetry.check(settings)
     make_home()
-    _check_free(address, host, port)
+    check_free(address, host, port)
     with _checking_defences(served, settings):
         service, run_server = _import_the_server()
     print(f"starting Hauberk with {printable(settings.bundle)}; the log below says how far it is", file=sys.stderr, flush=True)
@@ -95,29 +93,3 @@ def _become_bentoml(address: str, port: int) -> None:
     # Replaced, not spawned. -P: the working directory is not searched for modules.
     command = [sys.executable, "-P", "-m", "bentoml", "serve", _SERVICE, *options]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from a client
-
-
-def _address(host: str) -> str:
-    """BentoML listens on numeric addresses only."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except OSError as failure:
-        raise InvalidInput(f"expected --host to be an address of this machine, got {host!r}") from failure
-
-
-def _check_free(address: str, host: str, port: int) -> None:
-    if not 1 <= port <= 65535:
-        raise InvalidInput(f"expected --port between 1 and 65535, got {port}")
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            probe.listen()
-        except OSError as failure:
-            reason = failure.strerror or str(failure)
-            raise InvalidInput(f"cannot listen on {host}:{port} ({reason.lower()}); choose another with --port") from failure

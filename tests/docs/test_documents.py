@@ -118,7 +118,7 @@ def test_every_file_and_folder_that_contributing_names_exists() -> None:
 
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-PACKAGES = "attacks|benchmarks|defences|deploy|evaluation|hauberk|loadtest|models|service|tests"
+PACKAGES = "attacks|benchmarks|defences|deploy|evaluation|hauberk|lab|loadtest|models|service|tests"
 WRITTEN_LATER = ("deploy/secrets",)
 TRACE_ATTRIBUTES = {"service.name", "service.version"}
 

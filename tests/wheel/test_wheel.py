@@ -30,7 +30,7 @@ from models.datasets import MNIST, load_dataset
 from models.version import __version__
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("attacks", "defences", "evaluation", "hauberk", "models", "service")
+PACKAGES = ("attacks", "defences", "evaluation", "hauberk", "lab", "models", "service")
 NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "out", "*.egg-info", "__pycache__", "docs", "tests")
 # Seconds; the kernels are compiled when a command first runs them, half a minute on an idle machine.
 READY_S, COMMAND_S = 600.0, 600.0
@@ -132,13 +132,24 @@ def server(installed: Installed) -> Iterator[Server]:
         process.wait(30)
 
 
+def test_the_lab_s_pages_and_its_example_are_in_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {
+        "lab/pages/base.html",
+        "lab/pages/lab.css",
+        "lab/example/read/result.json",
+        "lab/example/evaluate/report.html",
+    } <= names
+
+
 def test_it_holds_every_module_every_file_they_read_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert {name for name in held if name.endswith(".py")} == modules
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
-    for directory in ("evaluation/reporting/report_page", "service/routes/console_page", "models/data"):
+    for directory in ("evaluation/reporting/report_page", "service/routes/console_page", "lab/pages", "models/data"):
         assert {f"{directory}/{path.name}" for path in (ROOT / directory).iterdir() if path.is_file()} <= held
     for bundle in (ROOT / "models" / "bundles").iterdir():
         assert {f"models/bundles/{bundle.name}/{path.name}" for path in bundle.iterdir()} <= held
@@ -155,7 +166,7 @@ def test_its_metadata_name_the_version_the_command_and_the_extras(wheel: Path) -
         scripts = archive.read(f"hauberk-{__version__}.dist-info/entry_points.txt").decode()
     assert metadata["Version"] == __version__
     assert set(metadata.get_all("Provides-Extra") or ()) == {
-        *("report", "cluster", "ray", "tracing", "dev"),
+        *("report", "lab", "cluster", "ray", "tracing", "dev"),
         *("tensorflow", "onnx", "torch", "sklearn-models"),
     }
     assert "hauberk = hauberk.main:main" in scripts

@@ -18,7 +18,7 @@ from tests import bundles
 from tests.fakes import squares
 from tests.unit.hauberk.conftest import Command, Ran, process
 
-COMMANDS = ("serve", "train", "calibrate", "scan", "evaluate", "attack")
+COMMANDS = ("serve", "train", "calibrate", "scan", "evaluate", "attack", "lab")
 
 
 def assert_refused(ran: Ran, sentence: str) -> None:

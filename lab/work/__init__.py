@@ -1,0 +1,1 @@
+"""What the lab's worker processes do: nothing here runs in the server."""
