@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from defences.calibration.budgets import Trial, chosen_budgets
 from defences.calibration.conformal import conformal_threshold
 from defences.calibration.effort import Effort, Task, estimate
 from defences.calibration.fits import fits_of, fittable
+from defences.calibration.layer_disagreement import images_wanted
 from defences.calibration.split import Terms, split
 from defences.calibration.thresholds import FittedDetector
 from defences.defended_classifier import DefendedClassifier, Detector, Step
+from defences.detectors.layer_disagreement import LayerDisagreement
 from defences.errors import CannotBeFitted
 from models.accuracy import drawn
 from models.classifier import Classifier, Images
@@ -144,13 +146,18 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
     Args:
         clean: labelled images that it was not trained on.
 
+    A detector that would only monitor, for want of images, is left out.
+
     Cost: per kind, six epochs on a half of the clean images, at most 4,000, and the fits of all candidates with less effort.
     """
     began = time.monotonic()
+    short = _too_few_for_layers(clean)
+    if short:
+        terms = replace(terms, candidates=tuple(name for name in terms.candidates if name != LayerDisagreement.name))
     why = _untried(classifier, clean, terms)
     if why or not isinstance(classifier, KerasClassifier):
-        return _untold(f"no triggers of our own were tried: {why}")
-    trials = _Trials(classifier, in_memory(clean.take(drawn(len(clean), at_most=_most(clean)))), terms)
+        return _untold(f"no triggers of our own were tried: {why}", *short, without=LayerDisagreement.name if short else "")
+    trials = _Trials(classifier, in_memory(clean.take(drawn(len(clean), at_most=_most(clean)))), terms, said=[*short])
     kinds = _kinds(classifier)
     for number, kind in enumerate(kinds):
         terms.progress("detectors", number, len(kinds))
@@ -161,7 +168,8 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
             trials.add(kind)
     terms.progress("detectors", len(kinds), len(kinds))
     if len(trials.found) < _TRIALS_AT_LEAST:
-        return _untold("no set was chosen by trials: fewer than two backdoors could be planted in copies", *trials.said)
+        why = "no set was chosen by trials: fewer than two backdoors could be planted in copies"
+        return _untold(why, *trials.said, without=LayerDisagreement.name if short else "")
     return _chosen(trials, time.monotonic() - began)
 
 
@@ -193,8 +201,19 @@ def _calls(images: int, terms: ChoiceTerms) -> int:
     return int(3 * _EPOCHS * min(_TRAINED_ON, _POISONED * images)) + sum(fits.get(part, 0) for part in _FITS)
 
 
-def _untold(*said: str) -> Choice:
-    return Choice(detectors=usual_detectors(), alone={}, together={}, calls={}, said=said)
+def _too_few_for_layers(clean: Samples) -> tuple[str, ...]:
+    """What layer disagreement wants, where it would only monitor; nothing where it would enforce."""
+    wanted = images_wanted(len(np.unique(clean.labels)))
+    if len(clean) >= wanted:
+        return ()
+    return (
+        f"{LayerDisagreement.name} is left out: it would only monitor, and enforce with {wanted:,} images, got {len(clean):,}",
+    )
+
+
+def _untold(*said: str, without: str = "") -> Choice:
+    detectors = tuple(name for name in usual_detectors() if name != without)
+    return Choice(detectors=detectors, alone={}, together={}, calls={}, said=said)
 
 
 def _kinds(classifier: KerasClassifier) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from attacks.evasion.losses import entropy_bits, margin, odds_against, probabili
 from defences.detectors.badexpert import BaDExpert
 from defences.detectors.binary_activation_detector import BinaryActivationDetector
 from defences.detectors.binary_input_detector import BinaryInputDetector
-from defences.detectors.layer_disagreement import LayerDisagreement
+from defences.detectors.layer_disagreement import WEIGHTS, LayerDisagreement
 from defences.detectors.mask_set import MASKS
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.detectors.sentinet import SentiNet
@@ -142,10 +142,11 @@ def layer_estimate(
 ) -> DetectorEstimate:
     """Layer disagreement, which has no secret: the score minus the threshold, of images as the classifier is given them.
 
-    The gradient of the probes' part is exact. Ranks are constant almost everywhere: theirs is that of a soft rank, in which a reference
-    counts the more the nearer it is than the nearest one of the answered class (`layer_gradients.py`).
+    The gradients of the probes' part and of the classifier's own odds are exact. Ranks are constant almost everywhere: theirs is that of
+    a soft rank, in which a reference counts the more the nearer it is than the nearest one of the answered class (`layer_gradients.py`).
 
-    Cost: a forward pass, and a forward and a backward pass for each layer, an image. Raises: InvalidInput: a classifier without them.
+    Cost: a forward pass, and a forward and a backward pass for each layer and for the odds, an image.
+    Raises: InvalidInput: a classifier without layers or gradients.
     """
     if not isinstance(classifier, LayeredClassifier) or not isinstance(classifier, DifferentiableActivations):
         raise InvalidInput(
@@ -158,7 +159,11 @@ def layer_estimate(
     blocks = classifier.blocks()
     shapes = {layer: blocks[layer] for layer in detector.layers}
     gradient = feature_gradients(classifier, images, shapes, by_features)
-    return DetectorEstimate((detector.scores(outputs.features, answers) - detector.threshold).astype(np.float32), gradient)
+    # The score falls as the classifier's odds for its answer rise, and rises as those against it do.
+    by_odds = WEIGHTS[2] / detector.moments[2, 1] * detector.judged[answers]
+    gradient += by_odds.astype(np.float32)[:, None, None, None] * classifier.loss_gradient(images, answers, odds_against).gradient
+    clearance = detector.scores(outputs.features, outputs.probabilities) - detector.threshold
+    return DetectorEstimate(clearance.astype(np.float32), gradient)
 
 
 ESTIMATES: dict[type[Any], Estimator] = {

@@ -20,7 +20,7 @@ def score_gradients(detector: LayerDisagreement, features: Features, answers: La
     are not judged, and ranks of classes without references, have no slope.
     """
     gradient, start = np.zeros_like(features), 0
-    of_probes, of_ranks = -1 / detector.moments[:, 1] / len(detector.layers)
+    of_probes, of_ranks = -1 / detector.moments[:2, 1] / len(detector.layers)
     for layer, columns in enumerate(detector.widths.tolist()):
         span = slice(start, start + columns)
         matrix = detector.projection[span].astype(np.float64)

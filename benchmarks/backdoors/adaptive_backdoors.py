@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from attacks.backdoors.adaptive_kinds import AdaptiveBackdoor, adaptive_backdoor
 from attacks.backdoors.poisoning import Poisoned
 from benchmarks.backdoors import backdoored_copies
 from benchmarks.backdoors.backdoored_copies import BATCH, EPOCHS, LEARNING_RATE, SEED, TARGET, Scene
+from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
 from defences.calibration.fits import fits_of, fittable
 from defences.calibration.split import Terms, split
@@ -31,7 +32,7 @@ _USUAL = ("blended", "warped")
 def section() -> str:
     """The page's section."""
     header = ("attacker", "knows", "works (before)", "clean accuracy (before)", *(f"{name}: TPR (FPR)" for name in _DETECTORS))
-    grey, coloured = (table(header, list(_rows(scene))) for scene in (backdoored_copies.digits(), backdoored_copies.colour()))
+    grey, coloured = (table(header, _rows(scene)) for scene in (backdoored_copies.digits(), backdoored_copies.colour()))
     return (
         "## Backdoors of attackers who know the detectors\n\n"
         f"`python -m benchmarks adaptive_backdoors`, seed {SEED}: the attacker trains a copy of the classifier for {EPOCHS} epochs on "
@@ -44,10 +45,12 @@ def section() -> str:
     )
 
 
-def _rows(scene: Scene) -> Iterator[list[str]]:
+def _rows(scene: Scene) -> list[list[str]]:
     known = {f"{kind}, as usual": AdaptiveBackdoor(scene.backdoors()[kind], _as_usual, "nothing") for kind in _USUAL}
     known |= adaptive_backdoors(scene.classifier, target=TARGET, epochs=EPOCHS, seed=SEED)
-    return (_row(scene, name, attacker) for name, attacker in known.items())
+    rows = {name: partial(_row, scene, name, attacker) for name, attacker in known.items()}
+    plan = {"numbers": [SEED, _CLEAN, _TRIGGERED, _RATE], "detectors": _DETECTORS}
+    return list(kept_rows(f"adaptive_backdoors_{scene.name}", rows, plan=plan).values())
 
 
 def _as_usual(given: KerasClassifier, poisoned: Poisoned) -> KerasClassifier:

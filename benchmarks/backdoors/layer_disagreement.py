@@ -22,6 +22,7 @@ from defences.calibration.calibrate import CalibrationPlan, calibrate
 from defences.calibration.conformal import conformal_threshold
 from defences.calibration.layer_disagreement import Axes, Seen, discriminating, fitted_to, layers_to_read
 from defences.calibration.split import split
+from defences.detectors.layer_disagreement import WEIGHTS
 from models.bundle import read_bundle, standard_bundle_directory
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset
@@ -61,9 +62,9 @@ def section() -> str:
         f"{spent_us:.1f} us an image (wanted: 300 at most).\n\n"
         f"{wanted_table(wanted)}\n"
         f"{table(('layer disagreement', 'requests/s', 'p50 ms', 'p99 ms', 'worker MiB'), served)}\n"
-        "Distances in other spaces, and the probes alone: TPR in % at 1 % FPR over the triggered images that work, of copies of "
+        "Distances in other spaces, and parts of the score alone: TPR in % at 1 % FPR over the triggered images that work, of copies of "
         "`mnist-standard` that learned a backdoor each, calibrated on 3,000 images, neither purified. Axes per layer in brackets.\n\n"
-        f"{table(('backdoor', 'probes', 'ranks', *_SPACES), list(_compared()))}"
+        f"{table(('backdoor', *_LESS, *_SPACES), list(_compared()))}"
     )
 
 
@@ -97,11 +98,10 @@ def _scored_us(directory: Path) -> float:
     [detector] = [step.defence for step in defended.detectors if step.defence.name == _DETECTORS[1]]
     images = load_dataset(MNIST, split="test").images[:_BATCH]
     outputs = defended.classifier.layered(detector.layers)(images)  # type: ignore[attr-defined]  # of a bundle with the detector
-    answers = outputs.probabilities.argmax(axis=1)
     spent = []
     for _ in range(_REPEATS):
         started = time.perf_counter()
-        detector.scores(outputs.features, answers)  # type: ignore[attr-defined]
+        detector.scores(outputs.features, outputs.probabilities)  # type: ignore[attr-defined]
         spent.append(time.perf_counter() - started)
     return 1e6 * float(np.median(spent)) / _BATCH
 
@@ -119,7 +119,19 @@ def _all(values: NDArray[np.float64], means: NDArray[np.float64], inverse: NDArr
     return np.eye(values.shape[1], 600)
 
 
-_SPACES: dict[str, Axes] = {"both (9)": discriminating, "both, principal axes (32)": _principal, "both, all features": _all}
+_SPACES: dict[str, Axes] = {
+    "all three parts (9)": discriminating,
+    "all, principal axes (32)": _principal,
+    "all, all features": _all,
+}
+
+
+_LESS = {
+    "probes": np.array([1.0, 0.0, 0.0]),
+    "ranks": np.array([0.0, 1.0, 0.0]),
+    "probes and ranks": np.array([1.0, 1.0, 0.0]),
+}
+"""Parts of the score, by their weights."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ class _Copy:
     def seen(self, images: Images) -> Seen:
         """Features and answers of the blocks that the detector reads."""
         outputs = self.classifier.layered(tuple(layers_to_read(self.classifier)))(images)
-        return Seen(outputs.features, outputs.probabilities.argmax(axis=1), np.zeros(len(images), np.int64))
+        return Seen(outputs.features, outputs.probabilities, np.zeros(len(images), np.int64))
 
 
 def _compared() -> Iterator[list[str]]:
@@ -146,11 +158,11 @@ def _compared() -> Iterator[list[str]]:
         for axes in _SPACES.values():
             layers = layers_to_read(copy.classifier)
             detector = fitted_to(layers, known, 10, np.random.default_rng(_SEED), axes=axes)
-            own, others = (detector.parts(some.features, some.answers) for some in (clean, triggered))
+            own, others = (detector.parts(some.features, some.probabilities) for some in (clean, triggered))
             centre, deviation = own.mean(axis=0), own.std(axis=0)
-            sums = [-((some - centre) / deviation).sum(axis=1) for some in (own, others)]
-            alone = [] if cells else [_caught(-own[:, part], -others[:, part]) for part in range(2)]
-            cells += [*alone, _caught(*sums)]
+            apart = [(centre - some) / deviation for some in (own, others)]
+            less = [] if cells else [_caught(*(some @ weights for some in apart)) for weights in _LESS.values()]
+            cells += [*less, _caught(*(some @ WEIGHTS for some in apart))]
         yield [copy.kind.replace("_", " "), *cells]
 
 

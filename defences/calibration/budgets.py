@@ -13,7 +13,7 @@ from defences.errors import InvalidInput
 
 _PARTS = 8
 """The rate is shared out in so many equal parts."""
-_INSURANCE = 0.01
+_INSURANCE = 0.03
 """Of its worth, what a set may lose to one of fewer detectors: somebody else's triggers are not like those that were tried."""
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -74,7 +74,7 @@ def chosen_budgets(trials: Sequence[Trial], rate: float, *, calls: Mapping[str, 
         calls: by detector, mean model calls of a clean image.
         calls_at_most: that the chosen ones may take together.
 
-    Every sharing of the rate into eighths is tried. Of the sets that are worth as much as the best one, up to .01, that of most detectors
+    Every sharing of the rate into eighths is tried. Of the sets that are worth as much as the best one, up to .03, that of most detectors
     is taken: an attacker who knows one of them has to get past the others.
     Raises: InvalidInput: no trials, or no detector that is as cheap.
     """

@@ -21,7 +21,7 @@ from defences.calibration.split import CalibrationSplit, Terms
 from defences.calibration.thresholds import FittedDetector
 from defences.detectors.layer_disagreement import NOT_JUDGED, LayerDisagreement
 from defences.errors import CannotBeFitted
-from models.classifier import Classifier, Features, Labels, LayeredClassifier, LayeredPass
+from models.classifier import Classifier, Features, Labels, LayeredClassifier, LayeredPass, Probabilities
 from models.engines.reading.features import MapShape, width
 from models.engines.twins.capabilities import engine_of
 from models.image_rows import ImageRows, blocks
@@ -52,8 +52,8 @@ def fit_layer_disagreement(classifier: Classifier, parts: CalibrationSplit, term
     layers = layers_to_read(reader)
     told = CountedSteps(terms.progress, "layers", len(parts.choosing) + len(parts.holding))
     passes = partial(_passes, reader.layered(tuple(layers)), terms=terms, told=told)
-    features, answers = (np.concatenate(column) for column in zip(*passes(parts.choosing.images), strict=True))
-    seen = Seen(features, answers, parts.choosing.labels)
+    features, probabilities = (np.concatenate(column) for column in zip(*passes(parts.choosing.images), strict=True))
+    seen = Seen(features, probabilities, parts.choosing.labels)
     classes, rng = len(classifier.labels), np.random.default_rng(terms.seed)
     crossed = _crossed(layers, seen, classes, rng)
     moments = np.stack([np.nanmean(crossed, axis=0), np.maximum(np.nanstd(crossed, axis=0), _LEAST)], axis=1)
@@ -63,7 +63,7 @@ def fit_layer_disagreement(classifier: Classifier, parts: CalibrationSplit, term
         settings=fitted.settings(),
         arrays={key: getattr(fitted, key) for key, kind in fitted.record.calibrated.items() if kind == "array"},
         card=_card(fitted, seen, classifier.labels),
-        choosing=np.nan_to_num(fitted.scores_of(crossed, answers), nan=NOT_JUDGED),
+        choosing=np.nan_to_num(fitted.scores_of(crossed, seen.answers), nan=NOT_JUDGED),
         holding=np.concatenate([fitted.scores(*block) for block in passes(parts.holding.images)]),
         at=lambda threshold: replace(fitted, threshold=threshold),
         mean_calls=lambda threshold: 0.0,
@@ -97,16 +97,23 @@ class Seen:
 
     Attributes:
         features: float32 [n, D], of all layers side by side.
-        answers, labels: int64 [n], the classes it answered, and the true ones.
+        probabilities: float32 [n, k], its answers.
+        labels: int64 [n], the true classes.
     """
 
     features: Features
-    answers: Labels
+    probabilities: Probabilities
     labels: Labels
+
+    @property
+    def answers(self) -> Labels:
+        """The classes it answered, int64 [n]."""
+        found: Labels = self.probabilities.argmax(axis=1)
+        return found
 
     def take(self, rows: NDArray[np.int64]) -> Seen:
         """Some of them."""
-        return Seen(self.features[rows], self.answers[rows], self.labels[rows])
+        return Seen(self.features[rows], self.probabilities[rows], self.labels[rows])
 
 
 Axes = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int], NDArray[np.float64]]
@@ -152,7 +159,7 @@ def fitted_to(
         offset=np.stack([offset for _, offset in maps]),
         references=np.stack(references),
         firsts=np.searchsorted(data.labels[few], np.arange(classes + 1)),
-        moments=np.array([[0.0, 1.0], [0.0, 1.0]]),
+        moments=np.array([[0.0, 1.0]] * 3),
         judged=np.bincount(data.labels, minlength=classes) > 0,
         threshold=-np.inf,
     )
@@ -188,21 +195,23 @@ def _projection(features: Features, labels: Labels, classes: int, axes: Axes) ->
 
 
 def _crossed(layers: Mapping[str, MapShape], data: Seen, classes: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The parts a and b [n, 2] of every image, from a detector that was fitted without it; NaN where its class had no other image."""
+    """The parts a, b and c [n, 3] of every image, from a detector that was fitted without it; NaN where its class had no other image."""
     order = rng.permutation(len(data.labels))
     order = order[np.argsort(data.labels[order], kind="stable")]
     fold = np.empty(len(order), np.int64)
     fold[order] = np.arange(len(order)) % _FOLDS
-    parts = np.full((len(order), 2), np.nan)
+    parts = np.full((len(order), 3), np.nan)
     for number in range(_FOLDS):
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         detector = fitted_to(layers, data.take(outside), classes, rng)
         known = inside[detector.judged[data.answers[inside]]]
-        parts[known] = detector.parts(data.features[known], data.answers[known])
+        parts[known] = detector.parts(data.features[known], data.probabilities[known])
     return parts
 
 
-def _passes(layered: LayeredPass, images: ImageRows, *, terms: Terms, told: CountedSteps) -> Iterator[tuple[Features, Labels]]:
+def _passes(
+    layered: LayeredPass, images: ImageRows, *, terms: Terms, told: CountedSteps
+) -> Iterator[tuple[Features, Probabilities]]:
     """Features and answers of all images, a block at a time. Raises: CannotBeFitted: activations that are no numbers."""
     for block in blocks(images):
         outputs = layered(terms.purified(images[block]))
@@ -212,18 +221,27 @@ def _passes(layered: LayeredPass, images: ImageRows, *, terms: Terms, told: Coun
                 "look for what overflows in the model"
             )
         told.add(len(outputs.features))
-        yield outputs.features, outputs.probabilities.argmax(axis=1)
+        yield outputs.features, outputs.probabilities
+
+
+def images_wanted(classes: int) -> int:
+    """Clean images of so many classes that a calibration takes for the detector to enforce; with fewer it only monitors."""
+    return max(3 * _probes_need(classes), HELD_IMAGES * 3 // 2)
+
+
+def _probes_need(classes: int) -> int:
+    return min(IMAGES_A_CLASS * classes, LayerDisagreement.record.images_to_choose_on)
 
 
 def _too_few(seen: Seen, held: int) -> str:
     """Why the detector only monitors, and what more images would buy; "" where there are enough."""
     classes = len(np.unique(seen.labels))
-    wanted = min(IMAGES_A_CLASS * classes, LayerDisagreement.record.images_to_choose_on)
+    wanted = _probes_need(classes)
     if len(seen.labels) >= wanted and held >= HELD_IMAGES:
         return ""
     return (
         f"it only monitors: its probes have {len(seen.labels):,} images of the {wanted:,} that {classes} classes need, its threshold "
-        f"{held:,} of {HELD_IMAGES:,}; calibrated on {max(3 * wanted, HELD_IMAGES * 3 // 2):,} images it would refuse"
+        f"{held:,} of {HELD_IMAGES:,}; calibrated on {images_wanted(classes):,} images it would refuse"
     )
 
 

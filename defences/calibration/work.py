@@ -63,9 +63,9 @@ class Work:
     def told(self) -> str:
         """A sentence or two for people."""
         calls = self.chosen.estimate.model_calls
-        opening = f"{_long(self.spent_s)} for opening and comparing the classifier, and " if self.spent_s >= 1 else ""
+        behind = f"{_long(self.spent_s)} until here, and " if self.spent_s >= 1 else ""
         text = (
-            f"calibrating takes {_long(self.seconds)} at most: {opening}{_round(calls):,} model calls of {_ms(self.speed.call_s)}"
+            f"calibrating takes {_long(self.seconds)} at most: {behind}{_round(calls):,} model calls of {_ms(self.speed.call_s)}"
         )
         if self.uncounted:
             text += f"; training {' and '.join(self.uncounted)} comes on top, and is not counted"

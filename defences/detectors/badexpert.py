@@ -15,27 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.defence import Defence, DefenceRecord
+from defences.detectors.odds import log_odds_against
 from defences.detectors.unprobed import WithoutProbes
 from defences.errors import InvalidInput, InvalidParameter
 from defences.keyed import Keys
 from models.bundle import Bundle
 from models.classifier import Classifier, Images, Probabilities
 from models.engines.expert import check_expert, expert_of
-
-# The smallest numbers of float32, below which a probability is 0.
-_LEAST = 1e-45
-
-
-def log_odds_against(outputs: Probabilities, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """log((1 - p) / p) of the probability p that each row gives its label: [n, k], [n] -> [n], float64.
-
-    1 - p is the sum over the other classes, so that experts who are sure do not tie where float32 rounds p to 1.
-    """
-    rows, others = np.arange(len(labels)), outputs.astype(np.float64)
-    own = others[rows, labels]
-    others[rows, labels] = 0
-    against: NDArray[np.float64] = np.log(np.maximum(others.sum(axis=1), _LEAST)) - np.log(np.maximum(own, _LEAST))
-    return against
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

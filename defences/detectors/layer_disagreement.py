@@ -17,14 +17,19 @@ from numba import njit
 from numpy.typing import NDArray
 
 from defences.defence import Defence, DefenceRecord
+from defences.detectors.odds import log_odds_against
 from defences.detectors.unprobed import LayerSession
 from defences.errors import InvalidParameter
 from defences.keyed import Keys
-from models.classifier import Features, Images, Labels
+from models.classifier import Features, Images, Labels, Probabilities
 
 NOT_JUDGED = 0.0
 """The score of an answer of a class that no image was given of: that of a clean image on average, which no threshold refuses."""
 
+WEIGHTS = np.array([1.0, 1.0, 0.5])
+"""Of the probes, the ranks and the classifier's own odds in the score."""
+
+_SURE = 16.0  # of a logarithm of odds: float32 tells no more
 _SLOPE, _SHARE = 1e-4, 1e-3
 _LARGE = 30.0  # a logarithm of odds beyond which 1 makes no difference to them
 
@@ -39,11 +44,9 @@ def _disagreement(
     references: Any,
     norms: Any,
     firsts: Any,
-    moments: Any,
-    judged: Any,
     result: Any,
 ) -> None:
-    """The probes' mean log1p(-log p), the ranks' mean log share, and the score of every image, into result [n, 3]."""
+    """The probes' mean log1p(-log p) and the ranks' mean log share of every image, into result [n, 2]."""
     layers, axes, count = references.shape
     classes = firsts.size - 1
     seen, apart = np.empty(projection.shape[1], np.float32), np.empty(count, np.float32)
@@ -84,10 +87,7 @@ def _disagreement(
             for m in range(count):
                 nearer += apart[m] < nearest
             rank_of_all += np.log(nearer / count + _SHARE)
-        a, b = surprise_of_all / layers, rank_of_all / layers
-        score = (moments[0, 0] - a) / moments[0, 1] + (moments[1, 0] - b) / moments[1, 1]
-        result[i, 0], result[i, 1] = a, b
-        result[i, 2] = score if judged[label] or not np.isfinite(score) else NOT_JUDGED
+        result[i, 0], result[i, 1] = surprise_of_all / layers, rank_of_all / layers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,13 +96,16 @@ class LayerDisagreement(Defence):
 
         a(x) = mean_l log(1 + u_l) + log(u_l) / 10^4   u_l = -log p_l(y | x), p_l: a linear probe of layer l
         b(x) = mean_l log(share_l(y | x) + 1/1000)     share_l: of n reference images, those nearer than the nearest one of class y
-        s(x) = -(a(x) - mean a) / std a - (b(x) - mean b) / std b;   abstain when s(x) <= threshold
+        c(x) = log(p(y | x) / (1 - p(y | x))), at most 16 away from 0, p: the classifier's own probabilities
+        s(x) = -(a(x) - mean a) / std a - (b(x) - mean b) / std b - (c(x) - mean c) / (2 std c);   abstain when s(x) <= threshold
 
     x_l are the features of layer l: the map of a convolution block, averaged over squares, standardised. p_l is the softmax of linear
     discriminants: one mean a class, by true labels, and one covariance for all of them. Distances are those between projections of the
     features to a few axes. References are clean images that the classifier gets right. y is the classifier's own answer to the image as
-    the classifier is given it; its features come from the same forward pass. The small second term of a(x) tells images apart whose
-    answers every probe is sure of: where most clean images had one score, no threshold could refuse one of them in a hundred.
+    the classifier is given it; its features come from the same forward pass. c(x) tells a classifier that is sure of what its layers do
+    not bear out from one that is not sure either, as of most clean images on which they disagree. The small second term of a(x) tells
+    images apart whose answers every probe is sure of: where most clean images had one score, no threshold could refuse one of them in a
+    hundred.
 
     An answer of a class that had no image in calibration cannot be judged, and is not refused.
 
@@ -113,11 +116,11 @@ class LayerDisagreement(Defence):
         offset: float32 [L, k + r], what is added.
         references: float32 [L, r, n], the reference images on the axes of each layer, sorted by class.
         firsts: int64 [k + 1], where the references of each class begin, and n.
-        moments: float64 [2, 2], mean and standard deviation of a and of b, of clean images.
+        moments: float64 [3, 2], mean and standard deviation of a, of b and of c, of clean images.
         judged: bool [k], the classes that had images.
         threshold: of the score; -inf never abstains.
 
-    Shapes: features float32 [n, D] and answers int64 [n] -> scores float64 [n].
+    Shapes: features float32 [n, D] and probabilities float32 [n, k] -> scores float64 [n].
     Cost: no model call; D (k + r) + L r n multiplications an image, some ten microseconds.
     Raises: InvalidParameter on construction.
     """
@@ -166,7 +169,7 @@ class LayerDisagreement(Defence):
         object.__setattr__(self, "_edges", np.concatenate([[0], np.cumsum(self.widths)]))
         norms = ((self.references.astype(np.float64) ** 2).sum(axis=1) / 2).astype(np.float32)
         wide = (_padded(self.projection), _padded(self.offset))
-        arrays = (self._edges, *wide, self.references, norms, self.firsts, self.moments, self.judged)
+        arrays = (self._edges, *wide, self.references, norms, self.firsts)
         object.__setattr__(self, "_arrays", arrays)
 
     def _check(self) -> None:
@@ -178,7 +181,7 @@ class LayerDisagreement(Defence):
             "widths": (self.widths.shape, (several,)),
             "references": (self.references.shape, (several, *self.references.shape[1:2], self.references.shape[-1])),
             "firsts": (self.firsts.shape, (k + 1,)),
-            "moments": (self.moments.shape, (2, 2)),
+            "moments": (self.moments.shape, (3, 2)),
         }
         for key, (got, wanted) in shapes.items():
             if got != wanted or not whole:
@@ -209,28 +212,33 @@ class LayerDisagreement(Defence):
         session.join(np.empty(0, np.int64), images, keys)
         return session
 
-    def scores(self, features: Features, answers: Labels) -> NDArray[np.float64]:
-        """s(x), low is suspicious: features [n, D] and answered classes [n] -> [n]; no finite number where features are none."""
-        return self._results(features, answers)[:, 2]
-
-    def parts(self, features: Features, answers: Labels) -> NDArray[np.float64]:
-        """a(x) and b(x), high is suspicious: [n, D], [n] -> [n, 2]."""
-        return self._results(features, answers)[:, :2]
-
-    def scores_of(self, parts: NDArray[np.float64], answers: Labels) -> NDArray[np.float64]:
-        """s(x) by a(x) and b(x): [n, 2], [n] -> [n]."""
-        apart = ((self.moments[:, 0] - parts) / self.moments[:, 1]).sum(axis=1)
-        scores: NDArray[np.float64] = np.where(self.judged[answers], apart, NOT_JUDGED)
+    def scores(self, features: Features, probabilities: Probabilities) -> NDArray[np.float64]:
+        """s(x), low is suspicious: features [n, D], probabilities [n, k] -> [n]; no finite number where features are none."""
+        found = self.parts(features, probabilities)
+        apart = self._apart(found)
+        judged = self.judged[probabilities.argmax(axis=1)] | ~np.isfinite(apart)
+        scores: NDArray[np.float64] = np.where(judged, apart, NOT_JUDGED)
         return scores
 
-    def _results(self, features: Features, answers: Labels) -> NDArray[np.float64]:
-        features, answers = np.require(features, np.float32, ["C", "W"]), np.require(answers, np.int64, ["C", "W"])
+    def parts(self, features: Features, probabilities: Probabilities) -> NDArray[np.float64]:
+        """a(x), b(x) and c(x), high is suspicious: [n, D], [n, k] -> [n, 3]."""
+        features, answers = np.require(features, np.float32, ["C", "W"]), probabilities.argmax(axis=1)
         if features.shape[1:] != self._edges[-1:]:
             raise InvalidParameter(f"{self.name}: expected {self._edges[-1]} features an image, got {features.shape}")
         found = np.empty((len(features), 3))
-        edges, projection, offset, references, norms, firsts, moments, judged = self._arrays
-        _disagreement(features, answers, edges, projection, offset, references, norms, firsts, moments, judged, found)
+        edges, projection, offset, references, norms, firsts = self._arrays
+        _disagreement(features, answers, edges, projection, offset, references, norms, firsts, found)
+        found[:, 2] = np.clip(-log_odds_against(probabilities, answers), -_SURE, _SURE)
         return found
+
+    def scores_of(self, parts: NDArray[np.float64], answers: Labels) -> NDArray[np.float64]:
+        """s(x) by a(x), b(x) and c(x): [n, 3], [n] -> [n]."""
+        scores: NDArray[np.float64] = np.where(self.judged[answers], self._apart(parts), NOT_JUDGED)
+        return scores
+
+    def _apart(self, parts: NDArray[np.float64]) -> NDArray[np.float64]:
+        apart: NDArray[np.float64] = ((self.moments[:, 0] - parts) / self.moments[:, 1]) @ WEIGHTS
+        return apart
 
     def in_words(self) -> str:
         """The layers it reads, and the score that is too low."""
@@ -246,11 +254,11 @@ class LayerDisagreement(Defence):
             offset=np.zeros((1, 3), np.float32),
             references=np.zeros((1, 1, 2), np.float32),
             firsts=np.array([0, 1, 2]),
-            moments=np.array([[0.0, 1.0], [0.0, 1.0]]),
+            moments=np.array([[0.0, 1.0]] * 3),
             judged=np.ones(2, bool),
             threshold=0.0,
         )
-        detector.scores(np.zeros((2, 2), np.float32), np.zeros(2, np.int64))
+        detector.scores(np.zeros((2, 2), np.float32), np.full((2, 2), 0.5, np.float32))
 
 
 _LANES = 8  # numbers of a vector: loops over whole vectors take half the time

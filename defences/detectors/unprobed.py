@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defences.keyed import Keys
-from models.classifier import Features, Images, Labels, Probabilities
+from models.classifier import Features, Images, Probabilities
 
 Score = Callable[[Images], NDArray[np.float64]]
 """Images [n, h, w, c] -> scores [n]; low is suspicious."""
 
-FeatureScore = Callable[[Features, Labels], NDArray[np.float64]]
-"""Features [n, d] and answered classes [n] -> scores [n]; low is suspicious."""
+FeatureScore = Callable[[Features, Probabilities], NDArray[np.float64]]
+"""Features [n, d] and the classifier's probabilities [n, k] -> scores [n]; low is suspicious."""
 
 
 class WithoutProbes:
@@ -98,7 +98,7 @@ class LayerSession(WithoutProbes):
     def see(self, features: Features, answers: Probabilities) -> None:
         """Decide on the images that joined last. Raises: ValueError: a score that is no number."""
         n = len(features)
-        self.scores[len(self.scores) - n :] = _checked(self._score(features, answers.argmax(axis=1)), n)
+        self.scores[len(self.scores) - n :] = _checked(self._score(features, answers), n)
 
 
 def _checked(scores: NDArray[np.float64], images: int) -> NDArray[np.float64]:

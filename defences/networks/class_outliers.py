@@ -13,7 +13,7 @@ Several scores of the same classes, whose P(T > t_i) are q_1 to q_n with weights
 
     q = P(C > sum_j w_j tan((1/2 - q_j) pi)),  C of the standard Cauchy distribution;   p = min(1, k * q)
 
-q_j above 0.99 counts as 0.99. Where q is small that holds however the scores depend on each other, which the smallest of them, times n, pays for in power.
+q_j above 0.99 counts as 0.99. Where q is small that holds however the scores depend on each other; n times their smallest would say less.
 """
 
 from __future__ import annotations

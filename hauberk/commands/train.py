@@ -15,7 +15,7 @@ import typer
 
 from attacks.evasion.vanished import vanished_gradients
 from defences.detectors.mask_set import check_patch, read_patch
-from defences.detectors.masked_training import with_masked_copies
+from defences.detectors.masked_training import train_under_masks
 from defences.purifiers.purified_training import with_purified_copies
 from hauberk.commands.classifier_options import how_it_reads, open_classifier
 from hauberk.commands.data import AsPictures, class_names, read_data
@@ -39,8 +39,7 @@ from models.file_kinds import ONNX_MODEL, SKOPS_MODEL, TORCH_EXPORT, TORCH_SCRIP
 from models.machine import processors
 from models.printable import printable
 from models.training.adversarial_trainer import AdversarialTrainer, named_attacks
-from models.training.fine_tuning import fine_tune
-from models.training.reference_classifier import Recipe, robust_network, save
+from models.training.reference_classifier import Recipe, robust_network, save, untrained
 from models.training.reference_classifier import train as fit
 from models.training.training_state import Epoch
 
@@ -76,7 +75,7 @@ def train(
         int | None, typer.Option(help="With --adversarial: stop after so many epochs without better robust accuracy.")
     ] = None,
     masked: Annotated[
-        bool, typer.Option("--masked", help="Train on masked copies of every image, too, for calibrate --patch.")
+        bool, typer.Option("--masked", help="Train on every image under its worst mask, too, for calibrate --patch.")
     ] = False,
     patch: Annotated[
         str | None,
@@ -124,9 +123,7 @@ def train(
         trained = _hardened(trainer, dataset, out, purified=purified, threads=used, start=start)
     else:
         given = with_purified_copies(dataset, seed=seed, threads=used) if purified else dataset
-        if covered is not None:
-            given = with_masked_copies(given, covered, seed=seed)
-        trained = _trained(given, recipe, start=opened, threads=used)
+        trained = _trained(given, recipe, covered, start=opened, threads=used)
     save(trained.model, out)
     if trainer is not None:
         _checkpoint(out).unlink(missing_ok=True)
@@ -214,8 +211,10 @@ def _no_keras_model(what: str) -> InvalidInput:
     )
 
 
-def _trained(data: Dataset, recipe: Recipe, *, start: KerasClassifier | None, threads: int) -> KerasClassifier:
-    """A new network, or a copy of `start` that is trained further."""
+def _trained(
+    data: Dataset, recipe: Recipe, covered: tuple[int, int] | None, *, start: KerasClassifier | None, threads: int
+) -> KerasClassifier:
+    """A new network, or a copy of `start` that is trained further; under masks that cover such a patch, if one is given."""
     epochs = recipe.epochs
     with progress_bar("epochs") as report:
         report("training", 0, epochs)
@@ -223,10 +222,11 @@ def _trained(data: Dataset, recipe: Recipe, *, start: KerasClassifier | None, th
         def done(epoch: int, loss: float) -> None:
             report("training", epoch, epochs)
 
-        if start is not None:
-            rate = recipe.learning_rate
-            return fine_tune(start, data, epochs=epochs, learning_rate=rate, seed=recipe.seed, on_epoch=done)
-        return KerasClassifier(fit(data, recipe=recipe, threads=threads, on_epoch=done))
+        if covered is None:
+            return KerasClassifier(fit(data, recipe=recipe, threads=threads, on_epoch=done))
+        start = start or KerasClassifier(untrained(data, seed=recipe.seed, threads=threads))
+        rate = recipe.learning_rate
+        return train_under_masks(start, data, covered, epochs=epochs, learning_rate=rate, seed=recipe.seed, on_epoch=done)
 
 
 def _opened(

@@ -15,6 +15,9 @@ from models.engines.keras import KerasClassifier, import_tensorflow
 from models.engines.twins.capabilities import Capabilities
 from models.errors import InvalidInput
 
+Shown = Callable[[KerasClassifier, Dataset], Dataset]
+"""(the copy as it is by now, a batch of the data) -> what the copy is trained on in its place."""
+
 
 def fine_tune(
     classifier: KerasClassifier,
@@ -24,6 +27,7 @@ def fine_tune(
     learning_rate: float = 1e-3,
     batch_size: int = 128,
     seed: int = 0,
+    shown: Shown | None = None,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> KerasClassifier:
     """A copy of the classifier, trained on `data` with Adam and a cosine-decayed step size; the given classifier is not changed.
@@ -36,6 +40,7 @@ def fine_tune(
         learning_rate: the first step size.
         batch_size: images per step, >= 1.
         seed: of shuffling and dropout; the same seed, data and thread count give the same weights.
+        shown: what takes the place of each batch, by the copy as it is then; the batch itself when not given.
         on_epoch: called with (epoch, loss).
 
     Raises: InvalidInput: epochs or batch_size below 1, images of another shape, unknown labels,
@@ -59,12 +64,41 @@ def fine_tune(
         loss(from_logits=logits),
         jit_compile=False,
     )
-    report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
-    labels = data.labels[:, None].astype(np.float32) if single else data.labels
-    given = as_input(classifier, data.images)
     with in_float32(model), as_channels_last(model):
-        model.fit(given, labels, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
+        if shown is not None:
+            _fit_shown(like(classifier, model), data, shown, epochs=epochs, batch_size=batch_size, seed=seed, on_epoch=on_epoch)
+        else:
+            report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, float(logs["loss"])))
+            model.fit(*_as_trained(classifier, data), batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[report])
     return like(classifier, model)
+
+
+def _fit_shown(
+    copy: KerasClassifier,
+    data: Dataset,
+    shown: Shown,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    on_epoch: Callable[[int, float], None],
+) -> None:
+    """Batch by batch, since Keras's own loop prepares batches ahead of the weights that `shown` is to see."""
+    rng = np.random.default_rng(seed)
+    for epoch in range(1, epochs + 1):
+        order, total = rng.permutation(len(data)), 0.0
+        starts = range(0, len(data), batch_size)
+        for start in starts:
+            batch = shown(copy, data.take(order[start : start + batch_size]))
+            total += float(copy.model.train_on_batch(*_as_trained(copy, batch)))
+        on_epoch(epoch, total / len(starts))
+
+
+def _as_trained(classifier: KerasClassifier, data: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Images and labels as Keras trains the model on them."""
+    single = classifier.model.outputs[0].shape[1] == 1
+    labels = data.labels[:, None].astype(np.float32) if single else data.labels
+    return as_input(classifier, data.images), labels
 
 
 def copy_of(classifier: KerasClassifier) -> KerasClassifier:

@@ -131,6 +131,27 @@ def robust_network(input_shape: tuple[int, int, int], classes: int, eps: float) 
     return model
 
 
+def untrained(data: Dataset, *, seed: int, threads: int | None = None) -> Any:
+    """A reference network for these images and classes, as training starts from it.
+
+    Args:
+        seed: of the weights.
+        threads: TensorFlow's threads, if it has not been started yet.
+
+    Returns: a Keras model. Raises: InvalidInput: fewer than two classes.
+    """
+    classes = int(data.labels.max()) + 1
+    if classes < 2:
+        raise InvalidInput("expected labels of at least 2 classes to train on, got only class 0")
+    tf = import_tensorflow(threads)
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    h, w, c = data.images.shape[1:]
+    return reference_network((h, w, c), classes)
+
+
 def train(
     data: Dataset,
     *,
@@ -146,16 +167,9 @@ def train(
 
     Returns: a Keras model. Raises: InvalidInput: fewer than two classes.
     """
-    classes = int(data.labels.max()) + 1
-    if classes < 2:
-        raise InvalidInput("expected labels of at least 2 classes to train on, got only class 0")
-    tf = import_tensorflow(threads)
+    model = untrained(data, seed=recipe.seed, threads=threads)
     import keras
 
-    keras.utils.set_random_seed(recipe.seed)
-    tf.config.experimental.enable_op_determinism()
-    h, w, c = data.images.shape[1:]
-    model = reference_network((h, w, c), classes)
     passes = recipe.passes(len(data))
     steps = -(-len(data) // recipe.batch_size) * passes
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)

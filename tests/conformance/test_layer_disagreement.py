@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from scipy.special import logit
 from scipy.stats import multivariate_normal
 
 from defences.calibration.layer_disagreement import Seen, fitted_to
@@ -24,7 +25,7 @@ def drawn(n: int, seed: int) -> Seen:
     mixing = np.random.default_rng(98).normal(size=(2, WIDTH, WIDTH))
     features = np.concatenate([means[at][labels] + rng.normal(size=(n, WIDTH)) @ mixing[at] for at in range(2)], axis=1)
     answers = np.where(rng.random(n) < 0.05, (labels + 1) % CLASSES, labels)
-    return Seen(features.astype(np.float32), answers, labels)
+    return Seen(features.astype(np.float32), np.eye(CLASSES, dtype=np.float32)[answers], labels)
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 20), (30, 100), (1000, 40)])
@@ -36,11 +37,11 @@ def test_the_shrunk_covariance_is_scikit_learns(n: int, d: int) -> None:
     np.testing.assert_allclose(ledoit_wolf(samples), LedoitWolf(assume_centered=True).fit(samples).covariance_, rtol=1e-9)
 
 
-def test_both_parts_of_the_score_are_their_definitions() -> None:
+def test_the_parts_of_the_score_are_their_definitions() -> None:
     from sklearn.covariance import LedoitWolf
 
     data, others = drawn(400, 0), drawn(50, 1)
-    others = Seen(others.features, np.random.default_rng(2).integers(0, CLASSES, 50), others.labels)
+    others = Seen(others.features, np.random.default_rng(2).dirichlet(np.ones(CLASSES), 50).astype(np.float32), others.labels)
     detector = fitted_to(LAYERS, data, CLASSES, np.random.default_rng(0))
     right = data.answers == data.labels
     surprise, rank = np.zeros(50), np.zeros(50)
@@ -56,8 +57,10 @@ def test_both_parts_of_the_score_are_their_definitions() -> None:
         for image, answer in enumerate(others.answers):
             nearest = apart[image, data.labels[right] == answer].min()
             rank[image] += np.log((apart[image] < nearest).mean() + 1e-3) / 2
-    found = detector.parts(others.features, others.answers)
+    found = detector.parts(others.features, others.probabilities)
     np.testing.assert_allclose(found[:, 0], surprise, rtol=1e-3, atol=1e-4)
+    own = others.probabilities.max(axis=1).astype(np.float64)
+    np.testing.assert_allclose(found[:, 2], logit(own), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found[:, 1], rank, rtol=0.02)  # a neighbour may change places in float32
 
 

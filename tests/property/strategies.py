@@ -138,7 +138,7 @@ def layer_disagreement(shape: Shape, threshold: float, **options: Any) -> LayerD
         "offset": rng.normal(size=(len(layers), 6)).astype(np.float32),
         "references": rng.normal(size=(len(layers), 2, 9)).astype(np.float32),
         "firsts": np.array([0, 4, 5, 9, 9]),
-        "moments": np.array([[1.0, 0.5], [-2.0, 1.5]]),
+        "moments": np.array([[1.0, 0.5], [-2.0, 1.5], [0.5, 2.0]]),
         "judged": np.ones(4, bool),
     }
     return LayerDisagreement(layers=layers, threshold=threshold, **given | options)

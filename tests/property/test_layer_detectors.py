@@ -22,7 +22,7 @@ SHAPE: Shape = (5, 7, 3)
 def test_the_score_of_an_image_does_not_depend_on_its_batch_mates(name: str, pictures: Images, seed: int) -> None:
     detector, classifier = LOOKING[name](SHAPE, 0.0), layered(SHAPE, 4)
     outputs = classifier.layered(detector.layers)(pictures)
-    answers = outputs.probabilities.argmax(axis=1)
+    answers = outputs.probabilities
     together, order = detector.scores(outputs.features, answers), shuffled(len(pictures), seed)
     np.testing.assert_array_equal(detector.scores(outputs.features[order], answers[order]), together[order])
     alone = [detector.scores(outputs.features[at : at + 1], answers[at : at + 1])[0] for at in range(len(pictures))]

@@ -114,8 +114,8 @@ def test_the_minutes_begin_with_the_command_and_not_when_the_classifier_is_open(
     said: list[str] = []
     plan = CalibrationPlan(false_abstention_rate=0.05, minutes=10, spent_s=599.9, threads=1)
     calibrated = calibrate(classifier, clean, out=tmp_path / "bundle", plan=plan, announce=said.append)
-    assert "for opening and comparing the classifier, and" in said[1]
-    assert "calibrating takes about 10 minutes at most: about 10 minutes for opening" in said[1]
+    assert "until here, and" in said[1]
+    assert "calibrating takes about 10 minutes at most: about 10 minutes until here" in said[1]
     assert len(calibrated.bundle.card["effort"]["left_out"]) >= 4
 
 

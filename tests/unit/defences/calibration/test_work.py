@@ -84,7 +84,7 @@ def test_what_opening_took_is_part_of_the_minutes_and_is_said() -> None:
     spent = work_of(linear((4, 4, 1), 3), TASK, start=FULL, within_s=600, image_s=None, threads=1, spent_s=300)
     alone = spent.chosen.estimate.seconds(spent.speed)
     assert spent.seconds == pytest.approx(300 + alone)
-    assert "about 5 minutes for opening and comparing the classifier, and " in spent.told()
+    assert "about 5 minutes until here, and " in spent.told()
     gone = work_of(linear((4, 4, 1), 3), TASK, start=FULL, within_s=600, image_s=None, threads=1, spent_s=601)
     assert "that is the least there is, and more than about 10 minutes" in gone.told()
 

@@ -9,7 +9,8 @@ import pytest
 
 from attacks.evasion.detector_estimates import badexpert_estimate
 from defences.defended_classifier import DefendedClassifier, Detector, Step
-from defences.detectors.badexpert import BaDExpert, log_odds_against
+from defences.detectors.badexpert import BaDExpert
+from defences.detectors.odds import log_odds_against
 from defences.errors import InvalidParameter, StageFailure
 from models.classifier import Images
 from models.errors import InvalidInput

@@ -12,12 +12,19 @@ from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.layer_disagreement import NOT_JUDGED
 from defences.errors import InvalidInput, InvalidParameter, StageFailure
 from defences.keyed import Keys
-from models.classifier import Images, LayeredAnswers
+from models.classifier import Images, LayeredAnswers, Probabilities
 from tests.fakes import layered, linear, noise
 from tests.property.strategies import layer_disagreement, strip
 
 SHAPE = (8, 7, 3)
 IMAGES = noise(40, SHAPE, 0)
+
+
+def certain(label: int, p: float = 1.0) -> Probabilities:
+    """Of every image p for this class, and as much for each of the three others."""
+    row = np.full(4, (1 - p) / 3)
+    row[label] = p
+    return np.tile(row, (len(IMAGES), 1)).astype(np.float32)
 
 
 @dataclass
@@ -43,7 +50,8 @@ class Darken:
         ({"firsts": np.array([0, 5, 4, 9, 9])}, "expected firsts from 0 to 9"),
         ({"firsts": np.array([0, 4, 5, 9, 8])}, "expected firsts from 0 to 9"),
         ({"firsts": np.array([1, 4, 5, 9, 9])}, "expected firsts from 0 to 9"),
-        ({"moments": np.array([[0.0, 1.0], [0.0, 0.0]])}, "deviations above 0"),
+        ({"moments": np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])}, "deviations above 0"),
+        ({"moments": np.array([[0.0, 1.0], [0.0, 1.0]])}, "expected moments"),
         ({"offset": np.full((2, 6), np.nan, np.float32)}, "expected finite arrays"),
         ({"threshold": np.nan}, "a threshold"),
     ],
@@ -58,7 +66,7 @@ def test_a_parameter_outside_its_domain_is_refused(changes: dict[str, Any], sent
 def test_the_features_are_those_of_the_image_as_the_classifier_is_given_it() -> None:
     classifier, detector = layered(SHAPE, 4), layer_disagreement(SHAPE, 0.0)
     outputs = classifier.layered(detector.layers)(IMAGES / np.float32(2))
-    wanted = detector.scores(outputs.features, outputs.probabilities.argmax(axis=1))
+    wanted = detector.scores(outputs.features, outputs.probabilities)
     found = DefendedClassifier(classifier, preprocessors=[Step(Darken())], detectors=[Step(detector)]).classify(IMAGES)
     np.testing.assert_array_equal(found.trace.detections[0].scores, wanted)
     np.testing.assert_array_equal(found.abstained, wanted <= 0)
@@ -124,6 +132,16 @@ def test_an_answer_of_a_class_that_had_no_images_is_not_refused() -> None:
 def test_an_answer_of_a_class_that_no_reference_has_is_the_most_suspicious_there_is() -> None:
     detector = layer_disagreement(SHAPE, 0.0)
     features = layered(SHAPE, 4).layered(detector.layers)(IMAGES).features
-    ranks = detector.parts(features, np.full(len(IMAGES), 3))[:, 1]
+    ranks = detector.parts(features, certain(3))[:, 1]
     np.testing.assert_allclose(ranks, np.log(1.001))
-    assert (detector.parts(features, np.zeros(len(IMAGES), np.int64))[:, 1] < 0).all()
+    assert (detector.parts(features, certain(0))[:, 1] < 0).all()
+
+
+def test_the_surer_the_classifier_is_the_more_suspicious_is_an_answer_that_layers_do_not_bear_out() -> None:
+    detector = layer_disagreement(SHAPE, 0.0)
+    features = layered(SHAPE, 4).layered(detector.layers)(IMAGES).features
+    sure, unsure, rounded = (certain(0, p) for p in (0.99, 0.4, 1.0))
+    np.testing.assert_allclose(detector.parts(features, sure)[:, 2], np.log(99), rtol=1e-5)
+    np.testing.assert_allclose(detector.parts(features, rounded)[:, 2], 16)
+    fallen = detector.scores(features, unsure) - detector.scores(features, sure)
+    np.testing.assert_allclose(fallen, (np.log(99) - np.log(2 / 3)) / (2 * detector.moments[2, 1]), rtol=1e-5)

@@ -9,11 +9,9 @@ import pytest
 
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors import patch_cleanser
-from defences.detectors.mask_set import check_patch, mask_boxes, mean_colour, read_patch, under_masks
-from defences.detectors.masked_training import with_masked_copies
+from defences.detectors.mask_set import check_patch, mask_boxes, read_patch, under_masks
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser, leads
 from defences.errors import InvalidInput, InvalidParameter
-from models.datasets import Dataset
 from tests.fakes import FakeClassifier, constant, linear, noise
 
 SHAPE = (8, 9, 3)
@@ -141,20 +139,3 @@ def test_a_patch_that_leaves_too_little_is_refused() -> None:
             InvalidInput, match=r"at most half of the image's height and width, 8x9, got .*x.*: its masks would leave"
         ):
             check_patch(patch, SHAPE)
-
-
-def test_masked_copies_are_the_images_under_two_different_masks_each() -> None:
-    data = Dataset(IMAGES, np.arange(7))
-    colour, boxes = np.array(mean_colour(IMAGES), np.float32), mask_boxes(SHAPE, (2, 2))
-    copies = with_masked_copies(data, (2, 2), seed=0)
-    assert len(copies) == 21
-    np.testing.assert_array_equal(copies.images[:7], IMAGES)
-    np.testing.assert_array_equal(copies.labels, np.tile(np.arange(7), 3))
-    rows = under_masks(IMAGES, boxes, colour).reshape(7, 9, *SHAPE)
-    for image in range(7):
-        chosen = [
-            np.flatnonzero((rows[image] == copies.images[copy * 7 + image]).all(axis=(1, 2, 3))).tolist() for copy in (1, 2)
-        ]
-        assert all(len(found) == 1 for found in chosen)
-        assert chosen[0] != chosen[1]
-    np.testing.assert_array_equal(with_masked_copies(data, (2, 2), seed=0).images, copies.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier
 from models.errors import InvalidInput
-from models.training.fine_tuning import fine_tune
+from models.training.fine_tuning import Shown, fine_tune
 from tests.fakes import noise, squares
 
 DATA = squares(200, seed=3)
@@ -52,6 +53,31 @@ def test_the_copy_learns_and_the_given_classifier_stays_as_it_is(keras_model: An
     assert not hasattr(keras_model, "optimizer") or keras_model.optimizer is not copy.model.optimizer
 
 
+def test_what_is_shown_takes_the_place_of_every_batch_and_is_told_the_copy_as_it_is_by_then(keras_model: Any) -> None:
+    classifier = KerasClassifier(keras_model)
+    sizes, first, losses = [], [], []
+
+    def shown(copy: KerasClassifier, batch: Dataset) -> Dataset:
+        sizes.append(len(batch))
+        first.append(copy.predict(DATA.images[:1]))
+        return Dataset(batch.images, (batch.labels + 1) % 3)
+
+    copy = fine_tune(
+        classifier,
+        DATA,
+        epochs=8,
+        learning_rate=0.03,
+        batch_size=32,
+        shown=shown,
+        on_epoch=lambda epoch, loss: losses.append(loss),
+    )
+    assert accuracy(copy, SWAPPED) > 0.95
+    assert sizes == [32, 32, 32, 32, 32, 32, 8] * 8
+    np.testing.assert_array_equal(first[0], classifier.predict(DATA.images[:1]))
+    assert all((one != another).any() for one, another in itertools.pairwise(first))
+    assert losses[-1] < losses[0]
+
+
 def test_the_same_seed_gives_the_same_copy_and_another_another(keras_model: Any) -> None:
     classifier = KerasClassifier(keras_model)
     first, second, other = (fine_tune(classifier, SWAPPED, epochs=1, seed=seed).model.get_weights() for seed in (0, 0, 1))
@@ -69,8 +95,9 @@ def test_the_same_seed_gives_the_same_copy_and_another_another(keras_model: Any)
         ("probabilities", 3, (-1.0, 1.0)),
     ],
 )
+@pytest.mark.parametrize("shown", [None, lambda copy, batch: batch])
 def test_any_kind_of_output_and_input_range_is_trained_as_it_is_used(
-    keras: Any, outputs: Any, columns: int, input_range: tuple[float, float]
+    keras: Any, outputs: Any, columns: int, input_range: tuple[float, float], shown: Shown | None
 ) -> None:
     keras.utils.set_random_seed(1)
     activation = None if outputs == "logits" else ("sigmoid" if columns == 1 else "softmax")
@@ -84,7 +111,7 @@ def test_any_kind_of_output_and_input_range_is_trained_as_it_is_used(
     ]
     classifier = KerasClassifier(keras.Sequential(layers), input_range=input_range, outputs=outputs)
     data = Dataset(DATA.images, np.minimum(DATA.labels, len(classifier.labels) - 1))
-    copy = fine_tune(classifier, data, epochs=12, learning_rate=0.1, batch_size=32)
+    copy = fine_tune(classifier, data, epochs=12, learning_rate=0.1, batch_size=32, shown=shown)
     assert (copy.input_range, copy.outputs) == (input_range, outputs)
     assert accuracy(copy, data) > 0.9
     assert accuracy(classifier, data) < 0.8
