@@ -32,7 +32,7 @@ from benchmarks.methods import (
     total_variation,
 )
 from benchmarks.networks import model_only
-from benchmarks.serving import engines, hostile_clients, operations, remote, scaling, service, shares, timing, tracing
+from benchmarks.serving import engines, hostile_clients, lab, operations, remote, scaling, service, shares, timing, tracing
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -54,6 +54,7 @@ _SECTIONS: dict[str, Callable[[], str | None]] = {
     "hostile_clients": hostile_clients.section,
     "tracing": tracing.section,
     "remote": remote.section,
+    "lab": lab.section,
     "fuzz": fuzz.section,
     "timing": timing.section,
     "engines": engines.section,

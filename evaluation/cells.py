@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.kept_places import place_of, use_place
-from models.progress import Progress, silent
+from models.progress import CountedSteps, Progress, silent
 
 FORMAT = 1
 _OTHER_PLANS = 15
@@ -21,12 +21,14 @@ _OTHER_PLANS = 15
 class Cell:
     """One experiment: its section, its name, unique within the section, and the function that runs it.
 
-    `find` returns a JSON value: numbers, texts, lists and dicts.
+    `find` returns a JSON value: numbers, texts, lists and dicts. `steps` is what it costs beside an attack on the images, as measured:
+    progress counts these, so that the time that is left follows from it.
     """
 
     section: str
     name: str
     find: Callable[[], Any]
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Cells:
         """Results by section and name, in order; those not stored yet are computed and stored."""
         use_place(self.place, keep=_OTHER_PLANS)
         results: dict[str, dict[str, Any]] = {}
-        for number, cell in enumerate(cells):
-            progress("evaluating", number, len(cells))
+        steps = CountedSteps(progress, "evaluating", sum(cell.steps for cell in cells))
+        steps.add(0)
+        for cell in cells:
             results.setdefault(cell.section, {})[cell.name] = self._result(cell)
-        progress("evaluating", len(cells), len(cells))
+            steps.add(cell.steps)
         return results
 
     def _result(self, cell: Cell) -> Any:

@@ -341,7 +341,7 @@ class Lab:
             return None
         now = time.time()
         left = time_left(job, now)
-        what, done, of = job.progress if len(job.progress) == 3 else ("", 0, 0)
+        what, done, of = job.progress[:3] or ("", 0, 0)
         return {
             "id": job.id,
             "kind": KINDS[job.kind],
@@ -352,6 +352,7 @@ class Lab:
             "what": what,
             "share": done / of if of else 0.0,
             "progress": f"{done:,} of {of:,}" if of else "",
+            "left_s": left,
             "left": "" if left is None else f"about {duration(left)} left",
             "took": duration((job.ended or now) - job.started) if job.started else "",
             "sentence": sentence(str(job.told.get("sentence", ""))),

@@ -9,9 +9,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.access import OWN, Access
+from lab.environment import NETWORK
 from lab.errors import Refused
 from lab.limits import LabLimits
 from lab.state import LabJob, State, StoredSubject
@@ -25,7 +28,18 @@ FAILED = "The job failed by a mistake of the lab; its log has the lines to repor
 _NOTE_S = 0.2
 _ROOM_LEFT = 64 << 20
 
+ON_CLUSTER = ("scan",)
+"""The jobs whose commands know clusters."""
+
 SubjectOf = Callable[[LabJob], StoredSubject | None]
+
+
+@dataclass(frozen=True)
+class ScanCluster:
+    """Where the jobs of `ON_CLUSTER` have their work done: the options of their commands."""
+
+    backend: str
+    address: str
 
 
 class Queue:
@@ -35,13 +49,24 @@ class Queue:
         directory: each job gets a folder of its own in it.
         module: what a worker runs.
         subject_of: the subject of a job.
+        access: how the folders of jobs are made.
+        cluster: of the jobs that run on one; their workers keep the network.
     """
 
     def __init__(
-        self, state: State, directory: Path, *, module: str, limits: LabLimits, subject_of: SubjectOf, at_once: int = 1
+        self,
+        state: State,
+        directory: Path,
+        *,
+        module: str,
+        limits: LabLimits,
+        subject_of: SubjectOf,
+        access: Access = OWN,
+        cluster: ScanCluster | None = None,
+        at_once: int = 1,
     ) -> None:
         self._state, self._directory, self._module, self._limits = state, directory, module, limits
-        self._subject_of, self._at_once = subject_of, at_once
+        self._subject_of, self._at_once, self._access, self._cluster = subject_of, at_once, access, cluster
         self._more = asyncio.Event()
         self._running: dict[str, WorkerProcess] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -124,33 +149,59 @@ class Queue:
         subject, place = self._subject_of(job), self.place(job.id)
         if subject is None:
             return {"refused": {"sentence": "What it was to work on was deleted.", "field": ""}}
-        place.mkdir(mode=0o700, exist_ok=True)
-        worker = await WorkerProcess.start(self._module, log=place / LOG, limits=self._limits)
+        self._access.workplace(place)
+        cluster = self._cluster if job.kind in ON_CLUSTER else None
+        environment = self._access.environment(place) | ({NETWORK: "kept"} if cluster else {})
+        worker = await WorkerProcess.start(self._module, log=place / LOG, limits=self._limits, environment=environment)
         self._running[job.id] = worker
         try:
             if (now := self._state.any_job(job.id)) is None or now.is_over:
                 raise WorkerEnded("cancelled")
-            message = await self._followed(job, worker, request_for(job.kind, subject, job.options, place))
+            options = {**job.options, **(asdict(cluster) if cluster else {})}
+            message = await self._followed(job, worker, request_for(job.kind, subject, options, place))
         finally:
             del self._running[job.id]
             await (worker.kill("the lab was stopped") if asyncio.current_task().cancelling() else worker.end())  # type: ignore[union-attr]
         if "result" in message:
             unfinished = place / f"{RESULT}.part"
-            unfinished.write_text(json.dumps(message["result"]))
+            unfinished.unlink(missing_ok=True)
+            with unfinished.open("x") as file:  # "x" follows no link that a worker may have left there
+                json.dump(message["result"], file)
             unfinished.replace(place / RESULT)
         return message
 
     async def _followed(self, job: LabJob, worker: WorkerProcess, request: Mapping[str, Any]) -> dict[str, Any]:
-        noted = 0.0
+        noted = _Noted(self._state, job.id)
         async with contextlib.aclosing(worker.messages(request, within_s=self._limits.job_seconds)) as messages:
             async for message in messages:
                 if "progress" not in message:
+                    noted.write()
                     return message
-                progress = _progress(message["progress"])
-                if progress and (time.monotonic() - noted > _NOTE_S or progress[1] >= progress[2]):
-                    self._state.note_progress(job.id, progress)
-                    noted = time.monotonic()
+                if progress := _progress(message["progress"]):
+                    noted.add(*progress)
         raise WorkerEnded("its process said nothing")
+
+
+class _Noted:
+    """Writes down how far a job is and since when, soon, but not at every step."""
+
+    def __init__(self, state: State, job: str) -> None:
+        self._state, self._job = state, job
+        self._latest: tuple[Any, ...] = ()
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def add(self, what: str, done: int, of: int) -> None:
+        now = time.time()
+        began = self._latest[3:5] if self._latest[:1] == (what,) and self._latest[2] == of else (now, done)
+        self._latest = (what, done, of, *began, now)
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().call_later(_NOTE_S, self.write)
+
+    def write(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+            self._state.note_progress(self._job, self._latest)
 
 
 def request_for(kind: str, subject: StoredSubject, options: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -177,11 +228,14 @@ def told(refused: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def time_left(job: LabJob, now: float) -> float | None:
-    """Seconds until a running job is done, as far as it has come; None where that cannot be told."""
-    if job.state != "running" or job.started is None or len(job.progress) != 3:
+    """Seconds until a running job is done, by the steps of what it does now; None where that cannot be told."""
+    if job.state != "running" or len(job.progress) != 6:
         return None
-    done, of = job.progress[1], job.progress[2]
-    return (now - job.started) * (of - done) / done if 0 < done <= of else None
+    _, done, of, began, done_before, latest = job.progress
+    if not done_before < done <= of:
+        return None
+    at_last = (latest - began) * (of - done) / (done - done_before)
+    return float(max(0.0, at_last - (now - latest)))
 
 
 def _progress(given: Any) -> tuple[str, int, int] | None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lab.access import Access, WorkerUser
 from lab.app import Lab
 from lab.guard import Guard
-from lab.jobs import Queue
+from lab.jobs import Queue, ScanCluster
 from lab.limits import LabLimits
 from lab.state import State
 from lab.subject import Subject
@@ -30,6 +31,7 @@ from service.edge.origins import Hosts, is_loopback
 _EXPIRE_S = 3600.0
 _CONNECTIONS = 64
 _GRACE_S = 3
+_STATE = "lab.sqlite3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class LabPlan:
         data: directory for its state, uploads and results; only this user may enter it.
         worker: module that its workers run.
         token: what guards it; drawn when not given.
+        user: whom workers run as; the lab's own user when none.
+        cluster: where the jobs whose commands know clusters have their work done.
     """
 
     data: Path
@@ -48,6 +52,8 @@ class LabPlan:
     port: int = 3001
     limits: LabLimits = field(default_factory=LabLimits)
     token: str = field(default_factory=new_token, repr=False)
+    user: WorkerUser | None = None
+    cluster: ScanCluster | None = None
 
 
 class ServedLab:
@@ -60,18 +66,28 @@ class ServedLab:
         self.plan = plan
         places = {name: plan.data / name for name in ("uploads", "jobs")}
         try:
-            plan.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for place in places.values():
-                place.mkdir(mode=0o700, exist_ok=True)
+            access = Access(plan.user)
+            for place in (plan.data, *places.values()):
+                access.passage(place)
             self._lock = _locked(plan.data / "lock")
+            (plan.data / _STATE).touch(mode=0o600)
+            for file in plan.data.glob(f"{_STATE}*"):  # in a folder that workers may pass through
+                file.chmod(0o600)
         except OSError as failure:
             raise InvalidInput(f"cannot write to {plan.data} ({(failure.strerror or str(failure)).lower()})") from failure
-        self.state = State(plan.data / "lab.sqlite3", limits=plan.limits)
-        uploads, limits, module = Uploads(places["uploads"], limits=plan.limits), plan.limits, plan.worker
+        self.state = State(plan.data / _STATE, limits=plan.limits)
+        limits, module = plan.limits, plan.worker
+        uploads = Uploads(places["uploads"], limits=limits, access=access)
         self.queue = Queue(
-            self.state, places["jobs"], module=module, limits=limits, subject_of=lambda job: self.bench.subject_of(job)
+            self.state,
+            places["jobs"],
+            module=module,
+            limits=limits,
+            subject_of=lambda job: self.bench.subject_of(job),
+            access=access,
+            cluster=plan.cluster,
         )
-        self.warm = WarmWorker(places["jobs"], module=module, limits=limits)
+        self.warm = WarmWorker(places["jobs"] / "warm", module=module, limits=limits, access=access)
         example = Subject(model=str(standard_bundle_directory()), data=str(MNIST))
         on_loopback = is_loopback(plan.host)
         self.bench = Workbench(self.state, uploads, self.queue, self.warm, limits, example, names_paths=on_loopback)
@@ -117,11 +133,15 @@ class ServedLab:
 def serve(plan: LabPlan, say: Callable[[str], None]) -> None:
     """Run a lab until it is interrupted. Raises: InvalidInput."""
     served = ServedLab(plan)
+    if os.geteuid() == 0 and plan.user is None:
+        say("workers open what is uploaded as root, since root started the lab; --user NAME runs them as another user")
     if served.state.lost:
         say(f"{served.state.lost} job(s) were running when the lab was last stopped, and are lost; their pages say so")
     if not served.bench.names_paths:
         say("listening beyond this machine, without encryption: whoever has the token uses the lab")
     try:
+        if plan.user is not None:
+            plan.user.check_enters(plan.data / "jobs")
         asyncio.run(_serve(served, say))
     except KeyboardInterrupt:  # uvicorn raises it again when everything has ended
         pass

@@ -46,7 +46,7 @@ class LabJob:
     """Work of a worker process on a subject.
 
     Attributes:
-        progress: (what is done, steps done, steps in total), or empty.
+        progress: (what is done, steps done, steps in total, when that began, steps done then, when it was last told), or empty.
         told: how it ended: "sentence", "field", and "proposal" where another reading of the images fits.
     """
 

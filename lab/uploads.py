@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from lab.access import OWN, Access
 from lab.errors import Refused
 from lab.limits import LabLimits
 
@@ -32,8 +33,8 @@ class Uploads:
         directory: with a folder for each session.
     """
 
-    def __init__(self, directory: Path, *, limits: LabLimits) -> None:
-        self._directory, self._limits = directory, limits
+    def __init__(self, directory: Path, *, limits: LabLimits, access: Access = OWN) -> None:
+        self._directory, self._limits, self._access = directory, limits, access
         self._held: dict[str, int] = {}
 
     async def take(self, session: str, field: str, name: str, chunks: AsyncIterator[bytes]) -> tuple[str, str]:
@@ -44,9 +45,11 @@ class Uploads:
         if not safe.lower().endswith(ENDINGS[field]):
             raise Refused(field, f"expected a file that ends in {', '.join(ENDINGS[field])}")
         place = self._directory / session / secrets.token_hex(8)
-        place.mkdir(mode=0o700, parents=True)
         try:
+            self._access.passage(place.parent)
+            self._access.workplace(place)
             await self._write(session, place / safe, field, chunks)
+            self._access.readable(place / safe)
         except BaseException as failure:
             self._delete(session, place)
             if isinstance(failure, OSError):
@@ -96,7 +99,10 @@ class Uploads:
             raise Refused("", f"expected at most {self._limits.session_bytes >> 20:,} MiB a session; delete something first")
         place = home / secrets.token_hex(8) / directory.name
         try:
-            shutil.copytree(directory, place)
+            self._access.passage(home)
+            self._access.workplace(place.parent)
+            shutil.copytree(directory, place, symlinks=True)  # a worker wrote it: its links are never followed here
+            self._access.readable(place)
         except OSError as failure:
             raise Refused("", "the disk is full: delete something first") from failure
         self._held.pop(session, None)

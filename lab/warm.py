@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
+from lab.access import OWN, Access
 from lab.errors import Refused
-from lab.jobs import request_for, told
+from lab.jobs import LOG, request_for, told
 from lab.limits import LabLimits
 from lab.state import StoredSubject
 from lab.worker_process import WorkerEnded, WorkerProcess
@@ -20,12 +22,13 @@ class WarmWorker:
     """One warm worker for the subject that was asked about last; it ends when nobody has asked for a while.
 
     Args:
-        directory: for its log.
+        directory: for its log, made anew for each.
         module: what it runs.
+        access: how the directory is made.
     """
 
-    def __init__(self, directory: Path, *, module: str, limits: LabLimits) -> None:
-        self._directory, self._module, self._limits = directory, module, limits
+    def __init__(self, directory: Path, *, module: str, limits: LabLimits, access: Access = OWN) -> None:
+        self._directory, self._module, self._limits, self._access = directory, module, limits, access
         self._worker: WorkerProcess | None = None
         self._lock = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
@@ -37,9 +40,7 @@ class WarmWorker:
             if self._idle is not None:
                 self._idle.cancel()
             if self._worker is None or not self._worker.is_alive:
-                log = self._directory / "warm.log"
-                log.unlink(missing_ok=True)
-                self._worker = await WorkerProcess.start(self._module, log=log, limits=self._limits)
+                self._worker = await self._started()
             try:
                 answer = await self._last(self._worker, request_for(task, subject, options, self._directory))
             except BaseException as failure:
@@ -64,6 +65,12 @@ class WarmWorker:
         if self._worker is not None:
             await self._worker.kill("the lab was stopped")
             self._worker = None
+
+    async def _started(self) -> WorkerProcess:
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._access.workplace(self._directory)
+        environment = self._access.environment(self._directory)
+        return await WorkerProcess.start(self._module, log=self._directory / LOG, limits=self._limits, environment=environment)
 
     async def _last(self, worker: WorkerProcess, request: dict[str, Any]) -> dict[str, Any]:
         async with contextlib.aclosing(worker.messages(request, within_s=self._limits.answer_seconds)) as messages:

@@ -127,7 +127,7 @@ class Workbench:
     def try_bundle(self, session: str, subject: StoredSubject, job: LabJob) -> StoredSubject:
         """The bundle that a job wrote, as a subject of its own. Raises: Refused."""
         bundle = self.queue.place(job.id) / _BUNDLE
-        if job.kind != "calibrate" or job.state != "done" or not bundle.is_dir():
+        if job.kind != "calibrate" or job.state != "done" or bundle.is_symlink() or not bundle.is_dir():
             raise Refused("", "expected a job that has written a bundle")
         spec = replace(subject.subject, model=str(self.uploads.keep(session, bundle)), declared={})
         made = self.state.add_subject(session, f"{subject.title}, defended"[:120], spec)
@@ -172,7 +172,9 @@ class Workbench:
         kind = id.removeprefix(f"{EXAMPLE}-")
         if kind != id:
             return EXAMPLE_RESULTS / kind if kind in KINDS else None
-        return None if self.state.job(session, id) is None else self.queue.place(id)
+        job = self.state.job(session, id)
+        # While a worker runs it can put a link where a file was looked for.
+        return self.queue.place(id) if job is not None and job.is_over else None
 
     def expire(self) -> None:
         """Delete what is too old."""

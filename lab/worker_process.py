@@ -102,6 +102,8 @@ class WorkerProcess:
         """End it and everything it started, at once; `why` is what is said of it."""
         self._why = self._why or why
         self._signal(signal.SIGKILL)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         await self._process.wait()
         self._watch.cancel()
 
@@ -114,6 +116,7 @@ class WorkerProcess:
                 await self._process.wait()
         except TimeoutError:
             await self.kill("the lab is done with it")
+        self._signal(signal.SIGKILL)  # what it may have left behind
         self._watch.cancel()
 
     def _signal(self, number: signal.Signals) -> None:

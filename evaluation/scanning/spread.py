@@ -91,7 +91,12 @@ def _dask(workers: int, address: str | None) -> Iterator[None]:
             f"expected a Dask scheduler at {address}, but cannot reach it; give --address tcp://HOST:8786"
         ) from failure
     with client:
-        yield
+        try:
+            yield
+        except TimeoutError as failure:  # joblib's, which waits for workers
+            raise InvalidInput(
+                f"expected workers of the Dask scheduler at {address}, got none; start some and scan again"
+            ) from failure
 
 
 def _ray(workers: int, address: str | None) -> None:

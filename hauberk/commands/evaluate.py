@@ -81,7 +81,7 @@ def evaluate(
         origin=came_from,
         warnings=_calibrated_on(read, data, came_from),
     )
-    with progress_bar("results") as progress:
+    with progress_bar("steps") as progress:
         report = evaluate_bundle(read, images, plan=plan, out=out, progress=_saying_how_long(budget, progress))
     write(report, out)
     _summarise(report, out)
@@ -118,9 +118,7 @@ def _saying_how_long(budget: str, progress: Progress) -> Progress:
     def report(what: str, done: int, of: int) -> None:
         nonlocal told
         if not told:
-            print(
-                f"{of} results to find, {_EXPECTED[budget]}; a run that is stopped goes on with the same command", file=sys.stderr
-            )
+            print(f"{of} steps, {_EXPECTED[budget]}; a run that is stopped goes on with the same command", file=sys.stderr)
             told = True
         progress(what, done, of)
 

@@ -74,7 +74,8 @@ def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
 def scan(commands: Commands, bring: Bring, request: Asked) -> dict[str, Any]:
     """Look for poison in the data, and show some of what is suspicious."""
     model = unpacked(Path(request.subject.model_file), "model", request.progress)
-    options = {"classifier": model, **_data(request), **request.subject.declared, "out": request.out}
+    cluster = {name: request.options[name] for name in ("backend", "address") if name in request.options}
+    options = {"classifier": model, **_data(request), **request.subject.declared, **cluster, "out": request.out}
     commands("scan", options, request.progress)
     report = json.loads((request.out / "report.json").read_text())
     with (request.out / "is_clean.npy").open("rb") as file:

@@ -9,7 +9,10 @@ import sys
 import threading
 from typing import IO
 
+from lab.environment import NETWORK, USER
+
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_NO_NEW_PRIVS = 38
 _FILE_BYTES = 8 << 30
 
 
@@ -17,14 +20,27 @@ def confine() -> bool:
     """Give up what a worker does not need; returns whether the network is out of reach.
 
     On Linux the process moves into a network namespace of its own, which holds nothing, as root directly and else through a user
-    namespace. Where the system allows neither, and on others, it keeps the network.
+    namespace. Where the system allows neither, and on others, it keeps the network; so
+    does a worker whose lab says HAUBERK_LAB_NETWORK, for a cluster. Where HAUBERK_LAB_USER says UID:GID it becomes that user after that,
+    for good. Raises: OSError: it cannot become that user.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     most = _FILE_BYTES if hard == resource.RLIM_INFINITY else min(hard, _FILE_BYTES)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     os.umask(0o077)
-    return sys.platform == "linux" and _leave_the_network()
+    alone = sys.platform == "linux" and not os.environ.get(NETWORK) and _leave_the_network()
+    if user := os.environ.get(USER):
+        _become(*(int(one) for one in user.split(":")))
+    return alone
+
+
+def _become(uid: int, gid: int) -> None:
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # no program makes it another user again
 
 
 def _leave_the_network() -> bool:

@@ -60,8 +60,18 @@ class RunningLab:
         return code
 
 
-def start(data: Path, port: int) -> RunningLab:
-    command = [sys.executable, "-c", "from hauberk.main import main; main()", "lab", "--port", str(port), "--data", str(data)]
+def start(data: Path, port: int, *options: str) -> RunningLab:
+    command = [
+        sys.executable,
+        "-c",
+        "from hauberk.main import main; main()",
+        "lab",
+        "--port",
+        str(port),
+        "--data",
+        str(data),
+        *options,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

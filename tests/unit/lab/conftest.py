@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from lab.access import WorkerUser
+from lab.jobs import ScanCluster
 from lab.limits import LabLimits
 from lab.server import LabPlan, ServedLab
 
@@ -23,10 +25,25 @@ def make_lab(tmp_path: Path) -> Iterator[Callable[..., ServedLab]]:
     """Labs in one directory, one after the other."""
     made: list[ServedLab] = []
 
-    def make(*, host: str = "127.0.0.1", **limits: Any) -> ServedLab:
+    def make(
+        *,
+        host: str = "127.0.0.1",
+        data: Path | None = None,
+        user: WorkerUser | None = None,
+        cluster: ScanCluster | None = None,
+        **limits: Any,
+    ) -> ServedLab:
         while made:
             made.pop().close()
-        plan = LabPlan(data=tmp_path / "lab", worker="tests.lab_worker", host=host, token=TOKEN, limits=LabLimits(**limits))
+        plan = LabPlan(
+            data=data or tmp_path / "lab",
+            worker="tests.lab_worker",
+            host=host,
+            token=TOKEN,
+            limits=LabLimits(**limits),
+            user=user,
+            cluster=cluster,
+        )
         made.append(ServedLab(plan))
         return made[-1]
 

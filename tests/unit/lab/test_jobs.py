@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from lab.jobs import time_left
+from lab.environment import NETWORK
+from lab.jobs import NO_ROOM, ScanCluster, time_left
 from lab.server import ServedLab
 from lab.state import LOST, LabJob
 from tests.unit.lab.conftest import entered, until_over
@@ -169,6 +172,67 @@ def test_no_worker_is_left_when_the_lab_has_ended(make_lab: Callable[..., Served
         os.kill(pid, 0)
 
 
+def test_a_worker_that_is_killed_from_outside_ends_its_job_and_the_next_one_runs(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab()
+
+    async def check() -> None:
+        async with lab.running(), entered(lab) as asking:
+            _, job = await brought(asking, lab, "slow.onnx")
+            _, next_one = await brought(asking, lab, "fine.onnx")
+            while not (await asking.get(f"/jobs/{job}.json")).json()["progress"]:
+                await asyncio.sleep(0.05)
+            os.kill(next(iter(lab.queue._running.values())).pid, signal.SIGKILL)
+            found = await until_over(asking, job)
+            assert (found["state"], found["sentence"]) == ("failed", "The job ended: its process was ended by signal 9.")
+            assert (await until_over(asking, next_one))["state"] == "done"
+
+    asyncio.run(check())
+
+
+def test_files_of_a_job_are_there_when_it_is_over_and_not_before(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab()
+
+    async def check() -> None:
+        async with lab.running(), entered(lab) as asking:
+            _, job = await brought(asking, lab, "slow.onnx")
+            while not (await asking.get(f"/jobs/{job}.json")).json()["progress"]:
+                await asyncio.sleep(0.05)
+            (lab.queue.place(job) / "picture-0.png").write_bytes(b"\x89PNG")
+            assert (await asking.get(f"/jobs/{job}/files/picture-0.png")).status_code == 404
+            await asking.post(f"/jobs/{job}/cancel", json={})
+            assert (await asking.get(f"/jobs/{job}/files/picture-0.png")).status_code == 200
+
+    asyncio.run(check())
+
+
+def test_only_jobs_whose_commands_know_clusters_get_one_and_keep_the_network(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab(cluster=ScanCluster("dask", "tcp://127.0.0.1:8786"))
+
+    async def check() -> None:
+        async with lab.running(), entered(lab) as asking:
+            path, read = await brought(asking, lab, "fine.onnx")
+            scan = (await asking.post(f"{path}/jobs/scan", json={"address": "tcp://10.0.0.1:1"})).json()["job"]
+            for job, options in ((read, {}), (scan, {"backend": "dask", "address": "tcp://127.0.0.1:8786"})):
+                assert (await until_over(asking, job))["state"] == "done"
+                result = lab.queue.result(job)
+                assert result is not None
+                assert (result["options"], NETWORK in result["environment"]) == (options, bool(options))
+
+    asyncio.run(check())
+
+
+def test_a_full_disk_is_said_before_a_job_is_queued(make_lab: Callable[..., ServedLab], monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = make_lab()
+    monkeypatch.setattr("lab.jobs._ROOM_LEFT", 1 << 60)
+
+    async def check() -> None:
+        async with entered(lab) as asking:
+            refused = await asking.post("/bring", json={"model": "/m/fine.onnx", "data": "/d/data.npz"})
+            assert (refused.status_code, refused.json()["sentence"]) == (422, NO_ROOM)
+
+    asyncio.run(check())
+
+
 def test_a_deleted_subject_takes_its_jobs_and_results_along(make_lab: Callable[..., ServedLab]) -> None:
     lab = make_lab()
 
@@ -203,6 +267,11 @@ def test_the_warm_worker_answers_again_after_it_was_killed_and_says_so_once(make
 
 
 def test_the_time_that_is_left_follows_from_what_is_done() -> None:
-    job = LabJob("1", "", "", "attack", {}, "running", 0.0, started=100.0, progress=("attacking", 25, 100))
+    # Begun at 100 with 5 of 105 done, the 30th at 110: .4 s a step.
+    progress = ("attacking", 30, 105, 100.0, 5, 110.0)
+    job = LabJob("1", "", "", "attack", {}, "running", 0.0, started=90.0, progress=progress)
     assert time_left(job, 110.0) == pytest.approx(30.0)
+    assert time_left(job, 115.0) == pytest.approx(25.0)  # a long step counts down, not up
+    assert time_left(job, 200.0) == 0.0
+    assert time_left(replace(job, progress=("attacking", 5, 105, 100.0, 5, 100.0)), 110.0) is None
     assert time_left(LabJob("1", "", "", "attack", {}, "queued", 0.0), 110.0) is None
