@@ -239,8 +239,12 @@ def test_mislabelled_images_of_one_class_are_found_and_shown(tmp_path: Path) -> 
     found = asked("scan", tmp_path, subject)["result"]
     assert (found["verdict"], found["poisoned_classes"]) == ("poison", ["7"])
     assert np.isin(np.flatnonzero(~np.load(tmp_path / "is_clean.npy")), moved).mean() > 0.9
-    assert len(found["suspects"]) == 40
-    assert all((tmp_path / one["file"]).is_file() and one["label"] == "7" for one in found["suspects"])
+    first = found["groups"][0]
+    assert (first["class"], first["suspicious"]) == ("7", True)
+    shown = [one["row"] for one in first["pictures"]]
+    assert len(shown) == min(first["samples"], 48)
+    assert np.isin(shown, moved).mean() > 0.9
+    assert all((tmp_path / one["file"]).is_file() for group in found["groups"] for one in group["pictures"])
     assert (tmp_path / "report.html").is_file()
 
 
