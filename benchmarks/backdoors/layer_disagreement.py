@@ -130,6 +130,7 @@ _LESS = {
     "probes": np.array([1.0, 0.0, 0.0]),
     "ranks": np.array([0.0, 1.0, 0.0]),
     "probes and ranks": np.array([1.0, 1.0, 0.0]),
+    "odds in full": np.array([1.0, 1.0, 1.0]),
 }
 """Parts of the score, by their weights."""
 
