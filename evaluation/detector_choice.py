@@ -151,13 +151,15 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
     Cost: per kind, six epochs on a half of the clean images, at most 4,000, and the fits of all candidates with less effort.
     """
     began = time.monotonic()
-    short = _too_few_for_layers(clean)
-    if short:
-        terms = replace(terms, candidates=tuple(name for name in terms.candidates if name != LayerDisagreement.name))
+    wanted, said = images_wanted(len(np.unique(clean.labels))), list[str]()
+    if len(clean) < wanted:
+        name = LayerDisagreement.name
+        terms = replace(terms, candidates=tuple(one for one in terms.candidates if one != name))
+        said = [f"{name} is left out: it would only monitor, and enforce with {wanted:,} images, got {len(clean):,}"]
     why = _untried(classifier, clean, terms)
     if why or not isinstance(classifier, KerasClassifier):
-        return _untold(f"no triggers of our own were tried: {why}", *short, without=LayerDisagreement.name if short else "")
-    trials = _Trials(classifier, in_memory(clean.take(drawn(len(clean), at_most=_most(clean)))), terms, said=[*short])
+        return _usual(terms, f"no triggers of our own were tried: {why}", *said)
+    trials = _Trials(classifier, in_memory(clean.take(drawn(len(clean), at_most=_most(clean)))), terms, said=said)
     kinds = _kinds(classifier)
     for number, kind in enumerate(kinds):
         terms.progress("detectors", number, len(kinds))
@@ -168,8 +170,7 @@ def choose_detectors(classifier: Classifier, clean: Samples, terms: ChoiceTerms)
             trials.add(kind)
     terms.progress("detectors", len(kinds), len(kinds))
     if len(trials.found) < _TRIALS_AT_LEAST:
-        why = "no set was chosen by trials: fewer than two backdoors could be planted in copies"
-        return _untold(why, *trials.said, without=LayerDisagreement.name if short else "")
+        return _usual(terms, "no set was chosen by trials: fewer than two backdoors could be planted in copies", *trials.said)
     return _chosen(trials, time.monotonic() - began)
 
 
@@ -201,18 +202,9 @@ def _calls(images: int, terms: ChoiceTerms) -> int:
     return int(3 * _EPOCHS * min(_TRAINED_ON, _POISONED * images)) + sum(fits.get(part, 0) for part in _FITS)
 
 
-def _too_few_for_layers(clean: Samples) -> tuple[str, ...]:
-    """What layer disagreement wants, where it would only monitor; nothing where it would enforce."""
-    wanted = images_wanted(len(np.unique(clean.labels)))
-    if len(clean) >= wanted:
-        return ()
-    return (
-        f"{LayerDisagreement.name} is left out: it would only monitor, and enforce with {wanted:,} images, got {len(clean):,}",
-    )
-
-
-def _untold(*said: str, without: str = "") -> Choice:
-    detectors = tuple(name for name in usual_detectors() if name != without)
+def _usual(terms: ChoiceTerms, *said: str) -> Choice:
+    """The usual ones of the candidates, and why these."""
+    detectors = tuple(name for name in usual_detectors() if name in terms.candidates)
     return Choice(detectors=detectors, alone={}, together={}, calls={}, said=said)
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from attacks.extraction.membership_inference import membership_inference
     from attacks.gateway.remote import GatewayClassifier
     from defences.assembly import load_bundle
-    from defences.calibration.calibrate import Calibrated, CalibrationPlan, calibrate, fit_detectors
+    from defences.calibration.calibrate import Calibrated, calibrate, fit_detectors
+    from defences.calibration.plan import CalibrationPlan
     from defences.defended_classifier import Decisions, DefendedClassifier, Step
     from defences.detectors.badexpert import BaDExpert
     from defences.detectors.binary_activation_detector import BinaryActivationDetector
@@ -74,7 +75,8 @@ _HOMES = {
     "defences.detectors.binary_activation_detector": ("BinaryActivationDetector",),
     "defences.postprocessors.reverse_sigmoid": ("ReverseSigmoid",),
     "defences.assembly": ("load_bundle",),
-    "defences.calibration.calibrate": ("Calibrated", "CalibrationPlan", "calibrate", "fit_detectors"),
+    "defences.calibration.calibrate": ("Calibrated", "calibrate", "fit_detectors"),
+    "defences.calibration.plan": ("CalibrationPlan",),
     # Classifiers and data
     "models.bundle": ("Bundle", "default_bundle_directory", "read_bundle", "standard_bundle_directory"),
     "models.classifier": ("Classifier",),

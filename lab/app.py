@@ -174,6 +174,7 @@ class Lab:
         """GET /s/ID/defend."""
         session, subject = request.scope["session"], self._subject(request)
         read = self._bench.found(session, subject, "read")
+        found = self._bench.found(session, subject, "evaluate")
         return self._page(
             "defend.html",
             subject=subject,
@@ -184,7 +185,8 @@ class Lab:
             parameters=PARAMETERS,
             strength_at_most=STRENGTH_AT_MOST,
             job=self._shown(self._bench.latest(session, subject, "evaluate")),
-            found=self._bench.found(session, subject, "evaluate"),
+            found=found,
+            reported=found is not None and self._bench.reported(session, found[0]),
         )
 
     async def poison(self, request: Request) -> Response:
@@ -209,13 +211,15 @@ class Lab:
     async def take(self, request: Request) -> Response:
         """GET /s/ID/take."""
         session, subject = request.scope["session"], self._subject(request)
+        evaluated = self._bench.found(session, subject, "evaluate")
         return self._page(
             "take.html",
             subject=subject,
             step="take",
             job=self._shown(self._bench.latest(session, subject, "calibrate")),
             found=self._bench.found(session, subject, "calibrate"),
-            evaluated=self._bench.found(session, subject, "evaluate"),
+            evaluated=evaluated,
+            reported=evaluated is not None and self._bench.reported(session, evaluated[0]),
             lines=self._bench.command_lines(session, subject),
             read=self._bench.found(session, subject, "read"),
         )

@@ -20,28 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lab.errors import Refused
 from lab.state import State
 from service.edge.origins import Hosts
+from service.edge.page_headers import PAGE_HEADERS
 from service.errors import CrossSite
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
-"""Scripts, styles and pictures of our own, requests to our own paths, and nothing else."""
-
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "x-frame-options": "DENY",
-    "cache-control": "no-store",
-}
+HEADERS = {**PAGE_HEADERS, "cache-control": "no-store"}
 OPEN = "/static/"
 
-Message_ = Callable[[int, str, str], Response]
-"""A page of (status, title, sentence)."""
+RefusalPage = Callable[[int, str, str], Response]
+"""(status, title, sentence) -> a page."""
 
 HOW_IN = "Open the address that hauberk lab printed when it started: it ends in ?token= and the token."
 
@@ -55,7 +41,7 @@ class Guard:
         page: what a refusal looks like.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, hosts: Hosts, state: State, cookie: str, page: Message_) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, hosts: Hosts, state: State, cookie: str, page: RefusalPage) -> None:
         self._app, self._token, self._hosts, self._state, self._cookie, self._page = app, token, hosts, state, cookie, page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

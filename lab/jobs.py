@@ -43,7 +43,7 @@ class ScanCluster:
 
 
 class Queue:
-    """Runs the jobs of a lab, one at a time by default.
+    """Runs the jobs of a lab, one at a time.
 
     Args:
         directory: each job gets a folder of its own in it.
@@ -63,13 +63,12 @@ class Queue:
         subject_of: SubjectOf,
         access: Access = OWN,
         cluster: ScanCluster | None = None,
-        at_once: int = 1,
     ) -> None:
         self._state, self._directory, self._module, self._limits = state, directory, module, limits
-        self._subject_of, self._at_once, self._access, self._cluster = subject_of, at_once, access, cluster
+        self._subject_of, self._access, self._cluster = subject_of, access, cluster
         self._more = asyncio.Event()
         self._running: dict[str, WorkerProcess] = {}
-        self._loops: list[asyncio.Task[None]] = []
+        self._loop: asyncio.Task[None] | None = None
 
     def place(self, job: str) -> Path:
         """The folder of a job's result, files and log."""
@@ -78,13 +77,13 @@ class Queue:
     def start(self) -> None:
         """Begin to run what is queued."""
         self._more.set()
-        self._loops = [asyncio.ensure_future(self._forever()) for _ in range(self._at_once)]
+        self._loop = asyncio.ensure_future(self._forever())
 
     async def stop(self) -> None:
         """End the running jobs; the next start says that they are lost."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
         for worker in list(self._running.values()):
             await worker.kill("the lab was stopped")
 

@@ -15,6 +15,7 @@ class LabLimits:
         upload_bytes: of one uploaded file.
         session_bytes: of all files of one session.
         disk_left_bytes: what an upload has to leave free on the disk.
+        still_seconds: how long an upload may wait for its next bytes.
         unpacked_bytes, unpacked_files: what a zip of pictures may unpack to.
         request_bytes: of a request that is no upload.
         sessions, subjects, queued: of the lab, of a session, and of jobs that wait.
@@ -27,6 +28,7 @@ class LabLimits:
     upload_bytes: int = 1024 * _MIB
     session_bytes: int = 4096 * _MIB
     disk_left_bytes: int = 256 * _MIB
+    still_seconds: float = 60.0
     unpacked_bytes: int = 1024 * _MIB
     unpacked_files: int = 100_000
     request_bytes: int = 64 << 10

@@ -7,10 +7,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import service
 from lab.offered import DEFENCES
 from models.printable import printable
 
 FILES = Path(__file__).parent / "pages"
+SHARED = tuple(Path(service.__file__).parent / "routes" / "console_page" / name for name in ("theme.css", "icon.svg", "mail.svg"))
+"""Parts of the console's page that are the lab's too."""
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -33,7 +36,8 @@ class Pages:
             "words": _words,
             "duration": duration,
         }
-        self.parts = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES}
+        own = (path for path in sorted(FILES.iterdir()) if path.suffix in MEDIA_TYPES)
+        self.parts = {path.name: path.read_bytes() for path in (*SHARED, *own)}
 
     def render(self, template: str, **values: Any) -> str:
         """A page; a missing value is an error."""

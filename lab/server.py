@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,8 @@ from models.bundle import standard_bundle_directory
 from models.datasets import MNIST
 from models.errors import InvalidInput
 from service.edge.origins import Hosts, is_loopback
+
+_logger = logging.getLogger(__name__)
 
 _EXPIRE_S = 3600.0
 _CONNECTIONS = 64
@@ -126,7 +129,10 @@ class ServedLab:
 
     async def _expire_forever(self) -> None:
         while True:
-            self.bench.expire()
+            try:
+                self.bench.expire()
+            except OSError:  # the next time may go better, and ends what is too old as well
+                _logger.exception("old files could not be deleted")
             await asyncio.sleep(_EXPIRE_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -60,7 +61,7 @@ class Uploads:
     async def _write(self, session: str, path: Path, field: str, chunks: AsyncIterator[bytes]) -> None:
         size = 0
         with path.open("xb", buffering=0) as file:  # what lies on the disk is what is counted
-            async for chunk in chunks:
+            async for chunk in self._coming(field, chunks):
                 size += len(chunk)
                 if size > self._limits.upload_bytes or self._counted(session, len(chunk)) > self._limits.session_bytes:
                     most, of_all = (bound >> 20 for bound in (self._limits.upload_bytes, self._limits.session_bytes))
@@ -71,6 +72,18 @@ class Uploads:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if not size:
             raise Refused(field, "expected a file with something in it, got an empty one")
+
+    async def _coming(self, field: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The chunks. Raises: Refused: none came for a while."""
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.still_seconds):
+                    chunk = await anext(chunks, None)
+            except TimeoutError as failure:
+                raise Refused(field, "the upload stood still; upload it again") from failure
+            if chunk is None:
+                return
+            yield chunk
 
     def _counted(self, session: str, more: int) -> int:
         """The bytes of a session with these, uploads that are still coming among them."""

@@ -34,6 +34,7 @@ KINDS = {
 """The jobs, by what a worker is asked for."""
 ASKED = ("one", "armour")
 """What the warm worker answers."""
+REPORT = "report.html"
 _BUNDLE = "bundle"
 _ROOT = Path(__file__).parents[1]
 
@@ -71,9 +72,7 @@ class Workbench:
         """Take a classifier and data, and read them. Raises: Refused."""
         said = {name: value for name, value in form.items() if name != "title"}
         for field in ("model", "data"):
-            said[field] = self._path(
-                session, field, text(said, field).strip() if len(str(said.get(field, ""))) <= 200 else said[field]
-            )
+            said[field] = self._path(session, field, said.get(field, ""))
         subject = Subject.from_form(said)
         title = text(form, "title").strip() or f"{Path(subject.model).name} on {Path(subject.data).name}"
         made = self.state.add_subject(session, title[:120], subject)
@@ -176,6 +175,11 @@ class Workbench:
         # While a worker runs it can put a link where a file was looked for.
         return self.queue.place(id) if job is not None and job.is_over else None
 
+    def reported(self, session: str, id: str) -> bool:  # noqa: A002
+        """Whether a job wrote a report; what comes with Hauberk has none."""
+        place = self.files(session, id)
+        return place is not None and (place / REPORT).is_file()
+
     def expire(self) -> None:
         """Delete what is too old."""
         sessions, jobs = self.state.expire()
@@ -188,7 +192,7 @@ class Workbench:
     def command_lines(self, session: str, subject: StoredSubject) -> dict[str, str]:
         """What was clicked, for a shell: by job."""
         given, fitted = subject.subject, self.latest(session, subject, "calibrate")
-        detectors = (fitted.options.get("detectors") if fitted else None) or "strip"
+        detectors = (fitted.options.get("detectors") if fitted else None) or "auto"
         scanned = given.command("scan", shown=self._shown, out="out/scan")
         lines = {
             "scan": scanned,
@@ -209,8 +213,9 @@ class Workbench:
 
     def _path(self, session: str, field: str, given: Any) -> Any:
         """The path that a field names: an upload's, or on loopback any."""
-        if not isinstance(given, str) or not given:
+        if not isinstance(given, str) or not given.strip():
             return given
+        given = given.strip()
         if given.startswith(PREFIX):
             return str(self.uploads.path(session, field, given))
         if not self.names_paths:

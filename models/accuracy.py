@@ -177,15 +177,23 @@ def _halves(samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return order[: samples // 2], order[samples // 2 :]
 
 
+def fitting_order(labels: Labels, answers: Labels, classes: int) -> tuple[Labels, NDArray[np.int64]]:
+    """Which label each answer means, [k], so that as many images as can be are right; and how many images say so, [k].
+
+    A class without a word for another stays what it is. k: the classes, and labels beyond them.
+    """
+    size = max(classes, int(labels.max()) + 1)
+    agreement = np.zeros((size, size), np.int64)
+    np.add.at(agreement, (answers, labels), 1)
+    _, means = linear_sum_assignment(agreement * (size + 1) + np.eye(size, dtype=np.int64), maximize=True)
+    return means, agreement[np.arange(size), means]
+
+
 def _another_order(labels: Labels, answers: Labels, classes: int) -> Against:
     """The classes in the order that agrees most with the labels of one half, judged on the other."""
-    size = max(classes, int(labels.max()) + 1)
     chosen_on, judged_on = _halves(len(labels))
-    agreement = np.zeros((size, size), np.int64)
-    np.add.at(agreement, (answers[chosen_on], labels[chosen_on]), 1)
-    agreement = agreement * (size + 1) + np.eye(size, dtype=np.int64)  # a class without a word for another stays what it is
-    _, means = linear_sum_assignment(agreement, maximize=True)
-    moved = [f"{answer} for {label}" for answer, label in enumerate(means) if answer != label and agreement[answer, label] > size]
+    means, counts = fitting_order(labels[chosen_on], answers[chosen_on], max(classes, int(labels.max()) + 1))
+    moved = [f"{answer} for {label}" for answer, label in enumerate(means) if answer != label and counts[answer]]
     named = ", ".join(moved[:_NAMED_AT_MOST]) + (
         f" and {len(moved) - _NAMED_AT_MOST} more" if len(moved) > _NAMED_AT_MOST else ""
     )

@@ -18,9 +18,10 @@ from benchmarks.harness.cells import LoadCell, Loader
 from benchmarks.harness.peers import table
 from benchmarks.harness.servers import GATEWAY, Contender, Memory, serving
 from benchmarks.harness.wanted import Wanted, wanted_table
-from defences.calibration.calibrate import CalibrationPlan, calibrate
+from defences.calibration.calibrate import calibrate
 from defences.calibration.conformal import conformal_threshold
 from defences.calibration.layer_disagreement import Axes, Seen, discriminating, fitted_to, layers_to_read
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.split import split
 from defences.detectors.layer_disagreement import WEIGHTS
 from models.bundle import read_bundle, standard_bundle_directory

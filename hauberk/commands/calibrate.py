@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from defences.calibration.calibrate import Calibrated, CalibrationPlan, check_target, served_name
+from defences.calibration.calibrate import Calibrated, check_target, served_name
 from defences.calibration.calibrate import calibrate as calibrate_classifier
 from defences.calibration.fits import chosen_fits, fittable, with_masks
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.split import EVASION_EPS
 from defences.detectors.mask_set import read_patch
 from evaluation.detector_choice import AUTO, ChoiceTerms, choose_detectors, usual_detectors

@@ -200,6 +200,8 @@ def write_example(names: Sequence[str], out: Path) -> None:
         (out / name).mkdir(parents=True, exist_ok=True)
         found = tasks()[name](loop.Asked(subject, EXAMPLE_OPTIONS[name], out / name, silent))
         shutil.rmtree(out / name / "cells", ignore_errors=True)
+        for report in ("report.html", "report.json"):  # made anew by a click; a copy in the sources would only grow old
+            (out / name / report).unlink(missing_ok=True)
         (out / name / "result.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -79,7 +79,7 @@ def backdoored_copies(bring: Bring, request: Asked) -> dict[str, Any]:
 
 
 def _trainable(brought: Brought) -> KerasClassifier:
-    found = trainable(brought.able())
+    found = trainable(brought.able)
     if found is None:
         engine = Capabilities.of(brought.classifier).engine
         raise Refused(

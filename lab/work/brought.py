@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab.errors import Refused
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from models.bundle import Bundle
+
+
+WITHOUT_DEFENCES = "this is a model without defences yet: take the defended bundle away first, and try that one"
 
 
 @dataclass(eq=False)
@@ -41,22 +45,20 @@ class Brought:
     reads: str
     bundle: Bundle | None
     with_gradients: Callable[[], Classifier]
-    _able: Classifier | None = field(default=None, repr=False)
 
     def differentiable(self, what: str) -> DifferentiableClassifier:
         """The classifier with gradients. Raises: Refused: it has none, in the field `what`."""
-        able = self.able()
+        able = self.able
         if not isinstance(able, DifferentiableClassifier):
             engine = Capabilities.of(able).engine
             sentence = f"this attack follows gradients, and the model is {engine}, which has none; take square or HopSkipJump"
             raise Refused(what, sentence)
         return able
 
+    @cached_property
     def able(self) -> Classifier:
         """The classifier with whatever gradients there are."""
-        if self._able is None:
-            self._able = self.with_gradients()
-        return self._able
+        return self.with_gradients()
 
 
 class Bring(Protocol):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lab.errors import Refused
 from lab.offered import text
 from lab.subject import Subject
-from lab.work.brought import Bring, Brought, Commands, about, named
+from lab.work.brought import WITHOUT_DEFENCES, Bring, Brought, Commands, about, named
 from lab.work.loop import Asked
 from lab.work.pictures import write_png
 from lab.work.reading import of_bundle
@@ -22,7 +22,7 @@ from models.archives import read_array
 from models.bundle import read_bundle
 from models.datasets import load_dataset
 
-DETECTORS = ("auto", "strip", "strip,sentinet")
+DETECTORS = ("auto", "strip", "strip,sentinet")  # the first unless another is chosen
 BUNDLE = "bundle"
 _SUSPECTS, _OTHERS = 48, 12
 _PICTURES_AT_MOST = 240
@@ -30,7 +30,7 @@ _PICTURES_AT_MOST = 240
 
 def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
     """Fit the defences, and pack the bundle as a zip."""
-    detectors = text(request.options, "detectors") or "strip"
+    detectors = text(request.options, "detectors") or DETECTORS[0]
     if detectors not in DETECTORS:
         raise Refused("detectors", f"expected {', or '.join(DETECTORS)}")
     out = request.out / BUNDLE
@@ -57,7 +57,7 @@ def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
 def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
     """Every attacker against the bundle without, with each and with all of its defences."""
     if not request.subject.is_bundle:
-        raise Refused("", "this is a model without defences yet: take the defended bundle away first, and try that one")
+        raise Refused("", WITHOUT_DEFENCES)
     options = {"bundle": Path(request.subject.model), **_data(request), "budget": "quick", "out": request.out}
     commands("evaluate", options, request.progress)
     report = json.loads((request.out / "report.json").read_text())

@@ -20,9 +20,10 @@ def confine() -> bool:
     """Give up what a worker does not need; returns whether the network is out of reach.
 
     On Linux the process moves into a network namespace of its own, which holds nothing, as root directly and else through a user
-    namespace. Where the system allows neither, and on others, it keeps the network; so
-    does a worker whose lab says HAUBERK_LAB_NETWORK, for a cluster. Where HAUBERK_LAB_USER says UID:GID it becomes that user after that,
-    for good. Raises: OSError: it cannot become that user.
+    namespace. Where the system allows neither, and on others, it keeps the network; so does a worker whose lab says HAUBERK_LAB_NETWORK,
+    for a cluster. Where HAUBERK_LAB_USER says UID:GID it becomes that user after that, for good.
+
+    Raises: OSError: it cannot become that user.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

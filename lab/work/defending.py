@@ -17,7 +17,7 @@ from defences.detectors.strip import Strip
 from lab.errors import Refused
 from lab.offered import ONE_IMAGE, PARAMETERS, Armour, AttackChoice, text
 from lab.work.attacking import SECRET, image_of, run, shown_change, told
-from lab.work.brought import Bring, Brought, about, named
+from lab.work.brought import WITHOUT_DEFENCES, Bring, Brought, about, named
 from lab.work.loop import Asked
 from lab.work.pictures import amplified, for_page
 from models.classifier import Images
@@ -92,7 +92,7 @@ def parameters_of(brought: Brought) -> dict[str, float]:
 def _whole(brought: Brought) -> DefendedClassifier:
     """Every defence of the bundle, enforced."""
     if brought.bundle is None:
-        raise Refused("", "this is a model without defences yet: take the defended bundle away first, and try that one")
+        raise Refused("", WITHOUT_DEFENCES)
     modes = {one["name"]: "enforce" for one in brought.bundle.settings["defences"]}
     return assemble(brought.bundle, brought.classifier, secret=SECRET, modes=modes, threads=processors())  # type: ignore[arg-type]
 

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from lab.work.brought import Bring, Brought, named
 from lab.work.loop import Asked
 from lab.work.pictures import write_png
-from models.accuracy import drawn
+from models.accuracy import drawn, fitting_order
 from models.bundle import Bundle
 from models.engines.twins.capabilities import Capabilities
 from models.image_rows import answers_for
@@ -34,9 +33,9 @@ def read(bring: Bring, request: Asked) -> dict[str, Any]:
         "values": _values(brought),
         "reads": brought.reads,
         "accuracy": asdict(brought.accuracy),
-        "able": Capabilities.of(brought.able()).in_words(),
-        "gradients": Capabilities.of(brought.able()).gradients is not None,
-        "training": Capabilities.of(brought.able()).training,
+        "able": Capabilities.of(brought.able).in_words(),
+        "gradients": Capabilities.of(brought.able).gradients is not None,
+        "training": Capabilities.of(brought.able).training,
         "bundle": None if brought.bundle is None else of_bundle(brought.bundle),
         "order": another_order(brought) if brought.accuracy.cause == "classes in another order" else None,
         "pictures": _pictures(brought, request),
@@ -61,14 +60,10 @@ def chosen_rows(brought: Brought, count: int) -> list[int]:
 
 
 def another_order(brought: Brought) -> list[int]:
-    """The model's class of each label that agrees best with its answers: an assignment, as `models.accuracy` finds it."""
+    """The model's class of each label that agrees best with its answers."""
     some = brought.data.take(drawn(len(brought.data)))
-    answers, classes = answers_for(brought.classifier, some.images), len(brought.classifier.labels)
-    agreement = np.zeros((classes, classes), np.int64)
-    np.add.at(agreement, (some.labels, answers), 1)
-    agreement = agreement * (classes + 1) + np.eye(classes, dtype=np.int64)
-    _, found = linear_sum_assignment(agreement, maximize=True)
-    return [int(one) for one in found]
+    means, _ = fitting_order(some.labels, answers_for(brought.classifier, some.images), len(brought.classifier.labels))
+    return [int(one) for one in np.argsort(means)]
 
 
 def _values(brought: Brought) -> list[float]:

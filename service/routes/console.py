@@ -20,6 +20,7 @@ from defences.defence import Stage
 from defences.table import of_stage
 from models.bundle import EXAMPLE
 from service.edge.exchange import Exchange
+from service.edge.page_headers import ANSWER_HEADERS, PAGE_HEADERS
 from service.edge.site import Route
 from service.formats.answers import JSON
 from service.serving import Serving
@@ -36,24 +37,11 @@ MEDIA_TYPES = {
     ".json": JSON,
 }
 
-# Scripts, styles and pictures of our own files, requests to our own paths, and nothing else: no inline code, no frame, no form.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
-_HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    # A page and a script of two versions do not work together: ask each time.
-    (b"cache-control", b"no-cache"),
-)
-_FILE_HEADERS = (
-    *_HEADERS,
-    (b"content-security-policy", _POLICY.encode()),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"),
-    (b"x-frame-options", b"DENY"),
+# A page and a script of two versions do not work together: ask each time.
+_FRESH = {"cache-control": "no-cache"}
+_HEADERS, _FILE_HEADERS = (
+    tuple((name.encode(), value.encode()) for name, value in {**headers, **_FRESH}.items())
+    for headers in (ANSWER_HEADERS, PAGE_HEADERS)
 )
 _VARY = (b"vary", b"Accept")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import Refused
 from lab.server import ServedLab
 from lab.uploads import PREFIX
 from tests.unit.lab.conftest import entered
@@ -134,6 +135,42 @@ def test_beyond_loopback_no_file_of_the_machine_can_be_named(make_lab: Callable[
             assert "reads none of its own files" in refused.json()["sentence"]
 
     asyncio.run(check())
+
+
+def test_an_upload_that_stands_still_is_ended_and_leaves_nothing(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab(still_seconds=0.05)
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(5)
+
+    async def check() -> None:
+        with pytest.raises(Refused, match="stood still"):
+            await lab.bench.uploads.take("session", "data", "a.npz", stuck())
+        assert not list((lab.plan.data / "uploads").rglob("*.npz"))
+
+    asyncio.run(check())
+
+
+def test_a_deletion_that_fails_does_not_end_those_after_it(
+    make_lab: Callable[..., ServedLab], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab, tried = make_lab(), []
+    monkeypatch.setattr("lab.server._EXPIRE_S", 0.0)
+
+    def expire() -> None:
+        tried.append(1)
+        raise PermissionError
+
+    monkeypatch.setattr(lab.bench, "expire", expire)
+
+    async def check() -> None:
+        async with lab.running(), asyncio.timeout(5):
+            while len(tried) < 3:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(check())
+    assert "could not be deleted" in caplog.text
 
 
 def test_old_sessions_are_forgotten_with_their_uploads_and_results(make_lab: Callable[..., ServedLab]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from attacks.backdoors.poisoning import Poisoned
 from defences.assembly import assemble, check, load_bundle
 from defences.calibration.badexpert import fit_badexpert
-from defences.calibration.calibrate import Calibrated, CalibrationPlan, calibrate
+from defences.calibration.calibrate import Calibrated, calibrate
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.split import CalibrationSplit, Terms, split
 from defences.calibration.thresholds import FittedDetector, calibrate_detectors
 from defences.detectors.badexpert import BaDExpert

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from defences.calibration.budgets import Trial, chosen_budgets
-from defences.calibration.calibrate import CalibrationPlan
 from defences.calibration.conformal import conformal_threshold, joint_scores, joint_thresholds
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.split import Terms
 from defences.calibration.thresholds import FittedDetector, conclude
 from defences.errors import InvalidInput

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.calibration.calibrate import CalibrationPlan, calibrate, measure
+from defences.calibration.calibrate import calibrate, measure
+from defences.calibration.plan import CalibrationPlan
 from models.bundle import read_bundle
 from models.datasets import Dataset
 from models.engines.keras import KerasClassifier

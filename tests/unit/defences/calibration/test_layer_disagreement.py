@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.calibration.calibrate import CalibrationPlan, fit_detectors
+from defences.calibration.calibrate import fit_detectors
 from defences.calibration.layer_disagreement import LAYERS_AT_MOST, layers_to_read
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.thresholds import CalibratedDetector
 from defences.defended_classifier import DefendedClassifier, Step
 from defences.detectors.layer_disagreement import LayerDisagreement

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from defences.calibration.calibrate import CalibrationPlan, fit_detectors
+from defences.calibration.calibrate import fit_detectors
 from defences.calibration.effort import FULL, Task, estimate
 from defences.calibration.fits import chosen_fits, with_masks
 from defences.calibration.patch_cleanser import COST_AT_MOST, fit_patch_cleanser
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.split import Terms, split
 from defences.detectors.patch_cleanser import LEAD, PatchCleanser
 from defences.errors import InvalidInput

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defences.calibration.calibrate import CalibrationPlan
 from defences.calibration.conformal import scores_needed
 from defences.calibration.effort import COUNTED, FULL, Effort, Speed, Task, estimate, overlays_for, within
+from defences.calibration.plan import CalibrationPlan
 from defences.calibration.sentinet import _PATIENCE
 from defences.calibration.work import DEADLINE_S, Work, images_per_request, work_of
 from defences.detectors.sentinet import SentiNet

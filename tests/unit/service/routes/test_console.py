@@ -19,7 +19,7 @@ from service.routes.console import FILES, LABELS_AT_MOST, MEDIA_TYPES, PAGE, Con
 from service.serving import Serving
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
-STYLE = (FILES / "style.css").read_text()
+STYLE = (FILES / "theme.css").read_text()
 
 
 def console(bundle: Bundle, **options: Any) -> Console:
