@@ -139,7 +139,8 @@ def test_the_lab_s_pages_and_its_example_are_in_it(wheel: Path) -> None:
         "lab/pages/base.html",
         "lab/pages/lab.css",
         "lab/example/read/result.json",
-        "lab/example/evaluate/report.html",
+        "lab/example/evaluate/result.json",
+        "service/routes/console_page/theme.css",
     } <= names
 
 
