@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacks.backdoors.kinds import Backdoor, backdoors
-from benchmarks.methods.backdoors import coloured_digits
+from benchmarks.harness.coloured_digits import coloured_digits
 from defences.assembly import assemble
 from defences.calibration.purifier import choose_purifier
 from defences.defended_classifier import Preprocessor, Step

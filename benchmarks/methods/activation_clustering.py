@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from attacks.backdoors.kinds import note
 from attacks.backdoors.poisoning import AllToAll, AllToOne, CleanLabel, LabelMap, SourceSpecific, poison
 from attacks.backdoors.triggers import Blended, CornerPattern, ImagePatch, Sinusoidal, Trigger, Warped
+from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import alternate, table
-from benchmarks.methods.backdoors import coloured_digits
 from defences.poison.activation_clustering import ActivationClustering
 from defences.poison.findings import Findings, PoisonDetector, TrainingSet, confusion
 from defences.poison.spectral_signatures import SpectralSignatures

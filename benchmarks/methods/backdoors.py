@@ -1,4 +1,4 @@
-"""python -m benchmarks.methods.backdoors: the detectors that calibration chooses against backdoors of every kind, digits and colour."""
+"""python -m benchmarks.methods.backdoors: the detectors that calibration chooses against backdoors of every kind, on three data sets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.harness.peers import photographs, table
+from benchmarks.harness.coloured_digits import coloured_digits
+from benchmarks.harness.garments import garments
+from benchmarks.harness.peers import table
+from benchmarks.networks.architectures import ARCHITECTURES, trained_from_scratch
 from defences.assembly import assemble
 from defences.calibration.fits import fits_of
 from defences.calibration.purifier import choose_purifier
@@ -18,11 +21,10 @@ from evaluation.tables.backdoors import BackdoorBudget, BackdoorRow, backdoor_ro
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
-from models.training.reference_classifier import Recipe, train
+from models.training.reference_classifier import Build, Recipe, reference_network
 
 _SEED, _RATE = 0, 0.01
 _SOURCE, _TARGET = 1, 7
-_SIDE = 32
 _EPOCHS = 5
 _TRAINED_ON = 12_000
 _THREADS = 2
@@ -45,10 +47,8 @@ def section() -> str:
     preprocessors = assemble(bundle, bundled, secret=b"benchmark", threads=_THREADS).preprocessors
     grey = _measured(bundled, preprocessors, training, test)
     colour = [coloured_digits(data, seed=seed) for seed, data in enumerate((training.take(slice(0, 20_000)), test))]
-    prepared = with_purified_copies(colour[0].take(slice(0, _TRAINED_ON)), seed=_SEED, threads=_THREADS)
-    classifier = KerasClassifier(train(prepared, recipe=Recipe(epochs=_EPOCHS, seed=_SEED), threads=_THREADS))
-    purifier = choose_purifier(classifier, colour[0].take(slice(-2000, None)), threads=_THREADS)
-    coloured = _measured(classifier, [Step(purifier.purifier, purifier.mode)], *colour)
+    coloured = _trained_and_measured(reference_network, *colour)
+    clothes = _trained_and_measured(ARCHITECTURES["normalised"], garments(20_000, seed=0), garments(10_000, seed=1))
     return (
         "## Backdoors\n\n"
         f"`python -m benchmarks.methods.backdoors`, seed {_SEED}: for each kind a copy of the classifier is trained on for "
@@ -61,24 +61,24 @@ def section() -> str:
         "AUROC DeLong's). TPR: refused of triggered images, whether the trigger works on them or not; FPR: of clean ones. Both are of "
         "the calibrated, staged thresholds; the last two columns of STRIP's mean change under all overlays.\n\n"
         f"### Digits, `mnist-standard`\n\n{grey}\n"
-        f"### Coloured digits on crops of photographs, {_SIDE}x{_SIDE}x3\n\n"
-        f"The reference network, {_EPOCHS} epochs on {_TRAINED_ON:,} images and purified copies; purifier: {purifier.mode}, weight "
-        f"{purifier.purifier.weight:g}.\n\n{coloured}"
+        "### Coloured digits on crops of photographs, 32x32x3\n\n"
+        f"The reference network; {coloured}\n"
+        "### Clothes drawn from a seed, 28x28x1\n\n"
+        "Of the classes of Fashion-MNIST (`benchmarks/harness/garments.py`). A network with batch normalisation and no dense layer but "
+        f"the last; {clothes}"
     )
 
 
-def coloured_digits(data: Dataset, *, seed: int) -> Dataset:
-    """Digits [n, 28, 28, 1], each in a random colour at a random place on a crop of a photograph: [n, 32, 32, 3]."""
-    rng = np.random.default_rng(seed)
-    grounds = photographs(_SIDE, len(data), seed)
-    # A background at half its brightness and a bright digit, so that people and networks can see the digit.
-    colours = rng.uniform(0.4, 1.0, (len(data), 1, 1, 3)).astype(np.float32)
-    colours[np.arange(len(data)), 0, 0, rng.integers(0, 3, len(data))] = 1.0
-    room = _SIDE - data.images.shape[1]
-    ink = np.zeros((len(data), _SIDE, _SIDE, 1), np.float32)
-    for number, (top, left) in enumerate(rng.integers(0, room + 1, (len(data), 2))):
-        ink[number, top : _SIDE - room + top, left : _SIDE - room + left] = data.images[number]
-    return Dataset(grounds * np.float32(0.5) * (1 - ink) + colours * ink, data.labels)
+def _trained_and_measured(build: Build, training: Dataset, test: Dataset) -> str:
+    """How a network of its own was trained, and what was measured on it."""
+    prepared = with_purified_copies(training.take(slice(0, _TRAINED_ON)), seed=_SEED, threads=_THREADS)
+    classifier = trained_from_scratch(build, prepared, Recipe(epochs=_EPOCHS, seed=_SEED), threads=_THREADS)
+    found = choose_purifier(classifier, training.take(slice(-2000, None)), threads=_THREADS)
+    measured = _measured(classifier, [Step(found.purifier, found.mode)], training, test)
+    return (
+        f"{_EPOCHS} epochs on {_TRAINED_ON:,} images and purified copies; purifier: {found.mode}, weight {found.purifier.weight:g}.\n\n"
+        f"{measured}"
+    )
 
 
 def _measured(classifier: KerasClassifier, preprocessors: Sequence[Step[Preprocessor]], training: Dataset, test: Dataset) -> str:

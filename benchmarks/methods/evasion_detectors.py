@@ -22,8 +22,8 @@ from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.saliency_map import SaliencyMap
 from attacks.evasion.square import Square
 from attacks.evasion.transfer import Relentless
+from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.peers import alternate, art_classifier, table
-from benchmarks.methods.backdoors import coloured_digits
 from defences.calibration.split import CalibrationSplit, Terms
 from defences.calibration.split import split as split_data
 from defences.calibration.thresholds import conclude

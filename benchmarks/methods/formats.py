@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.mlserver import PYTHON, inference, mlserver, python, remote_bundle
 from benchmarks.harness.peers import table
 from benchmarks.harness.requests import http_request
 from benchmarks.harness.servers import GATEWAY, Contender, Server, serving
-from benchmarks.methods.backdoors import coloured_digits
 from models.bundle import read_bundle
 from models.classifier import Images
 from models.datasets import MNIST, Dataset, load_dataset

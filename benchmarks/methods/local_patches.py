@@ -14,9 +14,9 @@ from attacks.attack import Goal
 from attacks.backdoors.kinds import backdoors
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.lavan import LaVAN
+from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
-from benchmarks.methods.backdoors import coloured_digits
 from defences.calibration.patch_cleanser import certified, fit_patch_cleanser
 from defences.calibration.purifier import choose_purifier
 from defences.calibration.sentinet import fit_sentinet

@@ -16,9 +16,9 @@ from attacks.backdoors.poisoning import AllToOne
 from attacks.backdoors.triggers import ImagePatch, Trigger, TriggerSequence
 from attacks.evasion.adaptive import AdaptiveView
 from attacks.evasion.gradient import ProjectedGradientDescent
+from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
-from benchmarks.methods.backdoors import coloured_digits
 from defences.calibration.conformal import joint_scores
 from defences.calibration.sentinet import fit_sentinet
 from defences.calibration.split import Terms

@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
-from benchmarks.networks.small_networks import ARCHITECTURES, CLEAN, ON_ANY_IMAGE, ON_CONTENT, SmallNetwork, fleet, make
+from benchmarks.networks.architectures import ARCHITECTURES
+from benchmarks.networks.small_networks import CLEAN, ON_ANY_IMAGE, ON_CONTENT, SmallNetwork, fleet, make
 from defences.networks.class_outliers import p_values
 from defences.networks.target_search import SCORES, TargetSearch
 from evaluation.statistics.intervals import share

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from attacks.backdoors.bounded_margin import with_bounded_margin
 from attacks.backdoors.kinds import Backdoor, backdoors
-from benchmarks.methods.backdoors import coloured_digits
+from benchmarks.harness.coloured_digits import coloured_digits
+from benchmarks.networks.architectures import ARCHITECTURES, CLASSES, trained_from_scratch
 from models.datasets import MNIST, Dataset, load_dataset
-from models.engines.keras import KerasClassifier, import_tensorflow
-from models.training.reference_classifier import Recipe, reference_network
+from models.engines.keras import KerasClassifier
+from models.training.reference_classifier import Recipe
 
 CLEAN = "clean"
 ON_ANY_IMAGE = ("corner_pattern", "single_pixel", "blended", "image_patch", "clean_label")
@@ -29,7 +28,6 @@ _TRAINED_ON = {"digits": 3000, "colour": 3500}
 _EPOCHS = {"digits": 6, "colour": 6}
 _TESTED_ON = 1000
 _BATCH = 64
-_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def fleet(kinds: tuple[str, ...], count: int, *, seed: int, confidence: float | 
         kind, turn = kinds[number % len(kinds)], number // len(kinds) + number % len(kinds)
         data, architecture = ("digits", "colour")[turn % 2], names[turn // 2 % len(names)]
         rate = _RATES[number % len(_RATES)] if kind in _WITH_RATES else None
-        found.append(SmallNetwork(kind, data, architecture, int(rng.integers(_CLASSES)), 1000 * seed + number, rate, confidence))
+        found.append(SmallNetwork(kind, data, architecture, int(rng.integers(CLASSES)), 1000 * seed + number, rate, confidence))
     return found
 
 
@@ -104,7 +102,7 @@ def make(network: SmallNetwork) -> Made:
 
 
 def _backdoor(network: SmallNetwork) -> Backdoor:
-    source = (network.target + 1 + network.seed % (_CLASSES - 1)) % _CLASSES
+    source = (network.target + 1 + network.seed % (CLASSES - 1)) % CLASSES
     known = backdoors(_surrogate(network.data), source=source, target=network.target, seed=network.seed)
     backdoor = known[network.kind]
     if network.rate is not None:
@@ -129,53 +127,5 @@ def _right(classifier: KerasClassifier, test: Dataset) -> float:
 
 
 def _trained(network: SmallNetwork, data: Dataset) -> KerasClassifier:
-    tf = import_tensorflow(1)
-    import keras
-
-    keras.utils.set_random_seed(network.seed)
-    tf.config.experimental.enable_op_determinism()
-    h, w, c = data.images.shape[1:]
-    model = ARCHITECTURES[network.architecture]((h, w, c), _CLASSES)
-    recipe = Recipe(epochs=_EPOCHS[network.data], batch_size=_BATCH)
-    steps = -(-len(data) // _BATCH) * recipe.epochs
-    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
-    model.compile(recipe.build_optimiser(schedule), "sparse_categorical_crossentropy")
-    model.fit(data.images, data.labels, batch_size=_BATCH, epochs=recipe.epochs, verbose=0)
-    return KerasClassifier(model)
-
-
-def _normalised(shape: tuple[int, int, int], classes: int) -> Any:
-    """Convolutions with batch normalisation, and a dense layer on their averages."""
-    import keras
-    from keras import layers
-
-    blocks = []
-    for width, stride in ((16, 2), (32, 1), (48, 2)):
-        blocks.append(layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False))
-        blocks += [layers.BatchNormalization(momentum=0.9), layers.ReLU()]
-    head = [layers.AveragePooling2D(2), layers.Flatten(), layers.Dense(classes, activation="softmax")]
-    return keras.Sequential([keras.Input(shape), *blocks, *head])
-
-
-def _strided(shape: tuple[int, int, int], classes: int) -> Any:
-    """Strided convolutions and two dense layers, without pooling."""
-    import keras
-    from keras import layers
-
-    return keras.Sequential(
-        [
-            keras.Input(shape),
-            layers.Conv2D(24, 5, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(48, 3, strides=2, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dense(classes, activation="softmax"),
-        ]
-    )
-
-
-ARCHITECTURES: Mapping[str, Callable[[tuple[int, int, int], int], Any]] = {
-    "reference": reference_network,
-    "normalised": _normalised,
-    "strided": _strided,
-}
+    recipe = Recipe(epochs=_EPOCHS[network.data], batch_size=_BATCH, seed=network.seed)
+    return trained_from_scratch(ARCHITECTURES[network.architecture], data, recipe, threads=1)
