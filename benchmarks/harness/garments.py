@@ -1,7 +1,7 @@
 """Grey pictures of ten kinds of clothes, drawn from a seed: the classes of Fashion-MNIST, none of its pictures.
 
-Paper: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747, for the classes and the format. Kinds overlap as clothes do: a shirt with short sleeves
-is nearly a T-shirt, a long pullover nearly a coat. Proportions, cloth, light and noise are each picture's own.
+Paper: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747, for the classes and the format. Kinds overlap as clothes do: a shirt with short
+sleeves is nearly a T-shirt, a long pullover nearly a coat. Proportions, cloth, light and noise are each picture's own.
 """
 
 from __future__ import annotations
