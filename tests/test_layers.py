@@ -101,8 +101,8 @@ MAY_IMPORT = {
     "benchmarks.serving": "benchmarks.harness benchmarks.serving.contenders",
     "benchmarks.serving.contenders": "benchmarks.harness",
     "benchmarks.methods": "benchmarks.harness",
-    "benchmarks.backdoors": "benchmarks.harness benchmarks.methods",
-    "benchmarks.networks": "benchmarks.harness benchmarks.methods",
+    "benchmarks.backdoors": "benchmarks.harness",
+    "benchmarks.networks": "benchmarks.harness",
     "benchmarks.fuzzing": "benchmarks.harness",
     "benchmarks": "benchmarks.harness benchmarks.serving benchmarks.methods benchmarks.backdoors benchmarks.networks benchmarks.fuzzing",
     #

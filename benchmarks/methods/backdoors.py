@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.harness.architectures import ARCHITECTURES, trained_from_scratch
 from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.garments import garments
 from benchmarks.harness.peers import table
-from benchmarks.networks.architectures import ARCHITECTURES, trained_from_scratch
 from defences.assembly import assemble
 from defences.calibration.fits import fits_of
 from defences.calibration.purifier import choose_purifier

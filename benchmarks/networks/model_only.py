@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.architectures import ARCHITECTURES
 from benchmarks.harness.kept_rows import kept_rows
 from benchmarks.harness.peers import table
-from benchmarks.networks.architectures import ARCHITECTURES
 from benchmarks.networks.small_networks import CLEAN, ON_ANY_IMAGE, ON_CONTENT, SmallNetwork, fleet, make
 from defences.networks.class_outliers import p_values
 from defences.networks.target_search import SCORES, TargetSearch

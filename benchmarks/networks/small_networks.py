@@ -9,8 +9,8 @@ import numpy as np
 
 from attacks.backdoors.bounded_margin import with_bounded_margin
 from attacks.backdoors.kinds import Backdoor, backdoors
+from benchmarks.harness.architectures import ARCHITECTURES, CLASSES, trained_from_scratch
 from benchmarks.harness.coloured_digits import coloured_digits
-from benchmarks.networks.architectures import ARCHITECTURES, CLASSES, trained_from_scratch
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
 from models.training.reference_classifier import Recipe
