@@ -260,14 +260,83 @@ def test_pictures_of_a_scan_open_large_and_can_be_marked(page: Page, tmp_path: P
     page.reload()
     expect(page.locator('[data-shows="marked"]')).to_have_text("2")
     expect(first.get_by_role("checkbox")).not_to_be_checked()
+    look_at_clusters(page)
+    far = look_at_samples_that_are_not_shown(page)
     rows = [int(page.locator(".samples").nth(at).locator("input").first.get_attribute("data-row") or "") for at in (0, 1)]
     with page.expect_download() as download:
         page.get_by_role("link", name="is_clean.npy").click()
     download.value.save_as(tmp_path / "is_clean.npy")
-    assert np.load(tmp_path / "is_clean.npy", allow_pickle=False)[rows].tolist() == [True, False]
+    is_clean = np.load(tmp_path / "is_clean.npy", allow_pickle=False)
+    assert is_clean[rows].tolist() == [True, False]
+    assert not is_clean[far].any()
+    page.get_by_role("link", name="Reasons, and the other methods").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.go_back()
     page.set_viewport_size({"width": 390, "height": 800})
     assert overflow(page) == 0
     assert faint_texts(page) == []
+
+
+def look_at_clusters(page: Page) -> None:
+    """A point opens its picture, from the keyboard and by a click beside it; another class is drawn when it is chosen."""
+    drawing, dialog = page.get_by_role("group", name="Clusters of class 1"), page.get_by_role("dialog")
+    assert 0 < drawing.locator(".suspicious").count() < drawing.locator(".point").count()
+    expect(page.locator("#look button")).to_be_enabled()
+    drawing.locator(".point").first.focus()
+    page.keyboard.press("End")
+    expect(drawing.locator(".point").last).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("labelled 1, answered 7")
+    expect(dialog.get_by_label("poison")).to_be_checked()
+    dialog.get_by_label("poison").uncheck()
+    point = drawing.locator(".point").nth(-2)
+    expect(point).to_have_class(re.compile("marked"))
+    dialog.get_by_label("poison").check()
+    expect(point).not_to_have_class(re.compile("marked"))
+    dialog.get_by_role("button", name="Close").click()
+    expect(point).to_be_focused()
+    dot = point.bounding_box()
+    assert dot is not None
+    page.mouse.click(dot["x"] + dot["width"] / 2 + 9, dot["y"] + dot["height"] / 2)  # as a finger hits it
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_text("Clusters of another class").click()
+    page.locator(".choices").get_by_role("link", name="4", exact=True).click()
+    expect(page.get_by_role("group", name="Clusters of class 4")).to_be_visible()
+    page.get_by_role("link", name="Poison", exact=True).click()
+
+
+def look_at_samples_that_are_not_shown(page: Page) -> list[int]:
+    """One on the second page of a class, and one by its row, are marked as poison; returns their rows."""
+    dialog, marked = page.get_by_role("dialog"), page.locator('[data-shows="marked"]')
+    seen = page.locator(".samples li").evaluate_all("all => all.map((one) => Number(one.dataset.sample))")
+    page.get_by_role("link", name=re.compile("All .*, page by page")).nth(1).click()
+    page.get_by_role("link", name="Next").click()
+    expect(page.get_by_role("heading", name="page 2 of 3")).to_be_visible()
+    sample = page.locator(".samples li").nth(3)
+    far = [int(sample.get_attribute("data-sample") or "")]
+    assert far[0] not in seen
+    sample.get_by_role("checkbox").check()
+    expect(marked).to_have_text("3")
+    row = page.get_by_label("Any sample, by its row")
+    row.fill("2000")
+    row.press("Enter")
+    expect(page.locator("#error-row")).to_have_text("Expected a row below 2,000.")
+    row.fill("1998")
+    page.get_by_role("button", name="Open").click()
+    expect(dialog).to_contain_text("sample 1998, labelled")
+    page.get_by_role("button", name="Next picture").click()
+    expect(dialog).to_contain_text("sample 1999, labelled")
+    page.get_by_role("button", name="Picture before").click()
+    expect(dialog).to_contain_text("sample 1998, labelled")
+    dialog.get_by_label("poison").check()
+    expect(marked).to_have_text("4")
+    page.keyboard.press("Escape")
+    expect(row).to_be_focused()
+    page.get_by_role("link", name="All classes").click()
+    expect(marked).to_have_text("4")
+    return [*far, 1998]
 
 
 def test_copies_get_backdoors_and_a_trigger_is_seen_on_one_image(page: Page, lab: RunningLab) -> None:

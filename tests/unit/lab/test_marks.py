@@ -1,52 +1,60 @@
-"""Samples of a scan that a person marks: kept by the server, bounded to what was shown, and in the file that is downloaded."""
+"""Samples of a scan: any of them is seen and marked, marks are kept by the server, and are in the file that is downloaded."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from lab import marks
 from lab.errors import Refused
-from lab.marks import is_clean, suspicions
+from lab.marks import is_clean, is_suspicious
 from lab.server import ServedLab
-from lab.work.commands import groups
-from models.accuracy import judge
+from lab.work.samples import write_samples
 from models.datasets import Dataset
-from tests.fakes import linear, noise
+from models.progress import silent
+from tests.fakes import noise
 from tests.unit.lab.conftest import entered, until_over
 from tests.unit.lab.work.test_worker import SHAPE, brought
 
-CLEAN = np.array([True, False, True, True, False, True])
+SAMPLES, POISON = 200, (3, 5, 150)
+POINTS = [[3, -1.5, 0.5, False, True], [5, -1.0, 0.0, False, True], [0, 0.5, 1.0, True, False], [1, 1.0, -1.0, False, False]]
 
 
-def scan_result() -> dict[str, Any]:
-    """A scan that holds two of six samples for poison, and shows four."""
-    sides = {True: (1, 4), False: (0, 2)}
-    return {
+def write_scan(place: Path) -> NDArray[np.bool_]:
+    """What a scan leaves that holds three of 200 samples for poison, in a class with a name of its own; which are clean."""
+    subject, images = brought(images=SAMPLES), noise(SAMPLES, SHAPE, 1)
+    labels = subject.data.labels.copy()
+    clean = np.ones(SAMPLES, bool)
+    clean[list(POISON)] = False
+    labels[~clean] = 1
+    subject.data = Dataset(images, labels)
+    written = json.loads(json.dumps(write_samples(subject, clean, place, silent)).replace('"1"', '"<b>one</b>"'))
+    np.save(place / "is_clean.npy", clean)
+    (place / "clusters-1.json").write_text(
+        json.dumps({"class": "<b>one</b>", "label": 1, "samples": 9, "method": "spectral_signatures", "points": POINTS})
+    )
+    verdict = {"name": "1", "verdict": "poison", "samples": 6, "reason": "so"}
+    result = {
         "verdict": "poison",
-        "suspicious": 2,
-        "samples": 6,
+        "suspicious": len(POISON),
+        "samples": SAMPLES,
         "poisoned_classes": ["<b>one</b>"],
-        "methods": [
-            {"method": "spectral_signatures", "classes": [{"name": "1", "verdict": "poison", "samples": 6, "reason": "so"}]}
-        ],
-        "groups": [
-            {
-                "class": "<b>one</b>",
-                "suspicious": side,
-                "samples": 3,
-                "pictures": [{"row": row, "file": f"sample-{row}.png", "answer": "two"} for row in rows],
-            }
-            for side, rows in sides.items()
-        ],
+        "methods": [{"method": "spectral_signatures", "classes": [verdict]}],
+        "clusters": [{"class": "<b>one</b>", "label": 1, "poisoned": True, "samples": 9}],
+        **written,
     }
+    (place / "result.json").write_text(json.dumps(result))
+    return clean
 
 
 async def scanned(asking: httpx.AsyncClient, lab: ServedLab) -> tuple[str, str]:
@@ -54,8 +62,7 @@ async def scanned(asking: httpx.AsyncClient, lab: ServedLab) -> tuple[str, str]:
     page = (await asking.post("/bring", json={"model": "/m/fine.onnx", "data": "/d/data.npz"})).json()["location"]
     job: str = (await asking.post(f"{page}/jobs/scan", json={})).json()["job"]
     assert (await until_over(asking, job))["state"] == "done"
-    (lab.queue.place(job) / "result.json").write_text(json.dumps(scan_result()))
-    np.save(lab.queue.place(job) / "is_clean.npy", CLEAN)
+    write_scan(lab.queue.place(job))
     return page, job
 
 
@@ -66,38 +73,96 @@ async def downloaded(asking: httpx.AsyncClient, job: str) -> list[bool]:
     return found
 
 
+def without(*poison: int) -> list[bool]:
+    """is_clean of the samples, in which these are poison."""
+    return [row not in poison for row in range(SAMPLES)]
+
+
 def test_marks_are_counted_kept_and_downloaded(make_lab: Callable[..., ServedLab]) -> None:
     lab = make_lab()
 
     async def check() -> None:
         async with lab.running(), entered(lab) as asking:
             page, job = await scanned(asking, lab)
-            assert await downloaded(asking, job) == CLEAN.tolist()
-            for row, poison, told in ((0, True, (1, 3)), (4, False, (2, 2)), (1, True, (2, 2))):
+            assert await downloaded(asking, job) == without(*POISON)
+            for row, poison, told in ((0, True, (1, 4)), (5, False, (2, 3)), (3, True, (2, 3))):
                 marked = (await asking.post(f"/jobs/{job}/mark", json={"row": row, "poison": poison})).json()
                 assert (marked["marked"], marked["suspicious"]) == told
-            assert await downloaded(asking, job) == [False, False, True, True, True, True]
+            assert await downloaded(asking, job) == without(0, 3, 150)
             shown = (await asking.get(f"{page}/poison")).text
             assert 'data-shows="marked">2<' in shown
-            assert "&lt;b&gt;one&lt;/b&gt;" in shown
-            assert shown.count(" checked") == 2
+            assert "<b>one" not in shown
+            assert shown.count(" checked") == 3
+            assert (await asking.get(f"/jobs/{job}/samples/0.json")).json()["poison"] is True
             again = (await asking.post(f"/jobs/{job}/mark", json={"row": 0, "poison": False})).json()
             assert again["marked"] == 1
-            assert await downloaded(asking, job) == [True, False, True, True, True, True]
+            assert await downloaded(asking, job) == without(3, 150)
             await asking.post(f"{page}/drop", json={})
             assert lab.state.marks(job) == {}
 
     asyncio.run(check())
 
 
-def test_marks_of_what_was_not_shown_or_by_somebody_else_are_refused(make_lab: Callable[..., ServedLab]) -> None:
+def test_any_sample_is_seen_by_its_row_and_by_its_page(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab()
+
+    async def check() -> None:
+        async with lab.running(), entered(lab) as asking:
+            page, job = await scanned(asking, lab)
+            images = noise(SAMPLES, SHAPE, 1)
+            for row in (0, 150, SAMPLES - 1):
+                said = (await asking.get(f"/jobs/{job}/samples/{row}.json")).json()
+                assert (said["row"], said["suspicious"], said["pictured"]) == (row, row in POISON, True)
+                picture = await asking.get(f"/jobs/{job}/samples/{row}.png")
+                assert picture.headers["content-type"] == "image/png"
+                pixels = np.asarray(Image.open(io.BytesIO(picture.content)))
+                assert np.array_equal(pixels, np.rint(images[row, ..., 0] * 255))
+            seen: list[str] = []
+            groups = json.loads((lab.queue.place(job) / "result.json").read_text())["groups"]
+            for group in range(len(groups)):
+                shown = (await asking.get(f"{page}/poison?group={group}")).text
+                seen += re.findall(r'<li data-sample="(\d+)"', shown)
+            assert sorted(map(int, seen)) == list(range(SAMPLES))
+            assert (await asking.get(f"{page}/poison?group=99")).status_code == 404
+            assert (await asking.get(f"{page}/poison?group=x&page=-1&class=%00")).status_code == 200
+            for row in (SAMPLES, 99_999_999_999):
+                assert (await asking.get(f"/jobs/{job}/samples/{row}.json")).status_code == 422
+                assert (await asking.get(f"/jobs/{job}/samples/{row}.png")).status_code == 422
+            async with entered(lab) as another:
+                for path in ("0.json", "0.png"):
+                    assert (await another.get(f"/jobs/{job}/samples/{path}")).status_code == 404
+
+    asyncio.run(check())
+
+
+def test_clusters_are_drawn_in_the_page_with_a_link_to_every_point(make_lab: Callable[..., ServedLab]) -> None:
+    lab = make_lab()
+
+    async def check() -> None:
+        async with lab.running(), entered(lab) as asking:
+            page, job = await scanned(asking, lab)
+            shown = (await asking.get(f"{page}/poison")).text
+            assert re.findall(r'<a class="point (\w+)" href="/jobs/\w+/samples/(\d+).png"', shown) == [
+                ("first", "1"), ("second", "0"), ("suspicious", "3"), ("suspicious", "5"),
+            ]  # fmt: skip
+            assert "4 of 9 samples are drawn" in shown
+            await asking.post(f"/jobs/{job}/mark", json={"row": 1, "poison": True})
+            assert 'class="point first marked"' in (await asking.get(f"{page}/poison?class=1")).text
+            assert 'class="point' not in (await asking.get(f"{page}/poison?class=2")).text  # none was drawn of it
+
+    asyncio.run(check())
+
+
+def test_marks_of_no_sample_or_by_somebody_else_are_refused(
+    make_lab: Callable[..., ServedLab], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = make_lab()
 
     async def check() -> None:
         async with lab.running(), entered(lab) as asking:
             page, job = await scanned(asking, lab)
             for form in (
-                {"row": 3, "poison": True},
+                {"row": SAMPLES, "poison": True},
                 {"row": -1, "poison": True},
                 {"row": 0, "poison": 1},
                 {"row": "x"},
@@ -107,40 +172,27 @@ def test_marks_of_what_was_not_shown_or_by_somebody_else_are_refused(make_lab: C
             reading = lab.state.jobs(lab.state.session(asking.cookies["hauberk_lab_3001"]) or "", page.split("/")[-1])[-1].id
             assert (await asking.post(f"/jobs/{reading}/mark", json={"row": 0, "poison": True})).status_code == 422
             assert (await asking.get(f"/jobs/{reading}/is_clean.npy")).status_code == 422
+            assert (await asking.get(f"/jobs/{reading}/samples/0.json")).status_code == 422
             async with entered(lab) as another:
                 assert (await another.post(f"/jobs/{job}/mark", json={"row": 0, "poison": True})).status_code == 404
                 assert (await another.get(f"/jobs/{job}/is_clean.npy")).status_code == 404
             assert lab.state.marks(job) == {}
+            monkeypatch.setattr(marks, "MARKS_AT_MOST", 1)
+            for row, status in ((0, 200), (1, 422), (0, 200)):
+                assert (await asking.post(f"/jobs/{job}/mark", json={"row": row, "poison": True})).status_code == status
 
     asyncio.run(check())
 
 
 def test_a_file_that_is_none_of_a_scan_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.arange(4))
-    np.save(tmp_path / "short.npy", CLEAN[:2])
+    np.save(tmp_path / "short.npy", np.array([True, False]))
     (tmp_path / "text.npy").write_bytes(b"no array")
     (tmp_path / "link.npy").symlink_to(tmp_path / "short.npy")
     for name in ("numbers", "text", "link", "nothing", "short"):
         with pytest.raises(Refused):
             is_clean(tmp_path / f"{name}.npy", {4: True})
+        with pytest.raises(Refused):
+            is_suspicious(tmp_path / f"{name}.npy", 4)
     assert is_clean(tmp_path / "short.npy", {}) == (tmp_path / "short.npy").read_bytes()
-
-
-def test_pictures_of_a_scan_are_of_both_sides_of_every_class_and_so_many(tmp_path: Path) -> None:
-    clean = np.ones(60, bool)
-    subject = brought()
-    clean[np.flatnonzero(subject.data.labels == 2)[:3]] = False
-    found = groups(subject, clean, tmp_path)
-    assert [(one["class"], one["suspicious"]) for one in found][:2] == [("2", True), ("2", False)]
-    assert all((tmp_path / one["file"]).is_file() for group in found for one in group["pictures"])
-    said = suspicions({"groups": found})
-    assert [row for row, poison in said.items() if poison] == np.flatnonzero(~clean).tolist()
-    assert all(len(group["pictures"]) == min(12, group["samples"]) for group in found if not group["suspicious"])
-
-
-def test_pictures_of_many_classes_are_bounded(tmp_path: Path) -> None:
-    classifier, data = linear(SHAPE, 40), Dataset(noise(800, SHAPE, 1), np.arange(800) % 40)
-    subject = brought()
-    subject.classifier, subject.data, subject.accuracy = classifier, data, judge(classifier, data, advice=None)
-    found = groups(subject, np.arange(800) % 2 == 0, tmp_path)
-    assert sum(len(group["pictures"]) for group in found) == len(list(tmp_path.iterdir())) == 240
+    assert [is_suspicious(tmp_path / "short.npy", row) for row in (0, 1)] == [False, True]

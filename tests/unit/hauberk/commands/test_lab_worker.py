@@ -15,7 +15,9 @@ from PIL import Image
 
 from hauberk.commands.lab_worker import EXAMPLE_OPTIONS, bring, proposed, run, tasks
 from lab.charts import agreement
+from lab.clusters import clusters_of
 from lab.errors import Refused
+from lab.samples import ScannedSamples
 from lab.subject import Subject
 from lab.work.loop import AnotherReading, Asked, answered
 from lab.workbench import EXAMPLE_RESULTS
@@ -241,10 +243,16 @@ def test_mislabelled_images_of_one_class_are_found_and_shown(tmp_path: Path) -> 
     assert np.isin(np.flatnonzero(~np.load(tmp_path / "is_clean.npy")), moved).mean() > 0.9
     first = found["groups"][0]
     assert (first["class"], first["suspicious"]) == ("7", True)
-    shown = [one["row"] for one in first["pictures"]]
-    assert len(shown) == min(first["samples"], 48)
+    samples = ScannedSamples(tmp_path, found)
+    shown = [one.row for one in samples.first(0, 100)]
+    assert len(shown) == first["samples"]
     assert np.isin(shown, moved).mean() > 0.9
-    assert all((tmp_path / one["file"]).is_file() for group in found["groups"] for one in group["pictures"])
+    assert samples.of_row(int(moved[0])).answer == "3"
+    assert found["pictures"] == 1200
+    assert found["clusters"][0] == {"class": "7", "label": 7, "poisoned": True, "samples": int((labels == 7).sum())}
+    drawn = clusters_of(tmp_path, 7)
+    assert drawn is not None
+    assert {row for row, *_, suspicious in drawn["points"] if suspicious} == set(shown)
     assert (tmp_path / "report.html").is_file()
 
 
