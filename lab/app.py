@@ -28,7 +28,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lab import marks
 from lab.charts import agreement, robust_accuracy
 from lab.errors import Refused
 from lab.jobs import time_left
@@ -45,8 +44,9 @@ from lab.offered import (
     TRIGGERS,
 )
 from lab.rendering import MEDIA_TYPES, Pages, duration
-from lab.samples import PIXELS_AT_MOST
-from lab.scanned import ShownScan, shown_scan
+from lab.scans import marks
+from lab.scans.page import ShownScan, shown_scan
+from lab.scans.samples import PIXELS_AT_MOST
 from lab.sentences import field_of, sentence
 from lab.state import LabJob, StoredSubject
 from lab.subject import CHOICES, DECLARED

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import marks
 from lab.errors import Refused
 from lab.jobs import Queue, read_result
 from lab.limits import LabLimits
 from lab.offered import AttackedSet, PoisonedCopies, steal_budget, text, whole
-from lab.samples import ScannedSamples
+from lab.scans import marks
+from lab.scans.samples import ScannedSamples
 from lab.state import LabJob, State, StoredSubject
 from lab.subject import DECLARED, Subject
 from lab.uploads import PREFIX, Uploads

@@ -1,4 +1,4 @@
-"""All samples of a scan as files that the lab's server reads row by row, and the clusters of each class; see `lab.samples`."""
+"""All samples of a scan as files that the lab's server reads row by row, and the clusters of each class; see `lab.scans.samples`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.scanning.drawn_points import CLUSTERS
-from lab.clusters import file_of
 from lab.limits import LabLimits
-from lab.samples import INDEX, NO_PICTURE, PICTURE_AT_MOST, PIXELS, PIXELS_AT_MOST
+from lab.scans.clusters import file_of
+from lab.scans.samples import INDEX, NO_PICTURE, PICTURE_AT_MOST, PIXELS, PIXELS_AT_MOST
 from lab.work.brought import Brought, named
 from lab.work.pictures import as_bytes
 from models.image_rows import blocks

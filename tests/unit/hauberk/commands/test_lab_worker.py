@@ -15,9 +15,9 @@ from PIL import Image
 
 from hauberk.commands.lab_worker import EXAMPLE_OPTIONS, bring, proposed, run, tasks
 from lab.charts import agreement
-from lab.clusters import clusters_of
 from lab.errors import Refused
-from lab.samples import ScannedSamples
+from lab.scans.clusters import clusters_of
+from lab.scans.samples import ScannedSamples
 from lab.subject import Subject
 from lab.work.loop import AnotherReading, Asked, answered
 from lab.workbench import EXAMPLE_RESULTS

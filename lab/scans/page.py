@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.charts import Scatter, scatter
-from lab.clusters import clusters_of
-from lab.samples import Sample, SamplePage, ScannedSamples
+from lab.scans.clusters import clusters_of
+from lab.scans.samples import Sample, SamplePage, ScannedSamples
 
 _SUSPECTS, _OTHERS = 48, 12
 _SAMPLES_AT_MOST = 240

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import Refused
-from lab.png import png
+from lab.scans.png import png
 
 INDEX, PIXELS = "samples.index", "samples.pixels"
 PIXELS_AT_MOST = 256 << 20

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from lab.charts import scatter
-from lab.clusters import clusters_of
 from lab.errors import Refused
-from lab.png import png
-from lab.samples import A_PAGE, INDEX, PIXELS, ScannedSamples
-from lab.scanned import shown_scan
+from lab.scans.clusters import clusters_of
+from lab.scans.page import shown_scan
+from lab.scans.png import png
+from lab.scans.samples import A_PAGE, INDEX, PIXELS, ScannedSamples
 from lab.work.samples import write_clusters, write_samples
 from models.accuracy import judge
 from models.datasets import Dataset

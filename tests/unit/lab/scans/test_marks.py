@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lab import marks
 from lab.errors import Refused
-from lab.marks import is_clean, is_suspicious
+from lab.scans import marks
+from lab.scans.marks import is_clean, is_suspicious
 from lab.server import ServedLab
 from lab.work.samples import write_samples
 from models.datasets import Dataset
