@@ -9,7 +9,7 @@ from typing import Any
 
 from lab.charts import Scatter, scatter
 from lab.scans.clusters import clusters_of
-from lab.scans.samples import Sample, SamplePage, ScannedSamples
+from lab.scans.samples import SamplePage, ScannedSample, ScannedSamples
 
 _SUSPECTS, _OTHERS = 48, 12
 _SAMPLES_AT_MOST = 240
@@ -28,7 +28,7 @@ class ShownGroup:
 
     number: int
     group: Mapping[str, Any]
-    samples: tuple[Sample, ...]
+    samples: tuple[ScannedSample, ...]
     page: SamplePage | None = None
 
 

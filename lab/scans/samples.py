@@ -31,7 +31,7 @@ _NONE = "expected a sample of this scan"
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScannedSample:
     """One sample.
 
     Attributes:
@@ -55,7 +55,7 @@ class SamplePage:
         number, pages: which page this is, from 1, and how many there are.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[ScannedSample, ...]
     number: int
     pages: int
 
@@ -73,7 +73,7 @@ class ScannedSamples:
         self._count = int(result["samples"])
         self._starts = [int(group["start"]) for group in result["groups"]]
 
-    def first(self, group: int, most: int) -> tuple[Sample, ...]:
+    def first(self, group: int, most: int) -> tuple[ScannedSample, ...]:
         """The first samples of a group. Raises: Refused."""
         found = self._group(group)
         return tuple(self._read(int(found["start"]), min(most, int(found["samples"]))))
@@ -87,7 +87,7 @@ class ScannedSamples:
         samples = self._read(int(found["start"]) + start, min(A_PAGE, int(found["samples"]) - start))
         return SamplePage(tuple(samples), number, pages)
 
-    def of_row(self, row: int) -> Sample:
+    def of_row(self, row: int) -> ScannedSample:
         """The sample of a row. Raises: Refused: there is none."""
         return self._record(row)[0]
 
@@ -103,23 +103,23 @@ class ScannedSamples:
         except ValueError as failure:
             raise Refused("row", _NONE) from failure
 
-    def _record(self, row: int) -> tuple[Sample, int]:
+    def _record(self, row: int) -> tuple[ScannedSample, int]:
         if not 0 <= row < self._count:
             raise Refused("row", f"expected a row below {self._count:,}")
         (place,) = _NUMBER.unpack(self._bytes(INDEX, self._count * RECORD.size + row * _NUMBER.size, _NUMBER.size))
         record = self._bytes(INDEX, place * RECORD.size, RECORD.size)
         return self._sample(place, record), RECORD.unpack(record)[2]
 
-    def _read(self, start: int, count: int) -> Iterator[Sample]:
+    def _read(self, start: int, count: int) -> Iterator[ScannedSample]:
         records = self._bytes(INDEX, start * RECORD.size, count * RECORD.size) if count > 0 else b""
         for at in range(0, len(records), RECORD.size):
             yield self._sample(start + at // RECORD.size, records[at : at + RECORD.size])
 
-    def _sample(self, place: int, record: bytes) -> Sample:
+    def _sample(self, place: int, record: bytes) -> ScannedSample:
         row, answer, picture = RECORD.unpack(record)
         group, names = self._group(bisect_right(self._starts, place) - 1), self._result["names"]
         said = names[answer] if answer < len(names) else str(answer)
-        return Sample(row, group["class"], said, bool(group["suspicious"]), picture != NO_PICTURE)
+        return ScannedSample(row, group["class"], said, bool(group["suspicious"]), picture != NO_PICTURE)
 
     def _group(self, number: int) -> Mapping[str, Any]:
         groups = self._result["groups"]

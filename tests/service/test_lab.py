@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from models.bundle import standard_bundle_directory
+from models.bundle import standard_bundle_directory, write_bundle
 from models.datasets import MNIST, load_dataset
 from tests.browser import chromium, faint_texts, overflow
+from tests.fakes import squares
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = standard_bundle_directory()
@@ -409,6 +411,132 @@ def test_a_job_can_be_cancelled_and_a_subject_deleted(page: Page, lab: RunningLa
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+
+
+@pytest.fixture
+def small_bundle(keras_file: Path, tmp_path: Path) -> Path:
+    """The network that tells squares apart, behind the reverse sigmoid alone: evaluated in seconds."""
+    place = tmp_path / "squares"
+    place.mkdir()
+    shutil.copy(keras_file, place / "model.keras")
+    classifier = {
+        "file": "model.keras",
+        "outputs": "probabilities",
+        "input_range": [0.0, 1.0],
+        "input_shape": [16, 16, 3],
+        "labels": ["red", "green", "blue"],
+    }
+    defences = [{"name": "reverse_sigmoid", "mode": "enforce"}]
+    settings = {"format": 1, "name": "squares", "classifier": classifier, "defences": defences}
+    write_bundle(place, settings=settings, calibration={}, card={})
+    return place
+
+
+def write_squares(path: Path, count: int, *, order: tuple[int, int, int] = (0, 1, 2)) -> Path:
+    """So many images of squares, with their classes numbered in this order."""
+    some = squares(count, seed=21)
+    np.savez(path, images=np.rint(some.images * 255).astype(np.uint8), labels=np.array(order)[some.labels])
+    return path
+
+
+def name_files(page: Page, model: Path, data: Path) -> None:
+    """Name both on this machine, and wait until they were read."""
+    page.locator("#model").fill(str(model))
+    page.locator("#data").fill(str(data))
+    page.get_by_role("button", name="Read them").click()
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=PATIENT_MS)
+
+
+def test_every_armour_is_evaluated_and_the_report_opens(page: Page, small_bundle: Path, tmp_path: Path) -> None:
+    name_files(page, small_bundle, write_squares(tmp_path / "squares.npz", 20))
+    page.get_by_role("link", name="Take away").click()
+    page.get_by_role("link", name="evaluate a bundle").click()
+    page.wait_for_url("**/defend#set")
+    page.get_by_role("button", name="Evaluate").click()
+    expect(page.get_by_role("row", name="worst case").first).to_be_visible(timeout=2 * PATIENT_MS)
+    page.get_by_role("link", name="The whole report").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert overflow(page) == 0
+    page.go_back()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="report.json").click()
+    assert download.value.suggested_filename == "report.json"
+    page.get_by_role("link", name="Take away").click()
+    page.get_by_role("link", name="report.html").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_command_lines_are_copied_by_their_buttons(page: Page, lab: RunningLab) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{lab.base}/s/example/take")
+    buttons = page.locator("[data-copy]")
+    expect(buttons).to_have_count(4)
+    for at in range(4):
+        buttons.nth(at).click()
+        expect(buttons.nth(at)).to_have_text("Copied")
+        shown = page.locator("pre code").nth(at).text_content()
+        assert page.evaluate("navigator.clipboard.readText()") == shown
+    expect(buttons.first).to_have_text("Copy")
+
+
+def test_a_thief_s_copies_are_a_curve(page: Page, keras_file: Path, tmp_path: Path) -> None:
+    name_files(page, keras_file, write_squares(tmp_path / "squares.npz", 700))
+    page.get_by_role("link", name="Steal", exact=True).click()
+    page.get_by_label("Queries").select_option("quick")
+    page.get_by_role("button", name="Steal it").click()
+    expect(page.locator(".finding")).to_contain_text("the best copy answers as the classifier does", timeout=2 * PATIENT_MS)
+    expect(page.locator(".chart polyline")).to_have_count(2)
+    expect(page.get_by_role("row", name="no defence")).to_have_count(4)
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert overflow(page) == 0
+    assert faint_texts(page) == []
+
+
+def test_labels_in_another_order_are_numbered_as_the_model_does_by_a_click(page: Page, keras_file: Path, tmp_path: Path) -> None:
+    name_files(page, keras_file, write_squares(tmp_path / "turned.npz", 300, order=(1, 2, 0)))
+    page.get_by_role("button", name="Number the labels as the model does").click()
+    expect(page.locator("#order")).to_have_value("2,0,1", timeout=PATIENT_MS)
+    expect(page.get_by_text("Number the labels as the model does")).to_have_count(0, timeout=PATIENT_MS)
+    page.get_by_role("link", name="Defend", exact=True).click()
+    page.get_by_role("link", name="Fit the defences").click()
+    expect(page.get_by_role("heading", name="A defended bundle")).to_be_visible()
+
+
+def test_images_are_stepped_through_and_a_log_is_a_click_away(page: Page, lab: RunningLab) -> None:
+    for step, cost in (("attack", "gradients; answered in"), ("defend", "answered in")):
+        page.goto(f"{lab.base}/s/example/{step}")
+        expect(page.locator("#cost")).to_contain_text(cost, timeout=PATIENT_MS)
+        page.locator("#image").fill("1")
+        page.get_by_role("button", name="Next image").click()
+        expect(page.locator("#image")).to_have_value("2")
+        for told in ("1", "0", "0"):  # there is none before the first
+            page.get_by_role("button", name="Image before").click()
+            expect(page.locator("#image")).to_have_value(told)
+    page.goto(f"{lab.base}/s/example/attack")
+    page.get_by_role("link", name="evaluate", exact=True).click()
+    page.wait_for_url("**/defend#set")
+    page.get_by_role("link", name="Attack", exact=True).click()
+    page.get_by_label("Carlini and Wagner").check()
+    page.get_by_label("Strongest").fill("0.3")
+    expect(page.locator("#set-strength-value")).to_have_text("0.3")
+    page.locator("#budget").select_option("thorough")
+    page.get_by_role("button", name="Attack the set").click()
+    page.locator("#set").get_by_role("link", name="Log").click(timeout=PATIENT_MS)
+    expect(page.get_by_role("heading", name="Attack a set of images")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".job .error")).to_have_text("Cancelled.", timeout=PATIENT_MS)
+    page.get_by_role("link", name="Hauberk lab").click()
+    expect(page.get_by_role("heading", name="An example, finished")).to_be_visible()
+
+
+def test_every_link_of_every_page_leads_somewhere(page: Page, lab: RunningLab) -> None:
+    found = set()
+    for path in PAGES:
+        page.goto(lab.base + path)
+        found |= {link.split("#")[0] for link in page.locator("a").evaluate_all("all => all.map((one) => one.href)")}
+    assert all(link.startswith(lab.base) for link in found)
+    for link in sorted(found):
+        assert page.request.get(link).status == 200, link
 
 
 def test_a_form_that_lacks_something_says_so_beside_the_field(page: Page) -> None:
