@@ -17,7 +17,7 @@ from lab.offered import AttackedSet, PoisonedCopies, steal_budget, text, whole
 from lab.scans import marks
 from lab.scans.samples import ScannedSamples
 from lab.state import LabJob, State, StoredSubject
-from lab.subject import DECLARED, Subject
+from lab.subject import DECLARED, UNPACKED, Subject, is_zip
 from lab.uploads import PREFIX, Uploads
 from lab.warm import WarmWorker
 
@@ -212,7 +212,8 @@ class Workbench:
             "calibrate": given.command("calibrate", shown=self._shown, detectors=detectors, out="bundles/mine"),
         }
         if given.is_bundle:
-            lines["serve"] = f"hauberk serve --bundle={shlex.quote(self._shown(given.model))}"
+            unpacking = f"{shlex.join(['unzip', '-n', self._shown(given.model)])} && " if is_zip(given.model) else ""
+            lines["serve"] = f"{unpacking}hauberk serve --bundle={shlex.quote(self._shown(str(given.bundle)))}"
             lines["evaluate"] = given.command("evaluate", shown=self._shown, budget="quick", out="out/evaluation")
         else:
             lines["serve"] = "hauberk serve --bundle=bundles/mine"
@@ -221,7 +222,8 @@ class Workbench:
     def _shown(self, path: str) -> str:
         """A path for a command line: of an upload its name, and of what comes with Hauberk where it lies in its sources."""
         if self.uploads.holds(Path(path)):
-            return Path(path).name
+            places = [one for one in Path(path).parents if one.name.endswith(UNPACKED)]
+            return str(Path(path).relative_to(places[0])) if places else Path(path).name
         return str(Path(path).relative_to(_ROOT)) if _ROOT in Path(path).parents and Path.cwd() == _ROOT else path
 
     def _path(self, session: str, field: str, given: Any) -> Any:

@@ -53,9 +53,10 @@ def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
 
 def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
     """Every attacker against the bundle without, with each and with all of its defences."""
-    if not request.subject.is_bundle:
+    bundle = request.subject.bundle
+    if bundle is None:
         raise Refused("", WITHOUT_DEFENCES)
-    options = {"bundle": Path(request.subject.model), **_data(request), "budget": "quick", "out": request.out}
+    options = {"bundle": bundle, **_data(request), "budget": "quick", "out": request.out}
     commands("evaluate", options, request.progress)
     report = json.loads((request.out / "report.json").read_text())
     return {

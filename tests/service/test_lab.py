@@ -169,6 +169,7 @@ def test_an_image_is_attacked_while_the_slider_moves(page: Page, lab: RunningLab
     expect(page.locator('[data-error-for="image"]')).to_contain_text("below 10,000")
     page.get_by_label("Attack", exact=True).select_option("deepfool")
     expect(page.locator("#strength")).to_be_disabled()
+    expect(page.locator("#attack-note")).to_contain_text("a quick look of 8 steps, a set is attacked in full")
 
 
 def test_the_answers_to_a_slider_are_quick(page: Page, lab: RunningLab) -> None:
@@ -226,6 +227,13 @@ def test_pictures_and_a_keras_model_become_a_defended_bundle(page: Page, picture
     page.get_by_role("button", name="Try it in the lab").click()
     page.wait_for_url("**/defend")
     expect(page.get_by_text("digits.zip, defended")).to_be_visible()
+    page.get_by_role("link", name="Hauberk lab").click()
+    bring(page, tmp_path / "bundle.zip", pictures)  # what the lab gave is brought again, as a bundle
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=PATIENT_MS)
+    page.get_by_role("link", name="Take away").click()
+    expect(page.locator("pre code").last).to_contain_text("unzip -n bundle.zip && hauberk")
+    page.get_by_role("link", name="Defend", exact=True).click()
+    expect(page.locator("#cost")).to_contain_text("answered in", timeout=PATIENT_MS)
 
 
 def test_pictures_of_a_scan_open_large_and_can_be_marked(page: Page, tmp_path: Path) -> None:
@@ -349,7 +357,10 @@ def test_copies_get_backdoors_and_a_trigger_is_seen_on_one_image(page: Page, lab
     expect(page.locator("#strength")).to_be_disabled()
     expect(page.locator('[data-text="verdict"]')).to_contain_text("still answered 0")
     page.goto(f"{lab.base}/s/example/defend")
+    page.get_by_label("Attack before").select_option("cw")
+    expect(page.locator("#attack-note")).to_contain_text("a quick look of 24 steps")
     page.get_by_label("Attack before").select_option("corner_pattern")
+    expect(page.locator("#attack-note")).to_be_hidden()
     expect(page.locator('[data-text="returned_told"]')).to_have_text("Answered 0", timeout=PATIENT_MS)
     page.goto(f"{lab.base}/s/example/attack")
     copies = page.locator("#backdoors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,26 @@ def test_a_bundle_and_its_onnx_file_are_read_alike(digits: Path, tmp_path: Path)
     assert alone["bundle"] is None
     assert alone["accuracy"]["right"] == found["accuracy"]["right"]
     assert not alone["gradients"]
+
+
+def test_a_bundle_in_a_zip_is_the_bundle(digits: Path, tmp_path: Path) -> None:
+    zipped = shutil.make_archive(str(tmp_path / "bundle"), "zip", root_dir=BUNDLE.parent, base_dir=BUNDLE.name)
+    subject = Subject(model=zipped, data=str(digits))
+    found = asked("read", tmp_path, subject)["result"]
+    assert found == asked("read", tmp_path, Subject(model=str(BUNDLE), data=str(digits)))["result"]
+    assert found["bundle"]["name"] == "mnist-standard"
+    assert subject.is_bundle
+    armour: dict[str, Any] = {"attack": "none", "image": 0, "on": ["strip"], "parameters": {}}
+    assert asked("armour", tmp_path, subject, **armour)["result"]["strip"]["count"] > 0
+
+
+def test_a_bundle_in_a_zip_that_was_changed_is_refused(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "bundle")
+    with (tmp_path / "bundle" / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    zipped = shutil.make_archive(str(tmp_path / "changed"), "zip", root_dir=tmp_path, base_dir="bundle")
+    refused = asked("read", tmp_path, Subject(model=zipped, data=str(digits)))["refused"]
+    assert refused["field"] == "model"
 
 
 def test_one_image_goes_through_the_armour_as_it_is_served(digits: Path, tmp_path: Path) -> None:
