@@ -125,6 +125,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bring(page: Page, model: Path, data: Path) -> None:
     """Upload both, and wait until they were read."""
+    expect(page.get_by_role("button", name="Read them")).to_be_enabled()  # the script is there
     page.get_by_label("Upload a model").set_input_files(model)
     page.get_by_label("Upload labelled images").set_input_files(data)
     expect(page.locator("#model")).to_have_value(re.compile(model.name))
