@@ -7,7 +7,7 @@ POST /s/{id}/jobs/{kind}, /drop     start a job; delete the subject
 POST /s/{id}/ask/{task}             an answer of the warm worker
 PUT  /uploads/{field}?name=         a file
 GET  /jobs/{id}, /jobs/{id}.json    a job;  POST /jobs/{id}/cancel, /bundle, /mark;  GET /jobs/{id}/files/{name}
-GET  /jobs/{id}/is_clean.npy        what a scan found, with the marks
+GET  /jobs/{id}/is_clean.npy        what a scan found, with the marks;  /jobs/{id}/samples/{row}.json, .png: one of its samples
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lab import marks
 from lab.charts import agreement, robust_accuracy
 from lab.errors import Refused
 from lab.jobs import time_left
@@ -44,6 +44,9 @@ from lab.offered import (
     TRIGGERS,
 )
 from lab.rendering import MEDIA_TYPES, Pages, duration
+from lab.scans import marks
+from lab.scans.page import ShownScan, shown_scan
+from lab.scans.samples import PIXELS_AT_MOST
 from lab.sentences import field_of, sentence
 from lab.state import LabJob, StoredSubject
 from lab.subject import CHOICES, DECLARED
@@ -101,6 +104,8 @@ class Lab:
             Route("/jobs/{id}/bundle", self.try_bundle, methods=["POST"]),
             Route("/jobs/{id}/mark", self.mark, methods=["POST"]),
             Route("/jobs/{id}/is_clean.npy", self.is_clean),
+            Route("/jobs/{id}/samples/{row:int}.json", self.sample),
+            Route("/jobs/{id}/samples/{row:int}.png", self.picture),
             Route("/jobs/{id}/files/{name}", self.file),
         ]
         handlers: dict[Any, Any] = {HTTPException: self._http_error, Exception: self._mistake}
@@ -195,9 +200,16 @@ class Lab:
         job = self._shown(self._bench.latest(session, subject, "scan"))
         found = self._bench.found(session, subject, "scan")
         marked = {} if found is None else self._bench.state.marks(found[0])
-        suspicious = 0 if found is None else marks.suspicious(found[1], marked)
         return self._page(
-            "poison.html", subject=subject, step="poison", job=job, found=found, marked=marked, suspicious=suspicious
+            "poison.html",
+            subject=subject,
+            step="poison",
+            job=job,
+            found=found,
+            shown=None if found is None else self._shown_scan(*found, request),
+            marked=marked,
+            suspicious=0 if found is None else marks.suspicious(found[1], marked),
+            pixels_at_most=PIXELS_AT_MOST,
         )
 
     async def steal(self, request: Request) -> Response:
@@ -313,6 +325,17 @@ class Lab:
         return Response(self._bench.is_clean(self._job(request)), headers=headers, media_type="application/octet-stream")
 
     @_refusing
+    async def sample(self, request: Request) -> Response:
+        """GET /jobs/ID/samples/ROW.json."""
+        return JSONResponse(self._bench.sample(self._job(request), request.path_params["row"]))
+
+    @_refusing
+    async def picture(self, request: Request) -> Response:
+        """GET /jobs/ID/samples/ROW.png."""
+        found = await run_in_threadpool(self._bench.picture, self._job(request), request.path_params["row"])
+        return Response(found, media_type="image/png")
+
+    @_refusing
     async def upload(self, request: Request) -> Response:
         """PUT /uploads/FIELD."""
         field, name = request.path_params["field"], request.query_params.get("name", "")
@@ -326,6 +349,12 @@ class Lab:
         return HTMLResponse(
             self._pages.render(template, **{"subject": None, "step": "", "kinds": KINDS, "example_id": EXAMPLE} | values)
         )
+
+    def _shown_scan(self, job: str, result: dict[str, Any], request: Request) -> ShownScan:
+        try:
+            return shown_scan(self._bench.queue.place(job), result, request.query_params)
+        except Refused as failure:
+            raise HTTPException(HTTPStatus.NOT_FOUND) from failure
 
     def _subject(self, request: Request) -> StoredSubject:
         found = self._bench.subject(request.scope["session"], request.path_params["id"])

@@ -1,14 +1,21 @@
-"""Robust accuracy against strength, and agreement of copies against queries: the places of lines, bands and ticks in a drawing."""
+"""Robust accuracy against strength, agreement of copies against queries, clusters of a class: the places of what is in a drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 44
 _TICKS = (0, 25, 50, 75, 100)
+_SIDE, _MARGIN = 24, 12
+_KINDS = {
+    "first": ("first cluster", "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z"),
+    "second": ("second cluster", "M0 -5.5L5 4L-5 4z"),
+    "suspicious": ("suspicious", "M0 -6L6 0L0 6L-6 0z"),
+}
+"""Kinds of points: in words, and a shape of about 10 units, a circle, a triangle and a diamond; colours alone would not do."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,68 @@ class Chart:
     bottom: float = HEIGHT - _BOTTOM
     width: int = WIDTH
     height: int = HEIGHT
+
+
+@dataclass(frozen=True)
+class Point:
+    """A sample in a drawing."""
+
+    row: int
+    x: float
+    y: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The samples of a class where its clusters were found.
+
+    Attributes:
+        about: what was found: class, label, method, samples.
+        points: kind by kind, what is suspicious last and thus on top; from left to right within a kind.
+        kinds: kind, in words, its shape, and how many points are of it.
+    """
+
+    about: Mapping[str, Any]
+    points: tuple[Point, ...]
+    kinds: tuple[tuple[str, str, str, int], ...]
+    left: float = _SIDE
+    right: float = WIDTH - _MARGIN
+    top: float = _MARGIN
+    bottom: float = HEIGHT - _SIDE
+    width: int = WIDTH
+    height: int = HEIGHT
+
+    @property
+    def shapes(self) -> dict[str, str]:
+        """The shape of each kind."""
+        return {kind: shape for kind, _, shape, _ in self.kinds}
+
+
+def scatter(found: Mapping[str, Any]) -> Scatter:
+    """The clusters of a class.
+
+    Args:
+        found: its points (row, x, y, in the second cluster, suspicious), and what is said about it.
+    """
+    points = found["points"]
+    x_of = _scale([float(one[1]) for one in points], _SIDE + _MARGIN, WIDTH - 2 * _MARGIN)
+    y_of = _scale([float(one[2]) for one in points], HEIGHT - _SIDE - _MARGIN, 2 * _MARGIN)
+    placed = [
+        Point(int(row), x_of(x), y_of(y), "suspicious" if suspicious else "second" if second else "first")
+        for row, x, y, second, suspicious in points
+    ]
+    order = list(_KINDS)
+    placed.sort(key=lambda one: (order.index(one.kind), one.x, one.row))
+    count = {kind: sum(one.kind == kind for one in placed) for kind in order}
+    kinds = tuple((kind, words, shape, count[kind]) for kind, (words, shape) in _KINDS.items() if count[kind])
+    return Scatter({name: value for name, value in found.items() if name != "points"}, tuple(placed), kinds)
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+    """From these values to places from `start` to `end`."""
+    low, high = min(values), max(values)
+    return lambda value: round(start + (end - start) * ((float(value) - low) / (high - low) if high > low else 0.5), 1)
 
 
 def robust_accuracy(result: Mapping[str, Any], titles: Mapping[str, str]) -> Chart | None:

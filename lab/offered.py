@@ -21,12 +21,19 @@ class OfferedAttack:
         title: the published name.
         strength: what the slider sets, in words; empty for an attack that seeks the smallest change there is.
         follows_gradients: whether it needs the classifier's.
+        look: steps that one image gets at once, where the attack in full is too slow for a slider; 0 where it is not.
     """
 
     title: str
     strength: str
     follows_gradients: bool
     note: str
+    look: int = 0
+
+    @property
+    def note_of_one(self) -> str:
+        """The note beside a single image."""
+        return f"{self.note}; here a quick look of {self.look} steps, a set is attacked in full" if self.look else self.note
 
 
 _LINF = "largest change of a pixel (eps)"
@@ -37,8 +44,8 @@ ATTACKS: Mapping[str, OfferedAttack] = {
     "jsma": OfferedAttack(
         "Saliency map (JSMA)", "share of pixels that may change", True, "few pixels, changed as far as they go"
     ),
-    "cw": OfferedAttack("Carlini and Wagner (CW)", "", True, "seeks the smallest L2 change; slow"),
-    "deepfool": OfferedAttack("DeepFool", "", True, "steps to the nearest decision boundary"),
+    "cw": OfferedAttack("Carlini and Wagner (CW)", "", True, "seeks the smallest L2 change; slow", look=24),
+    "deepfool": OfferedAttack("DeepFool", "", True, "steps to the nearest decision boundary", look=8),
     "square": OfferedAttack("Square", _LINF, False, "asks for probabilities only"),
     "hop_skip_jump": OfferedAttack("HopSkipJump", _LINF, False, "asks for labels only"),
     "patch": OfferedAttack(

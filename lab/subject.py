@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,31 +93,58 @@ class Subject:
         return tuple(int(one) if one.strip().isdecimal() else -1 for one in self.order.split(",")) if self.order else ()
 
     @property
+    def bundle(self) -> Path | None:
+        """The directory of the bundle that `model` is, or that a worker found in it when it was a zip; None of another model."""
+        found = unpacked_place(Path(self.model))
+        return found if (found / "card.json").is_file() else None
+
+    @property
     def model_file(self) -> str:
         """The file of the model itself, where `model` is a bundle."""
-        bundle = Path(self.model)
-        if not (bundle / "card.json").is_file():
+        bundle = self.bundle
+        if bundle is None:
             return self.model
         return str(next((bundle / name for name in ("model.keras", "model.onnx") if (bundle / name).is_file()), bundle))
 
     @property
     def is_bundle(self) -> bool:
         """Whether `model` is one."""
-        return self.model_file != self.model
+        return self.bundle is not None
 
     def command(self, name: str, *, shown: Callable[[str], str], **options: str) -> str:
         """The command line of `hauberk NAME` that does the same, for a shell; `shown` is how paths are written in it."""
         is_evaluate, data = name == "evaluate", shown(self.data)
-        model = {"bundle": shown(self.model)} if is_evaluate else {"classifier": shown(self.model_file)}
+        model = {"bundle": shown(str(self.bundle or self.model))} if is_evaluate else {"classifier": shown(self.model_file)}
         said = {one: getattr(self, one) for one in ("split", "rows", "resize", "colours")}
         said |= {} if is_evaluate else dict(self.declared)
-        packed = self.data.lower().endswith(".zip")
+        packed = is_zip(self.data)
         read = "pictures" if packed else _RELABELLED if self.order else data
         given = model | {"data": read} | said | options
         line = shlex.join(["hauberk", name, *_options(given)])
+        if self.is_bundle and is_zip(self.model):
+            line = f"{shlex.join(['unzip', '-n', shown(self.model)])} && {line}"
         if packed:
             return f"{shlex.join(['unzip', '-d', 'pictures', data])} && {line}"
         return f"{shlex.join(['python', '-c', _relabelling(data, self.split, self.classes)])} && {line}" if self.order else line
+
+
+UNPACKED = ".unpacked"
+
+
+def is_zip(path: str) -> bool:
+    """Whether a path is that of a zip, by its name."""
+    return path.lower().endswith(".zip")
+
+
+def unpacked_place(path: Path) -> Path:
+    """Where a worker unpacks a zip: the folder in the folder beside it, as people pack one, down to where there is more than one entry,
+    or a file. Any other path is what it is."""
+    if not is_zip(path.name):
+        return path
+    place = path.with_name(path.name + UNPACKED)
+    while place.is_dir() and len(entries := list(islice(place.iterdir(), 2))) == 1 and entries[0].is_dir():
+        place = entries[0]
+    return place
 
 
 def _relabelling(data: str, split: str, classes: tuple[int, ...]) -> str:

@@ -20,7 +20,7 @@ ENDINGS = {
     "model": (".keras", ".h5", ".hdf5", ".onnx", ".pt2", ".pt", ".skops", ".zip"),
     "data": (".npz", ".zip"),
 }
-"""What is taken, by the field of the form; a .zip is a folder: a SavedModel, or pictures with one sub-folder a class."""
+"""What is taken, by the field of the form; a .zip is a folder: a SavedModel or a bundle, or pictures with one sub-folder a class."""
 PREFIX = "upload:"
 _ID = re.compile(r"[0-9a-f]{16}")
 _OTHERS = re.compile(r"[^A-Za-z0-9._-]+")

@@ -6,17 +6,18 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import marks
 from lab.errors import Refused
 from lab.jobs import Queue, read_result
 from lab.limits import LabLimits
 from lab.offered import AttackedSet, PoisonedCopies, steal_budget, text, whole
+from lab.scans import marks
+from lab.scans.samples import ScannedSamples
 from lab.state import LabJob, State, StoredSubject
-from lab.subject import DECLARED, Subject
+from lab.subject import DECLARED, UNPACKED, Subject, is_zip
 from lab.uploads import PREFIX, Uploads
 from lab.warm import WarmWorker
 
@@ -134,14 +135,26 @@ class Workbench:
         return made
 
     def mark(self, job: LabJob, form: Mapping[str, Any]) -> dict[str, int]:
-        """Say of a picture of a scan whether it is poison; how many are marked and suspicious now. Raises: Refused."""
+        """Say of a sample of a scan whether it is poison; how many are marked and suspicious now. Raises: Refused."""
         result, row, poison = self._scanned(job), whole(form, "row"), form.get("poison")
-        said = marks.suspicions(result)
-        if row not in said or not isinstance(poison, bool):
-            raise Refused("", "expected a picture of this scan, and whether it is poison")
-        self.state.mark(job.id, row, None if poison == said[row] else poison)
+        if not isinstance(poison, bool):
+            raise Refused("", "expected a sample of this scan, and whether it is poison")
+        said = marks.is_suspicious(self.queue.place(job.id) / marks.IS_CLEAN, row)
+        found = self.state.marks(job.id)
+        if poison != said and row not in found and len(found) >= marks.MARKS_AT_MOST:
+            raise Refused("", f"expected at most {marks.MARKS_AT_MOST:,} marks of a scan; take some away first")
+        self.state.mark(job.id, row, None if poison == said else poison)
         found = self.state.marks(job.id)
         return {"marked": len(found), "suspicious": marks.suspicious(result, found)}
+
+    def sample(self, job: LabJob, row: int) -> dict[str, Any]:
+        """A sample of a scan, and whether it is poison with the marks. Raises: Refused."""
+        found = ScannedSamples(self.queue.place(job.id), self._scanned(job)).of_row(row)
+        return {**asdict(found), "poison": self.state.marks(job.id).get(row, found.suspicious)}
+
+    def picture(self, job: LabJob, row: int) -> bytes:
+        """Its picture as PNG. Raises: Refused."""
+        return ScannedSamples(self.queue.place(job.id), self._scanned(job)).picture(row)
 
     def is_clean(self, job: LabJob) -> bytes:
         """The is_clean.npy of a scan, with what was marked by hand. Raises: Refused."""
@@ -199,7 +212,8 @@ class Workbench:
             "calibrate": given.command("calibrate", shown=self._shown, detectors=detectors, out="bundles/mine"),
         }
         if given.is_bundle:
-            lines["serve"] = f"hauberk serve --bundle={shlex.quote(self._shown(given.model))}"
+            unpacking = f"{shlex.join(['unzip', '-n', self._shown(given.model)])} && " if is_zip(given.model) else ""
+            lines["serve"] = f"{unpacking}hauberk serve --bundle={shlex.quote(self._shown(str(given.bundle)))}"
             lines["evaluate"] = given.command("evaluate", shown=self._shown, budget="quick", out="out/evaluation")
         else:
             lines["serve"] = "hauberk serve --bundle=bundles/mine"
@@ -208,7 +222,8 @@ class Workbench:
     def _shown(self, path: str) -> str:
         """A path for a command line: of an upload its name, and of what comes with Hauberk where it lies in its sources."""
         if self.uploads.holds(Path(path)):
-            return Path(path).name
+            places = [one for one in Path(path).parents if one.name.endswith(UNPACKED)]
+            return str(Path(path).relative_to(places[0])) if places else Path(path).name
         return str(Path(path).relative_to(_ROOT)) if _ROOT in Path(path).parents and Path.cwd() == _ROOT else path
 
     def _path(self, session: str, field: str, given: Any) -> Any:

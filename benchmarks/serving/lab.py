@@ -129,7 +129,8 @@ def _answers(asking: httpx.Client) -> list[tuple[str, str]]:
     rows = [("the first answer to a slider, in which the worker starts", f"{first / 1000:.1f} s")]
     for name, attack in ATTACKS.items():
         options = {"attack": name, "strength": _STRENGTH}
-        rows.append((f"an answer on 28x28 images, p95: {attack.title}", f"{_p95(asking, 'one', options):.0f} ms"))
+        steps = f", {attack.look} steps" if attack.look else ""  # a quick look
+        rows.append((f"an answer on 28x28 images, p95: {attack.title}{steps}", f"{_p95(asking, 'one', options):.0f} ms"))
     armour = {"attack": "pgd", "strength": _STRENGTH, "on": ["total_variation", "strip", "reverse_sigmoid"], "parameters": {}}
     return [*rows, ("the same: the armour, PGD before it", f"{_p95(asking, 'armour', armour):.0f} ms")]
 

@@ -21,6 +21,7 @@ from defences.poison.spectral_signatures import SpectralSignatures
 from defences.poison.statistical_contamination_analyzer import StatisticalContaminationAnalyzer
 from evaluation.kept_places import place_of, use_place
 from evaluation.reporting.page_needs import check_page_can_be_drawn
+from evaluation.scanning.drawn_points import CLUSTERS, save_points
 from evaluation.scanning.scan_report import SCAN_REPORT, ScanReport, build, merged_clean_mask
 from evaluation.scanning.spread import Backend, Spread, backend
 from evaluation.scanning.stored_activations import stored_activations
@@ -105,7 +106,7 @@ class Scan:
     truth: NDArray[np.bool_] | None = None
 
     def write(self, out: Path) -> None:
-        """Write report.json, report.html and is_clean.npy. Raises: InvalidInput: no space, or hauberk[report] is not installed."""
+        """Write report.json, report.html, is_clean.npy and clusters.npz. Raises: InvalidInput: no space, or no hauberk[report]."""
         check_page_can_be_drawn()
         refused_when_full(out, lambda: self._write(out))
 
@@ -114,6 +115,7 @@ class Scan:
 
         out.mkdir(parents=True, exist_ok=True)
         np.save(out / "is_clean.npy", self.is_clean)
+        save_points(out / CLUSTERS, self.findings, self.data.labels)
         document = printable_json(SCAN_REPORT.dump_json(self.report, indent=2).decode())
         (out / "report.json").write_text(document + "\n", encoding="utf-8")
         page = scan_page(self.report, self.findings, self.data.labels, self.data.images, self.truth)

@@ -15,13 +15,13 @@ from PIL import Image
 from defences.poison.findings import ClassFindings, Findings
 from evaluation.reporting.plots import cluster_map, themed
 from evaluation.reporting.templates import rendered
+from evaluation.scanning.drawn_points import drawn_points, spread
 from evaluation.scanning.scan_report import ScanReport
 from models.classifier import Images, Labels
 
 _SPRITES, _COLUMNS = 24, 8
 _SPRITE_SIDE = 40
 _CLASSES_AT_MOST = 20
-_POINTS_AT_MOST = 250
 
 Read = Callable[[NDArray[np.int64]], Images]
 
@@ -57,17 +57,12 @@ def _pictures(
         return None
     rows = np.flatnonzero(labels == one.label)
     second = found.in_second[rows]
-    sprites = [sprite_sheet(images(_spread(rows[part], _SPRITES))) for part in (~second, second)]
-    placed = np.flatnonzero(np.isfinite(found.plane[rows]).all(axis=1))  # a detector may look at some samples of a class only
-    shown = _spread(placed, _POINTS_AT_MOST)
-    clean = None if truth is None else truth[rows[shown]]
-    drawing = cluster_map(found.plane[rows[shown]], second[shown], [cluster.poison for cluster in one.clusters], clean)
+    sprites = [sprite_sheet(images(spread(rows[part], _SPRITES))) for part in (~second, second)]
+    shown = drawn_points(found, rows)
+    clean = None if truth is None else truth[shown]
+    poison = [cluster.poison for cluster in one.clusters]
+    drawing = cluster_map(found.plane[shown], found.in_second[shown], poison, clean)
     return {"sprites": sprites, "map": Markup(themed(drawing))}  # noqa: S704  # our own drawing of numbers
-
-
-def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most `count` rows at even distances, the same for the same data."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if len(rows) else rows
 
 
 def sprite_sheet(images: Images, *, columns: int = _COLUMNS) -> str:

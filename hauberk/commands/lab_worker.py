@@ -55,14 +55,14 @@ _FIELD_OF = ("labels", "layout", "preset", "input_range", "mean", "std", "channe
 def bring(subject: Subject, progress: Progress) -> Brought:
     """Open what a subject names; see `lab.work.brought.Bring`."""
     declared = _declared(subject)
-    path = Path(subject.model)
+    path = unpacked(Path(subject.model), "model", progress)
     bundle = read_bundle_of(path)
     with reporting_to(progress):
         data, names = _samples(subject, declared, bundle, progress)
         progress("opening the model", 0, 1)
         if bundle is not None:
             return _bundled(bundle, data)
-        return _opened(unpacked(path, "model", progress), data, declared, names)
+        return _opened(path, data, declared, names)
 
 
 def read_bundle_of(path: Path) -> Bundle | None:

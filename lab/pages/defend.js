@@ -66,6 +66,9 @@ function showOthers(others) {
 function showValues() {
   byId("strength-value").textContent = byId("strength").value;
   byId("strength").disabled = byId("attack").value === "none";
+  const { note } = byId("attack").selectedOptions[0].dataset; // of a quick look only
+  byId("attack-note").textContent = note ? `${byId("attack").selectedOptions[0].textContent}: ${note}.` : "";
+  byId("attack-note").hidden = !note;
   for (const slider of sliders) {
     section.querySelector(`[data-value-of="${slider.dataset.parameter}"]`).textContent = Number(slider.value).toPrecision(3);
   }

@@ -13,7 +13,7 @@ from attacks.evasion.hop_skip_jump import HopSkipJump
 from attacks.evasion.lavan import LaVAN
 from attacks.evasion.saliency_map import SaliencyMap
 from attacks.evasion.square import Square
-from lab.offered import AttackEffort
+from lab.offered import ATTACKS, AttackEffort
 
 Build = Callable[[float, AttackEffort, tuple[int, int, int]], Attack]
 
@@ -37,3 +37,10 @@ BUILT: dict[str, Build] = {
     "patch": lambda side, effort, shape: LaVAN(size=_side(side, shape), locations=effort.places, iterations=effort.steps),
 }
 """By the names of `lab.offered.ATTACKS`."""
+
+LOOKS: dict[str, Attack] = {
+    "cw": CarliniWagner(iterations=ATTACKS["cw"].look, searches=1, learning_rate=0.3, constant=1.0),
+    "deepfool": DeepFool(iterations=ATTACKS["deepfool"].look, overshoot=0.5),
+}
+"""What stands for an attack where one image is answered while a slider moves: few and large steps, so that most images are fooled, with a
+change that is larger than the attack finds in full."""

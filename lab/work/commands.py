@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lab.errors import Refused
 from lab.offered import text
 from lab.subject import Subject
-from lab.work.brought import WITHOUT_DEFENCES, Bring, Brought, Commands, about, named
+from lab.work.brought import WITHOUT_DEFENCES, Bring, Commands, about
 from lab.work.loop import Asked
-from lab.work.pictures import write_png
 from lab.work.reading import of_bundle
+from lab.work.samples import write_clusters, write_samples
 from lab.work.unpacking import unpacked
 from models.archives import read_array
 from models.bundle import read_bundle
@@ -24,8 +23,6 @@ from models.datasets import load_dataset
 
 DETECTORS = ("auto", "strip", "strip,sentinet")  # the first unless another is chosen
 BUNDLE = "bundle"
-_SUSPECTS, _OTHERS = 48, 12
-_PICTURES_AT_MOST = 240
 
 
 def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
@@ -56,9 +53,10 @@ def calibrate(commands: Commands, request: Asked) -> dict[str, Any]:
 
 def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
     """Every attacker against the bundle without, with each and with all of its defences."""
-    if not request.subject.is_bundle:
+    bundle = request.subject.bundle
+    if bundle is None:
         raise Refused("", WITHOUT_DEFENCES)
-    options = {"bundle": Path(request.subject.model), **_data(request), "budget": "quick", "out": request.out}
+    options = {"bundle": bundle, **_data(request), "budget": "quick", "out": request.out}
     commands("evaluate", options, request.progress)
     report = json.loads((request.out / "report.json").read_text())
     return {
@@ -72,14 +70,15 @@ def evaluate(commands: Commands, request: Asked) -> dict[str, Any]:
 
 
 def scan(commands: Commands, bring: Bring, request: Asked) -> dict[str, Any]:
-    """Look for poison in the data, and show some of what is suspicious."""
+    """Look for poison in the data, and write down all samples and the clusters of their classes."""
     model = unpacked(Path(request.subject.model_file), "model", request.progress)
     cluster = {name: request.options[name] for name in ("backend", "address") if name in request.options}
     options = {"classifier": model, **_data(request), **request.subject.declared, **cluster, "out": request.out}
     commands("scan", options, request.progress)
     report = json.loads((request.out / "report.json").read_text())
     with (request.out / "is_clean.npy").open("rb") as file:
-        is_clean = read_array(file)
+        is_clean = read_array(file).astype(bool)
+    brought = bring(request.subject, request.progress)
     return {
         "verdict": report["verdict"],
         "suspicious": report["suspicious_samples"],
@@ -92,45 +91,9 @@ def scan(commands: Commands, bring: Bring, request: Asked) -> dict[str, Any]:
             }
             for method in report["methods"]
         ],
-        "groups": groups(bring(request.subject, request.progress), is_clean.astype(bool), request.out),
+        **write_samples(brought, is_clean, request.out, request.progress),
+        "clusters": write_clusters(brought, is_clean, report["methods"], request.out),
     }
-
-
-def groups(brought: Brought, is_clean: NDArray[np.bool_], out: Path) -> list[dict[str, Any]]:
-    """Pictures of each class: of what is suspicious in it, and of the others; poisoned classes first, 240 pictures at most.
-
-    Args:
-        is_clean: bool [n], of every image that was brought.
-    """
-    data, names = brought.data, brought.classifier.labels
-    poisoned = np.unique(data.labels[~is_clean])
-    found, left = [], _PICTURES_AT_MOST
-    for label in [*poisoned, *np.setdiff1d(data.labels, poisoned)]:
-        for suspicious, most in ((True, _SUSPECTS), (False, _OTHERS)):
-            rows = np.flatnonzero((data.labels == label) & (is_clean != suspicious))
-            if chosen := _spread(rows, min(most, left)):
-                left -= len(chosen)
-                pictures = _written(brought, chosen, out)
-                found.append(
-                    {"class": named(names, int(label)), "suspicious": suspicious, "samples": len(rows), "pictures": pictures}
-                )
-    return found
-
-
-def _spread(rows: NDArray[np.int64], most: int) -> list[int]:
-    """So many of these rows at most, from the first to the last."""
-    return [int(row) for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int))]]
-
-
-def _written(brought: Brought, rows: list[int], out: Path) -> list[dict[str, Any]]:
-    """These images as files, and what the classifier answers."""
-    images = brought.data.images[np.array(rows)]
-    answers = brought.classifier.predict(images).argmax(axis=1)
-    found = []
-    for row, image, answer in zip(rows, images, answers, strict=True):
-        write_png(image, out / f"sample-{row}.png")
-        found.append({"row": row, "file": f"sample-{row}.png", "answer": named(brought.classifier.labels, int(answer))})
-    return found
 
 
 def _relabelled(data: Path, subject: Subject, out: Path) -> Path:

@@ -16,7 +16,7 @@ from defences.detectors.sentinet import SentiNet
 from defences.detectors.strip import Strip
 from lab.errors import Refused
 from lab.offered import ONE_IMAGE, PARAMETERS, Armour, AttackChoice, text
-from lab.work.attacking import SECRET, image_of, run, shown_change, told
+from lab.work.attacking import SECRET, image_of, look, shown_change, told
 from lab.work.brought import WITHOUT_DEFENCES, Bring, Brought, about, named
 from lab.work.loop import Asked
 from lab.work.pictures import amplified, for_page
@@ -113,7 +113,7 @@ def _image(brought: Brought, options: Mapping[str, Any]) -> tuple[Images, int, d
         return image, label, None
     chosen = AttackChoice.from_form(options)
     image, label = image_of(brought, chosen.image)
-    found = run(brought, chosen.attack, chosen.strength, chosen.budget, image, np.array([label]))
+    found = look(brought, chosen, image, label)
     return found.images, label, {"title": ONE_IMAGE[chosen.attack].title, **shown_change(brought, image[0], found.images[0])}
 
 

@@ -1,4 +1,4 @@
-"""A zip of pictures, or of a SavedModel, as the folder it holds: bounded before anything is unpacked, and never outside of its place."""
+"""A zip of pictures, a SavedModel or a bundle as the folder it holds: bounded before anything is unpacked, never outside of its place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from lab.errors import Refused
 from lab.limits import LabLimits
+from lab.subject import UNPACKED, is_zip, unpacked_place
 from models.archives import Room, check_archive
 from models.files import open_file
 from models.progress import Progress
@@ -16,7 +17,6 @@ from models.progress import Progress
 _NOT_SEEN = ("__MACOSX",)
 _AT_ONCE = 1 << 20
 _TIMES = 4  # pictures and weights are compressed already
-_SUFFIX = ".unpacked"
 
 
 def unpacked(path: Path, field: str, progress: Progress, *, limits: LabLimits | None = None) -> Path:
@@ -24,12 +24,12 @@ def unpacked(path: Path, field: str, progress: Progress, *, limits: LabLimits | 
 
     Raises: Refused, in this field: no zip, one that would unpack to more than it may, or names that lead out of it.
     """
-    if path.suffix.lower() != ".zip" or not path.is_file():
+    if not is_zip(path.name) or not path.is_file():
         return path
-    place = path.with_name(path.name + _SUFFIX)
+    place = path.with_name(path.name + UNPACKED)
     if not place.is_dir():
         _unpack(path, place, field, progress, limits or LabLimits())
-    return _within(place)
+    return unpacked_place(path)
 
 
 def _unpack(path: Path, place: Path, field: str, progress: Progress, limits: LabLimits) -> None:
@@ -73,10 +73,3 @@ def _safe(name: str, field: str) -> Path:
 def _unseen(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return not parts or parts[0] in _NOT_SEEN or parts[-1].startswith(".")
-
-
-def _within(place: Path) -> Path:
-    """The folder in a folder, as people pack one: down to where there is more than one entry, or a file."""
-    while len(entries := list(place.iterdir())) == 1 and entries[0].is_dir():
-        place = entries[0]
-    return place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from models.bundle import standard_bundle_directory
+from models.bundle import standard_bundle_directory, write_bundle
 from models.datasets import MNIST, load_dataset
 from tests.browser import chromium, faint_texts, overflow
+from tests.fakes import squares
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = standard_bundle_directory()
@@ -123,6 +125,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bring(page: Page, model: Path, data: Path) -> None:
     """Upload both, and wait until they were read."""
+    expect(page.get_by_role("button", name="Read them")).to_be_enabled()  # the script is there
     page.get_by_label("Upload a model").set_input_files(model)
     page.get_by_label("Upload labelled images").set_input_files(data)
     expect(page.locator("#model")).to_have_value(re.compile(model.name))
@@ -167,6 +170,7 @@ def test_an_image_is_attacked_while_the_slider_moves(page: Page, lab: RunningLab
     expect(page.locator('[data-error-for="image"]')).to_contain_text("below 10,000")
     page.get_by_label("Attack", exact=True).select_option("deepfool")
     expect(page.locator("#strength")).to_be_disabled()
+    expect(page.locator("#attack-note")).to_contain_text("a quick look of 8 steps, a set is attacked in full")
 
 
 def test_the_answers_to_a_slider_are_quick(page: Page, lab: RunningLab) -> None:
@@ -224,6 +228,13 @@ def test_pictures_and_a_keras_model_become_a_defended_bundle(page: Page, picture
     page.get_by_role("button", name="Try it in the lab").click()
     page.wait_for_url("**/defend")
     expect(page.get_by_text("digits.zip, defended")).to_be_visible()
+    page.get_by_role("link", name="Hauberk lab").click()
+    bring(page, tmp_path / "bundle.zip", pictures)  # what the lab gave is brought again, as a bundle
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=PATIENT_MS)
+    page.get_by_role("link", name="Take away").click()
+    expect(page.locator("pre code").last).to_contain_text("unzip -n bundle.zip && hauberk")
+    page.get_by_role("link", name="Defend", exact=True).click()
+    expect(page.locator("#cost")).to_contain_text("answered in", timeout=PATIENT_MS)
 
 
 def test_pictures_of_a_scan_open_large_and_can_be_marked(page: Page, tmp_path: Path) -> None:
@@ -260,14 +271,83 @@ def test_pictures_of_a_scan_open_large_and_can_be_marked(page: Page, tmp_path: P
     page.reload()
     expect(page.locator('[data-shows="marked"]')).to_have_text("2")
     expect(first.get_by_role("checkbox")).not_to_be_checked()
+    look_at_clusters(page)
+    far = look_at_samples_that_are_not_shown(page)
     rows = [int(page.locator(".samples").nth(at).locator("input").first.get_attribute("data-row") or "") for at in (0, 1)]
     with page.expect_download() as download:
         page.get_by_role("link", name="is_clean.npy").click()
     download.value.save_as(tmp_path / "is_clean.npy")
-    assert np.load(tmp_path / "is_clean.npy", allow_pickle=False)[rows].tolist() == [True, False]
+    is_clean = np.load(tmp_path / "is_clean.npy", allow_pickle=False)
+    assert is_clean[rows].tolist() == [True, False]
+    assert not is_clean[far].any()
+    page.get_by_role("link", name="Reasons, and the other methods").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.go_back()
     page.set_viewport_size({"width": 390, "height": 800})
     assert overflow(page) == 0
     assert faint_texts(page) == []
+
+
+def look_at_clusters(page: Page) -> None:
+    """A point opens its picture, from the keyboard and by a click beside it; another class is drawn when it is chosen."""
+    drawing, dialog = page.get_by_role("group", name="Clusters of class 1"), page.get_by_role("dialog")
+    assert 0 < drawing.locator(".suspicious").count() < drawing.locator(".point").count()
+    expect(page.locator("#look button")).to_be_enabled()
+    drawing.locator(".point").first.focus()
+    page.keyboard.press("End")
+    expect(drawing.locator(".point").last).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("labelled 1, answered 7")
+    expect(dialog.get_by_label("poison")).to_be_checked()
+    dialog.get_by_label("poison").uncheck()
+    point = drawing.locator(".point").nth(-2)
+    expect(point).to_have_class(re.compile("marked"))
+    dialog.get_by_label("poison").check()
+    expect(point).not_to_have_class(re.compile("marked"))
+    dialog.get_by_role("button", name="Close").click()
+    expect(point).to_be_focused()
+    dot = point.bounding_box()
+    assert dot is not None
+    page.mouse.click(dot["x"] + dot["width"] / 2 + 9, dot["y"] + dot["height"] / 2)  # as a finger hits it
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_text("Clusters of another class").click()
+    page.locator(".choices").get_by_role("link", name="4", exact=True).click()
+    expect(page.get_by_role("group", name="Clusters of class 4")).to_be_visible()
+    page.get_by_role("link", name="Poison", exact=True).click()
+
+
+def look_at_samples_that_are_not_shown(page: Page) -> list[int]:
+    """One on the second page of a class, and one by its row, are marked as poison; returns their rows."""
+    dialog, marked = page.get_by_role("dialog"), page.locator('[data-shows="marked"]')
+    seen = page.locator(".samples li").evaluate_all("all => all.map((one) => Number(one.dataset.sample))")
+    page.get_by_role("link", name=re.compile("All .*, page by page")).nth(1).click()
+    page.get_by_role("link", name="Next").click()
+    expect(page.get_by_role("heading", name="page 2 of 3")).to_be_visible()
+    sample = page.locator(".samples li").nth(3)
+    far = [int(sample.get_attribute("data-sample") or "")]
+    assert far[0] not in seen
+    sample.get_by_role("checkbox").check()
+    expect(marked).to_have_text("3")
+    row = page.get_by_label("Any sample, by its row")
+    row.fill("2000")
+    row.press("Enter")
+    expect(page.locator("#error-row")).to_have_text("Expected a row below 2,000.")
+    row.fill("1998")
+    page.get_by_role("button", name="Open").click()
+    expect(dialog).to_contain_text("sample 1998, labelled")
+    page.get_by_role("button", name="Next picture").click()
+    expect(dialog).to_contain_text("sample 1999, labelled")
+    page.get_by_role("button", name="Picture before").click()
+    expect(dialog).to_contain_text("sample 1998, labelled")
+    dialog.get_by_label("poison").check()
+    expect(marked).to_have_text("4")
+    page.keyboard.press("Escape")
+    expect(row).to_be_focused()
+    page.get_by_role("link", name="All classes").click()
+    expect(marked).to_have_text("4")
+    return [*far, 1998]
 
 
 def test_copies_get_backdoors_and_a_trigger_is_seen_on_one_image(page: Page, lab: RunningLab) -> None:
@@ -278,7 +358,10 @@ def test_copies_get_backdoors_and_a_trigger_is_seen_on_one_image(page: Page, lab
     expect(page.locator("#strength")).to_be_disabled()
     expect(page.locator('[data-text="verdict"]')).to_contain_text("still answered 0")
     page.goto(f"{lab.base}/s/example/defend")
+    page.get_by_label("Attack before").select_option("cw")
+    expect(page.locator("#attack-note")).to_contain_text("a quick look of 24 steps")
     page.get_by_label("Attack before").select_option("corner_pattern")
+    expect(page.locator("#attack-note")).to_be_hidden()
     expect(page.locator('[data-text="returned_told"]')).to_have_text("Answered 0", timeout=PATIENT_MS)
     page.goto(f"{lab.base}/s/example/attack")
     copies = page.locator("#backdoors")
@@ -340,6 +423,132 @@ def test_a_job_can_be_cancelled_and_a_subject_deleted(page: Page, lab: RunningLa
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+
+
+@pytest.fixture
+def small_bundle(keras_file: Path, tmp_path: Path) -> Path:
+    """The network that tells squares apart, behind the reverse sigmoid alone: evaluated in seconds."""
+    place = tmp_path / "squares"
+    place.mkdir()
+    shutil.copy(keras_file, place / "model.keras")
+    classifier = {
+        "file": "model.keras",
+        "outputs": "probabilities",
+        "input_range": [0.0, 1.0],
+        "input_shape": [16, 16, 3],
+        "labels": ["red", "green", "blue"],
+    }
+    defences = [{"name": "reverse_sigmoid", "mode": "enforce"}]
+    settings = {"format": 1, "name": "squares", "classifier": classifier, "defences": defences}
+    write_bundle(place, settings=settings, calibration={}, card={})
+    return place
+
+
+def write_squares(path: Path, count: int, *, order: tuple[int, int, int] = (0, 1, 2)) -> Path:
+    """So many images of squares, with their classes numbered in this order."""
+    some = squares(count, seed=21)
+    np.savez(path, images=np.rint(some.images * 255).astype(np.uint8), labels=np.array(order)[some.labels])
+    return path
+
+
+def name_files(page: Page, model: Path, data: Path) -> None:
+    """Name both on this machine, and wait until they were read."""
+    page.locator("#model").fill(str(model))
+    page.locator("#data").fill(str(data))
+    page.get_by_role("button", name="Read them").click()
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=PATIENT_MS)
+
+
+def test_every_armour_is_evaluated_and_the_report_opens(page: Page, small_bundle: Path, tmp_path: Path) -> None:
+    name_files(page, small_bundle, write_squares(tmp_path / "squares.npz", 20))
+    page.get_by_role("link", name="Take away").click()
+    page.get_by_role("link", name="evaluate a bundle").click()
+    page.wait_for_url("**/defend#set")
+    page.get_by_role("button", name="Evaluate").click()
+    expect(page.get_by_role("row", name="worst case").first).to_be_visible(timeout=2 * PATIENT_MS)
+    page.get_by_role("link", name="The whole report").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert overflow(page) == 0
+    page.go_back()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="report.json").click()
+    assert download.value.suggested_filename == "report.json"
+    page.get_by_role("link", name="Take away").click()
+    page.get_by_role("link", name="report.html").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_command_lines_are_copied_by_their_buttons(page: Page, lab: RunningLab) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{lab.base}/s/example/take")
+    buttons = page.locator("[data-copy]")
+    expect(buttons).to_have_count(4)
+    for at in range(4):
+        buttons.nth(at).click()
+        expect(buttons.nth(at)).to_have_text("Copied")
+        shown = page.locator("pre code").nth(at).text_content()
+        assert page.evaluate("navigator.clipboard.readText()") == shown
+    expect(buttons.first).to_have_text("Copy")
+
+
+def test_a_thief_s_copies_are_a_curve(page: Page, keras_file: Path, tmp_path: Path) -> None:
+    name_files(page, keras_file, write_squares(tmp_path / "squares.npz", 700))
+    page.get_by_role("link", name="Steal", exact=True).click()
+    page.get_by_label("Queries").select_option("quick")
+    page.get_by_role("button", name="Steal it").click()
+    expect(page.locator(".finding")).to_contain_text("the best copy answers as the classifier does", timeout=2 * PATIENT_MS)
+    expect(page.locator(".chart polyline")).to_have_count(2)
+    expect(page.get_by_role("row", name="no defence")).to_have_count(4)
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert overflow(page) == 0
+    assert faint_texts(page) == []
+
+
+def test_labels_in_another_order_are_numbered_as_the_model_does_by_a_click(page: Page, keras_file: Path, tmp_path: Path) -> None:
+    name_files(page, keras_file, write_squares(tmp_path / "turned.npz", 300, order=(1, 2, 0)))
+    page.get_by_role("button", name="Number the labels as the model does").click()
+    expect(page.locator("#order")).to_have_value("2,0,1", timeout=PATIENT_MS)
+    expect(page.get_by_text("Number the labels as the model does")).to_have_count(0, timeout=PATIENT_MS)
+    page.get_by_role("link", name="Defend", exact=True).click()
+    page.get_by_role("link", name="Fit the defences").click()
+    expect(page.get_by_role("heading", name="A defended bundle")).to_be_visible()
+
+
+def test_images_are_stepped_through_and_a_log_is_a_click_away(page: Page, lab: RunningLab) -> None:
+    for step, cost in (("attack", "gradients; answered in"), ("defend", "answered in")):
+        page.goto(f"{lab.base}/s/example/{step}")
+        expect(page.locator("#cost")).to_contain_text(cost, timeout=PATIENT_MS)
+        page.locator("#image").fill("1")
+        page.get_by_role("button", name="Next image").click()
+        expect(page.locator("#image")).to_have_value("2")
+        for told in ("1", "0", "0"):  # there is none before the first
+            page.get_by_role("button", name="Image before").click()
+            expect(page.locator("#image")).to_have_value(told)
+    page.goto(f"{lab.base}/s/example/attack")
+    page.get_by_role("link", name="evaluate", exact=True).click()
+    page.wait_for_url("**/defend#set")
+    page.get_by_role("link", name="Attack", exact=True).click()
+    page.get_by_label("Carlini and Wagner").check()
+    page.get_by_label("Strongest").fill("0.3")
+    expect(page.locator("#set-strength-value")).to_have_text("0.3")
+    page.locator("#budget").select_option("thorough")
+    page.get_by_role("button", name="Attack the set").click()
+    page.locator("#set").get_by_role("link", name="Log").click(timeout=PATIENT_MS)
+    expect(page.get_by_role("heading", name="Attack a set of images")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".job .error")).to_have_text("Cancelled.", timeout=PATIENT_MS)
+    page.get_by_role("link", name="Hauberk lab").click()
+    expect(page.get_by_role("heading", name="An example, finished")).to_be_visible()
+
+
+def test_every_link_of_every_page_leads_somewhere(page: Page, lab: RunningLab) -> None:
+    found = set()
+    for path in PAGES:
+        page.goto(lab.base + path)
+        found |= {link.split("#")[0] for link in page.locator("a").evaluate_all("all => all.map((one) => one.href)")}
+    assert all(link.startswith(lab.base) for link in found)
+    for link in sorted(found):
+        assert page.request.get(link).status == 200, link
 
 
 def test_a_form_that_lacks_something_says_so_beside_the_field(page: Page) -> None:

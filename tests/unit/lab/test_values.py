@@ -15,7 +15,7 @@ from lab.rendering import FILES, Pages
 from lab.sentences import FIELDS, field_of, sentence
 from lab.state import State
 from lab.subject import DECLARED, Subject
-from lab.work.attacks import BUILT
+from lab.work.attacks import BUILT, LOOKS
 
 
 def test_a_subject_says_the_command_line_that_does_the_same() -> None:
@@ -38,6 +38,20 @@ def test_a_bundle_is_evaluated_and_calibrated_again_by_the_model_in_it(tmp_path:
     assert "--bundle=" in line
     assert "--preset" not in line
     assert not Subject(model="/m.onnx", data="/d.npz").is_bundle
+
+
+def test_a_bundle_that_was_uploaded_as_a_zip_is_one_once_a_worker_has_unpacked_it(tmp_path: Path) -> None:
+    subject = Subject(model=str(tmp_path / "bundle.zip"), data=str(tmp_path / "d.npz"))
+    assert (subject.is_bundle, subject.model_file) == (False, subject.model)
+    inside = tmp_path / "bundle.zip.unpacked" / "bundle"
+    inside.mkdir(parents=True)
+    assert not subject.is_bundle
+    for name in ("card.json", "model.keras"):
+        (inside / name).write_bytes(b"")
+    assert subject.bundle == inside
+    assert subject.model_file == str(inside / "model.keras")
+    line = subject.command("evaluate", shown=lambda path: str(Path(path).relative_to(tmp_path)))
+    assert line.startswith("unzip -n bundle.zip && hauberk evaluate --bundle=bundle.zip.unpacked/bundle ")
 
 
 def test_every_field_of_the_form_is_an_option_that_calibrate_has() -> None:
@@ -103,6 +117,13 @@ def test_every_offered_attack_is_built_with_every_budget() -> None:
         for effort in BUDGETS.values():
             assert callable(build(0.1, effort, (28, 28, 1)))
     assert all(low < high for _, low, high in PARAMETERS.values())
+
+
+def test_a_quick_look_is_of_attacks_that_are_slow_and_says_its_steps() -> None:
+    assert set(LOOKS) == {name for name, one in ATTACKS.items() if one.look}
+    assert [getattr(look, "iterations", 0) for look in LOOKS.values()] == [ATTACKS[name].look for name in LOOKS]
+    assert "a quick look of 8 steps, a set is attacked in full" in ATTACKS["deepfool"].note_of_one
+    assert ATTACKS["pgd"].note_of_one == ATTACKS["pgd"].note
 
 
 def share(rate: float) -> dict[str, float]:

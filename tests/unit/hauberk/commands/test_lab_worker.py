@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 from hauberk.commands.lab_worker import EXAMPLE_OPTIONS, bring, proposed, run, tasks
 from lab.charts import agreement
 from lab.errors import Refused
+from lab.scans.clusters import clusters_of
+from lab.scans.samples import ScannedSamples
 from lab.subject import Subject
 from lab.work.loop import AnotherReading, Asked, answered
 from lab.workbench import EXAMPLE_RESULTS
@@ -49,6 +52,26 @@ def test_a_bundle_and_its_onnx_file_are_read_alike(digits: Path, tmp_path: Path)
     assert alone["bundle"] is None
     assert alone["accuracy"]["right"] == found["accuracy"]["right"]
     assert not alone["gradients"]
+
+
+def test_a_bundle_in_a_zip_is_the_bundle(digits: Path, tmp_path: Path) -> None:
+    zipped = shutil.make_archive(str(tmp_path / "bundle"), "zip", root_dir=BUNDLE.parent, base_dir=BUNDLE.name)
+    subject = Subject(model=zipped, data=str(digits))
+    found = asked("read", tmp_path, subject)["result"]
+    assert found == asked("read", tmp_path, Subject(model=str(BUNDLE), data=str(digits)))["result"]
+    assert found["bundle"]["name"] == "mnist-standard"
+    assert subject.is_bundle
+    armour: dict[str, Any] = {"attack": "none", "image": 0, "on": ["strip"], "parameters": {}}
+    assert asked("armour", tmp_path, subject, **armour)["result"]["strip"]["count"] > 0
+
+
+def test_a_bundle_in_a_zip_that_was_changed_is_refused(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "bundle")
+    with (tmp_path / "bundle" / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    zipped = shutil.make_archive(str(tmp_path / "changed"), "zip", root_dir=tmp_path, base_dir="bundle")
+    refused = asked("read", tmp_path, Subject(model=zipped, data=str(digits)))["refused"]
+    assert refused["field"] == "model"
 
 
 def test_one_image_goes_through_the_armour_as_it_is_served(digits: Path, tmp_path: Path) -> None:
@@ -241,10 +264,16 @@ def test_mislabelled_images_of_one_class_are_found_and_shown(tmp_path: Path) -> 
     assert np.isin(np.flatnonzero(~np.load(tmp_path / "is_clean.npy")), moved).mean() > 0.9
     first = found["groups"][0]
     assert (first["class"], first["suspicious"]) == ("7", True)
-    shown = [one["row"] for one in first["pictures"]]
-    assert len(shown) == min(first["samples"], 48)
+    samples = ScannedSamples(tmp_path, found)
+    shown = [one.row for one in samples.first(0, 100)]
+    assert len(shown) == first["samples"]
     assert np.isin(shown, moved).mean() > 0.9
-    assert all((tmp_path / one["file"]).is_file() for group in found["groups"] for one in group["pictures"])
+    assert samples.of_row(int(moved[0])).answer == "3"
+    assert found["pictures"] == 1200
+    assert found["clusters"][0] == {"class": "7", "label": 7, "poisoned": True, "samples": int((labels == 7).sum())}
+    drawn = clusters_of(tmp_path, 7)
+    assert drawn is not None
+    assert {row for row, *_, suspicious in drawn["points"] if suspicious} == set(shown)
     assert (tmp_path / "report.html").is_file()
 
 

@@ -72,6 +72,9 @@ def test_poison_is_found_written_down_and_exit_code_3(hauberk: Command, poisoned
     assert report.confusion.found + report.confusion.missed == (~truth).sum()
     assert report.classifier["layer"] == "hidden"
     assert [method.method for method in report.methods] == list(METHODS)
+    with np.load(scanned / "clusters.npz", allow_pickle=False) as points:
+        assert points["methods"].tolist() == list(METHODS)
+        assert np.isfinite(points["plane"]).all()
 
 
 def test_class_names_are_shown_and_not_obeyed(hauberk: Command, poisoned_files: Path, tmp_path: Path) -> None:

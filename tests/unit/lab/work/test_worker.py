@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lab.errors import Refused
+from lab.offered import ATTACKS
 from lab.subject import Subject
 from lab.work import attacking, defending, reading
 from lab.work.brought import Brought, Kept
@@ -168,6 +169,17 @@ def test_one_image_is_shown_before_and_after_within_the_strength(tmp_path: Path)
     assert found["says_before"][0]["class"] == found["label"]
     assert found["before"]["width"] == found["after"]["height"] == 8
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("attack", ["cw", "deepfool"])
+def test_one_image_gets_a_quick_look_of_a_slow_attack_and_a_set_all_of_it(tmp_path: Path, attack: str) -> None:
+    found = attacking.attack_one(lambda *_: brought(), asked(tmp_path, attack=attack, strength=0.1, image=5))
+    passes = ATTACKS[attack].look * (3 if attack == "deepfool" else 1)  # DeepFool takes the slopes of all classes
+    assert 0 < found["gradients"] <= passes
+    assert found["says_after"][0]["class"] != found["label"]
+    options = {"attacks": [attack], "strength": 0.2, "images": 8, "budget": "quick"}
+    (line,) = attacking.attack_set(lambda *_: brought(), asked(tmp_path, **options))["lines"]
+    assert line["right"]["rate"] == 0
 
 
 def test_what_cannot_be_asked_is_refused_beside_its_field(tmp_path: Path) -> None:
