@@ -64,9 +64,9 @@ function showOthers(others) {
 }
 
 function showValues() {
-  byId("strength-value").textContent = byId("strength").value;
-  byId("strength").disabled = byId("attack").value === "none";
-  const { note } = byId("attack").selectedOptions[0].dataset; // of a quick look only
+  const { strength, note } = byId("attack").selectedOptions[0].dataset; // a note is of a quick look only
+  byId("strength").disabled = !strength;
+  byId("strength-value").textContent = strength ? byId("strength").value : "none";
   byId("attack-note").textContent = note ? `${byId("attack").selectedOptions[0].textContent}: ${note}.` : "";
   byId("attack-note").hidden = !note;
   for (const slider of sliders) {

@@ -9,6 +9,7 @@ files (`lab.work.samples`). It had opened what somebody uploaded: no number in t
 
 from __future__ import annotations
 
+import io
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lab.errors import Refused
-from lab.scans.png import png
 
 INDEX, PIXELS = "samples.index", "samples.pixels"
 PIXELS_AT_MOST = 256 << 20
@@ -27,6 +29,7 @@ NO_PICTURE = 0xFFFFFFFF
 A_PAGE = 96
 RECORD = struct.Struct("<III")
 _NUMBER = struct.Struct("<I")
+_MODES = {1: "L", 3: "RGB"}
 _NONE = "expected a sample of this scan"
 
 
@@ -98,10 +101,12 @@ class ScannedSamples:
         size = h * w * channels
         if number == NO_PICTURE or not 0 < size <= PICTURE_AT_MOST:
             raise Refused("row", "no picture of this sample was kept")
+        pixels, written = self._bytes(PIXELS, number * size, size), io.BytesIO()
         try:
-            return png(self._bytes(PIXELS, number * size, size), w, h, channels)
-        except ValueError as failure:
+            Image.frombytes(_MODES[channels], (w, h), pixels).save(written, "PNG")
+        except (KeyError, ValueError) as failure:
             raise Refused("row", _NONE) from failure
+        return written.getvalue()
 
     def _record(self, row: int) -> tuple[ScannedSample, int]:
         if not 0 <= row < self._count:

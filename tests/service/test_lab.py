@@ -362,6 +362,7 @@ def test_copies_get_backdoors_and_a_trigger_is_seen_on_one_image(page: Page, lab
     expect(page.locator("#attack-note")).to_contain_text("a quick look of 24 steps")
     page.get_by_label("Attack before").select_option("corner_pattern")
     expect(page.locator("#attack-note")).to_be_hidden()
+    expect(page.locator("#strength")).to_be_disabled()
     expect(page.locator('[data-text="returned_told"]')).to_have_text("Answered 0", timeout=PATIENT_MS)
     page.goto(f"{lab.base}/s/example/attack")
     copies = page.locator("#backdoors")

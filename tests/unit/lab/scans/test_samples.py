@@ -15,7 +15,6 @@ from lab.charts import scatter
 from lab.errors import Refused
 from lab.scans.clusters import clusters_of
 from lab.scans.page import shown_scan
-from lab.scans.png import png
 from lab.scans.samples import A_PAGE, INDEX, PIXELS, ScannedSamples
 from lab.work.samples import write_clusters, write_samples
 from models.accuracy import judge
@@ -35,16 +34,6 @@ def written(
     clean[np.flatnonzero(subject.data.labels == 2)[:poison]] = False
     result = {"samples": images, **write_samples(subject, clean, out, silent, bytes_at_most=bytes_at_most)}
     return ScannedSamples(out, json.loads(json.dumps(result))), result
-
-
-@pytest.mark.parametrize(("shape", "mode"), [((5, 7), "L"), ((7, 5, 3), "RGB")])
-def test_a_png_is_what_another_reader_takes_it_for(shape: tuple[int, ...], mode: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    found = Image.open(io.BytesIO(png(pixels.tobytes(), shape[1], shape[0], 3 if mode == "RGB" else 1)))
-    assert found.mode == mode
-    assert np.array_equal(np.asarray(found), pixels)
-    with pytest.raises(ValueError, match="bytes of 1 or 3 channels"):
-        png(pixels.tobytes()[1:], shape[1], shape[0], 1)
 
 
 def test_groups_are_of_both_sides_of_every_class_and_hold_every_sample_once(tmp_path: Path) -> None:
