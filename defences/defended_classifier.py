@@ -77,7 +77,10 @@ class DetectorSession(Protocol):
 
 
 class FeatureSession(DetectorSession, Protocol):
-    """The session of a detector that looks at layers: it decides on images when it sees their features, and makes no probes."""
+    """The session of a detector that looks at layers: it decides on images when it sees their features, and makes no probes.
+
+    It takes no model call, and the data path does not ask it which images are undecided.
+    """
 
     def see(self, features: Features, answers: Probabilities) -> None:
         """Decide on the images that joined last, by their features [n, d] and the classifier's answers to them [n, k]."""
@@ -319,6 +322,7 @@ class Pass:
         self._distance = np.empty(0)
         self._fresh: list[Images] = []
         self._sessions: list[DetectorSession] = []
+        self._asking: list[DetectorSession] = []
         self._watching: list[FeatureSession] = []
         self._intervals: list[Interval] = []
         self._model_calls = 0
@@ -342,7 +346,8 @@ class Pass:
             else:
                 self._sessions = [step.defence.begin(images, keys) for step in self._defended.detectors]
                 self._watching = [session for session in self._sessions if _looks_at_layers(session)]
-            self._model_calls += sum(int(np.add.reduce(session.calls[len(kept) :])) for session in self._sessions)
+                self._asking = [session for session in self._sessions if not _looks_at_layers(session)]
+            self._model_calls += sum(int(np.add.reduce(session.calls[len(kept) :])) for session in self._asking)
         numbers, pending = np.arange(self._joined, self._joined + n), np.ones(n, bool)
         raw = np.zeros((n, self._raw.shape[1]), np.float32)
         if kept.size:
@@ -356,7 +361,7 @@ class Pass:
     def costs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `DefendedClassifier.costs`."""
         calls = np.zeros(len(self._numbers), np.int64)
-        for session in self._sessions:
+        for session in self._asking:
             undecided = session.undecided
             calls[undecided] += session.next_calls[undecided]
         calls[len(calls) - sum(map(len, self._fresh)) :] += 1
@@ -367,7 +372,7 @@ class Pass:
     ) -> Wave | None:
         """See `DefendedClassifier.advance`."""
         among = self._rows_of(turn)
-        busy = [session for session in self._sessions if _any_of(session.undecided, among)]
+        busy = [session for session in self._asking if _any_of(session.undecided, among)]
         with self._stage("abstain"):
             blocks = [*self._fresh, *(session.probe(among) for session in busy)]
         fresh, self._fresh = sum(map(len, self._fresh)), []
@@ -383,7 +388,7 @@ class Pass:
                 session.decide(outputs[at : at + len(probes)], self._raw)
                 at += len(probes)
         decided = self._pending.copy()
-        for session in self._sessions:
+        for session in self._asking:
             decided[session.undecided] = False
         self._pending &= ~decided
         rows = decided.nonzero()[0]

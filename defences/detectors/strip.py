@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from defences.compiled import compiled_for
 from defences.defence import Defence, DefenceRecord, DetectionHistogram
 from defences.errors import InvalidParameter
 from defences.keyed import Keys, keyed_permutations
@@ -46,12 +47,6 @@ def change(probabilities: Probabilities, labels: NDArray[np.int64]) -> NDArray[n
         others[np.arange(len(sure)), labels[sure]] = 0
         left[sure] = others.sum(axis=1)
     return left
-
-
-def _compiled_for(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images or probabilities as an array of the type that the kernels were compiled for; copied only when they have another."""
-    as_it_is = numbers.dtype == np.float32 and numbers.flags.carray
-    return numbers if as_it_is else np.require(numbers, np.float32, ["C", "W"])
 
 
 @njit(nogil=True, fastmath={"contract"}, cache=True)
@@ -270,7 +265,7 @@ class Strip(Defence):
         """Every image i under its overlays order[i]: [n, h, w, c], [n, m] -> [n * m, h, w, c]."""
         n, m = order.shape
         rows = np.empty((n * m, self._bank.shape[1]), np.float32)
-        flat, order = _compiled_for(images).reshape(n, self._bank.shape[1]), np.ascontiguousarray(order)
+        flat, order = compiled_for(images).reshape(n, self._bank.shape[1]), np.ascontiguousarray(order)
         start, stop = np.zeros(n, np.int64), np.full(n, m)
         _superimpose(flat, self._bank, order, np.arange(n), start, stop, *self._shares, rows)
         return rows.reshape(len(rows), *images.shape[1:])
@@ -321,7 +316,7 @@ class StripSession:
     def join(self, kept: NDArray[np.int64], images: Images, keys: Keys) -> None:
         """Drop all images but those at `kept`, and append these."""
         n = len(images)
-        images, order = _compiled_for(images).reshape(n, self._strip._bank.shape[1]), self._strip.orders(keys)
+        images, order = compiled_for(images).reshape(n, self._strip._bank.shape[1]), self._strip.orders(keys)
         stage, sums, flags = np.zeros(n, np.int64), np.zeros((n, 2)), np.zeros((n, 2), bool)
         flags[:, 0] = True
         if kept.size:
@@ -381,5 +376,5 @@ class StripSession:
             if not by_entropy:
                 raise ValueError("expected the answers to the images, to which their predictions under overlays are compared")
             answers = outputs
-        outputs, answers = _compiled_for(outputs), _compiled_for(answers)
+        outputs, answers = compiled_for(outputs), compiled_for(answers)
         _judge(outputs, answers, self._turn, self._stages, self._boundaries, by_entropy, self._stage, self._sums, self._flags)

@@ -214,7 +214,9 @@ class Metrics:
         counter = self._detectors.get((detection.name, detection.mode)) or self._abstentions.labels(
             detection.name, detection.mode
         )
-        counter.inc(int(np.count_nonzero(detection.abstained)))
+        refused = int(np.count_nonzero(detection.abstained))
+        if refused:
+            counter.inc(refused)
         for histogram, of in self._of_detectors.get(detection.name, ()):
             observe_all(histogram, getattr(detection, of))
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from defences.defended_classifier import DefendedClassifier, Step
-from defences.detectors.layer_disagreement import NOT_JUDGED
+from defences.detectors.layer_disagreement import NOT_JUDGED, LayerDisagreement
+from defences.detectors.unprobed import LayerSession
 from defences.errors import InvalidInput, InvalidParameter, StageFailure
 from defences.keyed import Keys
 from models.classifier import Images, LayeredAnswers, Probabilities
@@ -81,6 +83,44 @@ def test_it_takes_no_model_call_of_its_own_and_only_calls_with_new_images_show_l
     assert found.trace.model_calls == len(IMAGES) + found.trace.detections[1].calls.sum()
     assert classifier.seen == [len(IMAGES) + 2 * len(IMAGES)]
     assert classifier.calls > classifier.seen[0]
+
+
+class Unasked(LayerSession):
+    """A session that is asked for nothing that costs time and is known before."""
+
+    @property
+    def undecided(self) -> NDArray[np.int64]:
+        raise AssertionError("it never is, once its image has an answer")
+
+    @property
+    def next_calls(self) -> NDArray[np.int64]:
+        raise AssertionError("it takes none")
+
+
+class AsksForNothing(LayerDisagreement):
+    """Layer disagreement, in such a session."""
+
+    def begin(self, images: Images, keys: Keys) -> LayerSession:
+        session = Unasked(self.scores, self.threshold)
+        session.join(np.empty(0, np.int64), images, keys)
+        return session
+
+
+def test_the_data_path_does_not_ask_it_for_probes_or_whether_images_are_undecided() -> None:
+    classifier, made = layered(SHAPE, 4), layer_disagreement(SHAPE, 0.0)
+    unasked = AsksForNothing(**{key: getattr(made, key) for key in ("layers", *made.record.calibrated)})
+    found, wanted = (
+        DefendedClassifier(classifier, detectors=[Step(detector), Step(strip(SHAPE, 0.5))]) for detector in (unasked, made)
+    )
+    np.testing.assert_array_equal(found.classify(IMAGES).abstained, wanted.classify(IMAGES).abstained)
+    batch, decided = found.begin(IMAGES[:8]), 0
+    assert found.costs(batch)[1].tolist() == [3] * 8
+    found.advance(batch)
+    found.join(batch, IMAGES[8:10])
+    while batch.pending:
+        wave = found.advance(batch)
+        decided += 0 if wave is None else len(wave[0])
+    assert decided >= 2
 
 
 def test_without_it_no_call_shows_layers_and_switched_off_it_needs_none() -> None:
