@@ -49,7 +49,7 @@ ATTACKS: Mapping[str, OfferedAttack] = {
     "square": OfferedAttack("Square", _LINF, False, "asks for probabilities only"),
     "hop_skip_jump": OfferedAttack("HopSkipJump", _LINF, False, "asks for labels only"),
     "patch": OfferedAttack(
-        "Patch (LaVAN)", "side of the patch, as a share of the image's", True, "any content in a small square"
+        "Patch (LaVAN)", "side of the patch, as a share of the image's", True, "any content in a small square", look=20
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,7 @@ from evaluation.statistics.intervals import share
 from evaluation.tables.outcomes import RIGHT, WRONG, Outcomes, outcomes
 from lab.errors import Refused
 from lab.offered import ATTACKS, BUDGETS, TRIGGERS, AttackChoice, AttackedSet
-from lab.work.attacks import BUILT, LOOKS
+from lab.work.attacks import BUILT, LOOKS, Build
 from lab.work.brought import Bring, Brought, about, named
 from lab.work.loop import Asked
 from lab.work.pictures import amplified, for_page, write_png
@@ -84,19 +85,25 @@ def image_of(brought: Brought, row: int) -> tuple[Images, int]:
 
 def look(brought: Brought, chosen: AttackChoice, image: Images, label: int) -> Adversarial:
     """One image under the attack, at once: a slow attack takes the steps of a quick look. Raises: Refused, as `run`."""
-    if chosen.attack in LOOKS:
-        return LOOKS[chosen.attack](brought.differentiable("attack"), image, Goal(np.array([label])), seed=0)
-    return run(brought, chosen.attack, chosen.strength, chosen.budget, image, np.array([label]))
+    built = {**BUILT, **LOOKS}
+    return run(brought, chosen.attack, chosen.strength, chosen.budget, image, np.array([label]), built=built)
 
 
 def run(
-    brought: Brought, name: str, strength: float | None, budget: str, images: Images, labels: np.ndarray[Any, Any]
+    brought: Brought,
+    name: str,
+    strength: float | None,
+    budget: str,
+    images: Images,
+    labels: np.ndarray[Any, Any],
+    *,
+    built: Mapping[str, Build] = BUILT,
 ) -> Adversarial:
     """The attack on the undefended classifier. Raises: Refused: it needs gradients that are not there, or other images."""
     if name in TRIGGERS:
         return _triggered(brought, name, images)
     attacked: Classifier = brought.differentiable("attack") if ATTACKS[name].follows_gradients else brought.classifier
-    attack = BUILT[name](strength or 0.0, BUDGETS[budget], brought.classifier.input_shape)
+    attack = built[name](strength or 0.0, BUDGETS[budget], brought.classifier.input_shape)
     return attack(attacked, images, Goal(labels), seed=0)
 
 

@@ -38,9 +38,14 @@ BUILT: dict[str, Build] = {
 }
 """By the names of `lab.offered.ATTACKS`."""
 
-LOOKS: dict[str, Attack] = {
-    "cw": CarliniWagner(iterations=ATTACKS["cw"].look, searches=1, learning_rate=0.3, constant=1.0),
-    "deepfool": DeepFool(iterations=ATTACKS["deepfool"].look, overshoot=0.5),
+_A_LOOK = 2  # places of a patch
+
+LOOKS: dict[str, Build] = {
+    "cw": lambda _, effort, shape: CarliniWagner(iterations=ATTACKS["cw"].look, searches=1, learning_rate=0.3, constant=1.0),
+    "deepfool": lambda _, effort, shape: DeepFool(iterations=ATTACKS["deepfool"].look, overshoot=0.5),
+    "patch": lambda side, effort, shape: LaVAN(
+        size=_side(side, shape), locations=_A_LOOK, iterations=ATTACKS["patch"].look // _A_LOOK
+    ),
 }
-"""What stands for an attack where one image is answered while a slider moves: few and large steps, so that most images are fooled, with a
-change that is larger than the attack finds in full."""
+"""What stands for an attack where one image is answered while a slider moves. The two that seek the smallest change take few and large
+steps, so that most images are fooled, with a change that is larger than the attack finds in full; a patch is tried at fewer places."""
