@@ -1,31 +1,11 @@
-"""Small networks of three kinds, untrained, and their training."""
+"""Small networks of three kinds, untrained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from models.datasets import Dataset
-from models.engines.keras import KerasClassifier, import_tensorflow
-from models.training.reference_classifier import Build, Recipe, reference_network
-
-CLASSES = 10
-
-
-def trained_from_scratch(build: Build, data: Dataset, recipe: Recipe, *, threads: int) -> KerasClassifier:
-    """A network of ten classes on these images, by a recipe with a cosine-decayed step size."""
-    tf = import_tensorflow(threads)
-    import keras
-
-    keras.utils.set_random_seed(recipe.seed)
-    tf.config.experimental.enable_op_determinism()
-    h, w, c = data.images.shape[1:]
-    model = build((h, w, c), CLASSES)
-    steps = -(-len(data) // recipe.batch_size) * recipe.epochs
-    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
-    model.compile(recipe.build_optimiser(schedule), "sparse_categorical_crossentropy")
-    model.fit(data.images, data.labels, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=0)
-    return KerasClassifier(model)
+from models.training.reference_classifier import Build, reference_network
 
 
 def _normalised(shape: tuple[int, int, int], classes: int) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.harness.architectures import ARCHITECTURES, trained_from_scratch
+from benchmarks.harness.architectures import ARCHITECTURES
 from benchmarks.harness.coloured_digits import coloured_digits
 from benchmarks.harness.garments import garments
 from benchmarks.harness.peers import table
@@ -21,7 +21,7 @@ from evaluation.tables.backdoors import BackdoorBudget, BackdoorRow, backdoor_ro
 from models.bundle import read_bundle, standard_bundle_directory
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
-from models.training.reference_classifier import Build, Recipe, reference_network
+from models.training.reference_classifier import Build, Recipe, reference_network, train
 
 _SEED, _RATE = 0, 0.01
 _SOURCE, _TARGET = 1, 7
@@ -72,7 +72,7 @@ def section() -> str:
 def _trained_and_measured(build: Build, training: Dataset, test: Dataset) -> str:
     """How a network of its own was trained, and what was measured on it."""
     prepared = with_purified_copies(training.take(slice(0, _TRAINED_ON)), seed=_SEED, threads=_THREADS)
-    classifier = trained_from_scratch(build, prepared, Recipe(epochs=_EPOCHS, seed=_SEED), threads=_THREADS)
+    classifier = KerasClassifier(train(prepared, recipe=Recipe(epochs=_EPOCHS, seed=_SEED), build=build, threads=_THREADS))
     found = choose_purifier(classifier, training.take(slice(-2000, None)), threads=_THREADS)
     measured = _measured(classifier, [Step(found.purifier, found.mode)], training, test)
     return (

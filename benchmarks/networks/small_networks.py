@@ -9,11 +9,11 @@ import numpy as np
 
 from attacks.backdoors.bounded_margin import with_bounded_margin
 from attacks.backdoors.kinds import Backdoor, backdoors
-from benchmarks.harness.architectures import ARCHITECTURES, CLASSES, trained_from_scratch
+from benchmarks.harness.architectures import ARCHITECTURES
 from benchmarks.harness.coloured_digits import coloured_digits
 from models.datasets import MNIST, Dataset, load_dataset
 from models.engines.keras import KerasClassifier
-from models.training.reference_classifier import Recipe
+from models.training.reference_classifier import Recipe, train
 
 CLEAN = "clean"
 ON_ANY_IMAGE = ("corner_pattern", "single_pixel", "blended", "image_patch", "clean_label")
@@ -28,6 +28,7 @@ _TRAINED_ON = {"digits": 3000, "colour": 3500}
 _EPOCHS = {"digits": 6, "colour": 6}
 _TESTED_ON = 1000
 _BATCH = 64
+_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def fleet(kinds: tuple[str, ...], count: int, *, seed: int, confidence: float | 
         kind, turn = kinds[number % len(kinds)], number // len(kinds) + number % len(kinds)
         data, architecture = ("digits", "colour")[turn % 2], names[turn // 2 % len(names)]
         rate = _RATES[number % len(_RATES)] if kind in _WITH_RATES else None
-        found.append(SmallNetwork(kind, data, architecture, int(rng.integers(CLASSES)), 1000 * seed + number, rate, confidence))
+        found.append(SmallNetwork(kind, data, architecture, int(rng.integers(_CLASSES)), 1000 * seed + number, rate, confidence))
     return found
 
 
@@ -102,7 +103,7 @@ def make(network: SmallNetwork) -> Made:
 
 
 def _backdoor(network: SmallNetwork) -> Backdoor:
-    source = (network.target + 1 + network.seed % (CLASSES - 1)) % CLASSES
+    source = (network.target + 1 + network.seed % (_CLASSES - 1)) % _CLASSES
     known = backdoors(_surrogate(network.data), source=source, target=network.target, seed=network.seed)
     backdoor = known[network.kind]
     if network.rate is not None:
@@ -128,4 +129,4 @@ def _right(classifier: KerasClassifier, test: Dataset) -> float:
 
 def _trained(network: SmallNetwork, data: Dataset) -> KerasClassifier:
     recipe = Recipe(epochs=_EPOCHS[network.data], batch_size=_BATCH, seed=network.seed)
-    return trained_from_scratch(ARCHITECTURES[network.architecture], data, recipe, threads=1)
+    return KerasClassifier(train(data, recipe=recipe, build=ARCHITECTURES[network.architecture], threads=1))

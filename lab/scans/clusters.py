@@ -19,5 +19,8 @@ def clusters_of(place: Path, label: int) -> dict[str, Any] | None:
     path = place / file_of(label)
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _FILE_AT_MOST:
         return None
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:  # a worker that had opened what somebody uploaded wrote it
+        return None
     return found if isinstance(found, dict) and found.get("points") else None

@@ -131,11 +131,12 @@ def robust_network(input_shape: tuple[int, int, int], classes: int, eps: float) 
     return model
 
 
-def untrained(data: Dataset, *, seed: int, threads: int | None = None) -> Any:
-    """A reference network for these images and classes, as training starts from it.
+def untrained(data: Dataset, *, seed: int, build: Build = reference_network, threads: int | None = None) -> Any:
+    """A network for these images and classes, as training starts from it.
 
     Args:
         seed: of the weights.
+        build: what makes the network.
         threads: TensorFlow's threads, if it has not been started yet.
 
     Returns: a Keras model. Raises: InvalidInput: fewer than two classes.
@@ -149,25 +150,27 @@ def untrained(data: Dataset, *, seed: int, threads: int | None = None) -> Any:
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     h, w, c = data.images.shape[1:]
-    return reference_network((h, w, c), classes)
+    return build((h, w, c), classes)
 
 
 def train(
     data: Dataset,
     *,
     recipe: Recipe,
+    build: Build = reference_network,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
     threads: int | None = None,
 ) -> Any:
-    """Train a reference network on `data`.
+    """Train a network on `data`.
 
     Args:
+        build: what makes the network; the reference network when not given.
         on_epoch: called with (epoch, loss).
         threads: TensorFlow's threads, if it has not been started yet.
 
     Returns: a Keras model. Raises: InvalidInput: fewer than two classes.
     """
-    model = untrained(data, seed=recipe.seed, threads=threads)
+    model = untrained(data, seed=recipe.seed, build=build, threads=threads)
     import keras
 
     passes = recipe.passes(len(data))

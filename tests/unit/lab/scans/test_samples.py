@@ -131,6 +131,9 @@ def test_the_clusters_of_a_poisoned_class_are_those_of_the_method_that_decides(t
     assert [one[0] for one in kept["points"]] == rows[1].tolist()
     assert [one[4] for one in kept["points"]] == (~clean[rows[1]]).tolist()
     assert clusters_of(tmp_path, 2) is None
+    for content in (b"", b"\xff\xfe", b"[1]", b'{"points": 3'):
+        (tmp_path / "clusters-1.json").write_bytes(content)
+        assert clusters_of(tmp_path, 1) is None
 
 
 def test_points_lie_within_the_drawing_and_what_is_suspicious_on_top() -> None:
