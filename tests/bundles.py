@@ -18,6 +18,9 @@ TOTAL_VARIATION: dict[str, Any] = {"name": "total_variation", "mode": "enforce",
 STRIP: dict[str, Any] = {"name": "strip", "mode": "enforce", "blend": "add", "weight": 1.0, "stages": [2, 4, 8]}
 REVERSE_SIGMOID: dict[str, Any] = {"name": "reverse_sigmoid", "mode": "enforce", "beta": 1.0, "gamma": 0.1}
 
+SQUARES: dict[str, Any] = {"input_shape": [16, 16, 3], "labels": ["red", "green", "blue"]}
+"""What a bundle of the network that tells squares apart declares of it."""
+
 
 def settings(*defences: dict[str, Any], **classifier: Any) -> dict[str, Any]:
     """hauberk.toml of a four-class classifier with these defences."""

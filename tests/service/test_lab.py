@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, Page, expect
 from models.bundle import standard_bundle_directory, write_bundle
 from models.datasets import MNIST, load_dataset
 from tests.browser import chromium, faint_texts, overflow
+from tests.bundles import SQUARES, settings
 from tests.fakes import squares
 
 ROOT = Path(__file__).parents[2]
@@ -432,16 +433,8 @@ def small_bundle(keras_file: Path, tmp_path: Path) -> Path:
     place = tmp_path / "squares"
     place.mkdir()
     shutil.copy(keras_file, place / "model.keras")
-    classifier = {
-        "file": "model.keras",
-        "outputs": "probabilities",
-        "input_range": [0.0, 1.0],
-        "input_shape": [16, 16, 3],
-        "labels": ["red", "green", "blue"],
-    }
-    defences = [{"name": "reverse_sigmoid", "mode": "enforce"}]
-    settings = {"format": 1, "name": "squares", "classifier": classifier, "defences": defences}
-    write_bundle(place, settings=settings, calibration={}, card={})
+    declared = settings({"name": "reverse_sigmoid", "mode": "enforce"}, **SQUARES) | {"name": "squares"}
+    write_bundle(place, settings=declared, calibration={}, card={})
     return place
 
 

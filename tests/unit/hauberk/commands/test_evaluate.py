@@ -20,6 +20,7 @@ from hauberk.commands.data import sha256_of
 from models.bundle import read_bundle, record, write_bundle
 from models.engines.keras import KerasClassifier
 from models.engines.keras_export import exported
+from tests.bundles import SQUARES, STRIP, settings
 from tests.fakes import squares
 from tests.poisoned import small_network
 from tests.unit.hauberk.conftest import Command, Ran
@@ -40,7 +41,6 @@ TINY = replace(
     optimisers=("sgd, as published",),
     timed=5,
 )
-STRIP: dict[str, Any] = {"name": "strip", "mode": "enforce", "blend": "add", "weight": 1.0, "stages": [2, 4, 8]}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,6 @@ def bundle(keras_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bundles") / "squares"
     directory.mkdir()
     shutil.copy(keras_file, directory / "model.keras")
-    classifier = {
-        "file": "model.keras",
-        "outputs": "probabilities",
-        "input_range": [0.0, 1.0],
-        "input_shape": [16, 16, 3],
-        "labels": ["red", "green", "blue"],
-    }
     defences = [
         {"name": "total_variation", "mode": "enforce", "weight": 0.05, "keep_probability": 0.9},
         STRIP,
@@ -67,8 +60,8 @@ def bundle(keras_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "strip_threshold": np.array(0.02),
         "strip_slack": np.zeros(3),
     }
-    settings = {"format": 1, "name": "squares", "classifier": classifier, "defences": defences}
-    write_bundle(directory, settings=settings, calibration=calibration, card={})
+    declared = settings(*defences, **SQUARES) | {"name": "squares"}
+    write_bundle(directory, settings=declared, calibration=calibration, card={})
     return directory
 
 
@@ -232,8 +225,8 @@ def graph_bundle(bundle: Path, keras_model: Any, tmp_path_factory: pytest.TempPa
     (directory / "model.onnx").write_bytes(exported(KerasClassifier(keras_model)).SerializeToString())
     read = read_bundle(bundle)
     classifier = {key: value for key, value in read.settings["classifier"].items() if key != "file"} | {"engine": "onnx"}
-    settings = {**read.settings, "classifier": classifier}
-    write_bundle(directory, settings=settings, calibration=read.calibration, card={})
+    declared = {**read.settings, "classifier": classifier}
+    write_bundle(directory, settings=declared, calibration=read.calibration, card={})
     return directory
 
 
